@@ -1,0 +1,1 @@
+"""lungtune: honest, resumable hyperparameter search for chest-imaging models."""

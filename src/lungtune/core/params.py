@@ -1,0 +1,98 @@
+"""Parameters of a model family: typed, bounded, explained fields of a frozen dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lungtune.errors import SpaceError, did_you_mean
+
+_KEY = "lungtune"
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """What a field accepts: its type, default, bounds or choices, unit and meaning."""
+
+    name: str
+    type: type
+    default: Any
+    low: float | None
+    high: float | None
+    choices: tuple[Any, ...] | None
+    unit: str
+    help: str
+
+    def check(self, value: Any) -> Any:
+        """Return ``value`` as this field's type.
+
+        Raises:
+            SpaceError: the value has another type, is not finite, or lies outside bounds or choices.
+        """
+        value = self._coerce(value)
+        if self.choices is not None and value not in self.choices:
+            hint = did_you_mean(str(value), map(str, self.choices))
+            raise SpaceError(f"{self.name} must be one of {', '.join(map(str, self.choices))}, but got {value!r}.{hint}")
+        if self.low is not None and value < self.low:
+            raise SpaceError(f"{self.name} >= {self.low:g} must hold, but got {value!r}.")
+        if self.high is not None and value > self.high:
+            raise SpaceError(f"{self.name} <= {self.high:g} must hold, but got {value!r}.")
+        return value
+
+    def _coerce(self, value: Any) -> Any:
+        wrong = SpaceError(f"{self.name} must be of type {self.type.__name__}, but got {value!r}.")
+        if self.type is bool:
+            if isinstance(value, bool):
+                return value
+            raise wrong
+        if isinstance(value, bool):
+            raise wrong
+        if self.type is float and isinstance(value, (int, float)):
+            if not math.isfinite(value):
+                raise SpaceError(f"{self.name} must be finite, but got {value!r}.")
+            return float(value)
+        if self.type is int and isinstance(value, (int, float)) and float(value).is_integer():
+            return int(value)
+        if self.type is str and isinstance(value, (str, int, float)):
+            return str(value)
+        raise wrong
+
+
+def param(
+    default: Any,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+    unit: str = "",
+    help: str = "",
+) -> Any:
+    """Declare one field of a ``Params`` or ``Base`` dataclass (``int``, ``float``, ``bool`` or ``str``)."""
+    meta = {"low": low, "high": high, "choices": choices, "unit": unit, "help": help}
+    return dataclasses.field(default=default, metadata={_KEY: meta})
+
+
+def specs(cls: type) -> dict[str, ParamSpec]:
+    """Return the fields of a ``Params`` or ``Base`` dataclass by name."""
+    types = typing.get_type_hints(cls)
+    return {
+        field.name: ParamSpec(field.name, types[field.name], field.default, **field.metadata[_KEY])
+        for field in dataclasses.fields(cls)
+    }
+
+
+def build(cls: type, values: Mapping[str, Any]) -> Any:
+    """Build ``cls`` from ``values``; fields not named keep their default.
+
+    Raises:
+        SpaceError: an unknown name or a value its field does not accept.
+    """
+    known = specs(cls)
+    for name in values:
+        if name not in known:
+            raise SpaceError(f"'{name}' is not a parameter of this family.{did_you_mean(name, known)}")
+    return cls(**{name: known[name].check(value) for name, value in values.items()})

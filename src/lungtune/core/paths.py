@@ -1,0 +1,26 @@
+"""Where things live on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+ROOT = Path(__file__).resolve().parents[3]
+"""The checkout: holds ``search_spaces/``, ``trainables/`` and, by default, ``studies/``."""
+
+
+def home() -> Path:
+    """Return the folder that holds ``studies/`` and ``mlflow/state/`` (``LUNGTUNE_HOME``, default: the checkout)."""
+    return Path(os.environ.get("LUNGTUNE_HOME") or ROOT).expanduser().resolve()
+
+
+def cache() -> Path:
+    """Return the folder of what can be rebuilt: pixels, phantoms (``LUNGTUNE_CACHE``, default: the user's cache)."""
+    return Path(os.environ.get("LUNGTUNE_CACHE") or platformdirs.user_cache_dir("lungtune")).expanduser().resolve()
+
+
+def studies() -> Path:
+    """Return the folder of all studies."""
+    return home() / "studies"

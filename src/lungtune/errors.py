@@ -1,0 +1,64 @@
+"""Everything lungtune raises on purpose.
+
+    LungtuneError
+    ├── UserError            a mistake the user can mend: one sentence, exit code 2
+    │   ├── SpaceError       a search space or recipe file, a parameter, ``--set``
+    │   ├── DataError        a data source, a split, an image
+    │   ├── WeightsError     pretrained weights that cannot be had
+    │   └── StudyError       a study that is missing, held by another process, or finished
+    ├── TrialError           one trial failed (``reason``: nan, oom, error, report, lost); the study goes on
+    └── CheckpointError      a checkpoint is truncated or damaged; an older one may serve
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LungtuneError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class UserError(LungtuneError):
+    """A mistake the user can mend.
+
+    The message is one clear sentence or several: what must hold, what was got, how to mend it.
+    """
+
+
+class SpaceError(UserError):
+    """A search space, a recipe or a setting is wrong."""
+
+
+class DataError(UserError):
+    """The data cannot be used as it is."""
+
+
+class WeightsError(UserError):
+    """Pretrained weights cannot be had."""
+
+
+class StudyError(UserError):
+    """A study is missing, held by another process, or not in the wanted state."""
+
+
+class TrialError(LungtuneError):
+    """One trial failed. ``reason`` is one of nan, oom, error, report, lost."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class CheckpointError(LungtuneError):
+    """A checkpoint is truncated or damaged."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the known word closest to ``word``, else what is known."""
+    options = sorted(known)
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean '{close[0]}'?"
+    return f" Known: {', '.join(options)}." if options else ""

@@ -1,0 +1,1 @@
+"""Model families: one public module each, found by file name."""
