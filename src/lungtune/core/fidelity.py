@@ -1,0 +1,79 @@
+"""How long trials train, and where ASHA compares them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lungtune.errors import SpaceError
+
+TOLERANCE = 1e-6
+"""Fidelities closer than this many passes are the same one."""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Training length in passes over the real training fold (samples seen / training cases; fractions allowed).
+
+    Attributes:
+        max: passes of a trial that is never stopped; the learning-rate schedule spans them.
+        min: passes before ASHA first compares.
+        eta: one in ``eta`` trials goes on from each rung.
+        report: passes between two evaluations; every rung is evaluated as well.
+    """
+
+    max: float
+    min: float
+    eta: float = 3.0
+    report: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min < self.max < math.inf:
+            raise SpaceError(f"0 < fidelity.min < fidelity.max must hold, but got min={self.min:g}, max={self.max:g}.")
+        if not 1 < self.eta < math.inf:
+            raise SpaceError(f"fidelity.eta > 1 must hold, but got {self.eta:g}.")
+        if self.report < 0 or self.report > self.max:
+            raise SpaceError(f"0 <= fidelity.report <= fidelity.max must hold, but got {self.report:g}.")
+        if len(self.levels) < 2:
+            raise SpaceError(
+                f"fidelity must give at least two rungs, but min={self.min:g}, max={self.max:g}, eta={self.eta:g} "
+                f"give {len(self.levels)}; lower fidelity.min to {self.max / self.eta:.3g} or less, or lower eta."
+            )
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The rungs, then the full length: ``min * eta**k`` below ``max``, and ``max``."""
+        levels, level = [], self.min
+        while level < self.max * (1 - 1e-3):
+            levels.append(round(level, 6))
+            level *= self.eta
+        if len(levels) > 1 and levels[-1] * math.sqrt(self.eta) > self.max:
+            levels.pop()  # a last rung just before the end would save nothing
+        return (*levels, self.max)
+
+    @property
+    def rungs(self) -> tuple[float, ...]:
+        """Where ASHA compares: all levels but the full length."""
+        return self.levels[:-1]
+
+    @property
+    def reports(self) -> tuple[float, ...]:
+        """Every fidelity at which a trial is evaluated, ascending, rungs and ``max`` included."""
+        step = self.report or self.min
+        grid = [round(step * k, 6) for k in range(1, int(self.max / step) + 1)]
+        merged: list[float] = []
+        for value in sorted([*self.levels, *grid]):
+            if not merged or value - merged[-1] > step * 0.1:
+                merged.append(value)
+            elif any(abs(value - level) < TOLERANCE for level in self.levels):
+                merged[-1] = value
+        return tuple(merged)
+
+    def planned(self, trials: int) -> list[tuple[float, float, float]]:
+        """Return (level, trials expected to reach it, passes spent on the way from the level before) per level."""
+        table, before, share = [], 0.0, 1.0
+        for level in self.levels:
+            reach = max(1.0, trials * share)
+            table.append((level, reach, reach * (level - before)))
+            before, share = level, share / self.eta
+        return table

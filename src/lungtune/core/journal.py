@@ -1,0 +1,129 @@
+"""The append-only record of a study: one JSON object a line, each made durable before anyone acts on it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from lungtune.errors import StudyError
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they are written as words."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a journal; a torn last line is passed over.
+
+    Raises:
+        StudyError: a line before the last is not a JSON object.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    lines = raw.split(b"\n")
+    events = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+            if not isinstance(event, dict) or "event" not in event:
+                raise ValueError("not an event")
+        except ValueError as error:
+            if number >= len(lines):  # never ended by a newline: the write was cut short
+                break
+            raise StudyError(
+                f"{path}:{number}: every line must be a JSON object with an 'event', but this one is not ({error}). "
+                f"Move the damaged line out of the file to go on without it."
+            ) from error
+        events.append(event)
+    return events
+
+
+class Journal:
+    """Appends events durably. One process writes a journal; any number read it."""
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path`` for appending; a torn last line is moved to ``<path>.torn``."""
+        self.path = path
+        self.healed = self._heal()
+        self._lock = threading.Lock()
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        _sync_folder(path.parent)
+
+    def _heal(self) -> int:
+        """Cut a last line that was never finished; return its length in bytes."""
+        try:
+            raw = self.path.read_bytes()
+        except FileNotFoundError:
+            return 0
+        end = raw.rfind(b"\n") + 1
+        torn = raw[end:]
+        if torn:
+            with open(self.path.with_name(self.path.name + ".torn"), "ab") as aside:
+                aside.write(torn + b"\n")
+            os.truncate(self.path, end)
+        return len(torn)
+
+    def append(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Write one event; when this returns it survives a power cut.
+
+        Raises:
+            StudyError: the disk is full or the file cannot be written; nothing half-written stays.
+        """
+        entry = {"event": event, "time": round(time.time(), 3), **_plain(fields)}
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            before = os.fstat(self._fd).st_size
+            try:
+                written = os.write(self._fd, line)
+                if written != len(line):
+                    raise OSError(28, "No space left on device")
+                os.fsync(self._fd)
+            except OSError as error:
+                os.ftruncate(self._fd, before)
+                raise StudyError(
+                    f"{self.path} could not be written ({error.strerror}). Nothing is lost: make room, then resume."
+                ) from error
+        return entry
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` so that a reader, or a power cut, finds the old or the new file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

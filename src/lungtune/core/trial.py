@@ -1,0 +1,147 @@
+"""Trials and their history, rebuilt from a journal's events."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class State(StrEnum):
+    """What became of a trial."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a search is after: a metric and its direction (``max`` or ``min``)."""
+
+    metric: str
+    mode: str = "max"
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether ``value`` beats ``than``; NaN beats nothing."""
+        if math.isnan(value):
+            return False
+        return math.isnan(than) or (value > than if self.mode == "max" else value < than)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One evaluation of a trial on the validation cases."""
+
+    fidelity: float
+    samples: int
+    metrics: Mapping[str, float]
+    checkpoint: str | None = None
+    time: float = 0.0
+
+
+@dataclass
+class Trial:
+    """One configuration and all that happened to it. ``params`` holds every parameter, searched or fixed."""
+
+    number: int
+    params: dict[str, Any]
+    sampled: dict[str, Any]
+    distributions: dict[str, str]
+    seed: int
+    origin: str
+    sampler_attrs: dict[str, Any] = field(default_factory=dict)
+    state: State = State.RUNNING
+    reason: str = ""
+    message: str = ""
+    duplicate_of: int | None = None
+    reports: list[Report] = field(default_factory=list)
+    lost: int = 0
+
+    @property
+    def fidelity(self) -> float:
+        """Passes trained and reported so far."""
+        return self.reports[-1].fidelity if self.reports else 0.0
+
+    def best(self, objective: Objective, up_to: float = math.inf) -> Report | None:
+        """The one reduction used everywhere: the best report so far (of those at a fidelity ``<= up_to``)."""
+        best: Report | None = None
+        for report in self.reports:
+            value = report.metrics.get(objective.metric, math.nan)
+            if report.fidelity <= up_to and not math.isnan(value):
+                if best is None or objective.better(value, best.metrics[objective.metric]):
+                    best = report
+        return best
+
+    def value(self, objective: Objective) -> float:
+        """The best report's score; NaN when there is none."""
+        best = self.best(objective)
+        return best.metrics[objective.metric] if best else math.nan
+
+
+class History:
+    """The trials of a study as its journal tells them."""
+
+    def __init__(self, events: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.study: dict[str, Any] = {}
+        self.trials: dict[int, Trial] = {}
+        self.target = 0
+        self.baselines: dict[str, dict[str, float]] = {}
+        self.order: list[tuple[int, Report]] = []
+        """Every report in the order it arrived, as (trial number, report): what rebuilds ASHA's rungs."""
+        for event in events:
+            self.apply(event)
+
+    @property
+    def objective(self) -> Objective:
+        """The study's objective."""
+        return Objective(**self.study["space"]["objective"])
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Take in one journal event; unknown kinds are passed over."""
+        kind = event["event"]
+        if kind == "study":
+            self.study = dict(event)
+            self.target = event["space"]["trials"]
+        elif kind == "target":
+            self.target = event["trials"]
+        elif kind == "baselines":
+            self.baselines = {key: value for key, value in event.items() if isinstance(value, dict)}
+        elif kind == "trial":
+            fields = ("params", "sampled", "distributions", "seed", "origin")
+            attrs = event.get("sampler_attrs", {})
+            self.trials[event["trial"]] = Trial(event["trial"], *(event[name] for name in fields), attrs)
+        elif kind == "report":
+            metrics = {name: float(value) for name, value in event["metrics"].items()}
+            fields = (event["fidelity"], event["samples"], metrics, event["checkpoint"], event["time"])
+            report = Report(*fields)
+            self.trials[event["trial"]].reports.append(report)
+            self.order.append((event["trial"], report))
+        elif kind == "lost":
+            self.trials[event["trial"]].lost += 1
+        elif kind == "end":
+            trial = self.trials[event["trial"]]
+            trial.state = State(event["state"])
+            trial.reason, trial.message = event.get("reason", ""), event.get("message", "")
+            trial.duplicate_of = event.get("duplicate_of")
+            if trial.duplicate_of is not None:
+                trial.reports = list(self.trials[trial.duplicate_of].reports)
+
+    def of(self, *states: State) -> list[Trial]:
+        """Trials in one of ``states``, by number."""
+        return [trial for _, trial in sorted(self.trials.items()) if trial.state in states]
+
+    def ranked(self) -> list[Trial]:
+        """Finished trials that have a score, best first; duplicates of a trial are left out."""
+        finished = self.of(State.COMPLETE, State.PRUNED)
+        scored = [t for t in finished if t.duplicate_of is None and not math.isnan(t.value(self.objective))]
+        sign = -1 if self.objective.mode == "max" else 1
+        return sorted(scored, key=lambda trial: (sign * trial.value(self.objective), trial.number))
+
+    @property
+    def work(self) -> float:
+        """Passes trained by all trials together."""
+        return sum(trial.fidelity for trial in self.trials.values() if trial.duplicate_of is None)
