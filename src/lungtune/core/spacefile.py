@@ -1,0 +1,284 @@
+"""Space and recipe files: one format, read, checked against the family's parameters, resolved.
+
+A recipe is a space whose parameters are all single values, with a ``provenance`` block.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from lungtune.core import params as parameters
+from lungtune.core import yamlfile
+from lungtune.core.fidelity import Fidelity
+from lungtune.core.params import ParamSpec
+from lungtune.core.space import SAMPLERS, SearchSpace
+from lungtune.core.trainable import Trainable
+from lungtune.core.trial import Objective
+from lungtune.core.yamlfile import Block
+from lungtune.errors import SpaceError, did_you_mean
+
+_KEYS = {
+    "summary": str,
+    "family": str,
+    "objective": str,
+    "sampler": str,
+    "trials": int,
+    "fidelity": dict,
+    "base": dict,
+    "params": dict,
+    "start": list,
+    "profiles": dict,
+    "data": str,
+    "seed": int,
+    "provenance": dict,
+}
+_PROFILE_KEYS = {"why", "objective", "sampler", "trials", "fidelity", "base", "params", "start"}
+_RANGE_KEYS = {"low", "high", "log", "step"}
+
+
+class _Reader:
+    """Reads one file and collects every mistake before raising."""
+
+    def __init__(self, path: Path, metrics: Collection[str]) -> None:
+        self.path = path
+        self.metrics = metrics
+        self.problems: list[tuple[int, str]] = []
+
+    def problem(self, line: int, message: str) -> None:
+        self.problems.append((line, message))
+
+    def keys(self, block: Block, known: Collection[str], what: str) -> None:
+        for key in block:
+            if key not in known:
+                self.problem(block.lines[key], f"'{key}' is not a {what}.{did_you_mean(key, known)}")
+
+    def axis(self, spec: ParamSpec, value: Any) -> BaseDistribution | Any:
+        """Turn one entry of ``params`` into a distribution (searched) or a checked value (fixed)."""
+        if isinstance(value, list):
+            choices = [spec.check(item) for item in value]
+            if len(choices) < 2 or len(set(map(repr, choices))) != len(choices):
+                raise SpaceError(f"{spec.name}: a list must hold at least two different choices, but got {value!r}.")
+            return CategoricalDistribution(choices)
+        if not isinstance(value, Mapping):
+            return spec.check(value)
+        unknown = [key for key in value if key not in _RANGE_KEYS]
+        if unknown or "low" not in value or "high" not in value:
+            wrong = f" '{unknown[0]}' is not one of its keys.{did_you_mean(unknown[0], _RANGE_KEYS)}" if unknown else ""
+            raise SpaceError(f"{spec.name}: a range is written {{low: A, high: B, log: true|false}}.{wrong}")
+        if spec.type not in (int, float) or spec.choices is not None:
+            raise SpaceError(f"{spec.name} takes choices, not a range; write a list: {spec.name}: [a, b].")
+        low, high = spec.check(value["low"]), spec.check(value["high"])
+        if not low < high:
+            raise SpaceError(f"{spec.name}: low < high must hold, but got low={low:g}, high={high:g}; swap them.")
+        log, step = value.get("log", False), value.get("step")
+        if not isinstance(log, bool) or (step is not None and not isinstance(step, (int, float))):
+            raise SpaceError(f"{spec.name}: log must be true or false and step a number, but got {log!r}, {step!r}.")
+        if log and (low <= 0 or step is not None):
+            raise SpaceError(f"{spec.name}: a log range needs low > 0 and no step, but got low={low:g}, step={step}.")
+        if spec.type is int:
+            return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
+        return FloatDistribution(float(low), float(high), log=log, step=step)
+
+    def raise_if_any(self) -> None:
+        if self.problems:
+            lines = [f"{self.path}:{line}: {message}" for line, message in sorted(self.problems)]
+            raise SpaceError("\n".join(lines))
+
+
+def load_space(
+    path: Path,
+    family: Callable[[str], Trainable],
+    *,
+    metrics: Mapping[str, str],
+    profile: str = "full",
+    settings: Mapping[str, Any] | None = None,
+) -> SearchSpace:
+    """Read, check and resolve a space or recipe file.
+
+    Args:
+        path: the YAML file.
+        family: returns a family's trainable by name; raises SpaceError for unknown names.
+        metrics: known metrics and their direction (``max`` or ``min``).
+        profile: ``full`` (the file as it stands) or a name under ``profiles:``.
+        settings: ``--set`` overrides: a parameter or base field by name, ``trials``, ``sampler``, ``objective``,
+            or ``fidelity.<field>``.
+
+    Raises:
+        SpaceError: all mistakes at once, each as ``file:line: sentence``.
+    """
+    block = yamlfile.load(path)
+    reader = _Reader(path, metrics)
+    reader.keys(block, _KEYS, "key of a space")
+    for key, wanted in _KEYS.items():
+        if key in block and not isinstance(block[key], wanted):
+            kind = {dict: "a mapping", list: "a list", str: "text", int: "a whole number"}[wanted]
+            reader.problem(block.lines[key], f"{key} must be {kind}, but got {block[key]!r}.")
+    for key in ("family", "params"):
+        if key not in block:
+            reader.problem(1, f"'{key}:' is missing.")
+    reader.raise_if_any()
+    try:
+        trainable = family(block["family"])
+    except SpaceError as error:
+        reader.problem(block.lines["family"], str(error))
+        reader.raise_if_any()
+        raise
+    layers = [(block, block.lines)] + _profile(reader, block, profile)
+    space = _resolve(reader, block, layers, trainable, profile)
+    for key, value in (settings or {}).items():
+        try:
+            space = _with_setting(reader, space, trainable, key, value)
+        except SpaceError as error:
+            raise SpaceError(f"--set {key}={value}: {error}") from error
+    return space
+
+
+def _profile(reader: _Reader, block: Block, profile: str) -> list[tuple[Block, dict[str, int]]]:
+    profiles = block.get("profiles", {})
+    for name, body in profiles.items():
+        if not isinstance(body, Block):
+            reader.problem(profiles.lines[name], f"profile '{name}' must be a mapping, but got {body!r}.")
+        else:
+            reader.keys(body, _PROFILE_KEYS, f"key of profile '{name}'")
+    if profile == "full" and "full" not in profiles:
+        return []
+    if profile not in profiles:
+        known = {"full", *profiles}
+        reader.problem(block.lines.get("profiles", 1), f"there is no profile '{profile}'.{did_you_mean(profile, known)}")
+        reader.raise_if_any()
+    return [(profiles[profile], profiles[profile].lines)]
+
+
+def _resolve(
+    reader: _Reader, block: Block, layers: list[tuple[Block, dict[str, int]]], trainable: Trainable, profile: str
+) -> SearchSpace:
+    param_specs, base_specs = parameters.specs(trainable.Params), parameters.specs(trainable.Base)
+    axes: dict[str, BaseDistribution] = {}
+    fixed: dict[str, Any] = {name: spec.default for name, spec in param_specs.items()}
+    base: dict[str, Any] = {name: spec.default for name, spec in base_specs.items()}
+    plain: dict[str, Any] = {"objective": "macro_f1", "sampler": "tpe", "trials": 24, "why": ""}
+    fidelity: dict[str, Any] = {"max": 3.0, "min": 1 / 3}
+    start: list[Mapping[str, Any]] = []
+    fidelity_line = 1
+    for layer, lines in layers:
+        plain |= {key: layer[key] for key in plain if key in layer}
+        for key, value in layer.get("params", {}).items():
+            line = layer["params"].lines[key]
+            if key not in param_specs:
+                hint = did_you_mean(key, param_specs)
+                reader.problem(line, f"'{key}' is not a parameter of {block['family']}.{hint}")
+                continue
+            axes.pop(key, None)
+            try:
+                result = reader.axis(param_specs[key], value)
+            except SpaceError as error:
+                reader.problem(line, str(error))
+                continue
+            (axes if isinstance(result, BaseDistribution) else fixed)[key] = result
+        for key, value in layer.get("base", {}).items():
+            line = layer["base"].lines[key]
+            if key not in base_specs:
+                hint = did_you_mean(key, base_specs)
+                reader.problem(line, f"'{key}' is not a base setting of {block['family']}.{hint}")
+                continue
+            try:
+                base[key] = base_specs[key].check(value)
+            except SpaceError as error:
+                reader.problem(line, str(error))
+        if "fidelity" in layer:
+            fidelity |= layer["fidelity"]
+            fidelity_line = lines["fidelity"]
+        if "start" in layer:
+            start = [_point(reader, param_specs, point, lines["start"]) for point in layer["start"]]
+        for key, known in (("sampler", SAMPLERS), ("objective", reader.metrics)):
+            if layer.get(key, plain[key]) not in known:
+                reader.problem(lines[key], f"{key} must be known, but got '{layer[key]}'.{did_you_mean(layer[key], known)}")
+        if not plain["trials"] >= 1:
+            reader.problem(lines["trials"], f"trials >= 1 must hold, but got {plain['trials']}.")
+    resolved = _fidelity(reader, fidelity, fidelity_line)
+    reader.raise_if_any()
+    assert resolved is not None
+    return SearchSpace(
+        name=reader.path.stem,
+        family=block["family"],
+        summary=block.get("summary", ""),
+        profile=profile,
+        objective=Objective(plain["objective"], reader.metrics[plain["objective"]]),
+        sampler=plain["sampler"],
+        trials=plain["trials"],
+        fidelity=resolved,
+        base=base,
+        fixed={name: value for name, value in fixed.items() if name not in axes},
+        axes={name: axes[name] for name in param_specs if name in axes},
+        start=tuple(start),
+        data=block.get("data"),
+        seed=block.get("seed"),
+        provenance=block.get("provenance", {}),
+        why=plain["why"],
+        text=reader.path.read_text(encoding="utf-8"),
+    )
+
+
+def _point(reader: _Reader, specs: Mapping[str, ParamSpec], point: Any, line: int) -> dict[str, Any]:
+    if not isinstance(point, Block):
+        reader.problem(line, f"each entry of start must be a mapping of parameters, but got {point!r}.")
+        return {}
+    checked = {}
+    for key, value in point.items():
+        try:
+            if key not in specs:
+                raise SpaceError(f"start: '{key}' is not a parameter.{did_you_mean(key, specs)}")
+            checked[key] = specs[key].check(value)
+        except SpaceError as error:
+            reader.problem(point.lines[key], str(error))
+    return checked
+
+
+def _fidelity(reader: _Reader, values: Mapping[str, Any], line: int) -> Fidelity | None:
+    names = [f.name for f in dataclasses.fields(Fidelity)]
+    try:
+        for key, value in values.items():
+            if key not in names:
+                raise SpaceError(f"'{key}' is not a field of fidelity.{did_you_mean(key, names)}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise SpaceError(f"fidelity.{key} must be a number, but got {value!r}.")
+        return Fidelity(**{key: float(value) for key, value in values.items()})
+    except SpaceError as error:
+        reader.problem(line, str(error))
+        return None
+
+
+def _with_setting(reader: _Reader, space: SearchSpace, trainable: Trainable, key: str, value: Any) -> SearchSpace:
+    """Apply one ``--set``: fix a parameter, change a base setting or one of the space's own fields."""
+    param_specs, base_specs = parameters.specs(trainable.Params), parameters.specs(trainable.Base)
+    if key in param_specs:
+        result = reader.axis(param_specs[key], value)
+        axes = {name: axis for name, axis in space.axes.items() if name != key}
+        fixed = {name: v for name, v in space.fixed.items() if name != key}
+        (axes if isinstance(result, BaseDistribution) else fixed)[key] = result
+        return dataclasses.replace(space, axes=axes, fixed=fixed)
+    if key in base_specs:
+        return dataclasses.replace(space, base={**space.base, key: base_specs[key].check(value)})
+    if key.startswith("fidelity."):
+        before = len(reader.problems)
+        changed = _fidelity(reader, {**dataclasses.asdict(space.fidelity), key.removeprefix("fidelity."): value}, 0)
+        if changed is None:
+            raise SpaceError(reader.problems.pop(before)[1])
+        return dataclasses.replace(space, fidelity=changed)
+    if key == "trials" and isinstance(value, int) and value >= 1:
+        return dataclasses.replace(space, trials=value)
+    if key == "sampler" and value in SAMPLERS:
+        return dataclasses.replace(space, sampler=value)
+    if key == "objective" and value in reader.metrics:
+        return dataclasses.replace(space, objective=Objective(value, reader.metrics[value]))
+    known = {*param_specs, *base_specs, "trials", "sampler", "objective"}
+    known |= {f"fidelity.{f.name}" for f in dataclasses.fields(Fidelity)}
+    if key in ("trials", "sampler", "objective"):
+        allowed = {"trials": ["a whole number >= 1"], "sampler": SAMPLERS, "objective": reader.metrics}[key]
+        raise SpaceError(f"{key} must be known.{did_you_mean(str(value), allowed)}")
+    raise SpaceError(f"'{key}' can't be set.{did_you_mean(key, known)}")

@@ -1,0 +1,159 @@
+"""A study on disk: one folder, one journal, one driver at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lungtune.core import journal, paths
+from lungtune.core.space import SearchSpace
+from lungtune.core.trial import History
+from lungtune.errors import StudyError, did_you_mean
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+class Study:
+    """``studies/<name>/``: journal.jsonl, split.json, checkpoints/<trial>/, ledger.jsonl, summary.json."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: FileLock | None = None
+        self._journal: journal.Journal | None = None
+
+    @property
+    def name(self) -> str:
+        """The study's name: its folder's."""
+        return self.folder.name
+
+    @property
+    def journal_path(self) -> Path:
+        """The record everything else is rebuilt from."""
+        return self.folder / "journal.jsonl"
+
+    @property
+    def split_path(self) -> Path:
+        """The split manifest."""
+        return self.folder / "split.json"
+
+    @property
+    def summary_path(self) -> Path:
+        """The machine-readable result."""
+        return self.folder / "summary.json"
+
+    @property
+    def ledger_path(self) -> Path:
+        """Every opening of the locked test set."""
+        return self.folder / "ledger.jsonl"
+
+    def checkpoints(self, trial: int) -> Path:
+        """Return the folder of one trial's checkpoints."""
+        return self.folder / "checkpoints" / f"{trial:04d}"
+
+    @staticmethod
+    def names() -> list[str]:
+        """Return the names of all studies."""
+        return sorted(path.parent.name for path in paths.studies().glob("*/journal.jsonl"))
+
+    @classmethod
+    def open(cls, name: str) -> Study:
+        """Return the study ``name``.
+
+        Raises:
+            StudyError: there is none, or its journal does not begin with the study.
+        """
+        study = cls(paths.studies() / name)
+        if not _NAME.fullmatch(name) or not study.journal_path.is_file():
+            raise StudyError(f"there is no study '{name}' in {paths.studies()}.{did_you_mean(name, cls.names())}")
+        if not study.history().study:
+            raise StudyError(
+                f"the study '{name}' was interrupted before it began and holds nothing; "
+                f"delete {study.folder} or choose another --study name."
+            )
+        return study
+
+    @classmethod
+    def new(cls, name: str | None, space: str) -> Study:
+        """Return a study that does not exist yet; without a name, ``<space>-<n>`` is chosen.
+
+        Raises:
+            StudyError: the name is taken or not a plain file name, or the folder can't be made.
+        """
+        if name is None:
+            number = 1
+            while (paths.studies() / f"{space}-{number}").exists():
+                number += 1
+            name = f"{space}-{number}"
+        if not _NAME.fullmatch(name):
+            raise StudyError(f"--study must be letters, digits, '.', '_' or '-' (at most 80), but got '{name}'.")
+        study = cls(paths.studies() / name)
+        if study.journal_path.exists() and study.history().study:
+            raise StudyError(
+                f"the study '{name}' exists already. Add --resume to go on with it (and --trials N to extend it), "
+                f"or choose another --study name."
+            )
+        try:
+            study.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"{study.folder} must be writable, but: {error.strerror}.") from error
+        return study
+
+    def history(self) -> History:
+        """Replay the journal."""
+        return History(journal.read(self.journal_path))
+
+    def acquire(self) -> None:
+        """Become the study's only driver and open its journal for writing.
+
+        Raises:
+            StudyError: another process drives it.
+        """
+        holder = self.folder / "driver.json"
+        self._lock = FileLock(self.folder / "driver.lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            try:
+                who = json.loads(holder.read_text())
+                by = f"process {who['pid']} on {who['host']} since {who['since']}"
+            except (OSError, ValueError, KeyError):
+                by = "another process"
+            raise StudyError(f"the study '{self.name}' is held by {by}; wait for it or stop it first.") from error
+        except OSError as error:
+            raise StudyError(f"{self.folder} must be writable, but: {error.strerror}.") from error
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        journal.write_atomic(holder, json.dumps(who).encode())
+        self._journal = journal.Journal(self.journal_path)
+        self.healed = self._journal.healed
+
+    def append(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Append one event to the journal; :meth:`acquire` first."""
+        if self._journal is None:
+            raise StudyError(f"the study '{self.name}' is not held by this process.")
+        return self._journal.append(event, **fields)
+
+    def begin(self, space: SearchSpace, *, data: Mapping[str, Any], seed: int, about: Mapping[str, Any]) -> None:
+        """Write the journal's first event: what is searched, on which data, with what."""
+        rungs = list(space.fidelity.rungs)
+        resolved = {**space.to_dict(), "rungs": rungs}
+        self.append(
+            "study", schema=1, name=self.name, id=uuid.uuid4().hex, space=resolved, data=data, seed=seed, **about
+        )
+
+    def release(self) -> None:
+        """Let another driver take the study."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
