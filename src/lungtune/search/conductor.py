@@ -1,0 +1,213 @@
+"""Every decision of a search, each in the journal before it takes effect. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lungtune.core.fidelity import TOLERANCE
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.core.trial import State, Trial
+from lungtune.search import sampler
+from lungtune.search.asha import Asha
+
+MAX_LOST = 3
+"""How often a trial may lose its process without a new report before it is given up."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial to train: from its newest checkpoint if it has one."""
+
+    number: int
+    params: Mapping[str, Any]
+    seed: int
+    known: float
+    """Passes whose report the journal holds already."""
+
+
+class Conductor:
+    """Hands out trials, judges their reports, keeps the journal.
+
+    Everything it knows is rebuilt from the journal, so a new conductor on the same study goes on where the last one
+    was cut off: unfinished trials first, ASHA's rungs as they were, the sampler with the same history.
+    """
+
+    def __init__(self, study: Study, space: SearchSpace, seed: int) -> None:
+        self.study = study
+        self.space = space
+        self.seed = seed
+        self.history = study.history()
+        self.asha = Asha(space.fidelity, space.objective)
+        self.running: set[int] = set()
+        self.stopping = ""
+        self.watchers: list[Callable[[Mapping[str, Any]], None]] = []
+        self._lock = threading.RLock()
+        self._replay()
+        self.unfinished = [trial.number for trial in self.history.of(State.RUNNING)]
+
+    def _replay(self) -> None:
+        """Show ASHA every report in its order; carry out a decision whose record a crash cut off."""
+        seen: dict[int, float] = {}
+        for number, report in self.history.order:
+            trial = self.history.trials[number]
+            best = trial.best(self.space.objective, up_to=report.fidelity)
+            score = best.metrics[self.space.objective.metric] if best else math.nan
+            goes_on = self._judge(trial, report.fidelity, score)
+            seen[number] = report.fidelity
+            last = abs(report.fidelity - trial.fidelity) < TOLERANCE
+            if trial.state is State.RUNNING and last and not goes_on:
+                self._end_by_fidelity(trial, report.fidelity)
+
+    def _judge(self, trial: Trial, fidelity: float, score: float) -> bool:
+        goes_on = self.asha.goes_on(trial.number, fidelity, score)
+        if fidelity >= self.space.fidelity.max - TOLERANCE:
+            return False
+        return goes_on or trial.origin == "start"  # the configuration all others are compared with is never stopped
+
+    def _write(self, event: str, **fields: Any) -> None:
+        entry = self.study.append(event, **fields)
+        self.history.apply(entry)
+        for watcher in self.watchers:
+            watcher(entry)
+
+    def _end(self, number: int, state: State, reason: str = "", message: str = "", **extra: Any) -> None:
+        self.running.discard(number)
+        self._write("end", trial=number, state=state.value, reason=reason, message=message, **extra)
+
+    def _end_by_fidelity(self, trial: Trial, fidelity: float) -> None:
+        if fidelity >= self.space.fidelity.max - TOLERANCE:
+            self._end(trial.number, State.COMPLETE)
+        else:
+            self._end(trial.number, State.PRUNED, reason="asha")
+
+    @property
+    def finished(self) -> bool:
+        """Whether as many trials as wanted have ended."""
+        return not self.unfinished and not self.running and len(self.history.trials) >= self.history.target
+
+    def next(self) -> Assignment | None:
+        """Return the next trial to train, or None when there is none (left, or because the search is stopping)."""
+        with self._lock:
+            while not self.stopping:
+                if self.unfinished:
+                    trial = self.history.trials[self.unfinished.pop(0)]
+                    if self._hopeless(trial):
+                        continue
+                elif len(self.history.trials) < self.history.target:
+                    trial = self._new_trial()
+                    if trial.state is not State.RUNNING:
+                        continue
+                else:
+                    return None
+                self.running.add(trial.number)
+                self._write("start", trial=trial.number, attempt=trial.lost + 1, fidelity=trial.fidelity)
+                return Assignment(trial.number, trial.params, trial.seed, trial.fidelity)
+            return None
+
+    def _new_trial(self) -> Trial:
+        number = len(self.history.trials)
+        made = sampler.suggest(self.space, self.history, self.seed, number)
+        self._write(
+            "trial",
+            trial=number,
+            params=made.params,
+            sampled=made.sampled,
+            distributions=made.distributions,
+            seed=self.seed + number,
+            origin=made.origin,
+            sampler_attrs=made.attrs,
+        )
+        trial = self.history.trials[number]
+        for other in self.history.of(State.COMPLETE, State.PRUNED):
+            if other.params == trial.params and other.duplicate_of is None:
+                self._end(number, other.state, reason="duplicate", duplicate_of=other.number)
+                break
+        return self.history.trials[number]
+
+    def _hopeless(self, trial: Trial) -> bool:
+        if trial.lost <= MAX_LOST:
+            return False
+        self._end(trial.number, State.FAIL, reason="lost", message=f"its process died {trial.lost} times")
+        return True
+
+    def report(self, number: int, outcome: Mapping[str, Any]) -> bool:
+        """Take a trial's report; return whether it goes on.
+
+        Args:
+            number: the trial.
+            outcome: ``fidelity`` (passes), ``samples``, ``metrics`` {name: number}, ``checkpoint``; or ``failure``
+                {reason, message} when the trial raised.
+        """
+        with self._lock:
+            trial = self.history.trials[number]
+            if trial.state is not State.RUNNING:
+                return False
+            failure = outcome.get("failure")
+            if failure:
+                self._end(number, State.FAIL, reason=failure["reason"], message=failure["message"])
+                return False
+            if outcome["fidelity"] <= trial.fidelity + TOLERANCE:
+                return True  # trained again after a lost checkpoint; the journal knows this report
+            metrics, problem, reason = self._checked(outcome["metrics"])
+            if problem:
+                self._end(number, State.FAIL, reason=reason, message=problem)
+                return False
+            self._write(
+                "report",
+                trial=number,
+                fidelity=outcome["fidelity"],
+                samples=outcome["samples"],
+                metrics=metrics,
+                checkpoint=outcome["checkpoint"],
+            )
+            trial.lost = 0
+            goes_on = self._judge(trial, outcome["fidelity"], trial.value(self.space.objective))
+            if not goes_on:
+                self._end_by_fidelity(trial, outcome["fidelity"])
+            return goes_on
+
+    def _checked(self, metrics: Mapping[str, Any]) -> tuple[dict[str, float], str, str]:
+        """Return the finite metrics, and what is wrong with the report (a sentence, a reason) if anything is."""
+        wanted = self.space.objective.metric
+        if wanted not in metrics:
+            return {}, f"a report must hold '{wanted}', but holds {', '.join(map(str, metrics)) or 'nothing'}", "report"
+        clean: dict[str, float] = {}
+        for name, value in metrics.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                kind = type(value).__name__
+                return {}, f"every metric must be a plain number, but '{name}' is {value!r:.80} ({kind})", "report"
+            if math.isfinite(value):
+                clean[str(name)] = float(value)
+            elif name in (wanted, "loss"):
+                return {}, f"'{name}' became {value}", "nan"
+        return clean, "", ""
+
+    def lost(self, number: int, why: str) -> None:
+        """Take note that a trial's process died; it will be tried again from its last good checkpoint."""
+        with self._lock:
+            if self.history.trials[number].state is State.RUNNING:
+                self._write("lost", trial=number, why=why[:500])
+
+    def requeue(self) -> None:
+        """Put the trials that were running back in the queue: their processes are gone."""
+        with self._lock:
+            self.unfinished = sorted(self.running | set(self.unfinished))
+            self.running.clear()
+
+    def give_up(self, number: int, message: str) -> None:
+        """End a trial whose process died too often."""
+        with self._lock:
+            if self.history.trials[number].state is State.RUNNING:
+                self._end(number, State.FAIL, reason="lost", message=message[:4000])
+
+    def close_by_budget(self) -> None:
+        """End the trials that have a report: the time budget is spent. The others stay to be resumed."""
+        with self._lock:
+            for trial in self.history.of(State.RUNNING):
+                if trial.reports:
+                    self._end(trial.number, State.PRUNED, reason="budget")
