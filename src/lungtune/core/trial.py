@@ -60,6 +60,7 @@ class Trial:
     duplicate_of: int | None = None
     reports: list[Report] = field(default_factory=list)
     lost: int = 0
+    """How often its process died since its last report."""
 
     @property
     def fidelity(self) -> float:
@@ -118,7 +119,9 @@ class History:
             metrics = {name: float(value) for name, value in event["metrics"].items()}
             fields = (event["fidelity"], event["samples"], metrics, event["checkpoint"], event["time"])
             report = Report(*fields)
-            self.trials[event["trial"]].reports.append(report)
+            trial = self.trials[event["trial"]]
+            trial.reports.append(report)
+            trial.lost = 0
             self.order.append((event["trial"], report))
         elif kind == "lost":
             self.trials[event["trial"]].lost += 1

@@ -52,13 +52,11 @@ class Conductor:
 
     def _replay(self) -> None:
         """Show ASHA every report in its order; carry out a decision whose record a crash cut off."""
-        seen: dict[int, float] = {}
         for number, report in self.history.order:
             trial = self.history.trials[number]
             best = trial.best(self.space.objective, up_to=report.fidelity)
             score = best.metrics[self.space.objective.metric] if best else math.nan
             goes_on = self._judge(trial, report.fidelity, score)
-            seen[number] = report.fidelity
             last = abs(report.fidelity - trial.fidelity) < TOLERANCE
             if trial.state is State.RUNNING and last and not goes_on:
                 self._end_by_fidelity(trial, report.fidelity)
@@ -165,7 +163,6 @@ class Conductor:
                 metrics=metrics,
                 checkpoint=outcome["checkpoint"],
             )
-            trial.lost = 0
             goes_on = self._judge(trial, outcome["fidelity"], trial.value(self.space.objective))
             if not goes_on:
                 self._end_by_fidelity(trial, outcome["fidelity"])

@@ -1,0 +1,183 @@
+"""Trains trials from report to report: one backbone, one data set, one pack. Search and retraining both use it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lungtune.core import params as parameters
+from lungtune.core.fidelity import Fidelity
+from lungtune.core.trainable import Trainable
+from lungtune.core.trial import Objective, Report
+from lungtune.data.dataset import Dataset, Part
+from lungtune.errors import TrialError
+from lungtune.evaluate import metrics
+from lungtune.nn import checkpoint
+from lungtune.nn.pack import Pack
+
+log = logging.getLogger(__name__)
+_STATE = "state."
+
+
+def device() -> str:
+    """Return the device trials train on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass
+class Run:
+    """A trial in training."""
+
+    slot: int
+    folder: Path
+    fidelity: float = 0.0
+    pending: list[Report] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    trained: int = 0
+    seconds: float = 0.0
+    best: tuple[float, str] = (math.nan, "")
+
+
+class Session:
+    """Holds a backbone and a data set, and trains up to ``capacity`` trials together over them.
+
+    Args:
+        trainable: the model family.
+        base: the family's ``Base``, equal for all trials of the session.
+        dataset: training and validation images at ``base.image_size``.
+        fidelity: when trials report and how long their schedule is.
+        objective: decides which checkpoint is the best and is kept.
+        capacity: most trials at a time.
+    """
+
+    def __init__(
+        self,
+        trainable: Trainable,
+        base: Any,
+        dataset: Dataset,
+        fidelity: Fidelity,
+        objective: Objective,
+        capacity: int = 1,
+    ) -> None:
+        self.trainable = trainable
+        self.base = base
+        self.dataset = dataset
+        self.fidelity = fidelity
+        self.objective = objective
+        self.pack = Pack(
+            trainable,
+            base,
+            dataset.classes,
+            images=dataset.train.images,
+            labels=dataset.train.labels,
+            capacity=capacity,
+            device=device(),
+        )
+        self.runs: dict[int, Run] = {}
+
+    def start(self, number: int, params: Mapping[str, Any], seed: int, folder: Path, known: float = 0.0) -> None:
+        """Let a trial join, from its newest sound checkpoint in ``folder`` if there is one.
+
+        A report that the checkpoint holds but the caller does not know of (``known`` passes) is delivered again
+        by the next :meth:`step`.
+        """
+        values = parameters.build(self.trainable.Params, params)
+        horizon = round(self.fidelity.max * len(self.dataset.train.labels))
+        found = checkpoint.latest(folder)
+        state = None
+        pending: list[Report] = []
+        done, best = 0.0, (math.nan, "")
+        if found is not None:
+            path, tensors, meta = found
+            state = {name.removeprefix(_STATE): t for name, t in tensors.items() if name.startswith(_STATE)}
+            done, best = meta["fidelity"], tuple(meta["best"])
+            if done > known:
+                pending.append(Report(done, meta["samples"], meta["metrics"], str(path)))
+        slot = self.pack.join(values, seed=seed, horizon=horizon, state=state)
+        self.runs[number] = Run(slot, folder, done, pending, best=best)  # type: ignore[arg-type]
+
+    def leave(self, number: int) -> None:
+        """Let a trial leave; its checkpoints stay."""
+        self.pack.leave(self.runs.pop(number).slot)
+
+    def step(self) -> list[tuple[int, Report | TrialError]]:
+        """Train every trial by one optimiser step; return the reports that came due and the trials that failed."""
+        due: list[tuple[int, Report | TrialError]] = []
+        for number, run in self.runs.items():
+            due += [(number, report) for report in run.pending]
+            run.pending = []
+        if due:
+            return due
+        began = time.perf_counter()
+        before = {number: self.pack.samples(run.slot) for number, run in self.runs.items()}
+        losses = self.pack.step()
+        seconds = time.perf_counter() - began
+        for number, run in self.runs.items():
+            samples, loss = self.pack.samples(run.slot), losses[run.slot]
+            run.trained += samples - before[number]
+            run.seconds += seconds
+            run.losses.append(loss)
+            if not math.isfinite(loss):
+                due.append((number, TrialError("nan", f"the training loss became {loss} after {samples} samples")))
+            elif samples >= round(self._next(run) * len(self.dataset.train.labels)):
+                due.append((number, self._report(run, samples)))
+        return due
+
+    def until_report(self, progress: Callable[[int], None] | None = None) -> list[tuple[int, Report | TrialError]]:
+        """Step until something is due; ``progress`` is told the optimiser steps made."""
+        while True:
+            due = self.step()
+            if progress is not None:
+                progress(1)
+            if due:
+                return due
+
+    def _next(self, run: Run) -> float:
+        """The next fidelity at which a trial reports."""
+        return next((level for level in self.fidelity.reports if level > run.fidelity + 1e-9), self.fidelity.max)
+
+    def predict(self, number: int, part: Part) -> torch.Tensor:
+        """Return a trial's class probabilities ``(N, classes)`` on a part of the data."""
+        slot = self.runs[number].slot
+        return self.pack.predict(part.images, slots=[slot])[slot]
+
+    def _report(self, run: Run, samples: int) -> Report | TrialError:
+        run.fidelity = self._next(run)
+        part = self.dataset.validation
+        probabilities = self.pack.predict(part.images, slots=[run.slot])[run.slot].numpy()
+        try:
+            scores = metrics.classification(part.labels, probabilities, self.dataset.classes)
+        except TrialError as error:
+            return error
+        scores |= {
+            "loss": sum(run.losses) / len(run.losses),
+            "samples_per_second": run.trained / run.seconds,
+            "peak_memory_mb": _peak_memory(),
+        }
+        run.losses, run.trained, run.seconds = [], 0, 0.0
+        path = run.folder / f"{run.fidelity:09.4f}.safetensors"
+        score = scores.get(self.objective.metric, math.nan)
+        if self.objective.better(score, run.best[0]):
+            run.best = (score, path.name)
+        tensors = {_STATE + name: tensor for name, tensor in self.pack.state(run.slot).items()}
+        tensors["probabilities"] = torch.from_numpy(probabilities)
+        tensors["labels"] = torch.from_numpy(part.labels)
+        meta = {"fidelity": run.fidelity, "samples": samples, "metrics": scores, "best": list(run.best)}
+        checkpoint.save(path, tensors, meta)
+        checkpoint.prune(run.folder, keep=[run.best[1]])
+        return Report(run.fidelity, samples, scores, str(path))
+
+
+def _peak_memory() -> float:
+    """Return the peak memory so far in MiB: of the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
