@@ -1,0 +1,192 @@
+"""What a classifier's probabilities on labelled cases are worth. Imports light: scikit-learn is loaded on first use.
+
+Conventions, the same in every place that shows a score:
+
+* The prediction is the class of the highest probability, the first of equals.
+* A class that is neither in the labels nor predicted does not count in ``macro_f1``; predicted but absent, it counts
+  with 0. ``balanced_accuracy`` averages over the classes in the labels. The recall of a class without cases is 0.
+* ``macro_auroc`` is the mean of the one-vs-rest areas of the classes that have both cases and non-cases; 0.5 when
+  there is none. ``mcc`` is 0 when labels or predictions hold one class only.
+* ``ece`` has 15 equal-width bins of the predicted class's probability, bins closed on the right (Guo et al. 2017).
+* ``brier`` is the sum over the classes (0 best, 2 worst); ``nll`` is in nats, probabilities floored at 1e-12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lungtune.errors import TrialError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+METRICS: Mapping[str, tuple[str, str]] = {
+    "macro_f1": ("max", "mean over the classes of F1; every class counts the same"),
+    "balanced_accuracy": ("max", "mean over the classes of recall"),
+    "accuracy": ("max", "share of cases classified right; read it beside the constant-class baseline"),
+    "macro_auroc": ("max", "mean over the classes of the one-vs-rest area under the ROC curve"),
+    "mcc": ("max", "Matthews correlation of labels and predictions, 0 for a constant class"),
+    "nll": ("min", "negative log-likelihood of the right class, nats per case"),
+    "brier": ("min", "squared distance of the probabilities from the truth, summed over the classes"),
+    "ece": ("min", "expected calibration error of the predicted class, 15 bins"),
+}
+"""Metric name -> (direction ``max`` or ``min``, meaning). Reports also carry ``recall_<class>`` per class."""
+
+DIRECTIONS: Mapping[str, str] = {name: direction for name, (direction, _) in METRICS.items()}
+"""Metric name -> direction: what a space's ``objective:`` may name."""
+
+ECE_BINS = 15
+FLOOR = 1e-12
+COLLAPSED_SHARE = 0.95
+"""A model that gives one class to more than this share of the cases is called collapsed."""
+
+
+def check(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``labels`` as int64 ``(N,)`` and ``probabilities`` as float64 ``(N, C)``, rows summing to 1.
+
+    Raises:
+        TrialError: a probability is not finite (reason ``nan``).
+        ValueError: shapes, labels or row sums are wrong, or there is no case.
+    """
+    import numpy as np
+
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
+        raise ValueError(
+            f"labels (N,) and probabilities (N, C) with N >= 1 must hold, but got {labels.shape}, {probabilities.shape}."
+        )
+    bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
+    if bad:
+        raise TrialError("nan", f"The probabilities of {bad} of {len(labels)} cases are not finite.")
+    sums = probabilities.sum(axis=1)
+    if probabilities.min() < 0 or np.abs(sums - 1).max() > 0.01:
+        raise ValueError(
+            f"Probabilities must be >= 0 and sum to 1, but got a least value of {probabilities.min():g} "
+            f"and sums from {sums.min():g} to {sums.max():g}. Were logits meant?"
+        )
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= probabilities.shape[1]:
+        raise ValueError(
+            f"Labels must be whole numbers in 0..{probabilities.shape[1] - 1}, but got {np.unique(labels)}."
+        )
+    return labels.astype(np.int64), probabilities / sums[:, None]
+
+
+def classification(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """Score probabilities: every metric of :data:`METRICS` and ``recall_<class>`` for each class, all finite.
+
+    Args:
+        labels: whole numbers ``(N,)``, indices into ``classes``.
+        probabilities: ``(N, C)``, rows summing to 1.
+        classes: the C names.
+
+    Raises:
+        TrialError: a probability is not finite (reason ``nan``).
+        ValueError: shapes, labels or row sums are wrong.
+    """
+    import numpy as np
+    from sklearn import metrics as sk
+
+    labels, probabilities = check(labels, probabilities)
+    if len(classes) != probabilities.shape[1]:
+        raise ValueError(
+            f"One name per class must hold, but got {len(classes)} names, {probabilities.shape[1]} columns."
+        )
+    predicted = probabilities.argmax(axis=1)
+    present = np.unique(labels)
+    several = len(present) > 1 and len(np.unique(predicted)) > 1
+    truth = np.eye(len(classes))[labels]
+    scores = {
+        "macro_f1": sk.f1_score(labels, predicted, average="macro", zero_division=0),
+        "balanced_accuracy": sk.recall_score(labels, predicted, labels=present, average="macro", zero_division=0),
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "macro_auroc": np.mean(list(_areas(labels, probabilities).values()) or [0.5]),
+        "mcc": sk.matthews_corrcoef(labels, predicted) if several else 0.0,
+        "nll": -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], FLOOR)).mean(),
+        "brier": ((probabilities - truth) ** 2).sum(axis=1).mean(),
+        "ece": _ece(labels, predicted, probabilities),
+    }
+    every = np.arange(len(classes))
+    recalls = sk.recall_score(labels, predicted, labels=every, average=None, zero_division=0)
+    scores |= {f"recall_{name}": value for name, value in zip(classes, recalls, strict=True)}
+    return {name: float(value) for name, value in scores.items()}
+
+
+def _areas(labels: np.ndarray, probabilities: np.ndarray) -> dict[int, float]:
+    """One-vs-rest area under the ROC curve of each class that has both cases and non-cases."""
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+
+    present = np.unique(labels)
+    if len(present) < 2:
+        return {}
+    return {int(k): float(roc_auc_score(labels == k, probabilities[:, k])) for k in present}
+
+
+def bins(confidence: np.ndarray) -> np.ndarray:
+    """Return the ECE bin (0-based) of each probability of the predicted class; bins are closed on the right."""
+    import numpy as np
+
+    return np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+
+
+def _ece(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> float:
+    import numpy as np
+
+    confidence = probabilities.max(axis=1)
+    gap = np.bincount(bins(confidence), weights=(predicted == labels) - confidence, minlength=ECE_BINS)
+    return float(np.abs(gap).sum() / len(labels))
+
+
+def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return counts ``(C, C)``: rows are the truth, columns the prediction."""
+    import numpy as np
+
+    labels, probabilities = check(labels, probabilities)
+    count = probabilities.shape[1]
+    pairs = labels * count + probabilities.argmax(axis=1)
+    return np.bincount(pairs, minlength=count * count).reshape(count, count)
+
+
+def per_class(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return per class ``cases``, ``precision``, ``recall``, ``specificity``, ``f1`` and one-vs-rest ``auroc``.
+
+    A ratio of nothing (a class without cases, or never predicted) is 0; an area that does not exist is 0.5.
+    """
+    labels, probabilities = check(labels, probabilities)
+    counts = confusion(labels, probabilities)
+    areas = _areas(labels, probabilities)
+    table = {}
+    for k, name in enumerate(classes):
+        hit, cases, called = int(counts[k, k]), int(counts[k].sum()), int(counts[:, k].sum())
+        others = len(labels) - cases
+        table[name] = {
+            "cases": cases,
+            "precision": hit / called if called else 0.0,
+            "recall": hit / cases if cases else 0.0,
+            "specificity": (others - called + hit) / others if others else 0.0,
+            "f1": 2 * hit / (cases + called) if cases + called else 0.0,
+            "auroc": areas.get(k, 0.5),
+        }
+    return table
+
+
+def collapsed(probabilities: np.ndarray) -> bool:
+    """Whether one class is predicted for more than 95 % of the cases."""
+    import numpy as np
+
+    predicted = np.asarray(probabilities).argmax(axis=1)
+    return bool(np.bincount(predicted).max() > COLLAPSED_SHARE * len(predicted))
+
+
+def collapse_sentence(probabilities: np.ndarray, classes: Sequence[str]) -> str:
+    """Return the sentence that says a model has collapsed, and onto which class; empty when it has not."""
+    import numpy as np
+
+    if not collapsed(probabilities):
+        return ""
+    counts = np.bincount(np.asarray(probabilities).argmax(axis=1), minlength=len(classes))
+    return (
+        f"The model has collapsed: it predicts '{classes[int(counts.argmax())]}' for "
+        f"{100 * counts.max() / counts.sum():.1f} % of the cases."
+    )

@@ -1,0 +1,127 @@
+"""Metrics: finite whatever the labels, equal to scikit-learn's, honest about NaN and collapse."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lungtune.errors import TrialError
+from lungtune.evaluate import metrics
+
+CLASSES = ("normal", "bacterial", "viral")
+
+
+def predictions(cases=200, signal=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, cases)
+    logits = rng.normal(size=(cases, 3))
+    logits[np.arange(cases), labels] += signal
+    probabilities = np.exp(logits)
+    return labels, probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def test_every_declared_metric_and_each_recall_is_reported_finite():
+    scores = metrics.classification(*predictions(), CLASSES)
+    assert set(scores) == {*metrics.METRICS, *(f"recall_{name}" for name in CLASSES)}
+    assert all(np.isfinite(value) for value in scores.values())
+
+
+def test_perfect_predictions_get_the_best_value_of_each_metric():
+    labels = np.array([0, 1, 2, 2])
+    scores = metrics.classification(labels, np.eye(3)[labels], CLASSES)
+    for name, (direction, _) in metrics.METRICS.items():
+        assert scores[name] == pytest.approx(1.0 if direction == "max" else 0.0), name
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 0, 1, 1], [2, 2, 2, 2], [1]])
+def test_absent_classes_never_raise_nor_warn(labels):
+    labels = np.array(labels)
+    rng = np.random.default_rng(1)
+    for probabilities in (rng.dirichlet(np.ones(3), len(labels)), np.tile([1.0, 0, 0], (len(labels), 1))):
+        scores = metrics.classification(labels, probabilities, CLASSES)
+        assert all(np.isfinite(value) for value in scores.values())
+
+
+def test_a_class_neither_present_nor_predicted_does_not_lower_macro_f1():
+    labels = np.array([0, 1, 0, 1])
+    scores = metrics.classification(labels, np.eye(3)[labels], CLASSES)
+    assert (scores["macro_f1"], scores["balanced_accuracy"], scores["macro_auroc"]) == (1.0, 1.0, 1.0)
+    assert scores["recall_viral"] == 0.0
+
+
+def test_the_published_collapse_is_reproduced():
+    """ "Everything is NORMAL" on 234 normal and 390 pneumonia images: accuracy 0.375, macro-F1 0.2727, recall 0.5."""
+    labels = np.repeat([0, 1], [234, 390])
+    scores = metrics.classification(labels, np.tile([0.5, 0.5], (624, 1)), ("NORMAL", "PNEUMONIA"))
+    assert scores["accuracy"] == pytest.approx(0.3750, abs=5e-5)
+    assert scores["macro_f1"] == pytest.approx(0.2727, abs=5e-5)
+    assert scores["balanced_accuracy"] == 0.5
+    assert scores["nll"] == pytest.approx(0.6931, abs=5e-5)
+    assert scores["mcc"] == 0.0
+
+
+def test_ece_of_a_model_that_is_surer_than_right():
+    labels = np.array([0, 0, 0, 1])
+    probabilities = np.tile([0.95, 0.05], (4, 1))
+    assert metrics.classification(labels, probabilities, ("a", "b"))["ece"] == pytest.approx(0.95 - 0.75)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_probabilities_that_are_not_finite_fail_the_trial(bad):
+    labels, probabilities = predictions()
+    probabilities[3, 1] = bad
+    with pytest.raises(TrialError, match="1 of 200 cases are not finite") as caught:
+        metrics.classification(labels, probabilities, CLASSES)
+    assert caught.value.reason == "nan"
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        (np.array([0, 1]), np.eye(3), "labels .N,. and probabilities"),
+        (np.array([], int), np.zeros((0, 3)), "N >= 1 must hold"),
+        (np.array([0, 1]), np.array([[2.0, -1, 0], [0, 0, 1]]), "Were logits meant"),
+        (np.array([0, 3]), np.eye(3)[:2], "whole numbers in 0..2"),
+        (np.array([0.0, 1.0]), np.eye(3)[:2], "whole numbers in 0..2"),
+    ],
+)
+def test_wrong_input_is_named(labels, probabilities, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.classification(labels, probabilities, CLASSES)
+
+
+def test_names_must_match_columns():
+    with pytest.raises(ValueError, match="2 names, 3 columns"):
+        metrics.classification(*predictions(), CLASSES[:2])
+
+
+def test_per_class_agrees_with_confusion_and_scikit_learn():
+    from sklearn.metrics import precision_recall_fscore_support
+
+    labels, probabilities = predictions()
+    counts, table = metrics.confusion(labels, probabilities), metrics.per_class(labels, probabilities, CLASSES)
+    expected = precision_recall_fscore_support(labels, probabilities.argmax(axis=1))
+    for k, name in enumerate(CLASSES):
+        found = [table[name][key] for key in ("precision", "recall", "f1", "cases")]
+        assert found == pytest.approx([column[k] for column in expected])
+        others = np.delete(counts, k, axis=0)
+        assert table[name]["specificity"] == pytest.approx(1 - others[:, k].sum() / others.sum())
+
+
+def test_collapse_starts_above_95_percent():
+    probabilities = np.eye(3)[np.repeat([0, 1], [95, 5])]
+    assert not metrics.collapsed(probabilities)
+    assert metrics.collapse_sentence(probabilities, CLASSES) == ""
+    probabilities = np.eye(3)[np.repeat([1, 0], [96, 4])]
+    assert metrics.collapsed(probabilities)
+    assert "collapsed: it predicts 'bacterial' for 96.0 % of the cases" in metrics.collapse_sentence(
+        probabilities, CLASSES
+    )
+
+
+def test_names_and_directions_are_known_without_scikit_learn():
+    code = "import sys; import lungtune.evaluate.metrics as m; assert m.DIRECTIONS['nll'] == 'min'; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"sklearn", "numpy", "torch", "scipy"} & set(loaded)
