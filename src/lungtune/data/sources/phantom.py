@@ -1,0 +1,255 @@
+"""Synthetic chest X-rays, rendered once into the cache as PNG files and indexed from there like any other set.
+
+The folder `<cache>/phantom/<hash of generator version and options>/` holds `images/<split>/<class>/*.png`, lung
+masks under `masks/` and `table.csv`. It appears in one rename when it is complete; a damaged one is rendered anew.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lungtune.core import paths
+from lungtune.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lungtune.data.phantom import Domain, Knobs
+
+SUMMARY = "synthetic chest X-rays made on the spot: six classes, lung masks, captions; needs no files"
+OPTIONS = {
+    "n": "images for training and validation (default 1500)",
+    "test": "images of the official test part, other patients (default 500)",
+    "size": "width and height in px (default 96)",
+    "seed": "another number, another population (default 0)",
+    "domain": "A: the clinic the tiny base was pretrained on; B: the one to search on (default B)",
+    "contrast": "gain on all lesions; 2 is easy, 0.5 hard (default 1)",
+    "ambiguity": "share of sick patients with a second, weaker finding (default 0.08)",
+    "label_noise": "share of wrong labels, never in test (default 0.02)",
+    "nuisance": "gain on pose, haze and exposure (default 1)",
+    "site_shortcut": "share of training films whose marker betrays the class (default 0)",
+}
+
+TEST_FIRST = 500_000
+"""First patient number of the test part: the same test patients whatever ``n``."""
+PROCESSES = 2
+_CHUNK = 25  # patients a task: about 0.3 s
+_FIELDS = ("path", "label", "patient_id", "split", "mask", "text", "age", "sex")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options, resolved; its hash names the cache folder."""
+
+    n: int = 1500
+    test: int = 500
+    size: int = 96
+    seed: int = 0
+    domain: Domain = "B"
+    contrast: float = 1.0
+    ambiguity: float = 0.08
+    label_noise: float = 0.02
+    nuisance: float = 1.0
+    site_shortcut: float = 0.0
+
+    def knobs(self, split: str) -> Knobs:
+        """Return the generator's knobs for ``train`` or ``test``; test labels are true and free of the shortcut."""
+        from lungtune.data.phantom import Knobs
+
+        train = split == "train"
+        return Knobs(
+            contrast=self.contrast,
+            ambiguity=self.ambiguity,
+            label_noise=self.label_noise if train else 0.0,
+            nuisance=self.nuisance,
+            site_shortcut=self.site_shortcut if train else 0.0,
+        )
+
+
+def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
+    """Index the set that ``options`` describe, rendering it first if the cache does not hold it.
+
+    Raises:
+        DataError: a path was given, or an option is unknown or out of its range.
+    """
+    from lungtune.data.cases import table
+    from lungtune.data.phantom import CLASSES
+
+    if path is not None:
+        raise DataError(f"The source 'phantom' takes no path, but got {path}. Write phantom or phantom,n=300.")
+    root = ensure(recipe(options))
+    rows = [
+        {
+            "case_id": row["path"],
+            "path": str(root / row["path"]),
+            "label": row["label"],
+            "patient_id": row["patient_id"],
+            "source": "phantom",
+            "split": row["split"],
+            "mask_path": str(root / row["mask"]),
+            "text": row["text"],
+        }
+        for row in _read(root)
+    ]
+    return table(rows, classes=CLASSES)
+
+
+def recipe(options: dict[str, str]) -> Recipe:
+    """Return the resolved options.
+
+    Raises:
+        DataError: naming every option that is unknown, not a number, or out of its range.
+    """
+    wrong, values = [], {}
+    for key, text in options.items():
+        if key not in OPTIONS:
+            wrong.append(f"'{key}' is not an option of the source 'phantom'.{did_you_mean(key, OPTIONS)}")
+            continue
+        kind = type(getattr(Recipe, key))
+        try:
+            values[key] = kind(text)
+        except ValueError:
+            wrong.append(f"{key} must be {'a whole number' if kind is int else 'a number'}, but got '{text}'.")
+    made = Recipe(**values)
+    for key, low, high in (("n", 1, TEST_FIRST), ("test", 0, TEST_FIRST), ("size", 32, 1024), ("seed", 0, 2**31)):
+        if not low <= getattr(made, key) <= high:
+            wrong.append(f"{low} <= {key} <= {high} must hold, but got {getattr(made, key)}.")
+    if made.domain not in ("A", "B"):
+        wrong.append(f"domain must be A or B, but got '{made.domain}'.")
+    try:
+        made.knobs("train")
+    except ValueError as error:
+        wrong.append(str(error))
+    if wrong:
+        raise DataError(" ".join(wrong))
+    return made
+
+
+def ensure(made: Recipe) -> Path:
+    """Return the folder of a complete set, rendering it under a lock if it is absent or damaged."""
+    from filelock import FileLock
+
+    from lungtune.data.phantom import VERSION
+
+    key = hashlib.sha256(json.dumps([VERSION, asdict(made)], sort_keys=True).encode()).hexdigest()[:16]
+    shelf = paths.cache() / "phantom"
+    root = shelf / key
+    if _complete(root):
+        return root
+    shelf.mkdir(parents=True, exist_ok=True)
+    with FileLock(shelf / f"{key}.lock"):
+        if not _complete(root):
+            for left in shelf.glob(f"{key}.*.part"):  # of a process that died
+                shutil.rmtree(left, ignore_errors=True)
+            part = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".part", dir=shelf))
+            try:
+                _render(made, part)
+                shutil.rmtree(root, ignore_errors=True)
+                os.replace(part, root)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    return root
+
+
+def _complete(root: Path) -> bool:
+    """Return whether every file that ``table.csv`` lists is there and not empty."""
+    if not (root / "table.csv").is_file():
+        return False
+    try:
+        rows = _read(root)
+        return bool(rows) and all((root / row[c]).stat().st_size > 0 for row in rows for c in ("path", "mask"))
+    except (OSError, KeyError, TypeError, csv.Error):
+        return False
+
+
+def _read(root: Path) -> list[dict[str, str]]:
+    with (root / "table.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _tasks(made: Recipe, part: Path) -> Iterator[tuple[Recipe, Path, str, list[tuple[int, int]]]]:
+    """Yield tasks of up to ``_CHUNK`` patients: (patient number, how many of its pictures) each."""
+    from lungtune.data.phantom import draw_patient
+    from lungtune.data.phantom.knobs import resolve
+
+    for split, first, wanted in (("train", 0, made.n), ("test", TEST_FIRST, made.test)):
+        knobs = resolve(made.domain, made.knobs(split))
+        number, chunk = first, []
+        while wanted > 0:
+            images = min(wanted, draw_patient(made.seed, made.domain, number, knobs).images)
+            chunk.append((number, images))
+            wanted -= images
+            number += 1
+            if len(chunk) == _CHUNK or wanted == 0:
+                yield made, part, split, chunk
+                chunk = []
+
+
+def _draw(task: tuple[Recipe, Path, str, list[tuple[int, int]]]) -> list[dict[str, str | int]]:
+    """Render one task's patients to PNG files; return their rows of the table."""
+    import numpy as np
+    from PIL import Image
+
+    from lungtune.data.phantom import CLASSES, draw_patient, draw_shot, render
+    from lungtune.data.phantom.knobs import resolve
+
+    made, part, split, patients = task
+    knobs = resolve(made.domain, made.knobs(split))
+    rows: list[dict[str, str | int]] = []
+    for number, images in patients:
+        patient = draw_patient(made.seed, made.domain, number, knobs)
+        for i in range(images):
+            phantom = render(patient, draw_shot(patient, i, knobs), size=made.size, knobs=knobs)
+            label = CLASSES[phantom.label]
+            names = [f"{kind}/{split}/{label}/{phantom.patient_id}_{i}.png" for kind in ("images", "masks")]
+            for name, pixels in zip(names, (phantom.image, phantom.lung_mask.astype(np.uint8) * 255), strict=True):
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(part / name, compress_level=1)
+            values = (names[0], label, phantom.patient_id, split, names[1], phantom.caption, phantom.age, phantom.sex)
+            rows.append(dict(zip(_FIELDS, values, strict=True)))
+    return rows
+
+
+def _render(made: Recipe, part: Path) -> None:
+    """Fill the folder ``part``, with a progress bar on a terminal and a line in a pipe."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    total = made.n + made.test
+    tasks = list(_tasks(made, part))
+    if not console.is_terminal:
+        console.print(f"Rendering {total} phantoms, once, into {part.parent}", soft_wrap=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    rows: list[dict[str, str | int]] = []
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        job = bar.add_task("Rendering phantoms", total=total)
+        for done in _results(tasks):
+            rows.extend(done)
+            bar.update(job, advance=len(done))
+    with (part / "table.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, _FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _results(tasks: list[tuple[Recipe, Path, str, list[tuple[int, int]]]]) -> Iterator[list[dict[str, str | int]]]:
+    """Run the tasks in order: in ``PROCESSES`` fresh processes where that pays (their start costs about a second)."""
+    if len(tasks) < 8:
+        yield from map(_draw, tasks)
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    # Forking a process that may hold threads (torch, ray) can deadlock; fresh ones cannot.
+    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_draw, tasks)
