@@ -1,0 +1,188 @@
+"""Optuna's charts of a study as one page, and the best trials' confusion matrices and ROC curves."""
+
+from __future__ import annotations
+
+import html
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lungtune.core.trial import History, State, Trial
+from lungtune.tracking import limits
+from lungtune.tracking.projection import STUDY, Projection
+from lungtune.tracking.writer import Writer
+
+if TYPE_CHECKING:
+    import optuna
+
+BEST = 3
+"""How many of the best trials get figures."""
+
+SHARE = 2 / 3
+"""Charts that compare parameters do so at the largest fidelity this share of the scored trials reached."""
+
+PAGE = """<!doctype html><html><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 14px/1.5 system-ui, sans-serif; margin: 24px; color: #222 }} h2 {{ font-size: 17px; margin: 28px 0 0 }}
+p {{ margin: 4px 0 8px; color: #555; max-width: 60em }}</style></head><body><h1>{title}</h1>{body}</body></html>"""
+
+
+def deliver(folder: Path, projection: Projection, writer: Writer) -> bool:
+    """Store the study's documents, charts and figures that are new; False when one did not get through."""
+    for name in ("split.json", "summary.json"):
+        try:
+            content = (folder / name).read_bytes()
+        except OSError:
+            continue
+        if not writer.put_file(STUDY, name, content):
+            return False
+    history = projection.history
+    version = sum(view.events for view in projection.runs.values())
+    drawn = len(history.ranked()) < 2 or writer.sent[STUDY].files.get("plots.html") == version
+    if not drawn and not writer.put_file(STUDY, "plots.html", page(history).encode(), version):
+        return False
+    for trial in history.ranked()[:BEST]:
+        for name, content in figures(folder, history, trial):
+            if not writer.put_file(str(trial.number), name, content):
+                return False
+    return True
+
+
+def page(history: History) -> str:
+    """Return the charts as one HTML page that works offline; the plotly library is in it once."""
+    sections, library = [], True
+    for title, explanation, figure in _charts(history):
+        name = "chart-" + title.lower().replace(" ", "-")
+        body = figure.to_html(full_html=False, include_plotlyjs=library, div_id=name, default_height="520px")
+        sections.append(f"<h2>{html.escape(title)}</h2><p>{html.escape(explanation)}</p>{body}")
+        library = False
+    return PAGE.format(title=html.escape(str(history.study["name"])), body="".join(sections) or "<p>No scores yet.</p>")
+
+
+def figures(folder: Path, history: History, trial: Trial) -> Iterator[tuple[str, bytes]]:
+    """Yield a trial's figures, drawn from the validation probabilities in its best checkpoint; none if it has none."""
+    from safetensors import SafetensorError, safe_open
+
+    best = trial.best(history.objective)
+    if best is None or not best.checkpoint:
+        return
+    try:
+        path = next(p for p in _checkpoint_files(folder / best.checkpoint))
+        with safe_open(path, framework="np") as file:
+            labels, probabilities = file.get_tensor("labels"), file.get_tensor("probabilities")
+    except (OSError, SafetensorError, StopIteration):  # removed, damaged, or without predictions
+        return
+    from lungtune.evaluate.figures import confusion_png, roc_png
+
+    classes = [str(name) for name in history.study["data"]["classes"]]
+    title = f"trial {trial.number:03d}: {history.objective.metric} {trial.value(history.objective):.3f}"
+    try:
+        yield "figures/confusion_matrix.png", confusion_png(labels, probabilities, classes, title)
+        yield "figures/roc.png", roc_png(labels, probabilities, classes, title)
+    except ValueError:  # predictions of another study's classes
+        return
+
+
+def _checkpoint_files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from sorted(path.glob("*.safetensors"))
+    elif path.is_file():
+        yield path
+
+
+def common_fidelity(history: History) -> float:
+    """Return the largest fidelity that most scored trials reached: there they can be compared fairly."""
+    reached = sorted((t.fidelity for t in history.ranked()), reverse=True)
+    return reached[min(len(reached) - 1, math.ceil(len(reached) * SHARE) - 1)] if reached else 0.0
+
+
+def optuna_study(history: History, fidelity: float | None = None) -> optuna.Study:
+    """Rebuild the search as an Optuna study in memory.
+
+    Args:
+        history: the trials.
+        fidelity: compare all trials that got so far by their best score up to there, all COMPLETE; without it,
+            trials keep their states and final scores.
+    """
+    import optuna
+    from optuna.distributions import json_to_distribution
+    from optuna.trial import TrialState, create_trial
+
+    objective = history.objective
+    direction = "maximize" if objective.mode == "max" else "minimize"
+    study = optuna.create_study(direction=direction, study_name=str(history.study["name"]))
+    states = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED}
+    for trial in history.ranked() if fidelity is not None else history.of(*states):
+        report = trial.best(objective, math.inf if fidelity is None else fidelity + 1e-9)
+        if report is None or (fidelity is not None and trial.fidelity < fidelity - 1e-9):
+            continue
+        curve = {limits.step(r.samples): r.metrics.get(objective.metric, math.nan) for r in trial.reports}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a start value outside the ranges: told when the space was read
+            try:
+                distributions = {key: json_to_distribution(text) for key, text in trial.distributions.items()}
+                created = create_trial(
+                    state=TrialState.COMPLETE if fidelity is not None else states[trial.state],
+                    value=report.metrics[objective.metric],
+                    params={key: trial.sampled[key] for key in distributions},
+                    distributions=distributions,
+                    intermediate_values={k: v for k, v in curve.items() if math.isfinite(v)},
+                )
+                study.add_trial(created)
+            except (ValueError, KeyError):
+                continue
+    return study
+
+
+def _charts(history: History) -> Iterator[tuple[str, str, Any]]:
+    import optuna
+    from optuna import visualization as draw
+
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.WARNING)
+    try:
+        metric, level = history.objective.metric, common_fidelity(history)
+        whole, equal = optuna_study(history), optuna_study(history, level)
+        count = len(equal.trials)
+        fair = f"All {count} trials that trained for {level:.3g} passes, by their best {metric} up to there"
+        label = {"target_name": metric}
+        charts: list[tuple[str, str, Callable[[], Any], bool]] = [
+            ("History", f"Best {metric} of every finished trial; stopped ones have seen less data.",
+             lambda: draw.plot_optimization_history(_all_complete(whole), **label), len(whole.trials) > 0),
+            ("Learning curves", f"{metric} against samples seen, stopped trials included.",
+             lambda: draw.plot_intermediate_values(whole), len(whole.trials) > 0),
+            ("Importance", f"{fair}. With few trials this is a hint, no more.",
+             lambda: draw.plot_param_importances(equal, **label), count > 3),
+            ("Parallel coordinates", f"{fair}.", lambda: draw.plot_parallel_coordinate(equal, **label), count > 1),
+            ("Slices", f"{fair}.", lambda: draw.plot_slice(equal, **label), count > 1),
+        ]  # fmt: skip
+        for title, explanation, make, enough in charts:
+            if not enough:
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    figure = make()
+                except (ValueError, RuntimeError, ZeroDivisionError):  # all scores equal, one value per parameter, ...
+                    continue
+            yield title, explanation, figure
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _all_complete(study: optuna.Study) -> optuna.Study:
+    """The same trials, all COMPLETE: Optuna's history chart leaves others out."""
+    import copy
+
+    import optuna
+
+    twin = optuna.create_study(direction=study.direction, study_name=study.study_name)
+    for trial in study.trials:
+        trial = copy.copy(trial)
+        if trial.value is None and trial.intermediate_values:
+            trial.value = (max if study.direction.name == "MAXIMIZE" else min)(trial.intermediate_values.values())
+        trial.state = optuna.trial.TrialState.COMPLETE
+        twin.add_trial(trial)
+    return twin

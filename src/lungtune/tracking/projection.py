@@ -1,0 +1,269 @@
+"""What MLflow should hold for a study: a pure function of the journal's events.
+
+The same journal always gives the same runs, points, times and steps, so sending any of it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from lungtune.core.trial import History, State, Trial
+from lungtune.tracking import limits, notes
+
+STUDY = "study"
+"""Key of the parent run; a child run's key is its trial's number as text."""
+
+STATUS = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED", State.RUNNING: "RUNNING"}
+PAUSED = "PAUSED"
+"""State of what waits for the next ``--resume``; MLflow shows it as SCHEDULED."""
+
+UNRANKED = ("samples_per_second", "peak_memory", "memory", "seconds")
+"""Metrics whose best value says nothing about a trial: no ``best_<metric>`` for names that begin so."""
+
+
+class Point(NamedTuple):
+    """One value of one metric."""
+
+    key: str
+    value: float
+    time: int
+    step: int
+
+
+@dataclass
+class RunView:
+    """What one MLflow run should hold."""
+
+    key: str
+    name: str
+    start: int
+    tags: dict[str, str]
+    params: dict[str, str]
+    points: list[Point] = field(default_factory=list)
+    status: str = "RUNNING"
+    end: int | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    events: int = 0
+    """How many of the journal's events this run stands for: each event counts for one run."""
+
+
+class Projection:
+    """Takes in a journal's events, holds the runs they should become."""
+
+    def __init__(self) -> None:
+        self.history = History()
+        self.runs: dict[str, RunView] = {}
+        self.ignored = 0
+        self.study_id = ""
+        self._summary: dict[str, Any] = {}
+        self._driven = False
+        self._seen: set[tuple[str, str, int]] = set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the journal's first event, the study, has been seen."""
+        return bool(self.study_id)
+
+    @property
+    def experiment(self) -> str:
+        """Name of the MLflow experiment: studies of one family on one kind of data are compared side by side."""
+        study = self.history.study
+        source = data_name(study.get("data", {}))
+        return limits.clip(f"{study['space']['family']} on {source}", limits.EXPERIMENT)
+
+    def feed(self, event: Mapping[str, Any]) -> None:
+        """Take in one event. One that does not fit what came before is counted in ``ignored`` and passed over."""
+        try:
+            self._feed(event)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            self.ignored += 1
+
+    def _feed(self, event: Mapping[str, Any]) -> None:
+        kind = event["event"]
+        if (kind == "study") == self.ready:  # a second beginning, or anything before the first
+            self.ignored += 1
+            return
+        time = limits.millis(event["time"])
+        if kind == "study":
+            self._begin(event, time)
+        elif kind in ("trial", "start", "report", "lost", "end"):
+            self._trial_event(kind, event, time)
+        else:
+            self._study_event(kind, event, time)
+
+    def _begin(self, event: Mapping[str, Any], time: int) -> None:
+        history = History([event])
+        space = history.study["space"]
+        history.objective  # noqa: B018 - a study without one can't be projected
+        self.history, self.study_id = history, str(event["id"])
+        git = event.get("git")
+        commit = git.get("commit") if isinstance(git, Mapping) else git
+        tags = {
+            "state": State.RUNNING.value,
+            "study": event["name"],
+            "family": space["family"],
+            "profile": space.get("profile"),
+            "data": event["data"].get("source"),
+            "lungtune.kind": "study",
+            "lungtune.study_id": self.study_id,
+            "lungtune.data_hash": event["data"].get("hash"),
+            "lungtune.versions": ", ".join(f"{k} {v}" for k, v in dict(event.get("versions") or {}).items()),
+            "mlflow.source.name": _command(event.get("command")),
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": commit,
+            "mlflow.user": "lungtune",
+        }
+        run = RunView(STUDY, limits.clip(str(event["name"]), limits.RUN_NAME), time, limits.tags(tags), _settings(event))
+        run.files["space.yaml"] = str(space.get("text") or "")
+        run.files["settings.json"] = json.dumps(dict(event), indent=1, ensure_ascii=False, default=str)
+        run.events = 1
+        self.runs[STUDY] = run
+
+    def _study_event(self, kind: str, event: Mapping[str, Any], time: int) -> None:
+        run = self.runs[STUDY]
+        self.history.apply(event)
+        run.events += 1
+        if kind == "open":
+            self._driven = True
+            self._state(run, State.RUNNING.value, "RUNNING", None)
+            for view in self.runs.values():
+                if view.tags.get("state") == PAUSED:
+                    self._state(view, State.RUNNING.value, "RUNNING", None)
+        elif kind == "baselines":
+            for group, values in self.history.baselines.items():
+                self._add(run, {f"baseline_{group}_{key}": value for key, value in values.items()}, time, 0)
+        elif kind == "summary":
+            self._summary = {key: value for key, value in event.items() if key not in ("event", "time")}
+            self._settle(time)
+        elif kind == "stop":
+            self._driven = False
+            run.tags.update(limits.tags({"reason": event.get("why")}))
+            self._settle(time)
+        elif kind == "target":
+            run.tags["trials"] = str(self.history.target)
+        self._note()
+
+    def _settle(self, time: int) -> None:
+        """A driver has left or is about to: what is not finished waits for the next one."""
+        run = self.runs[STUDY]
+        ended = len(self.history.trials) - len(self.history.of(State.RUNNING))
+        if ended == len(self.history.trials) and (ended >= self.history.target or self._summary):
+            self._state(run, State.COMPLETE.value, "FINISHED", time)
+        elif not self._driven:
+            self._state(run, PAUSED, "SCHEDULED", None)
+            for trial in self.history.of(State.RUNNING):
+                self._state(self.runs[str(trial.number)], PAUSED, "SCHEDULED", None)
+
+    def _trial_event(self, kind: str, event: Mapping[str, Any], time: int) -> None:
+        number = int(event["trial"])
+        if (kind == "trial") == (number in self.history.trials):
+            raise ValueError("a trial begins once, before its other events")
+        self.history.apply(event)
+        trial = self.history.trials[number]
+        if kind == "trial":
+            self._open(trial, time)
+        run = self.runs[str(number)]
+        run.events += 1
+        if kind == "start":
+            attempt = int(event.get("attempt") or 1)
+            run.tags.update({"attempts": str(attempt)} if attempt > 1 else {})
+            self._state(run, State.RUNNING.value, "RUNNING", None)
+        elif kind == "report":
+            self._add(run, event["metrics"], time, limits.step(event["samples"]))
+        elif kind == "lost":
+            run.tags.update(limits.tags({"lost": f"{trial.lost}x, last: {event.get('why', '')}"}))
+        elif kind == "end":
+            self._end(run, trial, time)
+
+    def _open(self, trial: Trial, time: int) -> None:
+        study = self.history.study
+        family = study["space"]["family"]
+        tags = {
+            "state": State.RUNNING.value,
+            "study": study["name"],
+            "family": family,
+            "profile": study["space"].get("profile"),
+            "origin": trial.origin,
+            "lungtune.kind": "trial",
+            "lungtune.study_id": self.study_id,
+            "lungtune.trial": trial.number,
+            "lungtune.seed": trial.seed,
+            "mlflow.source.name": _command(study.get("command")),
+            "mlflow.source.type": "LOCAL",
+            "mlflow.user": "lungtune",
+        }
+        params = limits.params({**trial.params, "family": family})
+        title = limits.clip(f"trial {trial.number:03d} · {family}", limits.RUN_NAME)
+        self.runs[str(trial.number)] = RunView(str(trial.number), title, time, limits.tags(tags), params)
+
+    def _end(self, run: RunView, trial: Trial, time: int) -> None:
+        run.tags.update(limits.tags({"reason": trial.reason, "duplicate_of": trial.duplicate_of}))
+        self._state(run, trial.state.value, STATUS[trial.state], time)
+        best = trial.best(self.history.objective)
+        if best is not None and trial.state is not State.FAIL:
+            step = limits.step(best.samples)
+            ranked = {k: v for k, v in best.metrics.items() if not k.startswith(UNRANKED)}
+            self._add(run, {f"best_{key}": value for key, value in ranked.items()}, time, step)
+            self._add(run, {"fidelity": trial.fidelity}, time, step)
+        if trial.state is State.FAIL and trial.message:
+            run.files["traceback.txt"] = trial.message
+        run.tags["mlflow.note.content"] = notes.trial(self.history, trial)
+        self._progress(trial, time)
+        self._note()
+
+    def _progress(self, trial: Trial, time: int) -> None:
+        """The parent's own points: the best score against the samples all trials have seen, and the start's score."""
+        run, history, objective = self.runs[STUDY], self.history, self.history.objective
+        if trial.origin == "start" and trial.state is not State.FAIL:
+            self._add(run, {f"baseline_start_{objective.metric}": trial.value(objective)}, time, 0)
+        ranked = history.ranked()
+        if ranked:
+            done = sum(t.reports[-1].samples for t in history.trials.values() if t.reports and t.duplicate_of is None)
+            run.tags["best_trial"] = str(ranked[0].number)
+            self._add(run, {f"best_{objective.metric}": ranked[0].value(objective)}, time, limits.step(done))
+
+    def _note(self) -> None:
+        self.runs[STUDY].tags["mlflow.note.content"] = notes.study(self.history, self._summary)
+
+    def _add(self, run: RunView, values: Mapping[str, Any], time: int, step: int) -> None:
+        """Append points; of a report repeated after a crash (same trial, same step) the first stays."""
+        finite, odd = limits.metrics(values)
+        for key, value in finite.items():
+            if (run.key, key, step) not in self._seen:
+                self._seen.add((run.key, key, step))
+                run.points.append(Point(key, value, time, step))
+        if odd:
+            run.tags["nonfinite"] = limits.clip(f"{', '.join(odd)} at {step} samples", limits.TAG)
+
+    @staticmethod
+    def _state(run: RunView, state: str, status: str, end: int | None) -> None:
+        run.tags["state"], run.status, run.end = state, status, end
+
+
+def data_name(data: Mapping[str, Any]) -> str:
+    """Return a short name of a data source: ``chest_xray`` for ``chest_xray:DIR``, ``folder:name`` for own data."""
+    source, _, path = str(data.get("source") or "data").partition(":")
+    own = source in ("folder", "table") and path
+    return f"{source}:{path.rstrip('/').rpartition('/')[2]}" if own else source
+
+
+def _command(command: Any) -> str:
+    return " ".join(map(str, command)) if isinstance(command, list | tuple) else str(command or "lungtune")
+
+
+def _settings(event: Mapping[str, Any]) -> dict[str, str]:
+    """The resolved settings as the parent's parameters, grouped so that they don't mix with the trials' columns."""
+    space = event["space"]
+    flat: dict[str, Any] = {"family": space["family"], "space": space["name"], "seed": event.get("seed")}
+    flat |= {key: space[key] for key in ("profile", "sampler", "trials", "rungs") if key in space}
+    flat["objective"] = f"{space['objective']['metric']} ({space['objective'].get('mode', 'max')})"
+    for group in ("fidelity", "base", "fixed", "axes"):
+        values = space.get(group)
+        if isinstance(values, Mapping):
+            flat |= {f"{group}.{key}": notes.axis(value) if group == "axes" else value for key, value in values.items()}
+    flat |= {f"data.{key}": value for key, value in event["data"].items() if value is not None}
+    return limits.params({k: v for k, v in flat.items() if not (isinstance(v, float) and math.isnan(v))})

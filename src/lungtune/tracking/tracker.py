@@ -1,0 +1,236 @@
+"""Follows a study's journal and delivers it to MLflow, in a thread of its own.
+
+The search only appends to its journal; it never waits for the tracker. Whatever happens to MLflow, what was missed
+is delivered by the next tracker or by :func:`sync`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lungtune.core.journal import write_atomic
+from lungtune.errors import LungtuneError, StudyError
+from lungtune.tracking import charts, store
+from lungtune.tracking.projection import Projection
+from lungtune.tracking.tail import Tail
+from lungtune.tracking.writer import Unreachable, Writer
+
+POLL = 0.5
+"""Seconds between two looks at the journal."""
+
+BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds before the next try while MLflow can't be reached."""
+
+CURSOR_EVERY = 5.0
+"""Seconds between two writes of the cursor file; losing some costs a little repeated work, nothing else."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How far the tracker came. ``undelivered`` counts journal events MLflow does not hold yet."""
+
+    undelivered: int
+    uri: str
+    problem: str = ""
+    refused: int = 0
+
+    def __bool__(self) -> bool:
+        return self.undelivered == 0 and not self.problem
+
+    @property
+    def sentence(self) -> str:
+        """One sentence for the user; empty when all is well."""
+        if self:
+            return ""
+        why = f" ({self.problem})" if self.problem else ""
+        return f"{self.undelivered} events are not in MLflow yet{why}; nothing is lost, the next start delivers them."
+
+
+class Tracker:
+    """Delivers one study's journal to MLflow in a daemon thread."""
+
+    def __init__(self, study_folder: Path, uri: str | None = None, *, replay: bool = False) -> None:
+        """Make a tracker; nothing happens before :meth:`start`.
+
+        Args:
+            study_folder: the study; its ``journal.jsonl`` need not exist yet.
+            uri: MLflow tracking URI; ``MLFLOW_TRACKING_URI`` or the local store without one.
+            replay: pass over the cursor and send everything again; MLflow ends up the same.
+        """
+        self.folder = Path(study_folder)
+        self.uri = uri or store.tracking_uri()
+        self._replay = replay
+        self._tail = Tail(self.folder / "journal.jsonl")
+        self._projection = Projection()
+        self._writer: Writer | None = None
+        self._problem = ""
+        self._delivered = 0
+        self._stopping = threading.Event()
+        self._deadline = float("inf")
+        self._saved = 0.0
+        self._thread = threading.Thread(target=self._guarded, name="lungtune-tracking", daemon=True)
+
+    def start(self) -> Tracker:
+        """Begin to deliver, in the background."""
+        self._thread.start()
+        return self
+
+    def stop(self, timeout: float = 30.0) -> Delivery:
+        """Deliver what is left, for at most ``timeout`` seconds, and say how far it came."""
+        self._deadline = time.monotonic() + timeout
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return self.state()
+
+    def state(self) -> Delivery:
+        """Return how far the tracker is now."""
+        undelivered = self._tail.lines - self._delivered + self._tail.behind()
+        writer = self._writer
+        return Delivery(max(0, undelivered), _without_password(self.uri), self._problem, len(writer.refused) if writer else 0)
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except LungtuneError as error:
+            self._problem = str(error)
+        except Exception as error:  # noqa: BLE001 - tracking must never take the search down, whatever MLflow does
+            self._problem = f"{type(error).__name__}: {error}"
+
+    def _run(self) -> None:
+        while not self._projection.ready:
+            if not self._read() and self._pause(POLL):
+                self._read()
+                if not self._projection.ready:
+                    return
+        lock = FileLock(self.folder / "tracking.lock")
+        if not self._acquire(lock):
+            self._problem = "another process is delivering this study"
+            return
+        try:
+            self._follow()
+        finally:
+            lock.release()
+
+    def _follow(self) -> None:
+        client = store.client(self.uri)
+        failures = 0
+        while True:
+            stopping = self._stopping.is_set()
+            more = self._read()
+            try:
+                if self._writer is None:
+                    writer = Writer(client, self.uri)
+                    writer.attach(self._projection, self._cursor())
+                    self._writer = writer
+                self._writer.deliver(self._projection)
+                self._count()
+                if stopping and not more:
+                    self._finish(self._writer)
+                    return
+                failures, self._problem = 0, ""
+                self._save()
+                if not more:
+                    self._pause(POLL)
+            except Unreachable as error:
+                self._problem = f"{_without_password(self.uri)} can't be reached: {_first_line(error)}"
+                wait = BACKOFF[min(failures, len(BACKOFF) - 1)]
+                failures += 1
+                if self._stopping.is_set():
+                    if time.monotonic() + wait >= self._deadline:
+                        self._save(force=True)
+                        return
+                    time.sleep(wait)
+                else:
+                    self._pause(wait)
+
+    def _finish(self, writer: Writer) -> None:
+        """The last round: doubles that a lost answer may have left, files, charts."""
+        if writer.troubled:
+            writer.attach(self._projection, writer.cursor())
+            writer.deliver(self._projection)
+            self._count()
+        self._problem = ""
+        self._save(force=True)
+        if not (writer.put_files(self._projection) and charts.deliver(self.folder, self._projection, writer)):
+            self._problem = next(reversed(writer.refused.values()), "files could not be stored")
+        self._save(force=True)
+
+    def _read(self) -> bool:
+        events = self._tail.read()
+        for event in events:
+            self._projection.feed(event)
+        self._count()
+        return bool(events)
+
+    def _count(self) -> None:
+        """Events delivered = lines read less those that runs still wait for."""
+        sent = self._writer.sent if self._writer else {}
+        waiting = sum(
+            view.events - (sent[key].events if key in sent else 0) for key, view in self._projection.runs.items()
+        )
+        self._delivered = self._tail.lines - waiting
+
+    def _pause(self, seconds: float) -> bool:
+        return self._stopping.wait(seconds)
+
+    def _acquire(self, lock: FileLock) -> bool:
+        while True:
+            try:
+                lock.acquire(timeout=0)
+                return True
+            except Timeout:
+                if self._stopping.is_set() and time.monotonic() + 0.2 > self._deadline:
+                    return False
+                time.sleep(0.2)
+
+    def _cursor(self) -> dict[str, Any]:
+        if self._replay:
+            return {}
+        try:
+            cursor = json.loads((self.folder / "tracking.json").read_text())
+            same = cursor["study_id"] == self._projection.study_id and cursor["uri"] == _fingerprint(self.uri)
+            return cursor if same and isinstance(cursor["runs"], dict) else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _save(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if self._writer is None or (not force and now - self._saved < CURSOR_EVERY):
+            return
+        self._saved = now
+        head = {"schema": 1, "study_id": self._projection.study_id, "uri": _fingerprint(self.uri)}
+        write_atomic(self.folder / "tracking.json", json.dumps({**head, **self._writer.cursor()}).encode())
+
+
+def sync(study_folder: Path, uri: str | None = None, timeout: float = 600.0) -> Delivery:
+    """Deliver a study's whole journal, now, and wait for it.
+
+    Raises:
+        StudyError: there is no such study.
+    """
+    journal = Path(study_folder) / "journal.jsonl"
+    if not journal.is_file():
+        raise StudyError(f"there is no study in {study_folder}: {journal.name} is missing.")
+    return Tracker(study_folder, uri, replay=True).start().stop(timeout)
+
+
+def _fingerprint(uri: str) -> str:
+    return hashlib.sha256(uri.encode()).hexdigest()[:16]  # a URI may hold a password
+
+
+def _without_password(uri: str) -> str:
+    head, at, tail = uri.rpartition("@")
+    return f"{head.partition('://')[0]}://***@{tail}" if at else uri
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,292 @@
+"""Brings one study's MLflow runs to what its projection says, in as few requests as it takes."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lungtune.tracking import limits, store
+from lungtune.tracking.projection import STUDY, Projection, RunView
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, Run
+    from mlflow.tracking import MlflowClient
+
+REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
+REFUSED += ("INVALID_STATE", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED")
+"""MLflow's codes for "asking again won't help"; everything else (down, hung, locked, 5xx) is tried again later."""
+
+
+class Unreachable(Exception):
+    """The store can't be reached now; try again later."""
+
+
+@dataclass
+class Sent:
+    """What one MLflow run is known to hold."""
+
+    id: str
+    events: int = 0
+    points: int = 0
+    params: bool = False
+    tags: int = 0
+    status: str = ""
+    files: dict[str, int] = field(default_factory=dict)
+
+
+class Writer:
+    """Delivers a projection. Not thread-safe: one thread uses it."""
+
+    def __init__(self, client: MlflowClient, uri: str) -> None:
+        self.client = client
+        self.uri = uri
+        self.experiment_id = ""
+        self.sent: dict[str, Sent] = {}
+        self.refused: dict[str, str] = {}
+        """What MLflow would not take, by what it was; told to the user, never raised."""
+        self.troubled = False
+        """Whether a request failed for want of an answer: runs may be there twice until the next :meth:`attach`."""
+        self._doubtful = False
+
+    def attach(self, projection: Projection, known: dict[str, Any]) -> None:
+        """Find the experiment and the study's runs; ``known`` is an earlier cursor or empty.
+
+        A run that the cursor knows goes on from there; one found by its tags alone is sent everything again; of
+        several runs for one trial (a request that was answered after its sender had died) one stays.
+
+        Raises:
+            Unreachable: the store can't be reached.
+        """
+        self.experiment_id = self._experiment(projection, str(known.get("experiment_id", "")))
+        found: dict[str, list[str]] = {}
+        for run in self._search(projection.study_id):
+            tags = run.data.tags
+            key = STUDY if tags.get("lungtune.kind") == "study" else tags.get("lungtune.trial", "")
+            found.setdefault(key, []).append(run.info.run_id)
+        remembered = {key: Sent(**value) for key, value in known.get("runs", {}).items()}
+        self.sent = {}
+        for key, ids in found.items():
+            old = remembered.get(key)
+            self.sent[key] = old if old and old.id in ids else Sent(min(ids))
+            for extra in set(ids) - {self.sent[key].id}:
+                self._try(key, lambda extra=extra: self.client.delete_run(extra))
+        self._doubtful = False
+
+    def deliver(self, projection: Projection) -> None:
+        """Send all that is not there yet.
+
+        Raises:
+            Unreachable: the store can't be reached; what was sent so far is remembered.
+        """
+        if self._doubtful:
+            self.attach(projection, self.cursor())
+        for key, view in projection.runs.items():
+            for _ in range(2):  # a run deleted by hand is made anew, once
+                if self._deliver(projection, key, view):
+                    break
+
+    def cursor(self) -> dict[str, Any]:
+        """Return what :meth:`attach` takes to go on from here."""
+        runs = {key: vars(sent) for key, sent in self.sent.items()}
+        return {"experiment_id": self.experiment_id, "runs": runs}
+
+    def put_file(self, key: str, name: str, content: bytes, version: int | None = None) -> bool:
+        """Store ``content`` as the artifact ``name`` of a run, if that ``version`` is not there already.
+
+        A store that takes no files must not keep the numbers from going on: it is noted, not raised.
+        """
+        sent, version = self.sent.get(key), zlib.crc32(content) if version is None else version
+        if sent is None or sent.files.get(name) == version:
+            return True
+        folder, _, last = name.rpartition("/")
+        what = f"{key}: {name}"
+        try:
+            with tempfile.TemporaryDirectory() as temporary:
+                path = Path(temporary) / last
+                path.write_bytes(content)
+                stored = self._try(what, lambda: self.client.log_artifact(sent.id, str(path), folder or None))
+        except (Unreachable, OSError, ImportError) as error:  # ImportError: the artifact store's own client library
+            self.refused[what], stored = limits.clip(str(error), 300), False
+        if stored:
+            sent.files[name] = version
+            self.refused.pop(what, None)
+        return stored
+
+    def put_files(self, projection: Projection) -> bool:
+        """Store all files that did not get through at first; stops at the first that still does not."""
+        return all(
+            self.put_file(key, name, text.encode())
+            for key, view in projection.runs.items()
+            for name, text in view.files.items()
+        )
+
+    def _deliver(self, projection: Projection, key: str, view: RunView) -> bool:
+        if key not in self.sent:
+            self._create(projection, view)
+        sent, wanted = self.sent[key], self._tags(view)
+        events, points, tags = view.events, len(view.points), _digest(wanted)
+        if (sent.events, sent.points, sent.tags, sent.status) == (events, points, tags, view.status) and sent.params:
+            return True
+        new_tags = wanted if sent.tags != tags else {}
+        new_params = {} if sent.params else view.params
+        if not self._batch(sent, view, view.points[sent.points : points], new_params, new_tags):
+            del self.sent[key]
+            return False
+        sent.points, sent.params, sent.tags = points, True, tags
+        if sent.status != view.status:
+            self._status(sent, view)
+        for name, text in view.files.items():
+            self.put_file(key, name, text.encode())
+        sent.events = events
+        return True
+
+    def _create(self, projection: Projection, view: RunView) -> None:
+        from mlflow.exceptions import MlflowException
+
+        tags = self._tags(view)
+        try:
+            run = self._reach(
+                lambda: self.client.create_run(self.experiment_id, start_time=view.start, tags=tags, run_name=view.name)
+            )
+        except Unreachable:
+            self._doubtful = True  # the request may have arrived all the same: look before asking again
+            raise
+        except MlflowException as error:  # most likely the experiment was deleted by hand: begin a new one
+            self._doubtful, self.experiment_id = True, ""
+            raise Unreachable(str(error)) from error
+        sent = Sent(run.info.run_id, tags=_digest(tags), status="RUNNING")
+        self.sent[view.key] = sent
+        dataset = _dataset(projection)
+        self._try(f"{view.key}: data set", lambda: self.client.log_inputs(sent.id, [dataset]))
+
+    def _tags(self, view: RunView) -> dict[str, str]:
+        return view.tags if view.key == STUDY else {**view.tags, "mlflow.parentRunId": self.sent[STUDY].id}
+
+    def _status(self, sent: Sent, view: RunView) -> None:
+        if view.end is None:
+            self._try(view.key, lambda: self.client.update_run(sent.id, status=view.status))
+        else:
+            self._try(view.key, lambda: self.client.set_terminated(sent.id, view.status, view.end))
+        sent.status = view.status
+
+    def _batch(self, sent: Sent, view: RunView, points: list, params: dict[str, str], tags: dict[str, str]) -> bool:
+        """Send metrics, parameters and tags, in one request where the limits allow; False if the run is gone."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(p.key, p.value, p.time, p.step) for p in points]
+        entities = {"params": [Param(*item) for item in params.items()], "tags": [RunTag(*item) for item in tags.items()]}
+        while metrics or any(entities.values()):
+            batch: dict[str, list] = {name: items[: limits.ITEMS_PER_BATCH] for name, items in entities.items()}
+            room = limits.METRICS_PER_BATCH - sum(map(len, batch.values()))
+            batch["metrics"] = metrics[:room]
+            metrics = metrics[room:]
+            entities = {name: items[limits.ITEMS_PER_BATCH :] for name, items in entities.items()}
+            if not self._send(sent, view.key, batch):
+                return False
+        return True
+
+    def _send(self, sent: Sent, key: str, batch: dict[str, list]) -> bool:
+        """Send one batch; what MLflow refuses is narrowed down to the part at fault, which is passed over."""
+        if not any(batch.values()) or self._try("", lambda: self.client.log_batch(sent.id, **batch)):
+            return True
+        if not self._alive(sent):
+            return False
+        for name, items in batch.items():
+            for item in items:
+                self._try(f"{key}: {item.key}", lambda name=name, item=item: self.client.log_batch(sent.id, **{name: [item]}))
+        return True
+
+    def _alive(self, sent: Sent) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._reach(lambda: self.client.get_run(sent.id)).info.lifecycle_stage == "active"
+        except MlflowException:
+            return False
+
+    def _experiment(self, projection: Projection, known: str) -> str:
+        from mlflow.entities import ViewType
+        from mlflow.exceptions import MlflowException
+
+        name = projection.experiment
+        quoted = name.replace("'", "_")
+        text = f"tags.`lungtune.experiment` = '{quoted}'"
+        ours = self._reach(lambda: self.client.search_experiments(ViewType.ACTIVE_ONLY, filter_string=text))
+        ids = [experiment.experiment_id for experiment in ours]
+        if ids:
+            return known if known in ids else min(ids)
+        tags = {"lungtune.experiment": quoted, "mlflow.experimentKind": "custom_model_development"}
+        location = store.artifact_location(self.uri)
+        for number in range(1, 100):
+            candidate = name if number == 1 else f"{name} ({number})"  # the plain name may lie in MLflow's trash
+            try:
+                return self._reach(lambda n=candidate: self.client.create_experiment(n, location, tags))
+            except MlflowException:
+                held = self._reach(lambda n=candidate: self.client.get_experiment_by_name(n))
+                if held is not None and held.lifecycle_stage == "active":
+                    return held.experiment_id
+        raise Unreachable(f"no experiment could be made for '{name}'")
+
+    def _search(self, study_id: str) -> list[Run]:
+        text, token, runs = f"tags.`lungtune.study_id` = '{study_id}'", None, []
+        while True:
+            page = self._reach(
+                lambda token=token: self.client.search_runs([self.experiment_id], text, max_results=500, page_token=token)
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    def _try(self, what: str, call: Callable[[], Any]) -> bool:
+        """Call MLflow; False, with a note, when it refuses."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._reach(call)
+        except MlflowException as error:
+            if what:
+                self.refused[what] = limits.clip(str(error), 300)
+            return False
+        return True
+
+    def _reach(self, call: Callable[[], Any]) -> Any:
+        """Call MLflow; a refusal passes through, everything that may pass by itself becomes ``Unreachable``."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return call()
+        except MlflowException as error:
+            if error.error_code in REFUSED:
+                raise
+            self.troubled = True
+            raise Unreachable(str(error)) from error
+        except OSError as error:  # what requests raises is an OSError too
+            self.troubled = True
+            raise Unreachable(str(error)) from error
+
+
+def _digest(tags: dict[str, str]) -> int:
+    return zlib.crc32(json.dumps(tags, sort_keys=True).encode())
+
+
+def _dataset(projection: Projection) -> DatasetInput:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    data = projection.history.study["data"]
+    source = str(data.get("source") or "data")
+    profile = {key: data[key] for key in ("classes", "counts") if key in data}
+    digest = str(data.get("hash") or "0")[: limits.DIGEST]
+    entity = Dataset(
+        source.partition(":")[0][:500],
+        digest,
+        "local",
+        json.dumps({"uri": source}),
+        profile=json.dumps(profile, ensure_ascii=False),
+    )
+    return DatasetInput(entity, [InputTag("mlflow.data.context", "training and validation")])
