@@ -1,0 +1,1 @@
+"""Cases, sources, scan, audit, splits and pixel stores. Never imports torch."""

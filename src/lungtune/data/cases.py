@@ -1,0 +1,86 @@
+"""The case table: one row per image, the same columns whatever the source.
+
+| column       | meaning |
+|--------------|---------|
+| `case_id`    | unique and independent of where the data lies: the path relative to the data's root, with `/` |
+| `path`       | absolute path of the image |
+| `label`      | class name, lower case |
+| `patient_id` | patient, or None when the source does not know |
+| `source`     | name of the source format |
+| `split`      | the official part (train, validation, test), or None |
+| `mask_path`  | absolute path of a lung mask, or None |
+| `text`       | caption or report, or None |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lungtune.errors import DataError
+
+COLUMNS = ("case_id", "path", "label", "patient_id", "source", "split", "mask_path", "text")
+SPLITS = ("train", "validation", "test")
+_REQUIRED = ("case_id", "path", "label", "source")
+
+
+def class_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the distinct labels sorted, except that `normal` comes first."""
+    return tuple(sorted(set(labels), key=lambda label: (label != "normal", label)))
+
+
+def label_name(name: str) -> str:
+    """Return a folder's or table's class name as a label: lower case, blanks and hyphens as underscores."""
+    return "_".join(name.strip().lower().replace("-", " ").split())
+
+
+def table(rows: Sequence[Mapping[str, Any]], *, classes: Sequence[str] | None = None) -> pd.DataFrame:
+    """Build the case table, sorted by `case_id`.
+
+    Args:
+        rows: one mapping per image; absent optional columns become None.
+        classes: labels the source promises even if no image has them (kept in `attrs["classes"]`).
+
+    Raises:
+        DataError: see `validate`.
+    """
+    frame = pd.DataFrame([{column: row.get(column) for column in COLUMNS} for row in rows], columns=list(COLUMNS))
+    frame = frame.astype(object).sort_values("case_id", ignore_index=True)
+    frame.attrs["classes"] = list(class_order([*frame["label"], *(classes or ())]))
+    return validate(frame)
+
+
+def validate(cases: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with exactly `COLUMNS`, missing values as None.
+
+    Raises:
+        DataError: a column is missing, a required value is empty, a `case_id` is doubled, a split is unknown,
+            or there is no case at all.
+    """
+    missing = [column for column in _REQUIRED if column not in cases.columns]
+    if missing:
+        raise DataError(f"A case table must have the columns {', '.join(_REQUIRED)}, but {', '.join(missing)} is missing.")
+    if not len(cases):
+        raise DataError("A data source must hold at least one image, but none was found.")
+    clean = cases.reindex(columns=list(COLUMNS)).astype(object)
+    clean = clean.where(clean.notna() & (clean != ""), None).replace({np.nan: None})
+    for column in _REQUIRED:
+        empty = clean.index[clean[column].isna()]
+        if len(empty):
+            raise DataError(f"Every case must have a {column}, but row {empty[0] + 1} has none.")
+    doubled = clean.loc[clean["case_id"].duplicated(), "case_id"]
+    if len(doubled):
+        raise DataError(f"Each image must be listed once, but {doubled.iloc[0]!r} is listed more than once.")
+    odd = sorted(set(clean["split"].dropna()) - set(SPLITS))
+    if odd:
+        raise DataError(f"split must be one of {', '.join(SPLITS)}, but got {odd[0]!r}.")
+    clean.attrs = {"classes": list(class_order([*clean["label"], *cases.attrs.get("classes", ())]))}
+    return clean.reset_index(drop=True)
+
+
+def classes_of(cases: pd.DataFrame) -> tuple[str, ...]:
+    """Return all classes of a table in label order, those the source promises but does not have included."""
+    return class_order([*cases["label"], *cases.attrs.get("classes", ())])

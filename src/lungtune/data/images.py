@@ -1,0 +1,227 @@
+"""Image bytes to pixels and facts. Everything that opens an image goes through here.
+
+Read are PNG and JPEG in any mode. All become 8-bit gray:
+
+- 16-bit (and wider) gray is scaled linearly from its 0.5th to its 99.5th percentile. Chest X-rays in 16-bit files
+  use 10 to 16 of the bits, so the full range would leave many of them black, and a few burned-in marker pixels at
+  65535 would do the same to a min-max scaling.
+- Transparent pixels are laid over black.
+- The EXIF orientation is applied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+FORMATS = ("PNG", "JPEG", "MPO")
+MAX_PIXELS = 89_478_485
+"""Above this Pillow warns of a decompression bomb (a quarter GiB of RGB); X-ray detectors have at most 20 million."""
+
+DETAIL = 32
+"""Side in pixels of the detail thumbnail."""
+
+_DETAIL_BLUR = 3.0
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What Pillow raises on damaged files, as found in its plugins."""
+
+
+class UnreadableImageError(Exception):
+    """An image cannot be decoded. The text says why in a few words; it becomes part of a `DataError`."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one look at an image tells.
+
+    Attributes:
+        sha1: of the file's bytes.
+        pixels: sha1 of width, height and decoded gray values: equal for the same picture in another file format.
+        width: in pixels.
+        height: in pixels.
+        mode: Pillow's mode in the file: L, RGB, I;16, ...
+        type: PNG or JPEG, by content.
+        phash: 64-bit perceptual hash of the low frequencies.
+        detail: `DETAIL * DETAIL` int8 values, the picture without its low frequencies at unit norm times 512.
+    """
+
+    sha1: str
+    pixels: str
+    width: int
+    height: int
+    mode: str
+    type: str
+    phash: int
+    detail: bytes
+
+
+@contextmanager
+def decoders() -> Iterator[ThreadPoolExecutor]:
+    """Give a pool of one thread per usable core. Pillow decodes without the interpreter lock, so threads suffice."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with warnings.catch_warnings():  # here and not in the threads: warning filters belong to the whole process
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with ThreadPoolExecutor(max(1, cores)) as pool:
+            yield pool
+
+
+def facts(path: str) -> Facts:
+    """Read and decode one image.
+
+    Raises:
+        UnreadableImageError: see `load`.
+    """
+    data = read(path)
+    image = _open(data)
+    mode, kind = image.mode, "JPEG" if image.format == "MPO" else str(image.format)
+    gray = _gray(image, None)
+    pixels = hashlib.sha1(f"{gray.width}x{gray.height}:".encode() + gray.tobytes(), usedforsecurity=False).hexdigest()
+    return Facts(sha1(data), pixels, gray.width, gray.height, mode, kind, _phash(gray), _detail(gray))
+
+
+def read(path: str) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        UnreadableImageError: the file does not exist, may not be read, or is empty.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UnreadableImageError("does not exist") from None
+    except OSError as error:
+        raise UnreadableImageError(f"cannot be read: {error.strerror}") from error
+    if not data:
+        raise UnreadableImageError("is empty (0 bytes)")
+    return data
+
+
+def sha1(data: bytes) -> str:
+    """Return the hex SHA-1 of `data`."""
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+def letterboxed(data: bytes, size: int) -> np.ndarray:
+    """Decode an image to uint8 `(size, size)`: aspect ratio kept, centred, padded with black, antialiased.
+
+    Raises:
+        UnreadableImageError: see `load`.
+    """
+    gray = _gray(_open(data), size)
+    scale = size / max(gray.size)
+    width, height = (max(1, round(side * scale)) for side in gray.size)
+    small = gray.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    square = np.zeros((size, size), np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = np.asarray(small)
+    return square
+
+
+def _open(data: bytes) -> Image.Image:
+    """Open without decoding.
+
+    Raises:
+        UnreadableImageError: neither PNG nor JPEG, or so large that it may be a decompression bomb.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise UnreadableImageError("is neither PNG nor JPEG") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableImageError(f"has more than {MAX_PIXELS:,} pixels") from None
+    except _UNREADABLE as error:
+        raise UnreadableImageError(f"is damaged: {_short(error)}") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableImageError(f"has more than {MAX_PIXELS:,} pixels")
+    return image
+
+
+def _gray(image: Image.Image, size: int | None) -> Image.Image:
+    """Decode to mode L. With `size`, a JPEG may be decoded at a fraction that is at least twice that long.
+
+    Raises:
+        UnreadableImageError: the pixels are truncated or damaged.
+    """
+    try:
+        if image.format in ("JPEG", "MPO"):
+            full = max(image.size)
+            want = image.size if size is None else tuple(max(1, 2 * size * side // full) for side in image.size)
+            image.draft("L", want)  # type: ignore[arg-type]
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith(("I", "F")):
+            return Image.fromarray(_to_8_bit(np.asarray(image)))
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            over = image.convert("RGBA")
+            black = Image.new("RGBA", over.size, (0, 0, 0, 255))
+            return Image.alpha_composite(black, over).convert("L")
+        return image if image.mode == "L" else image.convert("L")
+    except _UNREADABLE as error:
+        raise UnreadableImageError(f"is damaged: {_short(error)}") from error
+
+
+def _to_8_bit(wide: np.ndarray) -> np.ndarray:
+    """Scale `(H, W)` of any real type linearly from its 0.5th..99.5th percentile to 0..255; constant becomes 0."""
+    low, high = np.percentile(wide, (0.5, 99.5))
+    if not high > low:
+        low, high = float(wide.min()), float(wide.max())
+    if not high > low:
+        return np.zeros(wide.shape, np.uint8)
+    return np.clip((wide.astype(np.float32) - low) * (255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
+
+
+def _short(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
+
+
+def _cosines(n: int, k: int) -> np.ndarray:
+    """Return the first `k` rows of the DCT-II matrix of length `n`, `(k, n)`."""
+    return np.cos(np.pi / n * np.outer(np.arange(k), np.arange(n) + 0.5))
+
+
+_DCT = _cosines(32, 8)
+
+
+def _phash(gray: Image.Image) -> int:
+    """Return the usual 64-bit pHash: signs of the 8x8 lowest cosine coefficients about their median."""
+    small = np.asarray(gray.resize((32, 32), Image.Resampling.LANCZOS), np.float64)
+    low = (_DCT @ small @ _DCT.T).ravel()
+    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
+
+
+def _detail(gray: Image.Image) -> bytes:
+    """Return the high-passed thumbnail; its dot product tells copies from look-alikes (see `duplicates`)."""
+    small = gray.resize((DETAIL, DETAIL), Image.Resampling.BOX)
+    blurred = small.filter(ImageFilter.GaussianBlur(_DETAIL_BLUR))
+    high = np.asarray(small, np.float32) - np.asarray(blurred, np.float32)
+    limit = 3 * high.std()
+    high = np.clip(high, -limit, limit)
+    high -= high.mean()
+    norm = float(np.linalg.norm(high))
+    unit = high / norm if norm > 1e-3 else np.zeros_like(high)
+    return np.clip(np.rint(unit * 512), -127, 127).astype(np.int8).tobytes()

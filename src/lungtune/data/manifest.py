@@ -1,0 +1,174 @@
+"""The frozen split: which case is in which part, hashed, as one JSON file.
+
+The hash covers classes, parts (case id, label, group, image sha1), left-out cases, seed and folds. It does not
+cover the source's spelling or where the images lie, so the same data in another folder has the same hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lungtune.errors import DataError
+
+PARTS = ("train", "validation", "test")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The cases of one part: columns of equal length.
+
+    Attributes:
+        case_id: unique names.
+        label: class names.
+        group: group names (patient and duplicates joined).
+        sha1: of the image file's bytes.
+        path: absolute path of the image.
+    """
+
+    case_id: tuple[str, ...]
+    label: tuple[str, ...]
+    group: tuple[str, ...]
+    sha1: tuple[str, ...]
+    path: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.case_id)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A frozen split.
+
+    Attributes:
+        classes: in label order; a label's number is its position.
+        parts: `train`, `validation`, `test`; a part may be empty.
+        excluded: case id -> why it is in no part.
+        seed: of the draw.
+        folds: number of folds.
+        fold: which fold is validation.
+        source: the data source as the user wrote it.
+        notes: one sentence per decision taken.
+    """
+
+    classes: tuple[str, ...]
+    parts: Mapping[str, Entries]
+    excluded: Mapping[str, str]
+    seed: int
+    folds: int
+    fold: int
+    source: str
+    notes: tuple[str, ...]
+
+    @cached_property
+    def hash(self) -> str:
+        """Hex SHA-256 of the canonical content."""
+        rows = {
+            part: sorted(zip(e.case_id, e.label, e.group, e.sha1, strict=True)) for part, e in self.parts.items()
+        }
+        content = {
+            "schema": SCHEMA,
+            "classes": self.classes,
+            "parts": rows,
+            "excluded": dict(self.excluded),
+            "seed": self.seed,
+            "folds": self.folds,
+            "fold": self.fold,
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def save(self, path: Path, *, audit: Mapping[str, Any] | None = None) -> None:
+        """Write JSON atomically, with the audit's `to_dict()` beside the split if given."""
+        content = {"schema": SCHEMA, "hash": self.hash, **asdict(self), "audit": audit}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read and verify a saved manifest.
+
+        Raises:
+            DataError: see `read`.
+        """
+        return cls.read(path)[0]
+
+    @classmethod
+    def read(cls, path: Path) -> tuple[Manifest, dict[str, Any] | None]:
+        """Read a saved manifest and the audit saved with it.
+
+        Raises:
+            DataError: no such file, not a manifest, or its content does not match its hash.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["schema"] != SCHEMA:
+                raise DataError(f"{path} must be a split manifest of schema {SCHEMA}, but got {content['schema']!r}.")
+            parts = {
+                part: Entries(**{name: tuple(column) for name, column in content["parts"][part].items()})
+                for part in PARTS
+            }
+            manifest = cls(
+                classes=tuple(content["classes"]),
+                parts=parts,
+                excluded=content["excluded"],
+                seed=content["seed"],
+                folds=content["folds"],
+                fold=content["fold"],
+                source=content["source"],
+                notes=tuple(content["notes"]),
+            )
+            claimed, audit = content["hash"], content.get("audit")
+        except FileNotFoundError:
+            raise DataError(f"The split manifest {path} does not exist.") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} must be a split manifest, but it is not: {type(error).__name__}: {error}.") from error
+        if claimed != manifest.hash:
+            raise DataError(f"{path} must not be edited: its content has hash {manifest.hash[:12]}, but says {claimed[:12]}.")
+        return manifest, audit
+
+    def verify(self, other: Manifest) -> None:
+        """Make sure that `other` is the same split of the same images.
+
+        Raises:
+            DataError: it is not; the message names the first differences.
+        """
+        if self.hash == other.hash:
+            return
+        mine, theirs = self._images(), other._images()
+        changed = sorted(name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name])
+        details = [
+            f"{len(names)} {what} (first: {names[0]})"
+            for what, names in (
+                ("images are missing", sorted(mine.keys() - theirs.keys())),
+                ("images are new", sorted(theirs.keys() - mine.keys())),
+                ("images changed their content, label, group or part", changed),
+            )
+            if names
+        ]
+        told = "; ".join(details) or "seed, folds, classes or left-out cases differ"
+        raise DataError(f"The split must be the one the study began with ({self.hash[:12]}), but got {other.hash[:12]}: {told}.")
+
+    def _images(self) -> dict[str, tuple[str, ...]]:
+        return {
+            name: (part, *rest)
+            for part, e in self.parts.items()
+            for name, *rest in zip(e.case_id, e.label, e.group, e.sha1, strict=True)
+        }
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds either the old or the whole new content, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,127 @@
+"""Open every image once and remember what it is.
+
+Facts are cached in `facts-1.sqlite` in the cache folder, keyed by absolute path, size and modification time, so a
+second scan opens nothing. Unreadable files are not cached: whoever mends one sees it at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import astuple, fields
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+
+from lungtune.core import paths as places
+from lungtune.data.images import Facts, UnreadableImageError, decoders, facts
+from lungtune.data.progress import note, track
+
+COLUMNS = (*(field.name for field in fields(Facts)), "error")
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (
+    path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, sha1 TEXT, pixels TEXT, width INTEGER, height INTEGER,
+    mode TEXT, type TEXT, phash TEXT, detail BLOB
+)
+"""
+Item = TypeVar("Item")
+
+
+def scan(files: Sequence[str]) -> pd.DataFrame:
+    """Return the facts of every file.
+
+    Args:
+        files: absolute paths.
+
+    Returns:
+        A table indexed by path, in the order of `files`, with the fields of `images.Facts` and `error`: None, or
+        why the image cannot be read (the other columns are then None).
+    """
+    wanted = list(dict.fromkeys(files))
+    keys = {path: _key(path) for path in wanted}
+    known = _load(wanted, keys)
+    missing = [path for path in wanted if path not in known]
+    for batch in _batched(track(_look(missing), len(missing), "Reading images"), 500):
+        found = {path: result for path, result in batch if isinstance(result, Facts)}
+        _store(found, keys)
+        known.update({path: (*astuple(result), None) for path, result in found.items()})
+        errors = {path: result for path, result in batch if isinstance(result, str)}
+        known.update({path: (*(None,) * (len(COLUMNS) - 1), text) for path, text in errors.items()})
+    columns = zip(*(known[path] for path in files), strict=True) if files else ((),) * len(COLUMNS)
+    data = {name: pd.Series(list(column), dtype=object) for name, column in zip(COLUMNS, columns, strict=True)}
+    table = pd.DataFrame(data)
+    table.index = pd.Index(files, dtype=object, name="path")
+    return table
+
+
+def _look(files: Sequence[str]) -> Iterator[tuple[str, Facts | str]]:
+    def one(path: str) -> tuple[str, Facts | str]:
+        try:
+            return path, facts(path)
+        except UnreadableImageError as error:
+            return path, str(error)
+
+    with decoders() as pool:
+        for batch in _batched(files, 256):
+            yield from pool.map(one, batch)
+
+
+def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
+    stream = iter(items)
+    while batch := tuple(islice(stream, size)):
+        yield batch
+
+
+def _key(path: str) -> tuple[int, int] | None:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _database() -> Path:
+    return places.cache() / "facts-1.sqlite"
+
+
+def _connect() -> sqlite3.Connection:
+    _database().parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(_database(), timeout=60)
+    connection.execute(_SCHEMA)
+    return connection
+
+
+def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None]) -> dict[str, tuple[object, ...]]:
+    known: dict[str, tuple[object, ...]] = {}
+    try:
+        with closing(_connect()) as connection:
+            for batch in _batched(files, 900):
+                marks = ",".join("?" * len(batch))
+                for path, size, mtime, *values in connection.execute(f"SELECT * FROM facts WHERE path IN ({marks})", batch):
+                    if keys[path] == (size, mtime):
+                        values[6] = int(values[6])
+                        known[path] = (*values, None)
+    except sqlite3.OperationalError as error:  # locked too long, or no right to write: work without the cache
+        note(f"The cache of image facts {_database()} cannot be used: {error}.")
+    except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+        note(f"The cache of image facts {_database()} is damaged ({error}); building it anew.")
+        _database().unlink(missing_ok=True)
+        return {}
+    return known
+
+
+def _store(found: dict[str, Facts], keys: dict[str, tuple[int, int] | None]) -> None:
+    rows = []
+    for path, fact in found.items():
+        key = keys[path]
+        if key is not None:
+            rows.append((path, *key, *astuple(fact)[:6], str(fact.phash), fact.detail))
+    try:
+        with closing(_connect()) as connection, connection:
+            connection.executemany(f"INSERT OR REPLACE INTO facts VALUES ({','.join('?' * 11)})", rows)
+    except sqlite3.DatabaseError as error:
+        note(f"The cache of image facts {_database()} cannot be written: {error}.")

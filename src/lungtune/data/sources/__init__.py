@@ -1,0 +1,94 @@
+"""Data sources: one module per on-disk format, found by file name.
+
+A module `sources/<name>.py` has `SUMMARY` (one line), `OPTIONS` (option name -> what it does) and
+`index(path, options) -> DataFrame`, the table described in `lungtune.data.cases`. A source only indexes: it opens
+no image. Files that begin with an underscore are helpers, not sources.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from lungtune.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COMMON_OPTIONS = {
+    "official": "no: ignore the source's own train/validation/test parts and draw all parts anew",
+    "leaks": "drop: leave training images out that are also in the official test part, instead of stopping",
+}
+_COMMON_VALUES = {"official": ("yes", "no"), "leaks": ("stop", "drop")}
+_TAIL = re.compile(r",([A-Za-z_][A-Za-z0-9_]*)=([^,]*)$")
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all sources, sorted."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
+def module(name: str) -> ModuleType:
+    """Import the source `name`.
+
+    Raises:
+        DataError: there is no such source.
+    """
+    if name not in names():
+        raise DataError(f"'{name}' is not a data source.{did_you_mean(name, names())}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def summaries() -> dict[str, str]:
+    """Return each source's one-line summary by name."""
+    return {name: module(name).SUMMARY for name in names()}
+
+
+def parse_source(spec: str) -> tuple[str, Path | None, dict[str, str]]:
+    """Take `NAME[:PATH][,key=value...]` apart. A path may hold commas and colons.
+
+    Raises:
+        DataError: the name is not a source, or an option is given twice.
+    """
+    rest, options = spec.strip(), dict[str, str]()
+    while match := _TAIL.search(rest):
+        key, value = match.groups()
+        if key in options:
+            raise DataError(f"Each option of a data source must be given once, but '{key}' is given twice in {spec!r}.")
+        options[key] = value.strip()
+        rest = rest[: match.start()]
+    name, _, path = rest.partition(":")
+    module(name.strip())
+    return name.strip(), Path(path.strip()).expanduser() if path.strip() else None, dict(reversed(options.items()))
+
+
+def index_source(spec: str) -> pd.DataFrame:
+    """Index a data source; the options in `COMMON_OPTIONS` work with every source.
+
+    Returns:
+        The case table; `attrs["leaks"]` is `stop` or `drop`.
+
+    Raises:
+        DataError: the source cannot be indexed; the message says why and what to do.
+    """
+    from lungtune.data.cases import validate
+
+    name, path, options = parse_source(spec)
+    source = module(name)
+    common = {key: options.pop(key) for key in COMMON_OPTIONS if key in options}
+    for key, value in common.items():
+        if value not in _COMMON_VALUES[key]:
+            raise DataError(f"{key} must be one of {', '.join(_COMMON_VALUES[key])}, but got {value!r}.")
+    known = getattr(source, "OPTIONS", None)
+    for key in options:
+        if known is not None and key not in known:
+            raise DataError(f"'{key}' is not an option of '{name}'.{did_you_mean(key, [*known, *COMMON_OPTIONS])}")
+    cases = validate(source.index(path, options))
+    if common.get("official") == "no":
+        cases["split"] = None
+    cases.attrs["leaks"] = common.get("leaks", "stop")
+    return cases

@@ -1,0 +1,82 @@
+"""Class folders, with or without part folders above them.
+
+`DIR/<class>/...` or `DIR/{train,val,test}/<class>/...`. A class folder that holds `images/` and `masks/` is read
+that way: `masks/` are lung masks of the same file name, never training images.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lungtune.data.sources._files import SPLIT_NAMES, folders, images, require_folder, unwrap
+from lungtune.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY = "class folders, optionally below train/val/test folders"
+OPTIONS = {"patient": "regular expression on the file name; its first group is the patient id"}
+
+
+def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
+    """Index the class folders below `path`.
+
+    Raises:
+        DataError: no class folder, no images, part and class folders mixed, or a wrong `patient` expression.
+    """
+    from lungtune.data.cases import label_name, table
+
+    root = unwrap(require_folder(path, "folder"))
+    pattern = _pattern(options.get("patient"))
+    below = folders(root)
+    parts = {p: SPLIT_NAMES.get(p.name.lower()) for p in below}
+    if any(parts.values()):
+        strangers = [p.name for p, split in parts.items() if split is None and images(p)]
+        if strangers:
+            raise DataError(
+                f"{root} must hold either class folders or part folders, but it holds both: "
+                f"'{strangers[0]}' beside '{next(p.name for p, s in parts.items() if s)}'."
+            )
+        groups = [(split, group) for p, split in parts.items() if split for group in folders(p)]
+    else:
+        groups = [(None, group) for group in below]
+    if not groups:
+        what = f"{len(images(root))} images lie in it directly" if images(root) else "it has no folders"
+        raise DataError(f"{root} must hold one folder of images per class, but {what}.")
+    rows: list[dict[str, Any]] = []
+    for split, group in groups:
+        for file, mask in _pairs(group):
+            match = pattern.search(file.name) if pattern else None
+            rows.append(
+                {
+                    "case_id": file.relative_to(root).as_posix(),
+                    "path": str(file),
+                    "label": label_name(group.name),
+                    "patient_id": (match.group(1) if match.groups() else match.group(0)) if match else None,
+                    "source": "folder",
+                    "split": split,
+                    "mask_path": str(mask) if mask else None,
+                }
+            )
+    if not rows:
+        raise DataError(f"{root} has class folders but no PNG or JPEG image in them.")
+    return table(rows, classes=[label_name(group.name) for _, group in groups])
+
+
+def _pairs(group: Path) -> list[tuple[Path, Path | None]]:
+    inner = {p.name.lower(): p for p in folders(group)}
+    if "images" not in inner or "masks" not in inner:
+        return [(file, None) for file in images(group)]
+    masks = {file.stem: file for file in images(inner["masks"])}
+    return [(file, masks.get(file.stem)) for file in images(inner["images"])]
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    if text is None:
+        return None
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise DataError(f"patient must be a regular expression, but {text!r} is not: {error}.") from error

@@ -1,0 +1,81 @@
+"""A CSV with one row per image.
+
+Columns `path` and `label`; optional `patient_id`, `split`, `mask`, `text`. Paths are relative to the CSV's folder.
+Comma, semicolon or tab separates.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lungtune.data.sources._files import SPLIT_NAMES, require_file
+from lungtune.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY = "a CSV of path, label and optionally patient_id, split, mask, text"
+OPTIONS: dict[str, str] = {}
+
+
+def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
+    """Index the rows of the CSV at `path`.
+
+    Raises:
+        DataError: not readable as UTF-8 CSV, a column or value is missing, or a split is unknown.
+    """
+    from lungtune.data.cases import label_name, table
+
+    file = require_file(path, "table", "FILE.csv")
+    rows: list[dict[str, str | None]] = []
+    lines: dict[str, int] = {}
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            header = stream.readline()
+            separator = next((s for s in ",;\t" if s in header), ",")
+            columns = [name.strip().lower() for name in next(csv.reader([header], delimiter=separator), [])]
+            for column in ("path", "label"):
+                if column not in columns:
+                    hint = did_you_mean(column, [c for c in columns if c])
+                    raise DataError(f"{file} must have a column '{column}', but its columns are {columns}.{hint}")
+            reader = csv.DictReader(stream, fieldnames=columns, delimiter=separator)
+            for row in reader:
+                line = reader.line_num + 1
+                values = {key: (value or "").strip() for key, value in row.items() if key and isinstance(value, str)}
+                if not any(values.values()):
+                    continue
+                for column in ("path", "label"):
+                    if not values.get(column):
+                        raise DataError(f"{file}:{line}: every row must have a {column}, but this one has none.")
+                case = Path(values["path"]).as_posix()
+                if case in lines:
+                    raise DataError(f"{file}:{line}: each image must be listed once, but {case} is in line {lines[case]} too.")
+                lines[case] = line
+                mask = values.get("mask")
+                rows.append(
+                    {
+                        "case_id": case,
+                        "path": str(file.parent / case),
+                        "label": label_name(values["label"]),
+                        "patient_id": values.get("patient_id") or None,
+                        "source": "table",
+                        "split": _split(values.get("split", ""), f"{file}:{line}"),
+                        "mask_path": str(file.parent / mask) if mask else None,
+                        "text": values.get("text") or None,
+                    }
+                )
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} must be a CSV file in UTF-8, but it is not: {error}.") from error
+    if not rows:
+        raise DataError(f"{file} must have at least one row below its header, but it has none.")
+    return table(rows)
+
+
+def _split(text: str, where: str) -> str | None:
+    if not text:
+        return None
+    if text.lower() not in SPLIT_NAMES:
+        raise DataError(f"{where}: split must be empty or one of {', '.join(SPLIT_NAMES)}, but got {text!r}.")
+    return SPLIT_NAMES[text.lower()]

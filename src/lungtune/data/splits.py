@@ -1,0 +1,259 @@
+"""Who trains, who validates, who tests: parts that share no patient and no picture.
+
+Rules, in this order:
+
+1. Unreadable images and pictures that occur with two labels are left out.
+2. Cases are grouped by the union of patient id and duplicate picture (exact, copy or look-alike). No group is ever
+   in two drawn parts.
+3. An official test part stays as it is. A training image that looks nearly like a test image is left out. One that
+   is certain to be there too (same bytes, same pixels, same patient) is left out only if the source says
+   `leaks=drop`; otherwise the audit stops.
+4. Without an official test part a fifth of the cases is held out. That draw depends on the data alone, not on seed
+   or fold: another seed never turns test images into training images.
+5. An official validation part is used only if it has at least `MIN_VALIDATION` cases of every class and shares no
+   group with training; otherwise it is merged into training.
+6. Unless 5 used it, validation is fold `fold` of `folds` stratified folds drawn with `seed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from lungtune.data.cases import classes_of
+from lungtune.data.duplicates import Pair, Union, exact_groups, near_pairs
+from lungtune.data.manifest import PARTS, Entries, Manifest
+from lungtune.errors import DataError
+
+MIN_VALIDATION = 30
+"""With fewer cases of a class, one case moves its recall by more than 3 points."""
+
+TEST_FOLDS = 5
+_TRIES = 20  # StratifiedGroupKFold is greedy and may leave a part without a class; another shuffle often does not
+
+
+@dataclass(frozen=True)
+class Links:
+    """What ties cases together.
+
+    Attributes:
+        exact: groups of rows with the same bytes or pixels.
+        near: copies and look-alikes.
+        groups: group name of every row, `(N,)`.
+        sure: number of every row's group by patient and exact duplicates only, `(N,)` int64.
+    """
+
+    exact: list[list[int]]
+    near: list[Pair]
+    groups: np.ndarray
+    sure: np.ndarray
+
+
+def link(cases: pd.DataFrame, facts: pd.DataFrame) -> Links:
+    """Group cases by patient and duplicate picture.
+
+    Args:
+        cases: the case table, N rows.
+        facts: what `scan` returned for `cases["path"]`, same order.
+    """
+    exact, near = exact_groups(facts), near_pairs(facts)
+    sure = Union(len(cases))
+    patients: dict[str, int] = {}
+    for row, patient in enumerate(cases["patient_id"]):
+        if patient is not None:
+            sure.join((patients.setdefault(patient, row), row))
+    for group in exact:
+        sure.join(group)
+    roots = [sure.find(row) for row in range(len(cases))]
+    union = Union(len(cases))
+    for row, root in enumerate(roots):
+        union.join((root, row))
+    official = _official_test(cases)
+    for pair in near:
+        if official[pair.first] == official[pair.second]:  # across, the training side is left out instead
+            union.join((pair.first, pair.second))
+    names = cases["patient_id"].where(cases["patient_id"].notna(), cases["case_id"]).to_numpy(dtype=object)
+    groups = np.array([names[union.find(row)] for row in range(len(cases))], dtype=object)
+    return Links(exact, near, groups, np.array(roots, dtype=np.int64))
+
+
+@dataclass
+class _Draft:
+    part: np.ndarray  # (N,) object: train, validation, test, or "" when left out
+    reasons: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def drop(self, row: int, reason: str) -> None:
+        self.part[row] = ""
+        self.reasons.setdefault(row, reason)
+
+
+def make_manifest(
+    cases: pd.DataFrame,
+    facts: pd.DataFrame,
+    *,
+    folds: int = 5,
+    fold: int = 0,
+    seed: int = 0,
+    source: str = "",
+    links: Links | None = None,
+) -> Manifest:
+    """Assign every case to a part. Nothing here raises for bad data: `audit` says what is wrong with the result.
+
+    Args:
+        cases: the case table.
+        facts: what `scan` returned for `cases["path"]`, same order.
+        folds: number of folds; validation is one of them.
+        fold: which one, 0 <= fold < folds.
+        seed: of the draw.
+        source: the data source as the user wrote it.
+        links: what `link` returned, if it has been called already.
+
+    Raises:
+        DataError: `folds` or `fold` is out of range.
+    """
+    if folds < 2:
+        raise DataError(f"folds >= 2 must hold, but got {folds}.")
+    if not 0 <= fold < folds:
+        raise DataError(f"0 <= fold < {folds} must hold, but got {fold}.")
+    links = links or link(cases, facts)
+    labels = cases["label"].to_numpy(dtype=object)
+    draft = _Draft(part=np.full(len(cases), "train", dtype=object))
+    _leave_out(draft, cases, facts, links)
+    draft.part[(draft.part != "") & _official_test(cases)] = "test"
+    if (draft.part == "test").any():
+        draft.notes.append("test: the official part.")
+        _leave_out_leaks(draft, cases, links)
+    else:
+        _move(draft, "train", "test", labels, links.groups, TEST_FOLDS, 0, 0)
+        share = f"{100 / TEST_FOLDS:.0f} %"
+        draft.notes.append(f"test: there is no official part, so {share} is held out by group, the same for every seed.")
+    if not _use_official_validation(draft, cases, labels, links.groups):
+        _move(draft, "train", "validation", labels, links.groups, folds, fold, seed)
+        draft.notes.append(f"validation: fold {fold} of {folds}, grouped and stratified, seed {seed}.")
+    parts = {}
+    for part in PARTS:
+        rows = np.flatnonzero(draft.part == part)
+        parts[part] = Entries(
+            case_id=tuple(cases["case_id"].iloc[rows]),
+            label=tuple(labels[rows]),
+            group=tuple(links.groups[rows]),
+            sha1=tuple(facts["sha1"].iloc[rows]),
+            path=tuple(cases["path"].iloc[rows]),
+        )
+    excluded = {str(cases["case_id"].iloc[row]): reason for row, reason in sorted(draft.reasons.items())}
+    return Manifest(
+        classes=classes_of(cases),
+        parts=parts,
+        excluded=excluded,
+        seed=seed,
+        folds=folds,
+        fold=fold,
+        source=source,
+        notes=tuple(draft.notes),
+    )
+
+
+def _official_test(cases: pd.DataFrame) -> np.ndarray:
+    return (cases["split"] == "test").to_numpy(dtype=bool)
+
+
+def _leave_out(draft: _Draft, cases: pd.DataFrame, facts: pd.DataFrame, links: Links) -> None:
+    for row, error in enumerate(facts["error"]):
+        if error is not None:
+            draft.drop(row, f"unreadable: {error}")
+    test = _official_test(cases)
+    for group in links.exact:
+        labels = sorted(set(cases["label"].iloc[group]))
+        for row in group:
+            if len(labels) > 1 and not test[row]:
+                draft.drop(row, f"the same picture is labelled {' and '.join(labels)}")
+
+
+def _leave_out_leaks(draft: _Draft, cases: pd.DataFrame, links: Links) -> None:
+    """Leave out training cases that look like a test case; with `leaks=drop` also those that certainly are one."""
+    ids = cases["case_id"].to_numpy(dtype=object)
+    if cases.attrs.get("leaks") == "drop":
+        tested = {int(links.sure[row]): row for row in np.flatnonzero(draft.part == "test")[::-1]}
+        for row in np.flatnonzero(draft.part == "train"):
+            if int(links.sure[row]) in tested:
+                draft.drop(row, f"same patient or picture as the test case {ids[tested[int(links.sure[row])]]}")
+    for pair in links.near:
+        for row, other in ((pair.first, pair.second), (pair.second, pair.first)):
+            if draft.part[row] == "train" and draft.part[other] == "test":
+                draft.drop(row, f"{pair.kind} of the test case {ids[other]}")
+
+
+def _use_official_validation(draft: _Draft, cases: pd.DataFrame, labels: np.ndarray, groups: np.ndarray) -> bool:
+    """Move the official validation part out of training if it is fit for use, and say so."""
+    official = (cases["split"] == "validation").to_numpy(dtype=bool) & (draft.part == "train")
+    if not official.any():
+        return False
+    size = int(official.sum())
+    rest = (draft.part == "train") & ~official
+    least = min(int((labels[official] == label).sum()) for label in classes_of(cases))
+    if least < MIN_VALIDATION:
+        why = f"a class has {least} of the {MIN_VALIDATION} cases it needs"
+    elif shared := set(groups[official]) & set(groups[rest]):
+        why = f"it shares {len(shared)} patients or pictures with training"
+    elif not rest.any():
+        why = "there would be no training part"
+    else:
+        draft.part[official] = "validation"
+        draft.notes.append(f"validation: the official part of {size} cases.")
+        return True
+    draft.notes.append(f"The official validation part of {size} cases is merged into training: {why}.")
+    return False
+
+
+def _move(
+    draft: _Draft, source: str, target: str, labels: np.ndarray, groups: np.ndarray, folds: int, fold: int, seed: int
+) -> None:
+    """Move one stratified fold of whole groups from part `source` to `target`; none if there are too few groups."""
+    rows = np.flatnonzero(draft.part == source)
+    chosen = draw(labels[rows], groups[rows], folds=folds, fold=fold, seed=seed)
+    draft.part[rows[chosen]] = target
+
+
+def draw(labels: np.ndarray, groups: Sequence[str] | np.ndarray, *, folds: int, fold: int, seed: int) -> np.ndarray:
+    """Return the positions in fold `fold` of `folds` stratified folds of whole groups, ascending.
+
+    Up to 20 shuffles are tried; the first whose folds and their complements all hold every class wins, else the
+    one that misses fewest. The result is empty when there are fewer groups than folds.
+
+    Args:
+        labels: `(N,)` class names.
+        groups: `(N,)` group names.
+        folds: number of folds.
+        fold: which one.
+        seed: of the first shuffle.
+    """
+    if len(set(groups)) < folds:
+        return np.zeros(0, dtype=np.int64)
+    import warnings
+
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    classes, codes = np.unique(labels.astype(str), return_inverse=True)
+    _, numbers = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    if np.bincount(codes).max() < folds:
+        return np.zeros(0, dtype=np.int64)
+    best: tuple[int, list[np.ndarray]] | None = None
+    for attempt in range(_TRIES):
+        state = np.random.RandomState([seed % 2**32, attempt])
+        splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=state)
+        with warnings.catch_warnings():  # the audit says which class is small, in our words
+            warnings.filterwarnings("ignore", message="The least populated class")
+            tests = [held for _, held in splitter.split(codes, codes, numbers)]
+        total = np.bincount(codes, minlength=len(classes))
+        counts = np.array([np.bincount(codes[held], minlength=len(classes)) for held in tests])
+        missing = int((counts == 0).sum() + (counts == total).sum())
+        if best is None or missing < best[0]:
+            best = (missing, tests)
+        if missing == 0:
+            break
+    assert best is not None
+    return np.sort(best[1][fold])
