@@ -39,7 +39,7 @@ class Trainable(ABC):
     ``Params`` may differ from trial to trial inside one pack.
 
     Every family's ``Base`` has ``image_size`` (px) and ``Params`` has ``lr``, ``weight_decay``, ``batch_size``,
-    ``warmup`` (share of the horizon), ``augmentation`` (level 0..3) and ``class_weighting`` (none, balanced):
+    ``warmup`` (share of the horizon), ``augmentation`` (level 0..3) and ``class_weighting`` (none, sqrt, balanced):
     the loop reads these.
     """
 
@@ -49,19 +49,23 @@ class Trainable(ABC):
 
     @abstractmethod
     def check(self, base: Any) -> None:
-        """Find the pretrained weights without loading them.
+        """Make sure that the pretrained weights are on this machine, without loading them; quick when they are not.
 
         Raises:
             WeightsError: they cannot be had; the message says how to get them.
         """
 
     @abstractmethod
+    def miniature(self, folder: Path) -> Any:
+        """Return the smallest ``Base`` there is, from random weights written to ``folder``, for tests."""
+
+    @abstractmethod
     def backbone(self, base: Any, classes: Sequence[str]) -> torch.nn.Module:
         """Return the frozen backbone on the CPU, in eval mode, its attention split into plain Linears."""
 
     @abstractmethod
-    def targets(self, params: Any) -> Sequence[LoraTarget]:
-        """Return what this trial adapts. Every pattern must match at least one Linear of the backbone."""
+    def targets(self, model: torch.nn.Module, params: Any) -> Sequence[LoraTarget]:
+        """Return what this trial adapts. Every pattern must match at least one Linear of the backbone ``model``."""
 
     @abstractmethod
     def logits(self, model: torch.nn.Module, images: torch.Tensor, slots: Slots) -> torch.Tensor:
@@ -77,5 +81,7 @@ class Trainable(ABC):
         """
 
     @abstractmethod
-    def export(self, base: Any, params: Any, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path) -> None:
+    def export(
+        self, base: Any, params: Any, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+    ) -> None:
         """Write weights that load without lungtune into ``folder``, with a README that shows how."""

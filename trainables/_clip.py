@@ -1,0 +1,211 @@
+"""CLIP as a classifier: build, run only what is needed, and write out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer, text_global_pool
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lungtune.errors import WeightsError
+from lungtune.nn import attention
+from lungtune.nn.slots import Slots
+from trainables import _clip_weights
+from trainables._prompts import STYLES, prompts
+
+
+def plain_clip(base: Any) -> nn.Module:
+    """Return the pretrained CLIP as open_clip builds it, on the CPU, in eval mode."""
+    weights = _clip_weights.find(base.model, base.weights, fetch=True)
+    model = open_clip.create_model(
+        weights.model,
+        pretrained=str(weights.file) if weights.file else None,
+        force_image_size=base.image_size,
+        **weights.settings,
+    )
+    if not isinstance(model.visual, VisionTransformer) or not isinstance(
+        getattr(model, "text", None), TextTransformer | None
+    ):
+        raise WeightsError(f"clip_lora needs a CLIP of open_clip's own two transformers, but {weights.model} is none.")
+    return model.eval()
+
+
+class ClipClassifier(nn.Module):
+    """A CLIP whose attention is split, with the tokens of every class caption at hand.
+
+    Args:
+        clip: plain open_clip model; taken over.
+        classes: class names.
+        tokenizer: open_clip tokenizer of the model.
+    """
+
+    def __init__(self, clip: nn.Module, classes: Sequence[str], tokenizer: Any) -> None:
+        super().__init__()
+        attention.split(clip)
+        self.visual = clip.visual
+        self.text = getattr(clip, "text", None) or _TextTower(clip)
+        self.register_buffer("scale", clip.logit_scale.detach().exp().float())
+        self._gray_patches(*pixel_statistics(clip))
+        texts = {style: prompts(classes, style) for style in STYLES}
+        self.each = {style: len(captions[0]) for style, captions in texts.items()}
+        tokens = {style: tokenizer([c for each in captions for c in each]) for style, captions in texts.items()}
+        # The end token has the largest number; nothing behind it is read, thanks to the causal mask. One length for all
+        # styles, so that a trial's dropout masks do not hang on its neighbours' captions.
+        used = max(int(t.argmax(1).max()) for t in tokens.values()) + 1
+        for style, t in tokens.items():
+            self.register_buffer(f"captions_{style}", t[:, :used].contiguous(), persistent=False)
+        self._fixed: dict[str, Tensor] = {}
+
+    def _gray_patches(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Fold pixel normalisation and three equal channels into a convolution of one channel (exact, no padding)."""
+        conv = self.visual.conv1
+        weight = conv.weight.detach() / torch.tensor(std).view(1, 3, 1, 1)
+        gray = nn.Conv2d(1, conv.out_channels, conv.kernel_size, conv.stride)
+        gray.weight.data = weight.sum(1, keepdim=True)
+        gray.bias.data = -(weight * torch.tensor(mean).view(1, 3, 1, 1)).sum((1, 2, 3))
+        if conv.bias is not None:
+            gray.bias.data += conv.bias.detach()
+        self.visual.conv1 = gray
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Return normalised embeddings ``(N, D)`` of images ``(N, 1, H, W)`` in [0, 1]."""
+        visual = self.visual
+        x = visual._embeds(images)
+        blocks = visual.transformer.resblocks
+        only_class_token = visual.pool_type == "tok" and visual.attn_pool is None
+        if only_class_token and type(blocks[-1]) is ResidualAttentionBlock:
+            for block in blocks[:-1]:
+                x = block(x)
+            pooled = visual.ln_post(_few(blocks[-1], x, x[:, :1], None).squeeze(1))
+        else:
+            pooled, _ = visual._pool(visual.transformer(x))
+        if visual.proj is not None:
+            pooled = pooled @ visual.proj
+        return F.normalize(pooled, dim=-1)
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Return normalised embeddings ``(N, D)`` of captions ``(N, L)``."""
+        tower = self.text
+        length = tokens.shape[1]
+        x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+        mask = None if tower.attn_mask is None else tower.attn_mask[:length, :length]
+        blocks = tower.transformer.resblocks
+        if tower.pool_type == "argmax" and type(blocks[-1]) is ResidualAttentionBlock:
+            for block in blocks[:-1]:
+                x = block(x, attn_mask=mask)
+            ends = tokens.argmax(1)
+            wanted = x[torch.arange(len(x), device=x.device), ends].unsqueeze(1)
+            visible = None if mask is None else mask[ends].view(-1, 1, 1, length)
+            x = tower.ln_final(_few(blocks[-1], x, wanted, visible).squeeze(1))
+        else:
+            x = tower.ln_final(tower.transformer(x, attn_mask=mask))
+            x = text_global_pool(x, tokens, tower.pool_type, eos_token_id=tower.eos_id)
+        projection = tower.text_projection
+        if projection is not None:
+            x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+        return F.normalize(x, dim=-1)
+
+    def captions(self, style: str) -> Tensor:
+        """Return the tokens ``(C * captions of a class, L)`` of a prompt style, class by class."""
+        return self.get_buffer(f"captions_{style}")
+
+    def class_matrix(self, style: str, features: Tensor) -> Tensor:
+        """Average the captions' embeddings ``(C * captions, D)`` class by class and renormalise: ``(C, D)``."""
+        return F.normalize(features.view(-1, self.each[style], features.shape[-1]).mean(1), dim=-1)
+
+    @torch.no_grad()
+    def fixed_matrix(self, style: str, slots: Slots) -> Tensor:
+        """Return the class matrix of the text tower as it was pretrained, computed once for each style."""
+        if style not in self._fixed:
+            with slots.bare():
+                self._fixed[style] = self.class_matrix(style, self.text_features(self.captions(style)))
+        return self._fixed[style]
+
+
+class _TextTower(nn.Module):
+    """The text half of a CLIP that keeps its parts at its top, under the names of open_clip's ``TextTransformer``."""
+
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        self.token_embedding = clip.token_embedding
+        self.positional_embedding = clip.positional_embedding
+        self.transformer = clip.transformer
+        self.ln_final = clip.ln_final
+        self.text_projection = clip.text_projection
+        self.register_buffer("attn_mask", clip.attn_mask, persistent=False)
+        self.pool_type, self.eos_id = clip.text_pool_type, clip.text_eos_id
+
+
+def _few(block: nn.Module, x: Tensor, wanted: Tensor, mask: Tensor | None) -> Tensor:
+    """Run a residual block for the ``wanted (N, k, D)`` tokens of ``x (N, L, D)`` only: the last block's saving."""
+    keys = block.ln_1(x)
+    wanted = wanted + block.ls_1(block.attn(block.ln_1(wanted), keys, keys, attn_mask=mask)[0])
+    return wanted + block.ls_2(block.mlp(block.ln_2(wanted)))
+
+
+def pixel_statistics(clip: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the pixel mean and standard deviation a CLIP was trained with, for each of its three channels."""
+    config = clip.visual.preprocess_cfg
+    return config["mean"], config["std"]
+
+
+def tokenizer(base: Any) -> Any:
+    """Return the tokenizer of a base."""
+    return open_clip.get_tokenizer(_clip_weights.find(base.model, base.weights, fetch=False).model)
+
+
+def config_of(base: Any) -> dict[str, Any]:
+    """Return the architecture of a base as open_clip describes it, at the base's image size."""
+    weights = _clip_weights.find(base.model, base.weights, fetch=False)
+    config = open_clip.get_model_config(weights.model)
+    config["vision_cfg"]["image_size"] = base.image_size
+    if weights.settings.get("force_quick_gelu"):
+        config["quick_gelu"] = True
+    return config
+
+
+def write_clip(
+    state: dict[str, Tensor], config: dict[str, Any], mean: Sequence[float], std: Sequence[float], folder: Path
+) -> None:
+    """Write a plain CLIP in open_clip's local-dir format.
+
+    Args:
+        state: state dict of open_clip's own modules.
+        config: architecture, as ``config_of``.
+        mean: pixel mean of each channel.
+        std: pixel standard deviation of each channel.
+        folder: where to; made when missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "open_clip_model.safetensors")
+    pixels = {
+        "mean": list(mean),
+        "std": list(std),
+        # As lungtune reads images: aspect ratio kept, black around.
+        "interpolation": "bicubic",
+        "resize_mode": "longest",
+        "fill_color": 0,
+    }
+    text = json.dumps({"model_cfg": config, "preprocess_cfg": pixels}, indent=2)
+    (folder / "open_clip_config.json").write_text(text + "\n")
+
+
+def write_random(folder: Path) -> None:
+    """Write a tiny CLIP with random weights: two blocks of width 32 in either tower, 16 px, a few hundred words."""
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip = open_clip.model.CLIP(**config)
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    write_clip(clip.state_dict(), config, mean, std, folder)

@@ -1,0 +1,149 @@
+"""Where CLIP's weights lie: shipped with the project, in a folder, or in a cache of the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lungtune.errors import WeightsError, did_you_mean
+
+_CONFIG = "open_clip_config.json"
+_PATIENCE = 5.0
+"""Seconds to wait for the hub's first answer."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A CLIP to build.
+
+    Attributes:
+        model: name for ``open_clip.create_model``: an architecture, or ``local-dir:`` with a folder.
+        file: weights file for an architecture; None for a folder, which holds its own.
+        settings: tag's extra arguments (``force_quick_gelu``, pixel mean and std).
+    """
+
+    model: str
+    file: Path | None
+    settings: dict[str, Any]
+
+
+def shipped(name: str) -> Path:
+    """Return where a base that comes with the project lies, whether it is there or not."""
+    import lungtune
+
+    return Path(lungtune.__file__).parent / "nn" / "bases" / name
+
+
+def find(model: str, weights: str, *, fetch: bool) -> Weights:
+    """Find a CLIP's weights.
+
+    Args:
+        model: open_clip's name of the architecture; not read when ``weights`` is a folder.
+        weights: name of a shipped base, a folder in open_clip's local-dir format, a weights file, or a tag of the
+            hub such as ``openai``.
+        fetch: download what no cache holds.
+
+    Raises:
+        WeightsError: they cannot be had; says how to get them.
+    """
+    home = shipped(weights)
+    for folder in (home, Path(weights).expanduser()):
+        if folder.is_dir():
+            return _folder(folder)
+    looks_like_path = os.sep in weights or weights.startswith((".", "~"))
+    file = Path(weights).expanduser()
+    if looks_like_path and not file.is_file():
+        raise WeightsError(f"weights must name a folder with {_CONFIG} and weights, but {weights} does not exist.")
+    return _named(model, weights, file if file.is_file() else None, fetch=fetch)
+
+
+def _folder(folder: Path) -> Weights:
+    try:
+        config = json.loads((folder / _CONFIG).read_text())["model_cfg"]
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{folder} must hold open_clip's {_CONFIG} with a model_cfg, but: {error}.") from error
+    files = [p for kind in ("safetensors", "bin", "pth") for p in folder.glob(f"*.{kind}")]
+    if not files:
+        raise WeightsError(f"{folder} must hold a weights file such as open_clip_model.safetensors, but has none.")
+    if "timm_model_name" in config.get("vision_cfg", {}) or "hf_model_name" in config.get("text_cfg", {}):
+        raise WeightsError(f"{folder} must hold a CLIP of open_clip's own transformers, but uses timm or Hugging Face.")
+    return Weights(f"local-dir:{folder}", None, {})
+
+
+def _named(model: str, tag: str, file: Path | None, *, fetch: bool) -> Weights:
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
+    model = model.replace("/", "-")
+    if model not in open_clip.list_models():
+        raise WeightsError(f"model '{model}' is not one of open_clip's.{did_you_mean(model, open_clip.list_models())}")
+    if file is not None:
+        return Weights(model, file, {})
+    config = get_pretrained_cfg(model, tag)
+    if not config:
+        known = open_clip.list_pretrained_tags_by_model(model)
+        raise WeightsError(f"weights '{tag}' are not known for {model}.{did_you_mean(tag, known)}")
+    settings = {
+        "force_quick_gelu": bool(config.get("quick_gelu")),
+        "force_preprocess_cfg": {"mean": config["mean"], "std": config["std"]},
+    }
+    found = _cached(config) or (fetch and _download(config))
+    if not found:
+        raise WeightsError(_remedy(model, tag, config))
+    return Weights(model, Path(found), settings)
+
+
+def _cached(config: dict[str, Any]) -> str | None:
+    """Return the file of a tag if a cache on this machine holds it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for repo, name in _candidates(config):
+        path = try_to_load_from_cache(repo, name)
+        if isinstance(path, str):
+            return path
+    if not config.get("hf_hub") and config.get("url"):
+        path = Path("~/.cache/clip").expanduser() / Path(config["url"]).name
+        return str(path) if path.is_file() else None
+    return None
+
+
+def _candidates(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (repository, file) pairs that may hold a tag's weights, safetensors first, as open_clip looks for them."""
+    if not config.get("hf_hub"):
+        return []
+    repo, name = os.path.split(config["hf_hub"])
+    if not name:
+        return [(repo, "open_clip_model.safetensors"), (repo, "open_clip_pytorch_model.bin")]
+    stem, end = os.path.splitext(name)
+    return [(repo, f"{stem}.safetensors"), (repo, name)] if end in (".bin", ".pth") else [(repo, name)]
+
+
+def _download(config: dict[str, Any]) -> str | None:
+    """Fetch a tag's weights, with open_clip's progress bar; None when the hub does not answer at once."""
+    import httpx
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from open_clip.pretrained import download_pretrained
+
+    if constants.HF_HUB_OFFLINE:
+        return None
+    for repo, name in _candidates(config):
+        try:
+            get_hf_file_metadata(hf_hub_url(repo, name), timeout=_PATIENCE)
+        except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError):
+            continue
+        return download_pretrained(config)
+    return None
+
+
+def _remedy(model: str, tag: str, config: dict[str, Any]) -> str:
+    repo = os.path.split(config.get("hf_hub", ""))[0]
+    fetch = f"`huggingface-cli download {repo}`" if repo else f"`open_clip.create_model('{model}', '{tag}')`"
+    return (
+        f"The weights '{tag}' of {model} are neither in a cache of this machine nor to be had from the hub: run "
+        f"{fetch} once where there is a network and copy the cache, or give a folder in open_clip's local-dir format "
+        "with `--set weights=DIR`."
+    )

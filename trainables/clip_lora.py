@@ -1,0 +1,141 @@
+"""CLIP adapted by LoRA: an image is scored against fixed captions of the classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from lungtune.core.params import param
+from lungtune.core.trainable import LoraTarget, Trainable
+from trainables import _clip_weights
+from trainables._prompts import STYLES
+
+if TYPE_CHECKING:
+    import torch
+
+    from lungtune.nn.slots import Slots
+
+_PROJECTIONS = {
+    "qv": ("attn.q_proj", "attn.v_proj"),
+    "qkv": ("attn.q_proj", "attn.k_proj", "attn.v_proj"),
+    "qkvo": ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj"),
+    "mlp": ("mlp.c_fc", "mlp.c_proj"),
+    "qkv_mlp": ("attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.c_fc", "mlp.c_proj"),
+    "qkvo_mlp": ("attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj", "mlp.c_fc", "mlp.c_proj"),
+}
+_TOWERS = {"image": ("visual",), "text": ("text",), "both": ("visual", "text")}
+
+
+@dataclass(frozen=True)
+class Base:
+    """The frozen CLIP; trials with equal ones may share a pack."""
+
+    model: str = param("ViT-L-14", help="open_clip's name of the architecture; not read when weights is a folder")
+    weights: str = param(
+        "openai", help="tag of the hub, tiny_clip (shipped with lungtune), or a folder in open_clip's local-dir format"
+    )
+    image_size: int = param(224, low=16, high=1024, unit="px", help="side of the square input image")
+
+
+@dataclass(frozen=True)
+class Params:
+    """What one trial chooses. The defaults are the source project's configuration."""
+
+    lr: float = param(1e-4, low=1e-7, high=1.0, help="peak learning rate of AdamW")
+    weight_decay: float = param(0.01, low=0.0, high=1.0, help="decoupled weight decay of AdamW")
+    batch_size: int = param(4, low=1, high=512, unit="images", help="images of one optimiser step")
+    warmup: float = param(0.1, low=0.0, high=0.9, help="share of the maximum fidelity over which lr rises from zero")
+    augmentation: int = param(1, low=0, high=3, help="strength of X-ray-safe augmentation; 0 none, 3 with flips")
+    class_weighting: str = param(
+        "none", choices=("none", "sqrt", "balanced"), help="weight of rare classes in the loss"
+    )
+    lora_rank: int = param(16, low=1, high=256, help="rank r of every adapter")
+    lora_alpha: float = param(32.0, low=0.01, high=1024.0, help="strength: an adapter is scaled by alpha / rank")
+    lora_dropout: float = param(0.1, low=0.0, high=0.9, help="share of an adapter's input features dropped in training")
+    lora_targets: str = param("qkv_mlp", choices=tuple(_PROJECTIONS), help="projections of a block that are adapted")
+    lora_tower: str = param("image", choices=tuple(_TOWERS), help="towers of CLIP that are adapted")
+    lora_blocks: str = param("all", choices=("all", "upper_half"), help="blocks of a tower that are adapted")
+    prompt_style: str = param("paper", choices=STYLES, help="how the classes are put into words")
+
+
+class ClipLora(Trainable):
+    """Cosine of image and class caption, times CLIP's temperature; LoRA on chosen projections of either tower.
+
+    The captions are those of the *classes*, the same for every batch. Scoring images against the captions of their
+    own batch instead makes the loss of an untrained model ln(batch size) whatever it sees.
+    """
+
+    summary: ClassVar[str] = "CLIP with LoRA, scored against fixed class captions"
+    Base: ClassVar[type] = Base
+    Params: ClassVar[type] = Params
+
+    def check(self, base: Base) -> None:
+        """See ``Trainable.check``. Downloads from the hub when it answers within five seconds."""
+        _clip_weights.find(base.model, base.weights, fetch=True)
+
+    def miniature(self, folder: Path) -> Base:
+        """See ``Trainable.miniature``: two blocks of width 32 in either tower."""
+        from trainables import _clip
+
+        _clip.write_random(folder)
+        return Base(weights=str(folder), image_size=16)
+
+    def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
+        """See ``Trainable.backbone``."""
+        from trainables import _clip
+
+        return _clip.ClipClassifier(_clip.plain_clip(base), classes, _clip.tokenizer(base)).eval()
+
+    def targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
+        """See ``Trainable.targets``: one pattern for each tower and projection, so that each must match."""
+        patterns = []
+        for tower in _TOWERS[params.lora_tower]:
+            count = len(model.get_submodule(f"{tower}.transformer.resblocks"))
+            first = count // 2 if params.lora_blocks == "upper_half" else 0
+            blocks = "|".join(map(str, range(first, count)))
+            patterns += [
+                rf"{tower}\.transformer\.resblocks\.({blocks})\.{re.escape(projection)}"
+                for projection in _PROJECTIONS[params.lora_targets]
+            ]
+        return [LoraTarget(p, params.lora_rank, params.lora_alpha, params.lora_dropout) for p in patterns]
+
+    def logits(self, model: torch.nn.Module, images: torch.Tensor, slots: Slots) -> torch.Tensor:
+        """See ``Trainable.logits``."""
+        matrices = _matrices(model, slots)
+        return slots.matmul(model.image_features(images), matrices.transpose(1, 2)) * model.scale
+
+    def export(
+        self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+    ) -> None:
+        """See ``Trainable.export``: merged CLIP in open_clip's local-dir format, the adapter beside it."""
+        from trainables import _clip_export
+
+        _clip_export.write(base, params, classes, adapter, folder)
+
+
+def _matrices(model: torch.nn.Module, slots: Slots) -> torch.Tensor:
+    """Return ``(len(slots), C, D)``: each slot's class matrix; text is run only for slots that adapt its tower."""
+    import torch
+
+    key = ("class matrices", slots.places)
+    if key in slots.memo:
+        return slots.memo[key]
+    styles = [p.prompt_style for p in slots.params]
+    adapted = [i for i, p in enumerate(slots.params) if p.lora_tower != "image"]
+    matrices: list[torch.Tensor] = [
+        None if i in adapted else model.fixed_matrix(style, slots) for i, style in enumerate(styles)
+    ]
+    if adapted:
+        tokens = [model.captions(styles[i]) for i in adapted]
+        with slots.over({i: len(t) for i, t in zip(adapted, tokens, strict=True)}) as texts:
+            features = model.text_features(torch.cat(tokens))
+        for i, rows in zip(adapted, texts.rows, strict=True):
+            matrices[i] = model.class_matrix(styles[i], features[rows])
+    slots.memo[key] = torch.stack(matrices)
+    return slots.memo[key]
+
+
+TRAINABLE = ClipLora()
