@@ -1,0 +1,34 @@
+"""Train a recipe again: weights that load without lungtune, and a report with intervals over patients.
+
+    python scripts/retrain.py RECIPE.yaml [--seeds N] [--test]
+
+The recipe's own seed gives the searched validation score again. --test opens the locked test set, once per study,
+and writes that down in the study's ledger.
+"""
+
+from pathlib import Path
+
+from lungtune import cli
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="what scripts/export.py wrote")
+    parser.add_argument(
+        "--seeds", type=cli.positive, default=1, metavar="N", help="train N seeds; report mean and deviation"
+    )
+    parser.add_argument("--test", action="store_true", help="open the locked test set: once per study, recorded")
+    parser.add_argument("--data", metavar="SOURCE[:PATH]", help="the same data, lying elsewhere")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of weights and report (default: models/)")
+    options = parser.parse_args()
+
+    from lungtune.evaluate import report
+    from lungtune.retrain import retrain
+
+    done = retrain(options.recipe, options.seeds, options.test, options.out, options.data)
+    print(report.text(done.content))
+    print(f"report:  {done.folder / 'report.md'}\nweights: {done.weights}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,110 @@
+"""The lock of the test set: who opened it, when, with what result. It opens once per study.
+
+One append-only, fsynced JSON-lines file (the journal's format). Fields of every line: ``event``, ``time`` (unix
+seconds), ``date`` (local, readable), ``study`` (the study's id), ``recipe`` (the recipe's fingerprint), ``file`` (its
+name). ``opened`` adds ``pid`` and ``host`` and stands there before a test image is decoded for a model (the search for
+duplicates has looked at all images, but keeps no pixel); ``result`` adds ``metrics`` and ``report`` (the folder of the
+full report).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lungtune.core import journal
+from lungtune.errors import StudyError
+
+
+class Ledger:
+    """Lets one recipe of a study open its test set, once.
+
+    Args:
+        path: the file to write: the study's, or one beside the recipe where the study's folder is not at hand.
+        study: the study's id. Entries of other studies in the same file do not count.
+        name: the study's name, for messages.
+        also: further ledgers that may know of an opening.
+    """
+
+    def __init__(self, path: Path, study: str, name: str, also: Sequence[Path] = ()) -> None:
+        self.path = path
+        self.study = study
+        self.name = name
+        self.also = tuple(also)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return this study's entries, oldest first."""
+        found = [entry for path in dict.fromkeys((self.path, *self.also)) for entry in journal.read(path)]
+        return sorted((e for e in found if e.get("study") == self.study), key=lambda entry: entry["time"])
+
+    @contextmanager
+    def hold(self, recipe: str) -> Iterator[None]:
+        """Keep every other process from opening the test set, and make sure that ``recipe`` may.
+
+        Raises:
+            StudyError: it was opened before, or another process is about to open it.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StudyError(
+                f"the test set of the study '{self.name}' is being opened by another process; it opens once."
+            ) from error
+        try:
+            self.check(recipe)
+            yield
+        finally:
+            lock.release()
+
+    def check(self, recipe: str) -> None:
+        """Make sure that ``recipe`` may open the test set.
+
+        The one exception to "once": the same recipe may go on when its earlier opening ended without a result.
+
+        Raises:
+            StudyError: it was opened before; the message has the date and the earlier result.
+        """
+        entries = self.entries()
+        results = [entry for entry in entries if entry["event"] == "result"]
+        if results:
+            last = results[-1]
+            raise StudyError(
+                f"the test set of the study '{self.name}' was opened on {last['date']} by {last['file']}: "
+                f"{_scores(last['metrics'])} (report: {last['report']}). It opens once; choosing among test scores "
+                f"would make them worthless. Leave out --test to retrain without it."
+            )
+        others = [entry for entry in entries if entry["event"] == "opened" and entry["recipe"] != recipe]
+        if others:
+            raise StudyError(
+                f"the test set of the study '{self.name}' was opened on {others[-1]['date']} by {others[-1]['file']}, "
+                f"which ended without a result; only that recipe, unchanged, may open it again."
+            )
+
+    def opened(self, recipe: str, file: str) -> None:
+        """Note the opening; when this returns the note survives a power cut. Decode test images only after it."""
+        self._append("opened", recipe=recipe, file=file, pid=os.getpid(), host=socket.gethostname())
+
+    def result(self, recipe: str, file: str, metrics: Mapping[str, float], report: Path) -> None:
+        """Note what came of it."""
+        self._append("result", recipe=recipe, file=file, metrics=dict(metrics), report=str(report))
+
+    def _append(self, event: str, **fields: Any) -> None:
+        book = journal.Journal(self.path)
+        try:
+            book.append(event, date=time.strftime("%Y-%m-%d %H:%M:%S"), study=self.study, **fields)
+        finally:
+            book.close()
+
+
+def _scores(metrics: Mapping[str, float]) -> str:
+    names = ("macro_f1", "balanced_accuracy", "accuracy")
+    return ", ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)

@@ -1,0 +1,161 @@
+"""Recipes: space files whose parameters are single values, with a ``provenance`` block that says where they came from.
+
+They are read by the same loader as spaces. This module writes them, and reads the provenance back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lungtune.core import params as parameters
+from lungtune.core.space import SearchSpace
+from lungtune.core.trainable import Trainable
+from lungtune.errors import SpaceError
+
+_NEEDED: Mapping[str, type | tuple[type, ...]] = {
+    "study": str,
+    "study_id": str,
+    "trial": int,
+    "fidelity": (int, float),
+    "split": str,
+    "split_seed": int,
+    "score": dict,
+    "fingerprint": str,
+}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a recipe says about its origin.
+
+    Attributes:
+        study: name of the study.
+        study_id: its id, which the test-set ledger goes by.
+        trial: number of the trial.
+        fidelity: passes over the training fold at the best report; the schedule spans ``fidelity.max`` of the recipe.
+        split: hash of the split manifest.
+        split_seed: seed the split was drawn with.
+        score: the searched validation score, in the recipe's objective.
+        fingerprint: of the recipe as it was exported.
+    """
+
+    study: str
+    study_id: str
+    trial: int
+    fidelity: float
+    split: str
+    split_seed: int
+    score: float
+    fingerprint: str
+
+
+def fingerprint(space: SearchSpace, fidelity: float, split: str) -> str:
+    """Return a hash of all that decides what a recipe trains; comments, names and the data's place do not count."""
+    decides = {
+        "family": space.family,
+        "objective": dataclasses.asdict(space.objective),
+        "fidelity": dataclasses.asdict(space.fidelity),
+        "base": space.base,
+        "params": space.fixed,
+        "seed": space.seed,
+        "trained": fidelity,
+        "split": split,
+    }
+    return hashlib.sha256(json.dumps(_alike(decides), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _alike(value: Any) -> Any:
+    """Write 3 and 3.0 alike."""
+    if isinstance(value, Mapping):
+        return {key: _alike(item) for key, item in value.items()}
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def provenance(space: SearchSpace, path: Path) -> Provenance:
+    """Return the provenance of a loaded recipe.
+
+    Raises:
+        SpaceError: the file is a search space, not a recipe, or an entry is missing or of the wrong kind.
+    """
+    if space.axes:
+        ranges = ", ".join(space.axes)
+        raise SpaceError(
+            f"{path}: every parameter of a recipe must be one value, but these are ranges: {ranges}. "
+            f"Search it with scripts/search.py --space {path}."
+        )
+    block = space.provenance
+    for key, kind in _NEEDED.items():
+        if key not in block or isinstance(block[key], bool) or not isinstance(block[key], kind):
+            state = f"is {block[key]!r}" if key in block else "is missing"
+            raise SpaceError(f"{path}: provenance.{key} {state}; write recipes with scripts/export.py.")
+    if space.seed is None:
+        raise SpaceError(f"{path}: 'seed:' is missing; write recipes with scripts/export.py.")
+    value = block["score"].get("value")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise SpaceError(f"{path}: provenance.score.value must be a number, but got {value!r}.")
+    fidelity = float(block["fidelity"])
+    if not any(math.isclose(fidelity, level, rel_tol=1e-6) for level in space.fidelity.reports):
+        levels = ", ".join(f"{level:g}" for level in space.fidelity.reports)
+        raise SpaceError(
+            f"{path}: provenance.fidelity must be one of the recipe's reports ({levels}), but is {fidelity:g}."
+        )
+    plain = {key: block[key] for key in _NEEDED if key not in ("score", "fidelity")}
+    return Provenance(fidelity=fidelity, score=float(value), **plain)
+
+
+def dump(space: SearchSpace, trainable: Trainable, about: Mapping[str, Any], heading: str) -> str:
+    """Return a recipe as commented YAML that the space loader reads back to an equal space.
+
+    Args:
+        space: no axes, ``data`` and ``seed`` set.
+        trainable: its family, whose parameters' meanings become comments.
+        about: the provenance block: plain values and mappings; a tuple ``(value, comment)`` carries a comment.
+        heading: comment at the top, wrapped to the line.
+    """
+    lines = [f"# {line}" for part in heading.splitlines() for line in textwrap.wrap(part, 112) or [""]]
+    lines += [f"summary: {_scalar(space.summary)}", f"family: {_scalar(space.family)}"]
+    lines += [f"objective: {space.objective.metric}", f"data: {_scalar(space.data)}"]
+    lines += [f"seed: {space.seed}  # initial weights, order of the cases, dropout, augmentation"]
+    lines += ["", "fidelity:  # passes over the training fold; the learning-rate schedule spans max"]
+    lines += [f"  {name}: {_scalar(value)}" for name, value in dataclasses.asdict(space.fidelity).items()]
+    for title, values, cls in (("base", space.base, trainable.Base), ("params", space.fixed, trainable.Params)):
+        specs = parameters.specs(cls)
+        lines += ["", f"{title}:" + ("" if values else " {}")]
+        for name, value in values.items():
+            spec = specs.get(name)
+            note = spec.help + (f" [{spec.unit}]" if spec.unit else "") if spec else ""
+            lines.append(_line(name, value, note, "  "))
+    lines += ["", "provenance:"]
+    for name, value in about.items():
+        value, note = value if isinstance(value, tuple) else (value, "")
+        if isinstance(value, Mapping):
+            lines.append(f"  {name}:" + (f"  # {note}" if note else "") + ("" if value else " {}"))
+            lines += [_line(key, item, "", "    ") for key, item in value.items()]
+        else:
+            lines.append(_line(name, value, note, "  "))
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, value: Any, note: str, indent: str) -> str:
+    note = " ".join(note.split())
+    return f"{indent}{_scalar(name, key=True)}: {_scalar(value)}" + (f"  # {note}" if note else "")
+
+
+def _scalar(value: Any, key: bool = False) -> str:
+    """Write a scalar so that it is read back as the same type; a list of scalars in flow style."""
+    if isinstance(value, str):
+        plain = key and value.replace("_", "a").replace("-", "a").isalnum() and value.isascii() and value[0].isalpha()
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_scalar(item) for item in value) + "]"
+    return json.dumps(value)

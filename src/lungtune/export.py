@@ -1,0 +1,142 @@
+"""From a study's journal to recipe files: its best trials, ready to be retrained or handed to a colleague."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lungtune import catalog
+from lungtune.core import paths
+from lungtune.core.journal import write_atomic
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.core.trial import History, Report, State, Trial
+from lungtune.data.manifest import Manifest
+from lungtune.errors import StudyError
+from lungtune.evaluate import recipe
+from lungtune.evaluate.bootstrap import Interval, interval
+from lungtune.evaluate.selection import corrected
+from lungtune.search.summary import probabilities
+
+
+def recipes() -> Path:
+    """Return the folder recipes are written to unless another is named."""
+    return paths.home() / "recipes"
+
+
+def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
+    """Write the best trials of a study as recipes ``<study>-<rank>.yaml``.
+
+    Args:
+        study: name of the study; it may still be running.
+        top: how many; fewer are written when fewer trials have finished with a score.
+        out: folder; by default ``recipes/`` in lungtune's home. A file of the same name is replaced.
+
+    Returns:
+        The files, best first. Each is whole or not there.
+
+    Raises:
+        StudyError: there is no such study, ``top`` < 1, or no trial has finished with a score.
+    """
+    if top < 1:
+        raise StudyError(f"--top >= 1 must hold, but got {top}.")
+    found = Study.open(study)
+    history = found.history()
+    ranked = history.ranked()
+    if not ranked:
+        states = [f"{len(history.of(state))} {state.value.lower()}" for state in State if history.of(state)]
+        raise StudyError(
+            f"the study '{study}' has no finished trial with a score yet ({', '.join(states) or 'no trial'}); "
+            f"go on with: python scripts/search.py --resume --study {study}"
+        )
+    kept = Predictions(found, history)
+    honest = kept.corrected(ranked)
+    written = []
+    for rank, trial in enumerate(ranked[:top], start=1):
+        path = (out or recipes()) / f"{study}-{rank}.yaml"
+        write_atomic(path, _text(found, history, trial, rank, kept.interval(trial), honest, path).encode())
+        written.append(path)
+    return written
+
+
+class Predictions:
+    """The validation probabilities that each trial's best checkpoint keeps, and what they allow to say."""
+
+    def __init__(self, study: Study, history: History) -> None:
+        self.study = study
+        self.history = history
+        self.patients = Manifest.load(study.split_path).parts["validation"].group
+
+    def of(self, trial: Trial) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return labels ``(N,)`` and probabilities ``(N, C)`` of the trial's best report, None when they are lost."""
+        found = probabilities(self.study, _best(self.history, trial))
+        return found if found is not None and len(found[0]) == len(self.patients) else None
+
+    def interval(self, trial: Trial) -> Interval:
+        """Return the trial's score with its patient interval; the bounds are NaN when the predictions are lost."""
+        found, value = self.of(trial), trial.value(self.history.objective)
+        if found is None:
+            return Interval(value, math.nan, math.nan)
+        return dataclasses.replace(interval(*found, self.patients, self.history.objective.metric), value=value)
+
+    def corrected(self, ranked: list[Trial]) -> Interval | None:
+        """Return what the best of the study can be expected to score on new patients; None when it can't be told."""
+        tables = [found for trial in ranked if (found := self.of(trial)) is not None]
+        if not tables or len(set(self.patients)) < 2:
+            return None
+        objective, labels = self.history.objective, tables[0][0]
+        return corrected(labels, [table for _, table in tables], self.patients, objective.metric, mode=objective.mode)
+
+
+def _best(history: History, trial: Trial) -> Report:
+    report = trial.best(history.objective)
+    assert report is not None  # ranked trials have a score
+    return report
+
+
+def _text(
+    study: Study, history: History, trial: Trial, rank: int, score: Interval, honest: Interval | None, path: Path
+) -> str:
+    about, report = history.study, _best(history, trial)
+    searched = SearchSpace.from_dict(about["space"])
+    space = dataclasses.replace(
+        searched, axes={}, fixed=dict(trial.params), start=(), seed=trial.seed, data=about["data"]["source"]
+    )
+    others = len(history.ranked()) - 1
+    block: dict[str, Any] = {
+        "study": study.name,
+        "study_id": about["id"],
+        "space": searched.name,
+        "profile": searched.profile,
+        "trial": trial.number,
+        "rank": (rank, f"of {others + 1} trials with a score"),
+        "state": (trial.state.value, trial.reason),
+        "fidelity": (report.fidelity, f"passes at the best report, of {searched.fidelity.max:g}"),
+        "samples": (report.samples, "cases trained on, counted with repetition"),
+        "split": (about["data"]["hash"], "hash of the split manifest; retraining refuses other data"),
+        "split_seed": about["seed"],
+        "classes": list(about["data"]["classes"]),
+        "score": (score.to_dict(), f"validation {space.objective.metric}, 95 % bootstrap interval over patients"),
+        **({"corrected": (honest.to_dict(), "expected of the best of all trials on new patients")} if honest else {}),
+        "validation": ({k: round(v, 6) for k, v in report.metrics.items()}, "all metrics of that report"),
+        "exported": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "git": dict(about.get("git") or {}),
+        "versions": {str(name): str(version) for name, version in (about.get("versions") or {}).items()},
+        "fingerprint": (
+            recipe.fingerprint(space, report.fidelity, about["data"]["hash"]),
+            "of all that decides the weights",
+        ),
+    }
+    heading = (
+        f"Recipe: trial {trial.number} of the study {study.name}, rank {rank} of {others + 1} by "
+        f"{space.objective.metric}."
+        f"\n{space.objective.metric} {score} on the validation patients."
+        f"\nRetrain: python scripts/retrain.py {path}"
+        f"\nSame format as a search space; every parameter is one value."
+    )
+    return recipe.dump(space, catalog.family(space.family), block, heading)
