@@ -15,7 +15,7 @@ from lungtune.core.space import SearchSpace
 from lungtune.core.spacefile import load_space
 from lungtune.core.trainable import Trainable
 from lungtune.errors import SpaceError, did_you_mean
-from lungtune.evaluate.metrics import METRICS
+from lungtune.evaluate.metrics import DIRECTIONS
 
 SPACES = ROOT / "search_spaces"
 
@@ -60,5 +60,4 @@ def space(name_or_file: str, profile: str = "full", settings: Mapping[str, Any] 
             f"--space must name a shipped space or a YAML file, but got '{name_or_file}'."
             f"{did_you_mean(name_or_file, spaces())}"
         )
-    metrics = {name: direction for name, (direction, _) in METRICS.items()}
-    return load_space(path, family, metrics=metrics, profile=profile, settings=settings)
+    return load_space(path, family, metrics=DIRECTIONS, profile=profile, settings=settings)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
-from lungtune.errors import LungtuneError, UserError, did_you_mean
+from lungtune.core import yamlfile
+from lungtune.errors import LungtuneError, SpaceError, UserError, did_you_mean
 
 STOPPED = 3
 
@@ -32,6 +33,40 @@ class Parser(argparse.ArgumentParser):
             word = unknown.split()[0].split("=")[0]
             message = f"there is no flag or argument '{word}'.{did_you_mean(word, flags)}"
         self.exit(2, f"error: {message}\n")
+
+
+def positive(text: str) -> int:
+    """Read a whole number >= 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, but got '{text}'")
+    return int(text)
+
+
+def duration(text: str) -> float:
+    """Read a time such as ``90s``, ``30m``, ``2h`` or ``1d`` in seconds."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
+    try:
+        seconds = float(text[:-1]) * unit
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 30m, 2h or 1d, but got '{text}'")
+    return seconds
+
+
+def settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read ``--set`` pairs: ``key=value``, the value as in a space file.
+
+    Raises:
+        SpaceError: a pair has no ``=``, or its value is not readable.
+    """
+    chosen: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise SpaceError(f"--set takes KEY=VALUE, but got '{pair}'.")
+        chosen[key] = yamlfile.parse(value, f"--set {key}")
+    return chosen
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

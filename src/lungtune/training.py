@@ -163,7 +163,7 @@ class Session:
             "peak_memory_mb": _peak_memory(),
         }
         run.losses, run.trained, run.seconds = [], 0, 0.0
-        path = run.folder / f"{run.fidelity:09.4f}.safetensors"
+        path = run.folder / checkpoint.name(samples)
         score = scores.get(self.objective.metric, math.nan)
         if self.objective.better(score, run.best[0]):
             run.best = (score, path.name)

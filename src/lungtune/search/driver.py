@@ -1,0 +1,249 @@
+"""One search from the command line to the last word: prepare, run, conclude."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from lungtune import catalog
+from lungtune.cli import STOPPED
+from lungtune.core import params as parameters
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.errors import DataError, SpaceError, StudyError
+from lungtune.search import environment, live, summary
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for."""
+
+    space: str | None = None
+    data: str | None = None
+    profile: str | None = None
+    trials: int | None = None
+    budget: float | None = None
+    """Wall time of this run in seconds."""
+    study: str | None = None
+    resume: bool = False
+    seed: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run(options: Options, console: Console) -> int:
+    """Run or resume a search; return the exit code (0 done, 3 stopped and resumable).
+
+    Raises:
+        UserError: something the user can mend; no study was begun, or a begun one was left as it was.
+    """
+    prepare = _resumed if options.resume else _new
+    study, space, dataset = prepare(options, console)
+    try:
+        return _search(study, space, dataset, options, console)
+    finally:
+        study.release()
+
+
+def _new(options: Options, console: Console) -> tuple[Study, SearchSpace, Any]:
+    """Check everything that can be checked, then begin the study."""
+    if options.space is None:
+        raise SpaceError(f"--space must be given; shipped are {', '.join(catalog.spaces())}.")
+    profile = options.profile or ("full" if options.data else "demo")
+    space = catalog.space(options.space, profile, options.settings)
+    source = options.data or space.data or "phantom"
+    seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
+    trials = options.trials or space.trials
+    trainable = catalog.family(space.family)
+    base = parameters.build(trainable.Base, space.base)
+    trainable.check(base)
+    study = Study.new(options.study, space.name)
+
+    from lungtune.data import dataset
+    from lungtune.evaluate import baselines
+
+    inspection = dataset.inspect(source, seed=seed)
+    for warning in inspection.audit.warnings:
+        console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+    if inspection.audit.problems:
+        raise DataError("the data can't be searched on as it is: " + " ".join(inspection.audit.problems))
+    data = dataset.load(inspection, base.image_size)
+    study.acquire()
+    inspection.save(study.split_path)
+    counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}
+    about = {"source": source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
+    resolved = SearchSpace.from_dict({**space.to_dict(), "trials": trials})
+    study.begin(resolved, data=about, seed=seed, about=environment.describe())
+    constant = baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
+    study.append("baselines", constant=constant)
+    return study, resolved, data
+
+
+def _resumed(options: Options, console: Console) -> tuple[Study, SearchSpace, Any]:
+    """Open a study that was begun."""
+    if options.study is None:
+        known = ", ".join(Study.names()) or "none yet"
+        raise StudyError(f"--resume needs --study NAME; studies: {known}.")
+    for flag in ("space", "data", "profile", "seed"):
+        if getattr(options, flag) is not None:
+            raise StudyError(f"a resumed study keeps its {flag}; leave --{flag} out, or begin a new study with it.")
+    if options.settings:
+        raise StudyError("a resumed study keeps its settings; leave --set out, or begin a new study with it.")
+    study = Study.open(options.study)
+    study.acquire()
+    if study.healed:
+        console.print(f"healed: the journal's last line was cut short ({study.healed} bytes put aside).")
+    history = study.history()
+    space = SearchSpace.from_dict(history.study["space"])
+    if options.trials is not None and options.trials != history.target:
+        if options.trials < len(history.trials):
+            raise StudyError(
+                f"--trials must be at least {len(history.trials)}, the trials this study has, but got {options.trials}."
+            )
+        study.append("target", trials=options.trials)
+
+    from lungtune.data import dataset
+
+    trainable = catalog.family(space.family)
+    base = parameters.build(trainable.Base, space.base)
+    trainable.check(base)
+    return study, space, dataset.load(study.split_path, base.image_size)
+
+
+def _search(study: Study, space: SearchSpace, data: Any, options: Options, console: Console) -> int:
+    from lungtune.search.conductor import Conductor
+    from lungtune.tracking import Tracker
+
+    history = study.history()
+    conductor = Conductor(study, space, history.study["seed"])
+    about = history.study["data"]
+    console.print(f"[bold]study {study.name}[/bold]  {study.folder}", highlight=False)
+    classes = ", ".join(about["classes"])
+    counts = f"{about['counts']['train']:,} training and {about['counts']['validation']:,} validation cases"
+    console.print(f"data {about['source']}: {counts} of {classes}; split {about['hash'][:12]}", highlight=False)
+    if space.profile != "full" and space.why:
+        console.print(f"profile {space.profile}: {space.why}", highlight=False)
+    console.print(live.plan(space, history.target, about["counts"]["train"]))
+    began = time.monotonic()
+    stopped = ""
+    if not conductor.finished:
+        study.append("open", **environment.process())
+        tracker = Tracker(study.folder)
+        tracker.start()
+        try:
+            stopped = _run_trials(conductor, options, console)
+        finally:
+            study.append("stop", why=stopped or "done", **environment.process())
+        result = summary.write(study, data.validation.patients)
+        study.append("summary", best=_headline(result), work=result["work"])
+        delivery = tracker.stop(timeout=20.0)
+    else:
+        from lungtune.tracking import sync
+
+        console.print("the study has all its trials; raise --trials to extend it.")
+        result = summary.write(study, data.validation.patients)
+        delivery = sync(study.folder, timeout=20.0)
+    _conclude(study, result, console, time.monotonic() - began)
+    if not delivery:
+        console.print(f"note: {delivery.sentence}", highlight=False)
+    if stopped:
+        console.print(
+            f"stopped ({stopped}). Go on with:\n  python scripts/search.py --resume --study {study.name}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return STOPPED
+    return 0
+
+
+def _run_trials(conductor: Any, options: Options, console: Console) -> str:
+    """Run the trials under the live view; return why the search stopped early, or nothing."""
+    from lungtune.search import raytune
+
+    deadline = time.monotonic() + options.budget if options.budget else None
+    console.print("starting Ray ...", highlight=False)
+    with _stopping(conductor):
+        slots = raytune.start_ray()
+        try:
+            view = live.View(console, conductor.history, conductor.space)
+            conductor.watchers.append(view.event)
+
+            def tick() -> None:
+                view.tick()
+                if deadline is not None and time.monotonic() > deadline:
+                    conductor.stopping = conductor.stopping or "budget"
+
+            with view:
+                raytune.run_trials(conductor, slots, tick)
+        finally:
+            raytune.stop_ray()
+    if conductor.stopping == "budget":
+        conductor.close_by_budget()
+        return ""
+    return str(conductor.stopping)
+
+
+@contextmanager
+def _stopping(conductor: Any) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM stops cleanly, the second at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if conductor.stopping:
+            raise KeyboardInterrupt
+        conductor.stopping = signal.Signals(number).name
+        print("\nstopping: trials end at their last checkpoint (again to stop at once) ...", file=sys.stderr)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    best = result["best"]
+    return None if best is None else {key: best[key] for key in ("trial", "value", "interval", "gain_over_start")}
+
+
+def _interval(values: Mapping[str, float] | None) -> str:
+    if not values or values.get("low") is None:
+        return ""
+    return f" [{values['low']:.3f}, {values['high']:.3f}]"
+
+
+def _conclude(study: Study, result: Mapping[str, Any], console: Console, seconds: float) -> None:
+    """Print the result and the next commands."""
+    out = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+    metric, best, start = result["objective"]["metric"], result["best"], result["baselines"]["start"]
+    states = ", ".join(f"{count} {state.lower()}" for state, count in result["states"].items() if count)
+    work = result["work"]
+    out(f"{states}; {work['passes']:.1f} passes, {100 * work['saved']:.0f} % saved by ASHA; {seconds:.0f} s.")
+    if best is None:
+        out("no trial has a score yet.")
+        return
+    chosen = ", ".join(f"{name}={live.short(value)}" for name, value in best["params"].items())
+    out(f"[bold]best: trial {best['trial']}[/bold] at {best['fidelity']:.3g} passes: {chosen}")
+    out(f"  validation {metric} {best['value']:.4f}{_interval(best['interval'])} (95 % interval over patients)")
+    if best["corrected"]:
+        corrected = best["corrected"]
+        out(f"  expected on new patients, corrected for choosing the best: {corrected['value']:.4f}{_interval(corrected)}")
+    if start and best["gain_over_start"]:
+        gain = best["gain_over_start"]
+        sure = "the interval excludes 0" if gain["low"] > 0 or gain["high"] < 0 else "not distinguishable from 0"
+        out(f"  start configuration (trial {start['trial']}) {start['value']:.4f}; gain {gain['value']:+.4f}"
+            f"{_interval(gain)}: {sure}")
+    constant = result["baselines"]["constant"].get(metric)
+    if constant is not None:
+        out(f"  constant-class baseline {constant:.4f}")
+    out("next:")
+    out(f"  python scripts/export.py --study {study.name}")
+    out(f"  python scripts/retrain.py recipes/{study.name}-1.yaml --test")
+    out("  python scripts/ui.py")

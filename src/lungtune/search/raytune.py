@@ -1,0 +1,219 @@
+"""Runs a conductor's trials on Ray Tune. Ray places them and keeps their processes; every decision is the conductor's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the journal and the tracker log
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # the conductor checks, and fails one trial only
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the driver stops the search itself
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")  # Ray's own snapshots are never read
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1")  # a configuration is chosen when it can start, not before
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune.experiment import Trial as RayTrial  # noqa: E402
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+from lungtune.search.actor import TrialActor  # noqa: E402
+from lungtune.search.conductor import MAX_LOST, Conductor  # noqa: E402
+
+log = logging.getLogger(__name__)
+for _name in ("ray.tune", "ray.air", "ray.train"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # what they would say is in the journal
+
+
+def start_ray() -> int:
+    """Join the cluster at ``RAY_ADDRESS`` or start a local one; return how many trials fit at a time."""
+    address = os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        ray.init(include_dashboard=False, object_store_memory=128 * 2**20, **quiet)
+        _protect_token()
+    resources = ray.cluster_resources()
+    return int(resources.get("GPU", 0) or resources.get("CPU", 1))
+
+
+def _protect_token() -> None:
+    """Ray writes its authentication token readable by all; only its owner needs it."""
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file() and stat.S_IMODE(token.stat().st_mode) & 0o077:
+        token.chmod(0o600)
+
+
+class _Unsaved:
+    """Ray pickles what it is given, for its own restore, which is never used: the journal has it all."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Asker(_Unsaved, Searcher):
+    """Hands the conductor's assignments to Ray Tune."""
+
+    def __init__(self, conductor: Conductor, slots: int) -> None:
+        super().__init__(metric="fidelity", mode="max")
+        self.conductor = conductor
+        self.slots = slots
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if len(self.conductor.running) >= self.slots:
+            return None
+        assignment = self.conductor.next()
+        if assignment is not None:
+            return {
+                "study": str(self.conductor.study.folder),
+                "number": assignment.number,
+                "params": dict(assignment.params),
+                "seed": assignment.seed,
+                "known": assignment.known,
+                "driver": os.getpid(),
+            }
+        return Searcher.FINISHED if self.conductor.finished or self.conductor.stopping else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The conductor knows."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the journal has it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class _Judge(_Unsaved, FIFOScheduler):
+    """Asks the conductor what becomes of a trial after each report."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self.conductor = conductor
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:
+        report = {key.removeprefix("metrics/"): value for key, value in result.items() if key.startswith("metrics/")}
+        outcome = {key: result[key] for key in ("fidelity", "samples", "checkpoint") if key in result}
+        outcome["metrics"] = report
+        if "failure/reason" in result:
+            outcome["failure"] = {"reason": result["failure/reason"], "message": result["failure/message"]}
+        goes_on = self.conductor.report(trial.config["number"], outcome)
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+
+class _Watch(_Unsaved, tune.Callback):
+    """Takes note of dead processes and keeps the view alive."""
+
+    def __init__(self, conductor: Conductor, tick: Callable[[], None]) -> None:
+        self.conductor = conductor
+        self.tick = tick
+
+    def on_step_end(self, iteration: int, trials: list[RayTrial], **info: Any) -> None:
+        self.tick()
+
+    def on_trial_recover(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        self.conductor.lost(trial.config["number"], _why(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
+        number = trial.config["number"]
+        self.conductor.lost(number, _why(trial))
+        self.conductor.give_up(number, f"its process died {MAX_LOST + 1} times; the last time: {_why(trial)}")
+
+
+class _Stop(_Unsaved, tune.Stopper):
+    """Ends the run when the conductor is told to stop."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self.conductor = conductor
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return bool(self.conductor.stopping)
+
+
+def _why(trial: RayTrial) -> str:
+    """Return the end of what Ray wrote down of a trial's failure, on one line."""
+    try:
+        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    except (OSError, TypeError):
+        text = ""
+    return " ".join(text.split())[-500:] or "its process died"
+
+
+def run_trials(
+    conductor: Conductor,
+    slots: int,
+    tick: Callable[[], None],
+    trials_per_gpu: int = 1,
+    actor: type[tune.Trainable] = TrialActor,
+) -> None:
+    """Run trials until the conductor has no more or is stopping.
+
+    A trial killed by the operating system is retried by Ray. Where Ray Tune itself gives up (its own memory monitor
+    killing a trial ends the whole of ``Tuner.fit``), a new run takes over from the journal.
+    """
+    on_gpu = bool(ray.cluster_resources().get("GPU"))
+    resources = {"cpu": 1.0, "gpu": 1.0 / trials_per_gpu} if on_gpu else {"cpu": 1.0}
+    slots = slots * trials_per_gpu if on_gpu else slots
+    without_progress = 0
+    while not conductor.finished and not conductor.stopping:
+        reports = len(conductor.history.order)
+        scratch = tempfile.mkdtemp(prefix="lungtune-ray-")
+        try:
+            _fit(conductor, slots, resources, scratch, tick, actor)
+        except (RuntimeError, ray.exceptions.RayError, tune.TuneError) as error:
+            log.warning("Ray Tune stopped (%s); going on from the journal.", " ".join(str(error).split())[:200])
+            for number in sorted(conductor.running):
+                conductor.lost(number, " ".join(str(error).split())[:200])
+            without_progress = without_progress + 1 if len(conductor.history.order) == reports else 0
+            if without_progress > MAX_LOST:
+                raise
+            if not ray.is_initialized():
+                start_ray()
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            conductor.requeue()
+
+
+def _fit(
+    conductor: Conductor,
+    slots: int,
+    resources: dict[str, float],
+    scratch: str,
+    tick: Callable[[], None],
+    actor: type[tune.Trainable],
+) -> None:
+    tuner = tune.Tuner(
+        tune.with_resources(actor, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=_Asker(conductor, slots),
+            scheduler=_Judge(conductor),
+            num_samples=-1,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="run",
+            storage_path=scratch,
+            callbacks=[_Watch(conductor, tick)],
+            stop=_Stop(conductor),
+            failure_config=tune.FailureConfig(max_failures=MAX_LOST),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def stop_ray() -> None:
+    """Leave the cluster, or stop the local one."""
+    ray.shutdown()

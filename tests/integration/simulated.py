@@ -1,0 +1,129 @@
+"""A trial actor whose training is arithmetic: real Ray, real journal, real checkpoints, no waiting.
+
+A trial's ``fault`` parameter says what goes wrong, once: it is remembered in the study's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from lungtune.core.fidelity import Fidelity
+from lungtune.core.journal import write_atomic
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.core.trial import Objective, Report
+from lungtune.search.actor import TrialActor
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+FIDELITY = Fidelity(max=9, min=1, eta=3)
+
+
+def space(trials: int, faults: tuple[str, ...] = (), seconds: float = 0.0, **changes: Any) -> SearchSpace:
+    """A space of one quality axis; the first trials carry ``faults`` as start points."""
+    values: dict[str, Any] = {
+        "name": "simulated",
+        "family": "simulated",
+        "summary": "",
+        "profile": "full",
+        "objective": Objective("macro_f1"),
+        "sampler": "tpe",
+        "trials": trials,
+        "fidelity": FIDELITY,
+        "base": {},
+        "fixed": {"fault": "none", "seconds": seconds},
+        "axes": {"quality": FloatDistribution(0.0, 1.0), "kind": CategoricalDistribution(["a", "b"])},
+        "start": tuple({"quality": 0.5 + 0.01 * n, "kind": "a", "fault": fault} for n, fault in enumerate(faults)),
+    }
+    return SearchSpace(**(values | changes))
+
+
+def begin(folder: Path, made: SearchSpace, seed: int = 0) -> Study:
+    """Begin a study in ``folder`` and hold it."""
+    folder.mkdir(parents=True)
+    study = Study(folder)
+    study.acquire()
+    data = {"source": "none", "hash": "0" * 64, "classes": ["a", "b"], "counts": {"train": 100, "validation": 10}}
+    study.begin(made, data=data, seed=seed, about={"command": "", "versions": {}, "git": {}})
+    study.append("baselines", constant={"macro_f1": 0.1})
+    return study
+
+
+def score(params: dict[str, Any], fidelity: float) -> float:
+    """A learning curve that keeps the order of qualities."""
+    return params["quality"] * fidelity / (fidelity + 1.0)
+
+
+class SimulatedSession:
+    """Stands where a training session stands; its checkpoints are files with the report inside."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.runs: dict[int, dict[str, Any]] = {}
+
+    def start(self, number: int, params: dict[str, Any], seed: int, folder: Path, known: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        saved = sorted(folder.glob("*.json"))
+        done = json.loads(saved[-1].read_text())["fidelity"] if saved else 0.0
+        with open(folder / "starts", "a") as file:
+            file.write(f"{done:g}\n")
+        self.runs[number] = {"params": params, "folder": folder, "done": done, "emit": done > known}
+
+    def leave(self, number: int) -> None:
+        del self.runs[number]
+
+    def until_report(self) -> list[tuple[int, Report]]:
+        number, run = next(iter(self.runs.items()))
+        params, folder = run["params"], run["folder"]
+        if not run["emit"]:
+            time.sleep(params["seconds"])
+            run["done"] = next(level for level in FIDELITY.reports if level > run["done"])
+        run["emit"] = False
+        fidelity = run["done"]
+        metrics: dict[str, Any] = {"macro_f1": score(params, fidelity), "loss": 1.0 - score(params, fidelity)}
+        path = folder / f"{fidelity:09.4f}.json"
+        if fidelity >= 2:
+            self._fault(params["fault"], folder, metrics)
+        write_atomic(path, json.dumps({"fidelity": fidelity}).encode())
+        if params["fault"] == "kill-after-checkpoint" and fidelity == 2 and _first_time(folder):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [(number, Report(fidelity, round(fidelity * 100), metrics, str(path)))]
+
+    def _fault(self, fault: str, folder: Path, metrics: dict[str, Any]) -> None:
+        if fault == "nan":
+            metrics["macro_f1"] = float("nan")
+        elif fault == "inf":
+            metrics["macro_f1"] = float("inf")
+        elif fault == "missing":
+            del metrics["macro_f1"]
+        elif fault == "string":
+            metrics["macro_f1"] = "0.9"
+        elif fault == "tensor":
+            import numpy as np
+
+            metrics["extra"] = np.zeros((2, 2))
+        elif fault == "raise":
+            raise ValueError("a mistake in the model's code")
+        elif fault == "kill" and _first_time(folder):
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif fault == "always-kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _first_time(folder: Path) -> bool:
+    try:
+        (folder / "fault-done").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+class SimulatedActor(TrialActor):
+    """The real actor around a simulated session."""
+
+    def open_session(self, study: Study) -> Any:
+        return SimulatedSession(study)
