@@ -1,0 +1,101 @@
+"""Finds every model family by itself: a new file in ``trainables/`` is tested without a line added here."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lungtune.core.params import ParamSpec, specs
+from lungtune.core.paths import ROOT
+from lungtune.core.trainable import Trainable
+from lungtune.nn.pack import Pack
+
+NAMES = sorted(p.stem for p in (ROOT / "trainables").glob("*.py") if not p.stem.startswith("_"))
+CLASSES = ("normal", "bacterial", "viral")
+COUNTS = (12, 7, 3)
+HORIZON = 200
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family at its smallest, with images to train on.
+
+    Attributes:
+        name: module in ``trainables``.
+        trainable: the instance.
+        base: what ``miniature`` returned.
+        images: uint8 ``(22, S, S)``, sorted by class; each class has its own brightness, over noise.
+        labels: int64 ``(22,)``.
+    """
+
+    name: str
+    trainable: Trainable
+    base: Any
+    images: np.ndarray
+    labels: np.ndarray
+
+    def pack(self, capacity: int = 8) -> Pack:
+        """Return a new pack on this family's images."""
+        return Pack(self.trainable, self.base, CLASSES, self.images, self.labels, capacity=capacity)
+
+    @property
+    def default(self) -> Any:
+        """Default parameters, with a rate that shows in a few steps."""
+        return replace(self.trainable.Params(), lr=1e-2, batch_size=4)
+
+    def values(self, name: str) -> list[Any]:
+        """Return the default and other moderate values of one parameter."""
+        return _values(specs(self.trainable.Params)[name], getattr(self.default, name))
+
+    def variants(self, count: int) -> list[Any]:
+        """Return parameter sets that differ from one another in everything."""
+        found = []
+        for i in range(count):
+            changes = {}
+            for step, field in enumerate(fields(self.trainable.Params)):
+                values = self.values(field.name)
+                changes[field.name] = values[(i * (1 + step % 2) + step) % len(values)]
+            found.append(replace(self.default, **changes))
+        return found
+
+
+def _values(spec: ParamSpec, default: Any) -> list[Any]:
+    if spec.choices:
+        return [default, *(c for c in spec.choices if c != default)]
+    if spec.type is bool:
+        return [default, not default]
+    low = -float("inf") if spec.low is None else spec.low
+    high = float("inf") if spec.high is None else spec.high
+    guesses = itertools.chain((default,), (default * 2, default // 2) if spec.type is int else (default * 2, default / 2))
+    others = [default + 1] if spec.type is int else [default + 0.25]
+    found = []
+    for guess in (*guesses, *others):
+        if low <= guess <= high and guess not in found:
+            found.append(guess)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Small tensors gain nothing from threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", params=NAMES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """Every family in turn."""
+    trainable = importlib.import_module(f"trainables.{request.param}").TRAINABLE
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    base = trainable.miniature(folder)
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(CLASSES)), COUNTS)
+    noise = random.integers(0, 120, (len(labels), base.image_size, base.image_size))
+    images = (noise + 60 * labels[:, None, None]).astype(np.uint8)
+    return Family(request.param, trainable, base, images, labels)

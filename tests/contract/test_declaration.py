@@ -1,0 +1,74 @@
+"""What a family declares: light import, frozen fields with bounds, parameters that are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+
+from lungtune.core.params import build, specs
+from lungtune.core.trainable import Trainable
+
+from .conftest import HORIZON, NAMES, Family
+
+HEAVY = ("torch", "ray", "mlflow", "open_clip", "timm", "numpy", "pandas")
+LOOP = {"lr", "weight_decay", "batch_size", "warmup", "augmentation", "class_weighting"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_import_is_light(name: str) -> None:
+    code = f"import sys, json, trainables.{name}; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_a_family_is_one_instance_with_a_summary(family: Family) -> None:
+    assert isinstance(family.trainable, Trainable)
+    assert 0 < len(family.trainable.summary) <= 100
+
+
+@pytest.mark.parametrize("part", ["Base", "Params"])
+def test_fields_are_frozen_explained_and_within_their_own_bounds(family: Family, part: str) -> None:
+    cls = getattr(family.trainable, part)
+    instance = cls()
+    assert build(cls, dataclasses.asdict(instance)) == instance
+    for spec in specs(cls).values():
+        assert spec.help, f"{spec.name} needs a help text"
+        if spec.type in (int, float):
+            assert spec.low is not None and spec.high is not None, f"{spec.name} needs bounds"
+        with pytest.raises(FrozenInstanceError, match="cannot assign to field"):
+            setattr(instance, spec.name, spec.default)
+
+
+def test_what_the_loop_reads_is_there(family: Family) -> None:
+    assert LOOP <= specs(family.trainable.Params).keys()
+    assert "image_size" in specs(family.trainable.Base)
+
+
+class Spy:
+    """Params that note which fields are read."""
+
+    def __init__(self, params: Any) -> None:
+        self._params, self.read = params, set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.read.add(name)
+        return getattr(self._params, name)
+
+
+def test_every_parameter_is_read(family: Family) -> None:
+    pack = family.pack()
+    spy = Spy(family.default)
+    pack.join(spy, seed=1, horizon=HORIZON)
+    pack.step()
+    pack.predict(family.images)
+    assert specs(family.trainable.Params).keys() - spy.read == set()
+
+
+def test_weights_of_the_miniature_are_found(family: Family) -> None:
+    family.trainable.check(family.base)

@@ -1,0 +1,155 @@
+"""How every family trains: reproducibly, alone or in company, and every axis of its search acts.
+
+"Equal" between packs of different size means equal up to the order of floating-point sums: losses within 1e-4 relative
+over a few steps at a rate far above what a search would use. Equal within one composition means bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lungtune.core.params import specs
+from lungtune.nn import checkpoint
+from lungtune.nn.pack import Pack
+
+from .conftest import CLASSES, HORIZON, Family
+
+CLOSE = {"rel": 1e-4, "abs": 1e-5}
+
+
+def losses(pack: Pack, slot: int, steps: int) -> list[float]:
+    return [pack.step()[slot] for _ in range(steps)]
+
+
+def alone(family: Family, params: object, seed: int, steps: int) -> tuple[list[float], Pack]:
+    pack = family.pack(1)
+    return losses(pack, pack.join(params, seed=seed, horizon=HORIZON), steps), pack
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_same_seed_same_losses_other_seed_other_losses(family: Family) -> None:
+    first, pack = alone(family, family.default, 1, 3)
+    second, again = alone(family, family.default, 1, 3)
+    other, _ = alone(family, family.default, 2, 3)
+    assert first == second
+    assert same(pack.state(0), again.state(0))
+    assert first != other
+
+
+def test_a_pack_gives_each_trial_what_it_gets_alone(family: Family) -> None:
+    """Six trials that differ in everything, of different age; one leaves midway and another takes its place."""
+    variants = family.variants(6)
+    pack = family.pack(6)
+    got: dict[int, list[float]] = {}
+    who = {pack.join(variants[i], seed=i, horizon=HORIZON): i for i in range(4)}
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            for slot, loss in pack.step().items():
+                got.setdefault(who[slot], []).append(loss)
+
+    run(2)
+    who[pack.join(variants[4], seed=4, horizon=HORIZON)] = 4
+    run(2)
+    leaver = next(iter(who))
+    pack.leave(leaver)
+    who[pack.join(variants[5], seed=5, horizon=HORIZON)] = 5
+    run(2)
+    predicted = pack.predict(family.images)
+    for slot, i in who.items():
+        expected, solo = alone(family, variants[i], i, len(got[i]))
+        assert got[i] == pytest.approx(expected, **CLOSE), f"trial {i}: {variants[i]}"
+        torch.testing.assert_close(predicted[slot], solo.predict(family.images)[0], atol=2e-4, rtol=0)
+
+
+def test_a_checkpoint_goes_through_a_file_into_another_pack(family: Family, tmp_path: Path) -> None:
+    variants = family.variants(3)
+    expected, solo = alone(family, variants[0], 0, 6)
+    pack = family.pack(3)
+    slots = [pack.join(v, seed=i, horizon=HORIZON) for i, v in enumerate(variants)]
+    got = losses(pack, slots[0], 3)
+    checkpoint.save(tmp_path / "c.safetensors", pack.state(slots[0]), {"samples": pack.samples(slots[0])})
+    state, meta = checkpoint.load(tmp_path / "c.safetensors")
+    single = family.pack(1)
+    slot = single.join(variants[0], seed=0, horizon=HORIZON, state=state)
+    assert single.samples(slot) == meta["samples"]
+    got += losses(single, slot, 3)
+    assert got == pytest.approx(expected, **CLOSE)
+    torch.testing.assert_close(single.predict(family.images)[slot], solo.predict(family.images)[0], atol=2e-4, rtol=0)
+
+
+def test_resume_alone_is_bit_identical(family: Family) -> None:
+    params = family.variants(2)[1]
+    expected, whole = alone(family, params, 3, 4)
+    _, pack = alone(family, params, 3, 2)
+    again = family.pack(1)
+    slot = again.join(params, seed=3, horizon=HORIZON, state=pack.state(0))
+    assert losses(again, slot, 2) == expected[2:]
+    assert same(again.state(slot), whole.state(0))
+
+
+def test_every_target_matches_and_every_adapter_gets_a_gradient_in_the_first_step(family: Family) -> None:
+    seen = set()
+    for params in family.variants(8):
+        pack = family.pack(1)
+        slot = pack.join(params, seed=1, horizon=HORIZON)
+        pack.step()
+        pack.verify(slot)
+        names = {name.rpartition(".lora_")[0] for name in pack.adapter(slot)}
+        assert names
+        seen.add(frozenset(names))
+    assert len(seen) > 1 or not any("targets" in f.name for f in fields(family.trainable.Params))
+
+
+def test_every_axis_acts(family: Family) -> None:
+    """Each value of each parameter leads to other weights or, with equal weights, to other predictions."""
+    for name in specs(family.trainable.Params):
+        results = []
+        for value in family.values(name):
+            _, pack = alone(family, replace(family.default, **{name: value}), 1, 3)
+            results.append((value, pack.state(0), pack.predict(family.images)[0]))
+        for i, (value, state, scores) in enumerate(results):
+            for other, state_2, scores_2 in results[:i]:
+                assert not same(state, state_2) or not torch.equal(scores, scores_2), f"{name}: {value} acts as {other}"
+
+
+def test_an_untrained_model_scores_classes_not_its_batch(family: Family) -> None:
+    """Scoring images against the captions of their own batch gives the loss ln(batch) on sorted images, whatever they show."""
+    pack = family.pack(1)
+    slot = pack.join(family.default, seed=1, horizon=HORIZON)
+    scores = pack.predict(family.images, batch_size=4)[slot]
+    assert scores.shape == (len(family.images), len(CLASSES))
+    torch.testing.assert_close(pack.predict(family.images[:1])[slot], scores[:1], atol=1e-5, rtol=0)
+    nll = -scores.log()[range(len(scores)), family.labels]
+    batches = torch.stack([part.mean() for part in nll.split(4)])
+    assert (batches - math.log(4)).abs().max() > 1e-3
+    assert batches.std() > 1e-4
+
+
+def test_evaluation_is_deterministic_and_covers_every_image(family: Family) -> None:
+    pack = family.pack(1)
+    slot = pack.join(family.variants(4)[3], seed=1, horizon=HORIZON)
+    pack.step()
+    first, second = pack.predict(family.images, batch_size=5)[slot], pack.predict(family.images, batch_size=5)[slot]
+    assert len(first) == len(family.images)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, pack.predict(family.images)[slot], atol=1e-5, rtol=0)
+
+
+def test_it_learns(family: Family) -> None:
+    pack = family.pack(1)
+    calm = replace(family.default, augmentation=0, batch_size=8, lr=3e-3, warmup=0.0)
+    slot = pack.join(calm, seed=1, horizon=10_000)
+    before = -pack.predict(family.images)[slot].log()[range(len(family.labels)), family.labels].mean()
+    losses(pack, slot, 30)
+    after = -pack.predict(family.images)[slot].log()[range(len(family.labels)), family.labels].mean()
+    assert after < 0.7 * before

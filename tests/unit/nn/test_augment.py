@@ -1,0 +1,69 @@
+"""Augmentation: bounded, level by level, and a trial's own affair."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lungtune.nn.augment import LEVELS, augment
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.fixture
+def images() -> Tensor:
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.interpolate(torch.rand(6, 1, 6, 6), size=(32, 32), mode="bicubic")
+    return smooth.clamp(0, 1)
+
+
+def test_level_zero_is_the_input_itself(images: Tensor) -> None:
+    assert augment(images, [0, 0], [2, 4], generators(1, 2)) is images
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_result_is_a_changed_image_of_the_same_kind(images: Tensor, level: int) -> None:
+    result = augment(images, [level], [6], generators(1))
+    assert (result.shape, result.dtype) == (images.shape, images.dtype)
+    assert 0.0 <= result.min() and result.max() <= 1.0
+    assert all((a - b).abs().mean() > 1e-3 for a, b in zip(result, images, strict=True))
+
+
+def test_stronger_levels_change_more(images: Tensor) -> None:
+    many = images.repeat(20, 1, 1, 1)
+    change = [(augment(many, [k], [120], generators(3)) - many).abs().mean().item() for k in (1, 2, 3)]
+    assert change == sorted(change)
+    assert change[2] > 1.5 * change[0]
+
+
+def test_a_slot_gets_the_same_whoever_is_beside_it(images: Tensor) -> None:
+    together = augment(images, [1, 0, 3], [2, 1, 3], generators(1, 2, 3))
+    torch.testing.assert_close(together[:2], augment(images[:2], [1], [2], generators(1)))
+    assert torch.equal(together[2], images[2])
+    torch.testing.assert_close(together[3:], augment(images[3:], [3], [3], generators(3)))
+
+
+def test_only_the_highest_level_flips_and_none_turns_upside_down() -> None:
+    ramp = torch.linspace(0, 1, 32).view(1, 1, 1, 32).expand(200, 1, 32, 32)
+    column = torch.linspace(0, 1, 32).view(1, 1, 32, 1).expand(200, 1, 32, 32)
+    for level in (1, 2, 3):
+        left_right = augment(ramp, [level], [200], generators(5))
+        flipped = (left_right[..., 20].mean((1, 2)) < left_right[..., 11].mean((1, 2))).float().mean().item()
+        assert flipped == pytest.approx(0.5 if level == 3 else 0.0, abs=0.12 if level == 3 else 0.0)
+        up_down = augment(column, [level], [200], generators(5))
+        assert (up_down[..., 20, :].mean((1, 2)) > up_down[..., 11, :].mean((1, 2))).all()
+
+
+def test_geometry_stays_within_its_limits() -> None:
+    dot = torch.zeros(300, 1, 65, 65)
+    dot[:, :, 31:34, 31:34] = 1.0
+    for level in (1, 2, 3):
+        moved = augment(dot, [level], [300], generators(7))[:, 0]
+        mass = moved - moved.flatten(1).median(1).values.view(-1, 1, 1)
+        peak = mass.flatten(1).argmax(1)
+        away = torch.stack([peak // 65 - 32, peak % 65 - 32]).abs().max() / 65
+        limit = LEVELS[level].shift * (1 + LEVELS[level].scale) * 1.5  # turned shift, rounded to pixels
+        assert 0.3 * limit < away < limit + 1.5 / 65

@@ -1,0 +1,290 @@
+"""The pack's own promises, on a toy family: order of data, resume, isolation, checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lungtune.core.params import param
+from lungtune.core.trainable import LoraTarget, Trainable
+from lungtune.errors import CheckpointError, SpaceError, TrialError
+from lungtune.nn.pack import Pack
+from lungtune.nn.slots import Slots
+
+@dataclass(frozen=True)
+class Base:
+    """Nothing but a size."""
+
+    image_size: int = param(8)
+
+
+@dataclass(frozen=True)
+class Params:
+    """What the loop reads, and LoRA."""
+
+    lr: float = param(1e-2)
+    weight_decay: float = param(0.01)
+    batch_size: int = param(4)
+    warmup: float = param(0.1)
+    augmentation: int = param(0)
+    class_weighting: str = param("none")
+    rank: int = param(4)
+    alpha: float = param(8.0)
+    dropout: float = param(0.0)
+    targets: str = param("first|second")
+
+
+class Net(nn.Module):
+    """Two Linears, a head that stays as it is, and a layer that is never run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, 24)
+        self.second = nn.Linear(24, 16)
+        self.head = nn.Linear(16, 3)
+        self.idle = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.gelu(self.second(F.gelu(self.first(x.flatten(1))))))
+
+
+class Toy(Trainable):
+    """A family as small as can be, to test the pack without a real backbone."""
+
+    summary = "toy"
+    Base = Base
+    Params = Params
+
+    def check(self, base: Any) -> None:
+        """Nothing to find."""
+
+    def miniature(self, folder: Path) -> Base:
+        """Return the only base."""
+        return Base()
+
+    def backbone(self, base: Any, classes: Sequence[str]) -> nn.Module:
+        """Return the same random weights every time."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Net().eval()
+
+    def targets(self, model: nn.Module, params: Params) -> list[LoraTarget]:
+        """Return one target."""
+        return [LoraTarget(p, params.rank, params.alpha, params.dropout) for p in params.targets.split("|")]
+
+    def logits(self, model: nn.Module, images: Tensor, slots: Slots) -> Tensor:
+        """Run the net."""
+        return model(images)
+
+    def export(self, *args: Any) -> None:
+        """Nothing to write."""
+
+
+N = 22
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (N, 8, 8), dtype=np.uint8)
+LABELS = np.arange(N) % 3
+CLASSES = ["a", "b", "c"]
+
+
+def pack(capacity: int = 4, images: np.ndarray = IMAGES, labels: np.ndarray = LABELS, **options: object) -> Pack:
+    return Pack(Toy(), Base(), CLASSES, images, labels, capacity=capacity, **options)
+
+
+def run(members: Pack, steps: int) -> list[dict[int, float]]:
+    return [members.step() for _ in range(steps)]
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+HARD = Params(dropout=0.3, augmentation=3, batch_size=5)
+
+
+def test_every_pass_shows_every_image_once_in_a_new_order() -> None:
+    members = pack()
+    slot = members.join(Params(batch_size=5), seed=3, horizon=100)
+    seen = torch.cat([members._next(m) for m in _walk(members, slot, 14)])[: 3 * N].view(3, N)
+    assert all(sorted(one.tolist()) == list(range(N)) for one in seen)
+    assert not torch.equal(seen[0], seen[1])
+
+
+def _walk(members: Pack, slot: int, steps: int) -> Iterator[Any]:
+    member = members._members[slot]
+    for _ in range(steps):
+        yield member
+        member.samples += member.params.batch_size
+
+
+def test_a_batch_may_be_larger_than_the_fold() -> None:
+    members = pack(images=IMAGES[:3], labels=LABELS[:3])
+    slot = members.join(Params(batch_size=8), seed=1, horizon=80)
+    run(members, 3)
+    assert members.samples(slot) == 24
+
+
+def test_samples_count_what_was_seen() -> None:
+    members = pack()
+    a, b = members.join(Params(batch_size=4), seed=1, horizon=80), members.join(HARD, seed=2, horizon=80)
+    run(members, 3)
+    assert (members.samples(a), members.samples(b)) == (12, 15)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 7])
+def test_resume_is_bit_identical(cut: int) -> None:
+    whole = pack()
+    slot = whole.join(HARD, seed=7, horizon=200)
+    expected = [loss[slot] for loss in run(whole, 12)]
+    first = pack()
+    run_first = first.join(HARD, seed=7, horizon=200)
+    losses = [loss[run_first] for loss in run(first, cut)]
+    again = pack(capacity=1)
+    slot = again.join(HARD, seed=7, horizon=200, state=first.state(run_first))
+    losses += [loss[slot] for loss in run(again, 12 - cut)]
+    assert losses == expected
+    assert equal(again.state(slot), whole.state(0))
+
+
+def test_state_does_not_depend_on_the_pack_it_was_in() -> None:
+    alone, shared = pack(), pack()
+    a = alone.join(HARD, seed=7, horizon=200)
+    shared.join(Params(rank=16), seed=1, horizon=100)
+    b = shared.join(HARD, seed=7, horizon=200)
+    run(alone, 4), run(shared, 4)
+    one, other = alone.state(a), shared.state(b)
+    assert {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in other.items()}
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], atol=1e-5, rtol=1e-4)
+
+
+def test_a_larger_rank_joins_without_disturbing_the_smaller() -> None:
+    members = pack()
+    slot = members.join(Params(rank=2), seed=1, horizon=100)
+    run(members, 3)
+    before = members.state(slot)
+    members.join(Params(rank=16), seed=2, horizon=100)
+    assert equal(members.state(slot), before)
+    members.leave(1)
+    assert equal(members.state(slot), before)
+
+
+def test_leaving_detaches_layers_nobody_adapts() -> None:
+    members = pack()
+    a = members.join(Params(targets="first"), seed=1, horizon=100)
+    b = members.join(Params(targets="second"), seed=1, horizon=100)
+    run(members, 1)
+    members.leave(b)
+    assert isinstance(members.model.second, torch.nn.Linear)
+    run(members, 1)
+    members.leave(a)
+    assert members.step() == {}
+    assert members.slots == ()
+    assert members.join(Params(), seed=1, horizon=100) == a
+
+
+def test_a_diverging_trial_disturbs_no_other() -> None:
+    alone, shared = pack(), pack()
+    a = alone.join(Params(), seed=1, horizon=400)
+    b = shared.join(Params(), seed=1, horizon=400)
+    bad = shared.join(Params(lr=1e30, warmup=0.0), seed=2, horizon=400)
+    expected = [loss[a] for loss in run(alone, 6)]
+    losses = run(shared, 6)
+    assert math.isnan(losses[-1][bad])
+    assert [loss[b] for loss in losses] == pytest.approx(expected, rel=1e-4)
+    assert shared.predict(IMAGES)[b].isfinite().all()
+
+
+def test_full_pack_takes_nobody() -> None:
+    members = pack(capacity=1)
+    members.join(Params(), seed=1, horizon=10)
+    with pytest.raises(ValueError, match="at most capacity=1 trials"):
+        members.join(Params(), seed=2, horizon=10)
+
+
+def test_a_target_without_a_match_is_refused_and_nothing_has_changed() -> None:
+    members = pack()
+    with pytest.raises(SpaceError, match="'attn' must match at least one layer"):
+        members.join(Params(targets="first|attn"), seed=1, horizon=10)
+    assert members.slots == ()
+
+
+def test_an_adapter_without_gradient_fails_its_trial_only() -> None:
+    members = pack()
+    good = members.join(Params(), seed=1, horizon=10)
+    dead = members.join(Params(targets="first|idle"), seed=1, horizon=10)
+    members.step()
+    members.verify(good)
+    with pytest.raises(TrialError, match="1 got none: idle.lora_B"):
+        members.verify(dead)
+
+
+def test_state_of_another_trial_is_refused() -> None:
+    members = pack()
+    slot = members.join(Params(rank=2), seed=1, horizon=10)
+    state = members.state(slot)
+    with pytest.raises(CheckpointError, match="must fit its parameters"):
+        members.join(Params(rank=4), seed=1, horizon=10, state=state)
+    del state["progress"]
+    with pytest.raises(CheckpointError, match="must fit its parameters"):
+        members.join(Params(rank=2), seed=1, horizon=10, state=state)
+
+
+def test_prediction_does_not_depend_on_how_images_are_batched() -> None:
+    members = pack()
+    slots = [members.join(replace(HARD, rank=r), seed=r, horizon=100) for r in (2, 4)]
+    run(members, 3)
+    whole, parts = members.predict(IMAGES, batch_size=N), members.predict(IMAGES, batch_size=5)
+    again = members.predict(IMAGES, batch_size=N)
+    for slot in slots:
+        assert whole[slot].shape == (N, 3)
+        torch.testing.assert_close(whole[slot].sum(1), torch.ones(N))
+        torch.testing.assert_close(whole[slot], parts[slot], atol=1e-6, rtol=1e-5)
+        assert torch.equal(whole[slot], again[slot])
+    assert members.predict(IMAGES, [slots[1]]).keys() == {slots[1]}
+
+
+def test_prediction_leaves_no_trace_in_training() -> None:
+    quiet, asked = pack(), pack()
+    a, b = (members.join(HARD, seed=1, horizon=100) for members in (quiet, asked))
+    run(quiet, 3)
+    for _ in range(3):
+        asked.step()
+        asked.predict(IMAGES)
+    assert equal(quiet.state(a), asked.state(b))
+
+
+def test_bf16_autocast_trains_with_float32_adapters() -> None:
+    members = pack(precision="bf16")
+    slot = members.join(Params(), seed=1, horizon=100)
+    losses = [loss[slot] for loss in run(members, 5)]
+    assert all(map(math.isfinite, losses))
+    assert {t.dtype for k, t in members.state(slot).items() if k != "progress"} == {torch.float32}
+    assert members.predict(IMAGES)[slot].dtype == torch.float32
+
+
+def test_wrong_precision_and_wrong_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="precision must be fp32 or bf16, but got 'fp8'"):
+        pack(precision="fp8")
+    with pytest.raises(ValueError, match=r"images must be uint8 \(N, H, W\), but got float32"):
+        pack(images=IMAGES.astype(np.float32))
+    with pytest.raises(ValueError, match="as many labels as images"):
+        pack(labels=LABELS[:-1])
+
+
+def test_images_may_be_a_read_only_memory_map(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", IMAGES)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    a, b = pack(), pack(images=mapped)
+    slots = [members.join(HARD, seed=1, horizon=100) for members in (a, b)]
+    assert [x[slots[0]] for x in run(a, 2)] == [x[slots[1]] for x in run(b, 2)]
+    assert torch.equal(a.predict(IMAGES)[0], b.predict(mapped)[0])
