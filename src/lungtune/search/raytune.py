@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -143,12 +144,13 @@ class _Stop(_Unsaved, tune.Stopper):
 
 
 def _why(trial: RayTrial) -> str:
-    """Return the end of what Ray wrote down of a trial's failure, on one line."""
+    """Return what Ray wrote down of a trial's last failure, on one line: the last exception named in it."""
     try:
         text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
     except (OSError, TypeError):
         text = ""
-    return " ".join(text.split())[-500:] or "its process died"
+    named = list(re.finditer(r"\w+(?:Error|Exception)\b", text))
+    return " ".join(text[named[-1].start() :].split())[:500] if named else "its process died"
 
 
 def run_trials(
@@ -207,6 +209,7 @@ def _fit(
             storage_path=scratch,
             callbacks=[_Watch(conductor, tick)],
             stop=_Stop(conductor),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the session writes them
             failure_config=tune.FailureConfig(max_failures=MAX_LOST),
             verbose=0,
         ),
