@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lungtune.errors import WeightsError
+from lungtune.errors import SpaceError, WeightsError
 from lungtune.nn import attention
 from lungtune.nn.slots import Slots
 from trainables import _clip_weights
@@ -24,6 +24,9 @@ from trainables._prompts import STYLES, prompts
 def plain_clip(base: Any) -> nn.Module:
     """Return the pretrained CLIP as open_clip builds it, on the CPU, in eval mode."""
     weights = _clip_weights.find(base.model, base.weights, fetch=True)
+    patch = open_clip.get_model_config(weights.model)["vision_cfg"].get("patch_size", 16)
+    if base.image_size % patch:
+        raise SpaceError(f"image_size must be a multiple of the patch ({patch} px), but got {base.image_size}.")
     model = open_clip.create_model(
         weights.model,
         pretrained=str(weights.file) if weights.file else None,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from lungtune.errors import WeightsError, did_you_mean
 
 _CONFIG = "open_clip_config.json"
+_log = logging.getLogger(__name__)
 _PATIENCE = 5.0
 """Seconds to wait for the hub's first answer."""
 
@@ -122,20 +125,20 @@ def _candidates(config: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _download(config: dict[str, Any]) -> str | None:
-    """Fetch a tag's weights, with open_clip's progress bar; None when the hub does not answer at once."""
-    import httpx
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    """Fetch a tag's weights, with the hub's progress bar; None when the hub does not answer at once."""
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
     from open_clip.pretrained import download_pretrained
 
     if constants.HF_HUB_OFFLINE:
         return None
     for repo, name in _candidates(config):
+        request = urllib.request.Request(hf_hub_url(repo, name), headers=build_hf_headers(), method="HEAD")
         try:
-            get_hf_file_metadata(hf_hub_url(repo, name), timeout=_PATIENCE)
-        except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, OSError):
-            continue
-        return download_pretrained(config)
+            with urllib.request.urlopen(request, timeout=_PATIENCE):
+                return download_pretrained(config)
+        except OSError as error:  # no network, no such file, a download that broke off, a full disk
+            _log.warning("%s of %s cannot be fetched: %s", name, repo, error)
     return None
 
 

@@ -73,7 +73,9 @@ def _values(spec: ParamSpec, default: Any) -> list[Any]:
         return [default, not default]
     low = -float("inf") if spec.low is None else spec.low
     high = float("inf") if spec.high is None else spec.high
-    guesses = itertools.chain((default,), (default * 2, default // 2) if spec.type is int else (default * 2, default / 2))
+    guesses = itertools.chain(
+        (default,), (default * 2, default // 2) if spec.type is int else (default * 2, default / 2)
+    )
     others = [default + 1] if spec.type is int else [default + 0.25]
     found = []
     for guess in (*guesses, *others):

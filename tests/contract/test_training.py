@@ -123,7 +123,7 @@ def test_every_axis_acts(family: Family) -> None:
 
 
 def test_an_untrained_model_scores_classes_not_its_batch(family: Family) -> None:
-    """Scoring images against the captions of their own batch gives the loss ln(batch) on sorted images, whatever they show."""
+    """Images scored against the captions of their own batch would have the loss ln(batch), whatever they show."""
     pack = family.pack(1)
     slot = pack.join(family.default, seed=1, horizon=HORIZON)
     scores = pack.predict(family.images, batch_size=4)[slot]

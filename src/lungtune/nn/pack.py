@@ -131,7 +131,7 @@ class Pack:
         weights = class_weights(self._labels, len(self.classes), params.class_weighting).to(self.device)
         member = _Member(params, seed, horizon, adapters, shapes, weights)
         if state is not None:
-            wrong = {k for k in shapes.keys() ^ (state.keys() - {"progress"})}
+            wrong = set(shapes.keys() ^ (state.keys() - {"progress"}))
             wrong |= {k for k in shapes.keys() & state.keys() if tuple(state[k].shape) != (3, *shapes[k])}
             if wrong or "progress" not in state:
                 raise CheckpointError(f"a trial's state must fit its parameters, but these do not: {sorted(wrong)[:4]}")

@@ -28,7 +28,8 @@ def test_level_zero_is_the_input_itself(images: Tensor) -> None:
 def test_result_is_a_changed_image_of_the_same_kind(images: Tensor, level: int) -> None:
     result = augment(images, [level], [6], generators(1))
     assert (result.shape, result.dtype) == (images.shape, images.dtype)
-    assert 0.0 <= result.min() and result.max() <= 1.0
+    assert result.min() >= 0.0
+    assert result.max() <= 1.0
     assert all((a - b).abs().mean() > 1e-3 for a, b in zip(result, images, strict=True))
 
 

@@ -153,7 +153,8 @@ def test_fresh_weights_are_drawn_as_peft_draws_them() -> None:
     assert peft_a.abs().max() <= bound
     assert a.abs().max() <= bound
     assert a.std() == pytest.approx(bound / 3**0.5, rel=0.02)
-    assert not b.any() and not layer.lora_B.default.weight.any()
+    assert not b.any()
+    assert not layer.lora_B.default.weight.any()
 
 
 def test_dropout_drops_the_adapters_input_and_rescales() -> None:
@@ -202,7 +203,8 @@ def test_a_slot_that_does_not_target_a_layer_is_untouched() -> None:
     torch.testing.assert_close(out[3:], plain[3:])
     assert (out[:3] - plain[:3]).abs().max() > 1e-3
     grads = torch.autograd.grad(out.square().sum(), (layer.lora_a, layer.lora_b))
-    assert not grads[0][1].any() and not grads[1][1].any()
+    assert not grads[0][1].any()
+    assert not grads[1][1].any()
 
 
 def test_without_a_layout_adapters_are_off() -> None:
@@ -222,7 +224,8 @@ def test_a_broken_slot_does_not_reach_its_neighbours() -> None:
         out = net(x)
     grads = torch.autograd.grad(out.sum(), list(stacked.values()))
     assert out[3:6].isnan().all()
-    assert not out[:3].isnan().any() and not out[6:].isnan().any()
+    assert not out[:3].isnan().any()
+    assert not out[6:].isnan().any()
     assert all(not g[0].isnan().any() and not g[2].isnan().any() for g in grads)
 
 

@@ -20,6 +20,7 @@ from lungtune.errors import CheckpointError, SpaceError, TrialError
 from lungtune.nn.pack import Pack
 from lungtune.nn.slots import Slots
 
+
 @dataclass(frozen=True)
 class Base:
     """Nothing but a size."""
@@ -224,7 +225,7 @@ def test_an_adapter_without_gradient_fails_its_trial_only() -> None:
     dead = members.join(Params(targets="first|idle"), seed=1, horizon=10)
     members.step()
     members.verify(good)
-    with pytest.raises(TrialError, match="1 got none: idle.lora_B"):
+    with pytest.raises(TrialError, match=r"1 got none: idle\.lora_B"):
         members.verify(dead)
 
 

@@ -1,0 +1,261 @@
+"""CLIP as a classifier: the same embeddings as open_clip, weights found or asked for in one sentence, clean export."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from lungtune.errors import SpaceError, WeightsError
+from lungtune.nn.pack import Pack
+from lungtune.nn.slots import Slots, Stage
+from trainables import _clip, _clip_weights
+from trainables._prompts import STYLES, prompts
+from trainables.clip_lora import TRAINABLE, Base, Params
+
+CLASSES = ("normal", "bacterial", "viral")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return TRAINABLE.miniature(tmp_path_factory.mktemp("mini"))
+
+
+def normalised(clip: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    mean, std = _clip.pixel_statistics(clip)
+    return (images.expand(-1, 3, -1, -1) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+def test_embeddings_are_open_clips(base: Base, shipped: bool) -> None:
+    if shipped:
+        base = Base(weights="tiny_clip", image_size=64)
+        if not _clip_weights.shipped("tiny_clip").is_dir():
+            pytest.skip("the shipped base is not there")
+    clip, model = _clip.plain_clip(base), TRAINABLE.backbone(base, CLASSES)
+    images = torch.rand(3, 1, base.image_size, base.image_size)
+    tokenize = _clip.tokenizer(base)
+    slots = Slots((0,), (3,), (Params(),), (), Stage(), training=False, whole=1)
+    with torch.no_grad():
+        expected = clip.encode_image(normalised(clip, images), normalize=True)
+        torch.testing.assert_close(model.image_features(images), expected, atol=1e-5, rtol=0)
+        for style in STYLES:
+            means = [clip.encode_text(tokenize(c), normalize=True).mean(0) for c in prompts(CLASSES, style)]
+            wanted = F.normalize(torch.stack(means), dim=1)
+            torch.testing.assert_close(model.fixed_matrix(style, slots), wanted, atol=1e-5, rtol=0)
+        logits = TRAINABLE.logits(model, images, slots)
+        matrix = model.fixed_matrix(Params().prompt_style, slots)
+    torch.testing.assert_close(logits, clip.logit_scale.exp() * expected @ matrix.T, atol=1e-4, rtol=0)
+
+
+def test_every_style_words_known_and_unknown_classes() -> None:
+    classes = ["NORMAL", "Lung_Opacity", "Viral Pneumonia", "TURBERCULOSIS", "COVID19", "left-sidedEffusion"]
+    for style in STYLES:
+        captions = prompts(classes, style)
+        assert len({tuple(c) for c in captions}) == len(classes)
+        assert len({len(c) for c in captions}) == 1
+        assert "left sided effusion" in captions[-1][0]
+    assert prompts(["bacterial", "virus"], "paper") == [
+        ["An image of bacteria chest X-ray"],
+        ["An image of virus chest X-ray"],
+    ]
+    assert prompts(["Viral_Pneumonia"], "plain") == prompts(["viral"], "plain")
+    with pytest.raises(ValueError, match="prompt style must be one of paper, plain, clinical, ensemble"):
+        prompts(CLASSES, "poem")
+
+
+@pytest.mark.parametrize("tower", ["image", "text", "both"])
+@pytest.mark.parametrize("targets", ["qv", "qkv", "qkvo", "mlp", "qkv_mlp", "qkvo_mlp"])
+def test_targets_match_exactly_the_chosen_layers(base: Base, tower: str, targets: str) -> None:
+    images, labels = np.zeros((4, 16, 16), np.uint8), np.array([0, 1, 2, 0])
+    pack = Pack(TRAINABLE, base, CLASSES, images, labels, capacity=1)
+    for blocks, count in (("all", 2), ("upper_half", 1)):
+        slot = pack.join(Params(lora_tower=tower, lora_targets=targets, lora_blocks=blocks), seed=0, horizon=10)
+        names = {name.rpartition(".lora_")[0] for name in pack.adapter(slot)}
+        towers = 2 if tower == "both" else 1
+        projections = {"qv": 2, "qkv": 3, "qkvo": 4, "mlp": 2, "qkv_mlp": 5, "qkvo_mlp": 6}[targets]
+        assert len(names) == towers * projections * count
+        pack.leave(slot)
+
+
+def test_frozen_lower_blocks_build_no_graph(base: Base) -> None:
+    images, labels = np.zeros((4, 16, 16), np.uint8), np.array([0, 1, 2, 0])
+    pack = Pack(TRAINABLE, base, CLASSES, images, labels, capacity=1)
+    pack.join(Params(lora_blocks="upper_half", lora_targets="qv"), seed=0, horizon=10)
+    seen = []
+    blocks = pack.model.visual.transformer.resblocks
+    blocks[0].register_forward_hook(lambda _m, _i, out: seen.append(out.requires_grad))
+    blocks[1].mlp.register_forward_hook(lambda _m, _i, out: seen.append(out.requires_grad))
+    pack.step()
+    assert seen == [False, True]
+
+
+def test_text_is_not_run_again_for_trials_that_leave_it_alone(base: Base) -> None:
+    images, labels = np.zeros((4, 16, 16), np.uint8), np.array([0, 1, 2, 0])
+    pack = Pack(TRAINABLE, base, CLASSES, images, labels, capacity=2)
+    rows = []
+    pack.model.text.ln_final.register_forward_hook(lambda _m, _i, out: rows.append(len(out)))
+    pack.join(Params(), seed=0, horizon=10)
+    pack.step(), pack.step()
+    assert rows == [3]
+    pack.join(Params(lora_tower="both", prompt_style="ensemble"), seed=0, horizon=10)
+    pack.step()
+    assert rows == [3, 15]
+    pack.predict(images, batch_size=1)
+    assert rows == [3, 15, 15]  # once for the whole evaluation
+
+
+# --- weights ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.usefixtures("offline")
+def test_missing_weights_are_explained_at_once() -> None:
+    start = time.monotonic()
+    with pytest.raises(
+        WeightsError, match=r"'openai' of ViT-L-14 .* `huggingface-cli download timm/vit_large.*weights=DIR"
+    ):
+        TRAINABLE.check(Base())
+    assert time.monotonic() - start < 5.0
+
+
+def test_an_unreachable_hub_is_given_up_soon(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreachable(_request: object, *, timeout: float) -> None:
+        assert timeout <= 5.0
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(WeightsError, match="neither in a cache of this machine nor to be had from the hub"):
+        TRAINABLE.check(Base())
+    assert "no route to host" in caplog.text
+
+
+def test_cached_weights_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    def cached(repo: str, name: str) -> str | None:
+        return str(tmp_path / "w.bin") if (repo, name) == (wanted, "open_clip_pytorch_model.bin") else None
+
+    wanted = "timm/vit_large_patch14_clip_224.openai"
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    found = _clip_weights.find("ViT-L-14", "openai", fetch=False)
+    assert found.file == tmp_path / "w.bin"
+    assert found.settings["force_quick_gelu"] is True
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "ViT-L-14x"}, "'ViT-L-14x' is not one of open_clip's. Did you mean 'ViT-L-14'"),
+        ({"weights": "opnai"}, "'opnai' are not known for ViT-L-14. Did you mean 'openai'"),
+        ({"weights": "./nowhere"}, "./nowhere does not exist"),
+    ],
+)
+def test_misspelt_bases_are_explained(change: dict[str, str], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        TRAINABLE.check(replace(Base(), **change))
+
+
+def test_broken_folders_are_explained(tmp_path: Path, base: Base) -> None:
+    with pytest.raises(WeightsError, match=r"must hold open_clip's open_clip_config.json"):
+        TRAINABLE.check(Base(weights=str(tmp_path)))
+    config = Path(base.weights) / "open_clip_config.json"
+    (tmp_path / config.name).write_text(config.read_text())
+    with pytest.raises(WeightsError, match="must hold a weights file"):
+        TRAINABLE.check(Base(weights=str(tmp_path)))
+
+
+def test_image_size_that_is_no_multiple_of_the_patch_is_refused(base: Base) -> None:
+    with pytest.raises(SpaceError, match="image_size must be a multiple of the patch"):
+        TRAINABLE.backbone(replace(base, image_size=20), CLASSES)
+
+
+def test_another_image_size_resizes_the_position_table(base: Base) -> None:
+    model = TRAINABLE.backbone(replace(base, image_size=32), CLASSES)
+    assert model.image_features(torch.rand(2, 1, 32, 32)).shape == (2, 16)
+
+
+# --- export -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(base: Base, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pack, Params]:
+    """A trial trained for a few steps on both towers, and its export."""
+    params = Params(
+        lr=1e-2, lora_rank=4, lora_targets="qkvo_mlp", lora_tower="both", prompt_style="ensemble", lora_dropout=0.2
+    )
+    images = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
+    pack = Pack(TRAINABLE, base, CLASSES, images, np.arange(12) % 3, capacity=1)
+    pack.join(params, seed=0, horizon=1000)
+    for _ in range(5):
+        pack.step()
+    folder = tmp_path_factory.mktemp("export")
+    TRAINABLE.export(base, params, CLASSES, pack.adapter(0), folder)
+    return folder, pack, params
+
+
+def test_export_loads_with_plain_open_clip_and_embeds_the_same(exported: tuple[Path, Pack, Params]) -> None:
+    folder, pack, _ = exported
+    clip, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    images = torch.rand(4, 1, 16, 16)
+    slots = pack._layout([0], [4], training=False)
+    with torch.no_grad(), pack._stage.showing(slots):
+        ours = pack.model.image_features(images)
+        plain = TRAINABLE.backbone(Base(weights=str(folder), image_size=16), CLASSES).image_features(images)
+    with torch.no_grad():
+        theirs = clip.encode_image(normalised(clip, images), normalize=True)
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+    torch.testing.assert_close(theirs, plain, atol=1e-4, rtol=0)
+
+
+def test_exported_adapter_carries_rank_alpha_and_layers(exported: tuple[Path, Pack, Params]) -> None:
+    from safetensors.torch import load_file
+
+    folder, pack, _params = exported
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 32.0, 0.2)
+    assert len(config["target_modules"]) == 2 * 6 * 2
+    adapter = load_file(folder / "adapter.safetensors")
+    assert all(torch.equal(adapter[k], v) for k, v in pack.adapter(0).items())
+
+
+def test_readme_snippet_runs_without_lungtune(exported: tuple[Path, Pack, Params], tmp_path: Path) -> None:
+    folder, pack, _ = exported
+    snippet = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert "lungtune" not in snippet
+    assert len(snippet.strip().splitlines()) <= 12
+    pixels = np.random.default_rng(5).integers(0, 256, (16, 16), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    script = tmp_path / "infer.py"
+    script.write_text("import sys\nsys.modules['lungtune'] = None\nsys.modules['trainables'] = None\n" + snippet)
+    done = subprocess.run(
+        [sys.executable, script, folder, tmp_path / "x.png"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)
+    assert list(scores) == list(CLASSES)
+    assert list(scores.values()) == pytest.approx(pack.predict(pixels[None])[0][0].tolist(), abs=1e-4)
