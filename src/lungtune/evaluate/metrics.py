@@ -54,7 +54,8 @@ def check(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
         raise ValueError(
-            f"labels (N,) and probabilities (N, C) with N >= 1 must hold, but got {labels.shape}, {probabilities.shape}."
+            f"labels (N,) and probabilities (N, C) with N >= 1 must hold, but got {labels.shape} and "
+            f"{probabilities.shape}."
         )
     bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
     if bad:

@@ -115,7 +115,7 @@ def test_a_thousand_draws_over_a_thousand_cases_take_less_than_half_a_second():
 
 def test_wrong_input_is_named():
     labels, probabilities, patients = simulate()
-    with pytest.raises(ValueError, match="'macrof1' is not a metric. Did you mean 'macro_f1'"):
+    with pytest.raises(ValueError, match=r"'macrof1' is not a metric\. Did you mean 'macro_f1'"):
         interval(labels, probabilities, patients, "macrof1")
     with pytest.raises(ValueError, match="One patient per case must hold"):
         interval(labels, probabilities, patients[:-1])

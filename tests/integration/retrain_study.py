@@ -1,0 +1,90 @@
+"""A small finished study on small phantoms with a random miniature CLIP, made without Ray."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lungtune import catalog
+from lungtune.core import params as parameters
+from lungtune.core.fidelity import Fidelity
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.core.trial import Objective
+
+SOURCE = "phantom,n=84,test=36,size=32"
+FIDELITY = Fidelity(max=1.5, min=0.5, eta=3)
+TRIALS: tuple[dict[str, Any], ...] = (
+    {"lr": 1e-3, "batch_size": 8, "lora_rank": 4},
+    {"lr": 1e-2, "batch_size": 16, "lora_rank": 2, "augmentation": 2, "lora_targets": "qv"},
+)
+
+
+def make(name: str, weights: Path) -> Study:
+    """Search two configurations to the end and leave the study as a search leaves it."""
+    from dataclasses import asdict
+
+    from lungtune.data import dataset
+    from lungtune.training import Session
+
+    trainable = catalog.family("clip_lora")
+    base = trainable.miniature(weights)
+    inspection = dataset.inspect(SOURCE, seed=3)
+    assert not inspection.audit.problems, inspection.audit.problems
+    data = dataset.load(inspection, base.image_size)
+    study = Study.new(name, "clip_lora")
+    study.acquire()
+    data.manifest.save(study.split_path)
+    counts = {"train": len(data.train), "validation": len(data.validation)}
+    about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
+    defaults = {name: spec.default for name, spec in parameters.specs(trainable.Params).items()}
+    space = SearchSpace(
+        name="clip_lora", family="clip_lora", summary="CLIP: LoRA", profile="full", objective=Objective("macro_f1"),
+        sampler="random", trials=2, fidelity=FIDELITY, base=asdict(base), fixed=defaults, axes={}, start=(),
+    )  # fmt: skip
+    study.begin(space, data=about, seed=3, about={"command": "", "versions": {"torch": "2"}, "git": {"commit": "abc"}})
+    session = Session(trainable, base, data, FIDELITY, space.objective)
+    for number, chosen in enumerate(TRIALS):
+        study.append("trial", trial=number, params=defaults | chosen, sampled={}, distributions={}, seed=3 + number,
+                     origin="start")  # fmt: skip
+        session.start(number, defaults | chosen, 3 + number, study.checkpoints(number))
+        fidelity = 0.0
+        while fidelity < FIDELITY.max:
+            _, report = session.until_report()[0]
+            fidelity = report.fidelity
+            place = os.path.relpath(report.checkpoint, study.folder)
+            study.append("report", trial=number, fidelity=fidelity, samples=report.samples, metrics=report.metrics,
+                         checkpoint=place)  # fmt: skip
+        session.leave(number)
+        study.append("end", trial=number, state="COMPLETE", reason="", message="")
+    study.release()
+    return study
+
+
+@functools.cache
+def shared() -> Path:
+    """Return the home of a study ``mini`` that no test may change: copy it."""
+    home = Path(tempfile.mkdtemp(prefix="lungtune-retrain-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    before = {name: os.environ.get(name) for name in ("LUNGTUNE_HOME", "LUNGTUNE_CACHE")}
+    os.environ.update(LUNGTUNE_HOME=str(home), LUNGTUNE_CACHE=str(home / "cache"))
+    try:
+        make("mini", home / "tiny")
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    return home
+
+
+def copy(home: Path, environment: Callable[[str, str], None]) -> Path:
+    """Copy the shared study to ``home`` and point lungtune there; caches stay shared."""
+    shutil.copytree(shared() / "studies", home / "studies")
+    environment("LUNGTUNE_HOME", str(home))
+    environment("LUNGTUNE_CACHE", str(shared() / "cache"))
+    return home

@@ -1,0 +1,103 @@
+"""From a finished study to recipe files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lungtune import catalog, retrain
+from lungtune.core.paths import ROOT
+from lungtune.core.study import Study
+from lungtune.errors import SpaceError, StudyError
+from lungtune.evaluate import recipe
+from lungtune.export import export
+from tests.integration import retrain_study
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    return retrain_study.copy(tmp_path / "home", monkeypatch.setenv)
+
+
+def test_a_recipe_says_all_that_is_needed_to_train_again(home):
+    (path,) = export("mini")
+    assert path == home / "recipes" / "mini-1.yaml"
+    space, origin = retrain.load(path)
+    history = Study.open("mini").history()
+    best = history.ranked()[0]
+    assert dict(space.fixed) == best.params
+    assert not space.axes
+    assert (space.seed, space.fidelity.max) == (best.seed, 1.5)
+    assert origin.fidelity == best.best(history.objective).fidelity
+    assert origin.score == best.value(history.objective)
+    assert (origin.study, origin.study_id, origin.trial) == ("mini", history.study["id"], best.number)
+    assert origin.split == history.study["data"]["hash"]
+    assert origin.fingerprint == recipe.fingerprint(space, origin.fidelity, origin.split)
+    block = space.provenance
+    assert block["score"]["low"] <= block["score"]["value"] <= block["score"]["high"]
+    assert block["corrected"]["level"] == 0.95
+    assert block["versions"] == {"torch": "2"}
+
+
+def test_a_recipe_is_commented_for_people(home):
+    text = export("mini")[0].read_text()
+    assert text.startswith("# Recipe: trial ")
+    assert "95 % interval" in text.splitlines()[1]
+    assert "# peak learning rate of AdamW" in text
+
+
+def test_the_best_come_first_and_no_more_than_there_are(home, tmp_path):
+    paths = export("mini", top=5, out=tmp_path / "mine")
+    assert [path.name for path in paths] == ["mini-1.yaml", "mini-2.yaml"]
+    scores = [retrain.load(path)[1].score for path in paths]
+    assert scores == sorted(scores, reverse=True)
+    assert not list((tmp_path / "mine").glob(".*"))
+
+
+def test_lost_checkpoints_cost_the_interval_only(home):
+    for path in home.glob("studies/mini/checkpoints/*/*"):
+        path.write_bytes(b"torn")
+    space, origin = retrain.load(export("mini")[0])
+    assert space.provenance["score"]["low"] is None
+    assert origin.score > 0
+    assert "corrected" not in space.provenance
+
+
+def test_a_name_mistyped_is_corrected(home):
+    with pytest.raises(StudyError, match=r"no study 'minni'.*Did you mean 'mini'"):
+        export("minni")
+
+
+def test_a_study_without_a_finished_trial_says_how_to_go_on(home):
+    journal = home / "studies" / "mini" / "journal.jsonl"
+    journal.write_text(
+        "\n".join(line for line in journal.read_text().splitlines() if '"event":"end"' not in line) + "\n"
+    )
+    with pytest.raises(StudyError, match=r"no finished trial with a score yet \(2 running\).*--resume --study mini"):
+        export("mini")
+
+
+def test_top_must_be_positive(home):
+    with pytest.raises(StudyError, match="--top >= 1 must hold, but got 0"):
+        export("mini", top=0)
+
+
+def test_a_search_space_is_no_recipe(home):
+    path = next(iter(catalog.spaces().values()))
+    space = catalog.space(str(path))
+    with pytest.raises(SpaceError, match="every parameter of a recipe must be one value, but these are ranges: lr"):
+        recipe.provenance(space, path)
+
+
+def test_the_script_ends_a_mistake_in_one_sentence(home):
+    command = [sys.executable, str(ROOT / "scripts" / "export.py"), "--study"]
+    done = subprocess.run([*command, "minni"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: there is no study 'minni'")
+    assert "Traceback" not in done.stderr
+    done = subprocess.run([*command, "mini", "--top", "3"], capture_output=True, text=True, check=True)
+    first, _, told, following = done.stdout.splitlines()
+    assert Path(first).is_file()
+    assert told.startswith("2 written")
+    assert following == f"next: python scripts/retrain.py {first}"
