@@ -228,21 +228,20 @@ def _warnings(manifest: Manifest, exact: dict[str, Any], near: dict[str, Any], f
     counts = Counter(manifest.parts["validation"].label)
     few = [f"{name} has {counts[name]}" for name in manifest.classes if 0 < counts[name] < MIN_VALIDATION]
     if few:
-        warnings.append(f"Scores will be coarse: a class should have {MIN_VALIDATION} validation cases, but {named(few)}.")
-    across = [pair for pair in near["pairs"] if pair["across"]]
-    if near["across"]:
-        shown = named([f"{p['first']} and {p['second']} ({p['kind']})" for p in across])
-        warnings.append(f"{near['across']} nearly equal pictures lie in different official parts: {shown}.")
-    if exact["groups"]:
-        warnings.append(f"{exact['images']} images are exact duplicates in {exact['groups']} groups; each group stays in one part.")
-    if near["copies"] + near["look_alikes"]:
         warnings.append(
-            f"{near['copies']} pairs are copies and {near['look_alikes']} pairs are look-alikes; within the drawn parts "
-            "they stay together."
+            f"Scores will be coarse: a class should have {MIN_VALIDATION} validation cases, but {named(few)}."
+        )
+    if near["across"]:
+        across = [pair for pair in near["pairs"] if pair["across"]]
+        shown = named([f"{p['first']} and {p['second']} ({p['kind']})" for p in across])
+        warnings.append(f"{near['across']} pairs of nearly equal pictures lie in different official parts: {shown}.")
+    if exact["groups"]:
+        warnings.append(
+            f"{exact['images']} images are exact duplicates, in {exact['groups']} groups; a group stays in one part."
         )
     if manifest.excluded:
         shown = named([f"{case} ({why})" for case, why in manifest.excluded.items()])
-        warnings.append(f"{len(manifest.excluded)} images are left out: {shown}.")
+        warnings.append(f"Left out of all parts, {len(manifest.excluded)} in number: {shown}.")
     for shortcut in found:
         if shortcut.alarm:
             warnings.append(

@@ -37,19 +37,23 @@ def label_name(name: str) -> str:
     return "_".join(name.strip().lower().replace("-", " ").split())
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, classes: Sequence[str] | None = None) -> pd.DataFrame:
+def table(
+    rows: Sequence[Mapping[str, Any]], *, classes: Sequence[str] | None = None, restarts: bool = False
+) -> pd.DataFrame:
     """Build the case table, sorted by `case_id`.
 
     Args:
         rows: one mapping per image; absent optional columns become None.
         classes: labels the source promises even if no image has them (kept in `attrs["classes"]`).
+        restarts: patient ids of the official test part are a name space of their own, so that two ids do not tell
+            whether it is the same patient (kept in `attrs["restarts"]`).
 
     Raises:
         DataError: see `validate`.
     """
     frame = pd.DataFrame([{column: row.get(column) for column in COLUMNS} for row in rows], columns=list(COLUMNS))
     frame = frame.astype(object).sort_values("case_id", ignore_index=True)
-    frame.attrs["classes"] = list(class_order([*frame["label"], *(classes or ())]))
+    frame.attrs = {"classes": list(class_order([*frame["label"], *(classes or ())])), "restarts": restarts}
     return validate(frame)
 
 
@@ -62,7 +66,8 @@ def validate(cases: pd.DataFrame) -> pd.DataFrame:
     """
     missing = [column for column in _REQUIRED if column not in cases.columns]
     if missing:
-        raise DataError(f"A case table must have the columns {', '.join(_REQUIRED)}, but {', '.join(missing)} is missing.")
+        lacks = ", ".join(missing)
+        raise DataError(f"A case table must have the columns {', '.join(_REQUIRED)}, but it lacks {lacks}.")
     if not len(cases):
         raise DataError("A data source must hold at least one image, but none was found.")
     clean = cases.reindex(columns=list(COLUMNS)).astype(object)
@@ -77,7 +82,7 @@ def validate(cases: pd.DataFrame) -> pd.DataFrame:
     odd = sorted(set(clean["split"].dropna()) - set(SPLITS))
     if odd:
         raise DataError(f"split must be one of {', '.join(SPLITS)}, but got {odd[0]!r}.")
-    clean.attrs = {"classes": list(class_order([*clean["label"], *cases.attrs.get("classes", ())]))}
+    clean.attrs = {**cases.attrs, "classes": list(class_order([*clean["label"], *cases.attrs.get("classes", ())]))}
     return clean.reset_index(drop=True)
 
 

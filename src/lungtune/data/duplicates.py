@@ -8,9 +8,9 @@ Three degrees:
   copies reach at least 0.993, brightness 0.999, gamma 1.4 at least 0.975; of 17 million pairs of different images
   the highest is 0.945.
 - **look-alike**: 64-bit pHashes differ in at most `LOOKALIKE_BITS` bits and details correlate at
-  `LOOKALIKE_DETAIL` or more. On those X-rays that holds for 5 pairs; by eye they are children in the same pose, so
-  it is a suspicion. A pHash alone is too weak: chest X-rays all look alike, and a dHash gives over 400 different
-  pairs the very same 64 bits.
+  `LOOKALIKE_DETAIL` or more. On those X-rays that holds for 5 pairs; by eye they are different children in the
+  same pose, so it is a suspicion, to be heeded only where patient ids do not decide. A hash alone is too weak: chest
+  X-rays all look alike, and a dHash gives over 400 different pairs the very same 64 bits.
 
 Flipped, strongly cropped or rotated copies are not found.
 """
@@ -96,8 +96,8 @@ def near_pairs(facts: pd.DataFrame) -> list[Pair]:
     pairs = []
     for first, second, bits in _close(hashes):
         cosine = float(unit[first] @ unit[second])
-        kind = "copy" if cosine >= COPY else "look-alike" if bits <= LOOKALIKE_BITS and cosine >= LOOKALIKE_DETAIL else ""
-        if kind:
+        if cosine >= COPY or (bits <= LOOKALIKE_BITS and cosine >= LOOKALIKE_DETAIL):
+            kind = "copy" if cosine >= COPY else "look-alike"
             pairs.append(Pair(int(rows[first]), int(rows[second]), kind, bits, round(cosine, 4)))
     return pairs
 

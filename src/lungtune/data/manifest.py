@@ -70,9 +70,7 @@ class Manifest:
     @cached_property
     def hash(self) -> str:
         """Hex SHA-256 of the canonical content."""
-        rows = {
-            part: sorted(zip(e.case_id, e.label, e.group, e.sha1, strict=True)) for part, e in self.parts.items()
-        }
+        rows = {part: sorted(zip(e.case_id, e.label, e.group, e.sha1, strict=True)) for part, e in self.parts.items()}
         content = {
             "schema": SCHEMA,
             "classes": self.classes,
@@ -129,9 +127,12 @@ class Manifest:
         except FileNotFoundError:
             raise DataError(f"The split manifest {path} does not exist.") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} must be a split manifest, but it is not: {type(error).__name__}: {error}.") from error
+            why = f"{type(error).__name__}: {error}"
+            raise DataError(f"{path} must be a split manifest, but it is not: {why}.") from error
         if claimed != manifest.hash:
-            raise DataError(f"{path} must not be edited: its content has hash {manifest.hash[:12]}, but says {claimed[:12]}.")
+            raise DataError(
+                f"{path} must not be edited, but its content has hash {manifest.hash[:12]} and says {str(claimed)[:12]}."
+            )
         return manifest, audit
 
     def verify(self, other: Manifest) -> None:
@@ -154,7 +155,9 @@ class Manifest:
             if names
         ]
         told = "; ".join(details) or "seed, folds, classes or left-out cases differ"
-        raise DataError(f"The split must be the one the study began with ({self.hash[:12]}), but got {other.hash[:12]}: {told}.")
+        raise DataError(
+            f"The split must be the one the study began with ({self.hash[:12]}), but got {other.hash[:12]}: {told}."
+        )
 
     def _images(self) -> dict[str, tuple[str, ...]]:
         return {

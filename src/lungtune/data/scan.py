@@ -101,7 +101,8 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None]) -> dict
         with closing(_connect()) as connection:
             for batch in _batched(files, 900):
                 marks = ",".join("?" * len(batch))
-                for path, size, mtime, *values in connection.execute(f"SELECT * FROM facts WHERE path IN ({marks})", batch):
+                rows = connection.execute(f"SELECT * FROM facts WHERE path IN ({marks})", batch)
+                for path, size, mtime, *values in rows:
                     if keys[path] == (size, mtime):
                         values[6] = int(values[6])
                         known[path] = (*values, None)

@@ -86,8 +86,10 @@ def _columns(facts: pd.DataFrame) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return per property its name, a number per case and what to show of it."""
     width, height = (facts[side].to_numpy(dtype=np.float64) for side in ("width", "height"))
     aspect = np.round(width / height, 2)
-    columns = [(n, np.unique(v, return_inverse=True)[1].astype(float), v) for n, v in (
-        ("file type", facts["type"].to_numpy(dtype=str)), ("mode", facts["mode"].to_numpy(dtype=str)))]
+    columns = [
+        (n, np.unique(v, return_inverse=True)[1].astype(float), v)
+        for n, v in (("file type", facts["type"].to_numpy(dtype=str)), ("mode", facts["mode"].to_numpy(dtype=str)))
+    ]
     return [*columns, ("width", width, width), ("height", height, height), ("aspect ratio", aspect, aspect)]
 
 

@@ -4,7 +4,7 @@ Rules, in this order:
 
 1. Unreadable images and pictures that occur with two labels are left out.
 2. Cases are grouped by the union of patient id and duplicate picture (exact, copy or look-alike). No group is ever
-   in two drawn parts.
+   in two drawn parts. A look-alike does not count when patient ids say that these are two patients.
 3. An official test part stays as it is. A training image that looks nearly like a test image is left out. One that
    is certain to be there too (same bytes, same pixels, same patient) is left out only if the source says
    `leaks=drop`; otherwise the audit stops.
@@ -41,7 +41,7 @@ class Links:
 
     Attributes:
         exact: groups of rows with the same bytes or pixels.
-        near: copies and look-alikes.
+        near: copies, and look-alikes that patient ids do not rule out.
         groups: group name of every row, `(N,)`.
         sure: number of every row's group by patient and exact duplicates only, `(N,)` int64.
     """
@@ -59,7 +59,8 @@ def link(cases: pd.DataFrame, facts: pd.DataFrame) -> Links:
         cases: the case table, N rows.
         facts: what `scan` returned for `cases["path"]`, same order.
     """
-    exact, near = exact_groups(facts), near_pairs(facts)
+    exact = exact_groups(facts)
+    near = [pair for pair in near_pairs(facts) if pair.kind == "copy" or not _known_apart(cases, pair)]
     sure = Union(len(cases))
     patients: dict[str, int] = {}
     for row, patient in enumerate(cases["patient_id"]):
@@ -129,8 +130,8 @@ def make_manifest(
         _leave_out_leaks(draft, cases, links)
     else:
         _move(draft, "train", "test", labels, links.groups, TEST_FOLDS, 0, 0)
-        share = f"{100 / TEST_FOLDS:.0f} %"
-        draft.notes.append(f"test: there is no official part, so {share} is held out by group, the same for every seed.")
+        share = f"a fifth ({100 / TEST_FOLDS:.0f} %)"
+        draft.notes.append(f"test: no official part, so {share} is held out by group, the same for every seed.")
     if not _use_official_validation(draft, cases, labels, links.groups):
         _move(draft, "train", "validation", labels, links.groups, folds, fold, seed)
         draft.notes.append(f"validation: fold {fold} of {folds}, grouped and stratified, seed {seed}.")
@@ -155,6 +156,15 @@ def make_manifest(
         source=source,
         notes=tuple(draft.notes),
     )
+
+
+def _known_apart(cases: pd.DataFrame, pair: Pair) -> bool:
+    """Tell whether patient ids say that two cases are different patients."""
+    first, second = cases["patient_id"].iloc[pair.first], cases["patient_id"].iloc[pair.second]
+    if first is None or second is None or first == second:
+        return False
+    splits = cases["split"].iloc[pair.first], cases["split"].iloc[pair.second]
+    return not (cases.attrs.get("restarts") and (splits[0] == "test") != (splits[1] == "test"))
 
 
 def _official_test(cases: pd.DataFrame) -> np.ndarray:

@@ -72,7 +72,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
         )
     if not rows:
         raise DataError(f"{root} has train and test folders but no PNG or JPEG image in NORMAL or PNEUMONIA.")
-    return table(rows, classes=CLASSES)
+    return table(rows, classes=CLASSES, restarts=True)
 
 
 def _label(kind: str, name: str) -> str | None:

@@ -51,7 +51,9 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
                         raise DataError(f"{file}:{line}: every row must have a {column}, but this one has none.")
                 case = Path(values["path"]).as_posix()
                 if case in lines:
-                    raise DataError(f"{file}:{line}: each image must be listed once, but {case} is in line {lines[case]} too.")
+                    raise DataError(
+                        f"{file}:{line}: each image must be listed once, but {case} is in line {lines[case]} too."
+                    )
                 lines[case] = line
                 mask = values.get("mask")
                 rows.append(

@@ -1,0 +1,111 @@
+"""The data check on a terminal or as JSON."""
+
+from __future__ import annotations
+
+import json
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lungtune.data.audit import Audit
+from lungtune.data.manifest import PARTS
+
+
+def check(source: str, *, seed: int = 0, folds: int = 5, as_json: bool = False) -> int:
+    """Inspect a data source and print what was found.
+
+    Returns:
+        Exit code: 0 when a search may start, else 2.
+
+    Raises:
+        DataError: the source cannot be indexed.
+    """
+    from lungtune.data.dataset import inspect
+
+    found = inspect(source, seed=seed, folds=folds)
+    if as_json:
+        content = {**found.audit.to_dict(), "hash": found.manifest.hash, "seed": seed, "folds": folds}
+        print(json.dumps(content, ensure_ascii=False, indent=1))
+    else:
+        show(found.audit, found.manifest.hash, Console(highlight=False, soft_wrap=True))
+    return 2 if found.audit.problems else 0
+
+
+def sources() -> int:
+    """Print the data sources and their options."""
+    from lungtune.data.sources import COMMON_OPTIONS, module, names
+
+    console = Console(highlight=False, soft_wrap=True)
+    for name in names():
+        console.print(Text.assemble((name, "bold"), f"  {module(name).SUMMARY}"))
+        for option, meaning in getattr(module(name), "OPTIONS", {}).items():
+            console.print(Text(f"    {option}=  {meaning}"))
+    console.print(Text("with every source", style="bold"))
+    for option, meaning in COMMON_OPTIONS.items():
+        console.print(Text(f"    {option}=  {meaning}"))
+    return 0
+
+
+def show(audit: Audit, digest: str, console: Console) -> None:
+    """Print an audit as tables and sentences."""
+    console.print(Text.assemble(("Data   ", "bold"), audit.source))
+    console.print(_counts(audit))
+    patients = f"{audit.patients:,} patients" if audit.patients else "no patient ids: each picture is its own patient"
+    console.print(Text(f"{patients}; split {digest[:12]}"))
+    exact, near = audit.exact, audit.near
+    console.print(
+        Text(
+            f"Duplicates: {exact['groups']} exact groups ({exact['images']} images, {exact['across']} groups across "
+            f"official parts), {near['copies']} copies, {near['look_alikes']} look-alikes ({near['across']} across)"
+        )
+    )
+    for part, best in audit.constant.items():
+        console.print(
+            Text(
+                f"Baseline: always answering '{best['class']}' scores accuracy {best['accuracy']:.3f}, "
+                f"macro-F1 {best['macro_f1']:.3f} on {part}"
+            )
+        )
+    if audit.shortcuts:
+        console.print(_shortcuts(audit))
+    else:
+        console.print(Text("Shortcuts: all files have the same type, mode and size"))
+    for note in audit.notes:
+        console.print(Text.assemble(("note     ", "cyan"), note))
+    for warning in audit.warnings:
+        console.print(Text.assemble(("warning  ", "yellow"), warning))
+    for problem in audit.problems:
+        console.print(Text.assemble(("problem  ", "bold red"), problem))
+    console.print(
+        Text("A search would stop here.", style="bold red")
+        if audit.problems
+        else Text("A search may start.", style="bold green")
+    )
+
+
+def _counts(audit: Audit) -> Table:
+    table = Table(title="Images per class", title_justify="left")
+    table.add_column("part")
+    for name in (*audit.classes, "all", "patients"):
+        table.add_column(name, justify="right")
+    for part, counts in audit.official.items():
+        row = [f"{counts[name]:,}" for name in audit.classes]
+        table.add_row(f"official {part}" if part != "none" else "as found", *row, f"{sum(counts.values()):,}", "")
+    table.add_section()
+    for part in PARTS:
+        entry = audit.parts[part]
+        row = [f"{entry['classes'][name]:,}" for name in audit.classes]
+        table.add_row(part, *row, f"{entry['cases']:,}", f"{entry['groups']:,}")
+    return table
+
+
+def _shortcuts(audit: Audit) -> Table:
+    table = Table(title="Does the file predict the class?", title_justify="left")
+    for name in ("property", "balanced accuracy", "guessing", "alarm from", "Cramer's V", ""):
+        table.add_column(name, justify="left" if name in ("property", "") else "right")
+    for item in audit.shortcuts:
+        numbers = (item.balanced_accuracy, item.chance, item.threshold, item.cramers_v)
+        style = "yellow" if item.alarm else ""
+        table.add_row(item.feature, *(f"{n:.2f}" for n in numbers), "ALARM" if item.alarm else "", style=style)
+    return table
