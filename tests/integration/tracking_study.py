@@ -40,7 +40,8 @@ def head(name: str = "clip_lora-1", trials: int = 16, study_id: str = "5" * 32) 
     space = {
         "name": "clip_lora", "family": "clip_lora", "summary": "LoRA on CLIP", "profile": "demo", "sampler": "tpe",
         "objective": {"metric": "macro_f1", "mode": "max"}, "trials": trials, "rungs": list(RUNGS[:-1]), "axes": axes,
-        "fidelity": {"max": 2.0, "min": 0.25, "eta": 2.0, "report": 0.25}, "base": {"image_size": 64, "weights": "tiny"},
+        "fidelity": {"max": 2.0, "min": 0.25, "eta": 2.0, "report": 0.25},
+        "base": {"image_size": 64, "weights": "tiny"},
         "fixed": FIXED, "start": [START], "text": "family: clip_lora\nobjective: macro_f1\n",
     }  # fmt: skip
     data = {"source": "chest_xray:/data/chest_xray", "hash": "0123456789abcdef" * 4, "classes": CLASSES}
@@ -60,6 +61,18 @@ def metrics(score: float, rng: np.random.Generator) -> dict[str, float]:
     return {"macro_f1": score, "macro_auroc": 0.5 + score / 2, **wobble, **recalls, **errors, **cost}
 
 
+def _suggest(rng: np.random.Generator) -> dict[str, Any]:
+    return {
+        "lora_rank": int(rng.choice([4, 8, 16, 32])),
+        "lora_alpha": int(rng.integers(16, 33)),
+        "lora_dropout": float(rng.uniform(0, 0.3)),
+        "lr": float(np.exp(rng.uniform(np.log(5e-4), np.log(2e-2)))),
+        "weight_decay": float(np.exp(rng.uniform(np.log(1e-4), np.log(1e-1)))),
+        "augmentation": int(rng.integers(0, 4)),
+        "prompt_style": str(rng.choice(["plain", "radiology", "ensemble"])),
+    }
+
+
 def script(trials: int = 16, seed: int = 0, name: str = "clip_lora-1", study_id: str = "5" * 32) -> Iterator[Event]:
     """Yield a whole study's events: a start, pruned, failed, lost and duplicate trials among them."""
     rng = np.random.default_rng(seed)
@@ -70,13 +83,7 @@ def script(trials: int = 16, seed: int = 0, name: str = "clip_lora-1", study_id:
     yield "baselines", {"constant": {"macro_f1": 0.218, "accuracy": 0.485, "balanced_accuracy": 1 / 3}}
     rungs: dict[float, list[float]] = {rung: [] for rung in RUNGS}
     for number in range(trials):
-        sampled = dict(START)
-        if number:
-            sampled = {"lora_rank": int(rng.choice([4, 8, 16, 32])), "lora_alpha": int(rng.integers(16, 33)),
-                       "lora_dropout": float(rng.uniform(0, 0.3)), "lr": float(np.exp(rng.uniform(np.log(5e-4), np.log(2e-2)))),
-                       "weight_decay": float(np.exp(rng.uniform(np.log(1e-4), np.log(1e-1)))),
-                       "augmentation": int(rng.integers(0, 4)),
-                       "prompt_style": str(rng.choice(["plain", "radiology", "ensemble"]))}  # fmt: skip
+        sampled = _suggest(rng) if number else dict(START)
         yield "trial", {"trial": number, "params": {**sampled, **FIXED}, "sampled": sampled, "seed": 7 + number,
                         "distributions": distributions, "origin": "sampler" if number else "start"}  # fmt: skip
         if number == 7:
@@ -84,8 +91,8 @@ def script(trials: int = 16, seed: int = 0, name: str = "clip_lora-1", study_id:
             continue
         yield "start", {"trial": number, "attempt": 1, "fidelity": 0.0}
         if number == 5:
-            yield "end", {"trial": 5, "state": "FAIL", "reason": "nan",
-                          "message": "Traceback (most recent call last):\n  ...\nTrialError: 'loss' became nan"}  # fmt: skip
+            message = "Traceback (most recent call last):\n  ...\nTrialError: 'loss' became nan"
+            yield "end", {"trial": 5, "state": "FAIL", "reason": "nan", "message": message}
             continue
         if number == 3:
             yield "lost", {"trial": 3, "why": "worker died (SIGKILL)"}
@@ -126,7 +133,8 @@ def write_files(folder: Path, trials: int = 16) -> None:
     """Write what lies beside a journal: split manifest, summary, checkpoints with predictions."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "split.json").write_text(json.dumps({"hash": "0123456789abcdef" * 4, "train": ["a.png"], "val": ["b.png"]}))
+    split = {"hash": "0123456789abcdef" * 4, "train": ["a.png"], "val": ["b.png"]}
+    (folder / "split.json").write_text(json.dumps(split))
     (folder / "summary.json").write_text(json.dumps({"schema": 1, "best": {"trial": 2}}))
     labels = rng.integers(0, 3, 600)
     for number in range(trials):

@@ -66,7 +66,8 @@ def roc_png(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str
         if positive.any() and not positive.all():
             false, true, _ = roc_curve(positive, probabilities[:, index])
             axes.plot(false, true, linewidth=1.8, label=f"{name.replace('_', ' ')}  {auc(false, true):.3f}")
-    axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    span = (-0.01, 1.01)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title, xlim=span, ylim=span)
     axes.set_aspect("equal")
     if axes.get_legend_handles_labels()[1]:
         axes.legend(title="class against rest, area", loc="lower right", fontsize=9)
@@ -82,7 +83,7 @@ def _checked(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[st
         )
     if not np.isfinite(probabilities).all():
         raise ValueError("probabilities must be finite, but some are NaN or infinite.")
-    if len(labels) and not (0 <= labels.min() and labels.max() < len(classes)):
+    if len(labels) and (labels.min() < 0 or labels.max() >= len(classes)):
         raise ValueError(f"labels must lie in 0 .. {len(classes) - 1}, but got {labels.min()} .. {labels.max()}.")
     return labels, probabilities
 

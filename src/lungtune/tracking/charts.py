@@ -6,6 +6,7 @@ import html
 import logging
 import math
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +45,12 @@ def deliver(folder: Path, projection: Projection, writer: Writer) -> bool:
     if not drawn and not writer.put_file(STUDY, "plots.html", page(history).encode(), version):
         return False
     for trial in history.ranked()[:BEST]:
+        best, key = trial.best(history.objective), str(trial.number)
+        version = zlib.crc32(str(best).encode())
+        if writer.sent[key].files.get("figures/roc.png") == version:
+            continue
         for name, content in figures(folder, history, trial):
-            if not writer.put_file(str(trial.number), name, content):
+            if not writer.put_file(key, name, content, version):
                 return False
     return True
 
@@ -69,10 +74,9 @@ def figures(folder: Path, history: History, trial: Trial) -> Iterator[tuple[str,
     if best is None or not best.checkpoint:
         return
     try:
-        path = next(p for p in _checkpoint_files(folder / best.checkpoint))
-        with safe_open(path, framework="np") as file:
+        with safe_open(folder / best.checkpoint, framework="np") as file:
             labels, probabilities = file.get_tensor("labels"), file.get_tensor("probabilities")
-    except (OSError, SafetensorError, StopIteration):  # removed, damaged, or without predictions
+    except (OSError, SafetensorError):  # removed, damaged, or without predictions
         return
     from lungtune.evaluate.figures import confusion_png, roc_png
 
@@ -83,13 +87,6 @@ def figures(folder: Path, history: History, trial: Trial) -> Iterator[tuple[str,
         yield "figures/roc.png", roc_png(labels, probabilities, classes, title)
     except ValueError:  # predictions of another study's classes
         return
-
-
-def _checkpoint_files(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        yield from sorted(path.glob("*.safetensors"))
-    elif path.is_file():
-        yield path
 
 
 def common_fidelity(history: History) -> float:

@@ -16,6 +16,8 @@ EXPERIMENT = 400
 DIGEST = 36
 METRICS_PER_BATCH = 1000
 ITEMS_PER_BATCH = 100
+DIGITS = 6
+"""Significant digits of what is shown in a column; the journal and the recipes hold all of them."""
 CUT = " …"
 
 _FORBIDDEN = re.compile(r"[^/\w.\- :]")
@@ -43,7 +45,7 @@ def plain(value: Any) -> str:
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return str(value)
     if isinstance(value, float):
-        return f"{value:.12g}"
+        return f"{value:.{DIGITS}g}"
     if isinstance(value, int):
         return str(value)
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
@@ -77,6 +79,11 @@ def metrics(values: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
         else:
             odd.append(key)
     return finite, odd
+
+
+def rounded(value: float) -> float:
+    """Return a number with as many digits as a column shows."""
+    return float(f"{value:.{DIGITS}g}")
 
 
 def step(samples: Any) -> int:

@@ -30,7 +30,8 @@ def study(history: History, summary: Mapping[str, Any]) -> str:
             rows.append((f"{baseline} classifier", values[metric], ""))
     start = next((t for t in history.trials.values() if t.origin == "start"), None)
     if start is not None and not math.isnan(start.value(objective)) and start.state is not State.FAIL:
-        rows.append((f"trial {start.number:03d}, the start configuration", start.value(objective), _where(start, history)))
+        who = f"trial {start.number:03d}, the start configuration"
+        rows.append((who, start.value(objective), _where(start, history)))
     rows += [(f"**trial {t.number:03d}**", t.value(objective), _where(t, history)) for t in ranked[:5]]
     if rows:
         lines += ["", f"| | {metric} | |", "|---|---|---|"]

@@ -21,8 +21,8 @@ STATUS = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILE
 PAUSED = "PAUSED"
 """State of what waits for the next ``--resume``; MLflow shows it as SCHEDULED."""
 
-UNRANKED = ("samples_per_second", "peak_memory", "memory", "seconds")
-"""Metrics whose best value says nothing about a trial: no ``best_<metric>`` for names that begin so."""
+UNRANKED = ("loss", "recall_", "samples_per_second", "peak_memory")
+"""No ``best_<metric>`` for names that begin so: MLflow draws 30 metrics at most, and these compare no trials."""
 
 
 class Point(NamedTuple):
@@ -117,7 +117,8 @@ class Projection:
             "mlflow.source.git.commit": commit,
             "mlflow.user": "lungtune",
         }
-        run = RunView(STUDY, limits.clip(str(event["name"]), limits.RUN_NAME), time, limits.tags(tags), _settings(event))
+        title = limits.clip(str(event["name"]), limits.RUN_NAME)
+        run = RunView(STUDY, title, time, limits.tags(tags), _settings(event))
         run.files["space.yaml"] = str(space.get("text") or "")
         run.files["settings.json"] = json.dumps(dict(event), indent=1, ensure_ascii=False, default=str)
         run.events = 1
@@ -205,10 +206,8 @@ class Projection:
         self._state(run, trial.state.value, STATUS[trial.state], time)
         best = trial.best(self.history.objective)
         if best is not None and trial.state is not State.FAIL:
-            step = limits.step(best.samples)
-            ranked = {k: v for k, v in best.metrics.items() if not k.startswith(UNRANKED)}
-            self._add(run, {f"best_{key}": value for key, value in ranked.items()}, time, step)
-            self._add(run, {"fidelity": trial.fidelity}, time, step)
+            ranked = {f"best_{k}": limits.rounded(v) for k, v in best.metrics.items() if not k.startswith(UNRANKED)}
+            self._add(run, {**ranked, "passes": trial.fidelity}, time, 0)  # at step 0 MLflow draws bars, not dots
         if trial.state is State.FAIL and trial.message:
             run.files["traceback.txt"] = trial.message
         run.tags["mlflow.note.content"] = notes.trial(self.history, trial)
@@ -216,15 +215,15 @@ class Projection:
         self._note()
 
     def _progress(self, trial: Trial, time: int) -> None:
-        """The parent's own points: the best score against the samples all trials have seen, and the start's score."""
+        """The parent's own points: the best score whenever it changes, and the start's score."""
         run, history, objective = self.runs[STUDY], self.history, self.history.objective
         if trial.origin == "start" and trial.state is not State.FAIL:
             self._add(run, {f"baseline_start_{objective.metric}": trial.value(objective)}, time, 0)
         ranked = history.ranked()
-        if ranked:
-            done = sum(t.reports[-1].samples for t in history.trials.values() if t.reports and t.duplicate_of is None)
+        if ranked and run.tags.get("best_trial") != str(ranked[0].number):
             run.tags["best_trial"] = str(ranked[0].number)
-            self._add(run, {f"best_{objective.metric}": ranked[0].value(objective)}, time, limits.step(done))
+            best = limits.rounded(ranked[0].value(objective))
+            run.points.append(Point(limits.name(f"best_{objective.metric}"), best, time, 0))
 
     def _note(self) -> None:
         self.runs[STUDY].tags["mlflow.note.content"] = notes.study(self.history, self._summary)

@@ -48,6 +48,12 @@ def is_remote(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https", "databricks")
 
 
+def without_password(uri: str) -> str:
+    """Return ``uri`` as it may be printed."""
+    head, at, tail = uri.rpartition("@")
+    return f"{head.partition('://')[0]}://***@{tail}" if at else uri
+
+
 def artifact_location(uri: str) -> str | None:
     """Return where experiments of a database keep their files; ``None`` leaves it to the server.
 
@@ -62,6 +68,14 @@ def artifact_location(uri: str) -> str | None:
 def sqlite_path(uri: str) -> Path | None:
     """Return the file of an SQLite URI, ``None`` for anything else."""
     return Path(uri.removeprefix("sqlite:///")).expanduser().absolute() if uri.startswith("sqlite:///") else None
+
+
+def log_file(uri: str) -> Path:
+    """Return where a server of the store writes its own words."""
+    database = sqlite_path(uri)
+    folder = database.parent if database else state_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "server.log"
 
 
 def settle_environment() -> None:
@@ -102,7 +116,6 @@ def prepare(uri: str) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        (path.parent / "artifacts").mkdir(exist_ok=True)
         with FileLock(path.with_name(path.name + ".lock")):
             if not path.exists() or path.stat().st_size == 0:
                 _build(path)

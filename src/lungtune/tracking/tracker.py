@@ -94,15 +94,15 @@ class Tracker:
     def state(self) -> Delivery:
         """Return how far the tracker is now."""
         undelivered = self._tail.lines - self._delivered + self._tail.behind()
-        writer = self._writer
-        return Delivery(max(0, undelivered), _without_password(self.uri), self._problem, len(writer.refused) if writer else 0)
+        refused = len(self._writer.refused) if self._writer else 0
+        return Delivery(max(0, undelivered), store.without_password(self.uri), self._problem, refused)
 
     def _guarded(self) -> None:
         try:
             self._run()
         except LungtuneError as error:
             self._problem = str(error)
-        except Exception as error:  # noqa: BLE001 - tracking must never take the search down, whatever MLflow does
+        except Exception as error:  # tracking must never take the search down, whatever MLflow does
             self._problem = f"{type(error).__name__}: {error}"
 
     def _run(self) -> None:
@@ -141,7 +141,7 @@ class Tracker:
                 if not more:
                     self._pause(POLL)
             except Unreachable as error:
-                self._problem = f"{_without_password(self.uri)} can't be reached: {_first_line(error)}"
+                self._problem = f"{store.without_password(self.uri)} can't be reached: {_first_line(error)}"
                 wait = BACKOFF[min(failures, len(BACKOFF) - 1)]
                 failures += 1
                 if self._stopping.is_set():
@@ -225,11 +225,6 @@ def sync(study_folder: Path, uri: str | None = None, timeout: float = 600.0) -> 
 
 def _fingerprint(uri: str) -> str:
     return hashlib.sha256(uri.encode()).hexdigest()[:16]  # a URI may hold a password
-
-
-def _without_password(uri: str) -> str:
-    head, at, tail = uri.rpartition("@")
-    return f"{head.partition('://')[0]}://***@{tail}" if at else uri
 
 
 def _first_line(error: Exception) -> str:

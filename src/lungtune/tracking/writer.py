@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungtune.tracking import limits, store
+from lungtune.tracking import limits, store, views
 from lungtune.tracking.projection import STUDY, Projection, RunView
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class Writer:
             Unreachable: the store can't be reached.
         """
         self.experiment_id = self._experiment(projection, str(known.get("experiment_id", "")))
+        name, value = views.tag(projection.history)
+        self._try("saved view", lambda: self.client.set_experiment_tag(self.experiment_id, name, value))
         found: dict[str, list[str]] = {}
         for run in self._search(projection.study_id):
             tags = run.data.tags
@@ -179,9 +181,10 @@ class Writer:
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(p.key, p.value, p.time, p.step) for p in points]
-        entities = {"params": [Param(*item) for item in params.items()], "tags": [RunTag(*item) for item in tags.items()]}
+        entities: dict[str, list] = {"params": [Param(*item) for item in params.items()]}
+        entities["tags"] = [RunTag(*item) for item in tags.items()]
         while metrics or any(entities.values()):
-            batch: dict[str, list] = {name: items[: limits.ITEMS_PER_BATCH] for name, items in entities.items()}
+            batch = {name: items[: limits.ITEMS_PER_BATCH] for name, items in entities.items()}
             room = limits.METRICS_PER_BATCH - sum(map(len, batch.values()))
             batch["metrics"] = metrics[:room]
             metrics = metrics[room:]
@@ -198,7 +201,8 @@ class Writer:
             return False
         for name, items in batch.items():
             for item in items:
-                self._try(f"{key}: {item.key}", lambda name=name, item=item: self.client.log_batch(sent.id, **{name: [item]}))
+                single = {name: [item]}
+                self._try(f"{key}: {item.key}", lambda single=single: self.client.log_batch(sent.id, **single))
         return True
 
     def _alive(self, sent: Sent) -> bool:
@@ -234,10 +238,9 @@ class Writer:
 
     def _search(self, study_id: str) -> list[Run]:
         text, token, runs = f"tags.`lungtune.study_id` = '{study_id}'", None, []
+        search, where = self.client.search_runs, [self.experiment_id]
         while True:
-            page = self._reach(
-                lambda token=token: self.client.search_runs([self.experiment_id], text, max_results=500, page_token=token)
-            )
+            page = self._reach(lambda token=token: search(where, text, max_results=500, page_token=token))
             runs += page
             token = page.token
             if not token:

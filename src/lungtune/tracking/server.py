@@ -1,0 +1,129 @@
+"""MLflow's web interface on the local store, for this machine only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+
+from lungtune.errors import StudyError
+from lungtune.tracking import store, views
+
+HOST = "127.0.0.1"
+PORT = 5000
+START = 90.0
+"""Seconds a server may take to answer: it imports MLflow twice, on a busy machine that is slow."""
+
+
+def free_port(wanted: int | None) -> int:
+    """Return ``wanted`` if it is free; without a wish the first free port from 5000 on.
+
+    Raises:
+        StudyError: the wanted port is taken, or none of twenty is free.
+    """
+    for port in [wanted] if wanted is not None else range(PORT, PORT + 20):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except (OSError, OverflowError):
+                continue
+            return port
+    if wanted is None:
+        raise StudyError(f"no port from {PORT} to {PORT + 19} is free; name one with --port.")
+    raise StudyError(f"port {wanted} can't be used on {HOST}: it is taken or not allowed. Choose another with --port.")
+
+
+def command(uri: str, port: int) -> list[str]:
+    """Return the server's command line: one worker, local only, files beside the database."""
+    files = store.artifact_location(uri) or ""
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", uri, "--default-artifact-root", files, "--artifacts-destination", files),
+        *("--uvicorn-opts", "--log-level warning"),
+    ]
+
+
+def serve(uri: str, port: int | None, say: Callable[[str], None]) -> int:
+    """Run the server until Ctrl-C.
+
+    MLflow's own default is 4 workers and a job runner: 15 processes, 2.7 GB. One worker and no jobs need 2 and 0.5.
+
+    Args:
+        uri: a database URI.
+        port: where to listen; None for the first free one from 5000 on.
+        say: gets one line when the server answers.
+
+    Returns:
+        the exit code: 0 after Ctrl-C, the server's own if it ended by itself.
+
+    Raises:
+        StudyError: the port is taken, or the store is of another MLflow version.
+    """
+    port = free_port(port)
+    store.settle_environment()
+    store.prepare(uri)
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = store.log_file(uri)
+    with open(log, "ab") as output:
+        server = subprocess.Popen(
+            command(uri, port), env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        url = f"http://{HOST}:{port}"
+        if _answers(server, url):
+            say(f"MLflow is open at {url} (Ctrl-C ends it)")
+            for line in pages(uri, url):
+                say(line)
+        code = server.wait()
+        say(f"MLflow's server ended by itself (exit code {code}); its last words are in {log}")
+        return code or 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        _end(server)
+        signal.signal(signal.SIGTERM, previous)
+
+
+def pages(uri: str, url: str) -> list[str]:
+    """Return one line per study of this home: its name and the address where its trials are compared."""
+    client = store.client(uri)
+    lines = []
+    for experiment in client.search_experiments():
+        names = [key.removeprefix(views.TAG) for key in experiment.tags if key.startswith(views.TAG)]
+        lines += [f"  {name}: {views.address(url, experiment.experiment_id, name)}" for name in names]
+    return sorted(lines)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _answers(server: subprocess.Popen[bytes], url: str) -> bool:
+    deadline = time.monotonic() + START
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with opener.open(f"{url}/health", timeout=2):
+                return True
+        except OSError:
+            time.sleep(0.2)
+    return False
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the server and its worker: politely, after five seconds not."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, number)
+            server.wait(5)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue

@@ -1,0 +1,233 @@
+"""A tracking server that is down, hung, slow or loses its answers: the search does not notice, nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lungtune.errors import StudyError
+from lungtune.tracking import Tracker, server, store, sync
+from tests.integration import tracking_study as made
+
+TRIALS = 5
+EVENTS = len(list(made.script(TRIALS)))
+
+
+class Proxy:
+    """Stands between client and server: ``mode`` is pass, refuse, slow, or lose (the request arrives, no answer does)."""
+
+    def __init__(self, port: int) -> None:
+        self.mode, self.target = "pass", port
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.uri = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self.target)) as upstream:
+            if self.mode == "refuse":
+                return
+            threading.Thread(target=self._pump, args=(client, upstream, True), daemon=True).start()
+            self._pump(upstream, client, False)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, forward: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                if self.mode == "refuse" or (self.mode == "lose" and not forward):
+                    break
+                if self.mode == "slow" and forward:
+                    time.sleep(0.1)
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """A real server, started as scripts/ui.py starts it, in its own home."""
+    folder = tmp_path_factory.mktemp("server")
+    port = free()
+    uri = f"sqlite:///{folder}/mlflow.db"
+    store.settle_environment()
+    store.prepare(uri)
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = server.command(uri, port)
+    log = open(folder / "log", "wb")
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=log, stderr=log, cwd=folder)
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+            break
+        except OSError:
+            assert process.poll() is None, (folder / "log").read_text()
+            time.sleep(0.2)
+    yield process, port
+    os.killpg(process.pid, signal.SIGCONT)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    log.close()
+
+
+@pytest.fixture
+def proxy(running):
+    proxy = Proxy(running[1])
+    yield proxy
+    proxy.listener.close()
+
+
+@pytest.fixture
+def patience(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+
+
+def free() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def study_of(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, list[made.Event]]:
+    name = request.node.name[5:40]
+    return tmp_path / name, list(made.script(TRIALS, name=name, study_id=name.encode().hex()[:32].ljust(32, "0")))
+
+
+def check_whole(uri: str, study: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    found = client.search_runs(
+        [e.experiment_id for e in client.search_experiments()], f"tags.study = '{study.name}'", max_results=1000
+    )
+    keys = Counter(run.data.tags.get("lungtune.trial", "study") for run in found)
+    assert keys == {"study": 1, **{str(n): 1 for n in range(TRIALS)}}
+    reports = Counter(str(f["trial"]) for kind, f in made.script(TRIALS) if kind == "report")
+    for run in found:
+        key = run.data.tags.get("lungtune.trial")
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, "macro_f1")] if key else []
+        assert len(set(steps)) == len(steps) == reports[key]
+
+
+def test_down_then_up(running, proxy, tmp_path, request):
+    study, events = study_of(tmp_path, request)
+    proxy.mode = "refuse"
+    tracker = Tracker(study, proxy.uri).start()
+    made.write(study, events)
+    began = time.monotonic()
+    delivery = tracker.stop(timeout=1.0)
+    assert time.monotonic() - began < 1.5
+    assert delivery.undelivered == EVENTS
+    assert "can't be reached" in delivery.sentence
+    proxy.mode = "pass"
+    assert sync(study, proxy.uri, timeout=60), "delivered when the server is back"
+    check_whole(proxy.uri, study)
+
+
+def test_comes_back_while_the_search_runs(running, proxy, tmp_path, request):
+    study, events = study_of(tmp_path, request)
+    tracker = Tracker(study, proxy.uri).start()
+    made.write(study, events[:20])
+    proxy.mode = "refuse"
+    made.write(study, events[20:30], pause=0.05)
+    proxy.mode = "pass"
+    made.write(study, events[30:])
+    assert tracker.stop(60)
+    check_whole(proxy.uri, study)
+
+
+def test_answers_that_get_lost_make_no_second_run(running, proxy, patience, tmp_path, request):
+    study, events = study_of(tmp_path, request)
+    tracker = Tracker(study, proxy.uri).start()
+    for count in range(0, len(events), 6):
+        proxy.mode = "lose" if count % 4 else "pass"
+        made.write(study, events[count : count + 6], pause=0.06)
+    proxy.mode = "pass"
+    assert tracker.stop(60)
+    check_whole(proxy.uri, study)
+
+
+def test_slow(running, proxy, tmp_path, request):
+    study, events = study_of(tmp_path, request)
+    proxy.mode = "slow"
+    tracker = Tracker(study, proxy.uri).start()
+    made.write(study, events)
+    began = time.monotonic()
+    delivery = tracker.stop(timeout=1.0)
+    assert time.monotonic() - began < 1.5
+    assert 0 < delivery.undelivered <= EVENTS
+    proxy.mode = "pass"
+    assert Tracker(study, proxy.uri).start().stop(60)
+    check_whole(proxy.uri, study)
+
+
+def test_hung(running, patience, tmp_path, request):
+    process, port = running
+    study, events = study_of(tmp_path, request)
+    uri = f"http://127.0.0.1:{port}"
+    tracker = Tracker(study, uri).start()
+    made.write(study, events[:15])
+    while tracker.state().undelivered:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGSTOP)
+    try:
+        slowest = made.write(study, events[15:], pause=0.02)
+        began = time.monotonic()
+        delivery = tracker.stop(timeout=2.0)
+        took = time.monotonic() - began
+    finally:
+        os.killpg(process.pid, signal.SIGCONT)
+    assert took < 2.5
+    assert delivery.undelivered > 0
+    assert slowest < 1.0  # an fsync on a busy machine, not a request
+    time.sleep(0.5)
+    assert Tracker(study, uri).start().stop(60)
+    check_whole(uri, study)
+
+
+def test_the_door_opens_serves_and_shuts(tmp_path):
+    home, port = tmp_path / "home", free()
+    environment = {**os.environ, "LUNGTUNE_HOME": str(home)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    made.write(home / "studies/clip_lora-1", made.script(3))
+    door = [sys.executable, str(Path(__file__).parents[2] / "scripts/ui.py")]
+    done = subprocess.run([*door, "--sync", "clip_lora-1"], env=environment, capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "MLflow holds all of 'clip_lora-1'" in done.stdout
+    opened = subprocess.Popen([*door, "--port", str(port)], env=environment, stdout=subprocess.PIPE, text=True)
+    assert f"http://127.0.0.1:{port} " in opened.stdout.readline()
+    assert f"clip_lora-1: http://127.0.0.1:{port}/#/experiments/" in opened.stdout.readline()
+    with pytest.raises(StudyError, match=f"port {port} can't be used"):
+        server.free_port(port)
+    opened.send_signal(signal.SIGINT)
+    assert opened.wait(15) == 0
+    assert server.free_port(port) == port
+    assert not list(tmp_path.glob("**/mlruns"))
+
+
+def test_a_server_of_the_users_is_only_named(tmp_path):
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "https://user:secret@mlflow.example:8443"}
+    door = [sys.executable, str(Path(__file__).parents[2] / "scripts/ui.py")]
+    done = subprocess.run(door, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "mlflow.example" in done.stdout
+    assert "secret" not in done.stdout
