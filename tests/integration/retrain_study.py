@@ -83,7 +83,14 @@ def shared() -> Path:
 
 
 def copy(home: Path, environment: Callable[[str, str], None]) -> Path:
-    """Copy the shared study to ``home`` and point lungtune there; caches stay shared."""
+    """Copy the shared study to ``home`` and point lungtune there; caches stay shared.
+
+    One thread: for so small a model, waiting for a second one costs more than it gives.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    environment("OMP_NUM_THREADS", "1")
     shutil.copytree(shared() / "studies", home / "studies")
     environment("LUNGTUNE_HOME", str(home))
     environment("LUNGTUNE_CACHE", str(shared() / "cache"))
