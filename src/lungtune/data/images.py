@@ -26,7 +26,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-FORMATS = ("PNG", "JPEG", "MPO")
+Image.preinit()  # registers the formats; not left to the first of several threads
+
+FORMATS = ("PNG", "JPEG")
 MAX_PIXELS = 89_478_485
 """Above this Pillow warns of a decompression bomb (a quarter GiB of RGB); X-ray detectors have at most 20 million."""
 

@@ -131,7 +131,7 @@ class Manifest:
             raise DataError(f"{path} must be a split manifest, but it is not: {why}.") from error
         if claimed != manifest.hash:
             raise DataError(
-                f"{path} must not be edited, but its content has hash {manifest.hash[:12]} and says {str(claimed)[:12]}."
+                f"{path} must not be edited, but its content has hash {manifest.hash[:12]} not {str(claimed)[:12]}."
             )
         return manifest, audit
 

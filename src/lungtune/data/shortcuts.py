@@ -4,8 +4,8 @@ In public collections each class often comes from another hospital, so file type
 the class away, and a model learns the archive instead of the lung. A small decision tree is cross-validated (whole
 groups, 5 folds) on each property; its balanced accuracy is compared with guessing.
 
-The alarm threshold: `LEAST_GAIN` above chance and `SIGMAS` standard errors of a guesser. With 2 to 6 classes and
-60 to 6,000 cases of random metadata, the highest gain in 400 draws stayed below it in all but one.
+The alarm threshold: at least `LEAST_GAIN` above chance and at least `SIGMAS` standard errors of a guesser. On 375
+sets of random metadata (60 to 6,000 cases, 2 to 6 classes, groups of alike cases) it was passed 2 times in 1,875.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def shortcuts(labels: Sequence[str], facts: pd.DataFrame, groups: Sequence[str])
     _, numbers = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     if len(names) < 2 or len(codes) < 10 or numbers.max() < 1:
         return []
-    counts = np.bincount(codes)
+    units = np.bincount(np.unique(np.stack([codes, numbers]), axis=1)[0])  # groups per class: cases in one are alike
     chance = 1 / len(names)
-    error = float(np.sqrt((chance * (1 - chance) / counts).sum())) / len(names)
+    error = float(np.sqrt((chance * (1 - chance) / units).sum())) / len(names)
     threshold = chance + max(LEAST_GAIN, SIGMAS * error)
     found = []
     for feature, values, shown in _columns(facts):

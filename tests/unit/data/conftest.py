@@ -1,0 +1,66 @@
+"""Real image files in a temporary folder, and a cache of their own for every test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+Write = Callable[..., Path]
+
+
+def picture(seed: int, width: int = 40, height: int = 32) -> np.ndarray:
+    """Return uint8 `(height, width)`: smooth blobs, another seed another picture."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write picture number `seed` to a path below `tmp_path / "data"`; its suffix tells the format."""
+
+    def write(name: str | Path, seed: int | None = None, **options: int) -> Path:
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number = abs(hash(str(name))) % 2**32 if seed is None else seed
+        Image.fromarray(picture(number, **options)).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_facts() -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Make facts for cases that have no files: every picture is its own, of size 224 x 224."""
+
+    def make(cases: pd.DataFrame) -> pd.DataFrame:
+        rng = np.random.default_rng(len(cases))
+        return pd.DataFrame(
+            {
+                "sha1": [f"{i:040x}" for i in range(len(cases))],
+                "pixels": [f"{i:040x}" for i in range(len(cases))],
+                "width": 224,
+                "height": 224,
+                "mode": "L",
+                "type": "PNG",
+                "phash": [int(v) for v in rng.integers(0, 2**63, len(cases))],
+                "detail": [rng.integers(-50, 50, 1024).astype(np.int8).tobytes() for _ in range(len(cases))],
+                "error": None,
+            },
+            dtype=object,
+            index=list(cases["path"]),
+        )
+
+    return make
