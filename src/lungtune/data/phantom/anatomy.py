@@ -100,9 +100,9 @@ def body(patient: Patient, shot: Shot, f: Frame) -> Array:
     top = patient.shoulder - (0.06 if shot.frontal else 0.0)
     half = np.float32(patient.body) * (1 + 0.02 * f.y) + np.float32(0.30) * step(np.float32(top + 0.28) - f.y, 0.05)
     flank = np.maximum(1 - (ax / half) ** 2.6, 0) ** np.float32(0.42)
-    slope = np.float32(top) - np.float32(0.26) * np.maximum(1 - ax / np.float32(0.85), 0) ** np.float32(1.6)
+    slope = np.float32(top) - np.float32(0.40) * np.maximum(1 - ax / np.float32(0.95), 0) ** np.float32(1.35)
     slope = slope + np.float32(0.5) * np.maximum(ax - np.float32(0.88), 0) ** 2 / np.float32(0.12)
-    under = np.sqrt(np.clip((f.y - slope) / np.float32(0.50), 0, 1))
+    under = np.sqrt(np.clip((f.y - slope) / np.float32(0.62), 0, 1))
     depth = np.float32(0.92 + 0.18 * patient.fat) + np.float32(0.12) * np.clip(f.y, -0.6, 0.8)
     trunk = depth * flank * under
     neck = np.float32(0.55) * np.sqrt(np.maximum(1 - (f.x / np.float32(0.25)) ** 2, 0)) * step(top + 0.15 - f.y, 0.06)
@@ -114,7 +114,8 @@ def body(patient: Patient, shot: Shot, f: Frame) -> Array:
     if patient.breast:
         for side in (-1, 1):
             r = radius(f.x, f.y, (side * 0.40, 0.22 + 0.06 * patient.breast), (0.27, 0.24 + 0.05 * patient.breast))
-            total += np.float32(0.13 * patient.breast) * np.maximum(1 - r * r, 0) ** np.float32(0.35) * step(f.y - 0.05, 0.12)
+            fold = np.maximum(1 - r * r, 0) ** np.float32(0.35) * step(f.y - 0.05, 0.12)
+            total += np.float32(0.13 * patient.breast) * fold
     return total
 
 
@@ -126,7 +127,7 @@ def lung(f: Frame) -> tuple[Array, Array]:
     above = step(f.dome - f.y, 0.010)
     recess = np.float32(0.20) * np.exp(-np.maximum(f.y - f.dome, 0) / np.float32(0.09))
     inside = (f.across > 0) & (f.across < 1) & (f.y > np.float32(f.apex))
-    air = np.where(inside, np.float32(0.66) * cross * height * (above + (1 - above) * recess), 0).astype(np.float32)
+    air = np.where(inside, np.float32(0.74) * cross * height * (above + (1 - above) * recess), 0).astype(np.float32)
     return air, inside & (f.y < f.dome)
 
 
@@ -165,17 +166,17 @@ def bones(patient: Patient, shot: Shot, f: Frame) -> Array:
     edge = 1 / np.sqrt(1 - u * u + np.float32(0.12))
     back = (f.y - np.float32(f.apex) - drop * (u**2.4 - np.float32(0.32) * u)) / gap
     fade = np.clip((ax - np.float32(0.05)) / np.float32(0.06), 0, 1) * np.clip((np.float32(10.2) - back) * 2, 0, 1)
-    ribs = np.float32(0.050) * edge * tube(back - np.floor(back) - np.float32(0.5), 0.23) * inside * fade
+    ribs = np.float32(0.062) * edge * tube(back - np.floor(back) - np.float32(0.5), 0.23) * inside * fade
     sweep = drop * np.float32(0.72) + np.float32(0.42) * np.clip(1 - u, 0, 1) ** np.float32(0.85)
     front = (f.y - np.float32(f.apex + 0.02) - sweep) / (gap * np.float32(1.12))
     fade = step(u - np.float32(0.40), 0.05) * np.clip((np.float32(6.6) - front) * 2, 0, 1) * np.clip(front + 1.2, 0, 1)
-    ribs += np.float32(0.036) * edge * tube(front - np.floor(front) - np.float32(0.5), 0.25) * inside * fade
+    ribs += np.float32(0.042) * edge * tube(front - np.floor(front) - np.float32(0.5), 0.25) * inside * fade
     total = np.float32(patient.rib_contrast) * ribs
 
     sx = f.x - np.float32(0.05) * np.sin(2 * f.y + 20 * patient.dome)
     level = f.y / np.float32(_DISC)
     disc = np.maximum(np.cos(np.pi * (level - np.floor(level) - np.float32(0.5))), 0)
-    spine = np.sqrt(np.maximum(1 - (sx / np.float32(0.088)) ** 4, 0)) * (np.float32(0.075) + np.float32(0.045) * np.sqrt(disc))
+    spine = np.sqrt(np.maximum(1 - (sx / np.float32(0.088)) ** 4, 0)) * np.float32(0.045) * (1 + np.sqrt(disc))
     pedicles = np.exp(-(((np.abs(sx) - np.float32(0.055)) / np.float32(0.016)) ** 2)) * disc**4
     total += spine + np.float32(0.03) * pedicles
 
@@ -186,10 +187,11 @@ def bones(patient: Patient, shot: Shot, f: Frame) -> Array:
         mid = np.float32(f.apex + 0.19) - np.float32(0.09 + lift) * s + np.float32(0.030) * np.sin(2 * np.pi * s + 0.4)
         ends = step(along + np.float32(0.01), 0.02) * step(np.float32(1.0) - along, 0.03)
         thick = np.float32(0.030) + np.float32(0.012) * np.abs(s - np.float32(0.45))
-        total += np.float32(0.085) * tube(f.y - mid, thick) * ends
+        total += np.float32(0.120) * tube(f.y - mid, thick) * ends
         at = (side * (0.80 + 0.03 * patient.fat), patient.shoulder + 0.38)
         r = radius(f.x, f.y, at, (0.17, 0.36), side * 0.22)
-        blade = np.float32(0.012) * step(1 - r, 0.05) + np.float32(0.035) * np.exp(-(((r - 1) / np.float32(0.055)) ** 2))
+        blade = np.float32(0.012) * step(1 - r, 0.05)
+        blade += np.float32(0.035) * np.exp(-(((r - 1) / np.float32(0.055)) ** 2))
         total += blade * step(side * (f.x - np.float32(at[0])) * -1 + np.float32(0.05), 0.06)
         joint = (side * (patient.body + 0.02), patient.shoulder + 0.13)
         total += np.float32(0.13) * ellipsoid(f.x, f.y, joint, (0.11, 0.11))
@@ -202,11 +204,12 @@ def belly(patient: Patient, f: Frame) -> Array:
     liver = np.float32(0.06) * step(-f.x, 0.2)
     out = under * liver
     if patient.gas:
-        level = f.base + 0.11
-        bubble = ellipsoid(f.x, f.y, (0.33, level + 0.02), (0.15 * patient.gas + 0.04, 0.075))
-        out -= under * np.float32(0.30) * bubble * step(np.float32(level + 0.035) - f.y, 0.008)
-        colon = ellipsoid(f.x, f.y, (0.60, level + 0.20), (0.12, 0.07 * patient.gas))
-        out -= under * np.float32(0.15) * colon
+        top = f.base - 0.02
+        tall = 0.05 + 0.07 * patient.gas
+        bubble = ellipsoid(f.x, f.y, (0.36, top + tall), (0.09 + 0.09 * patient.gas, tall), 0.12)
+        out -= under * np.float32(0.34) * bubble * step(np.float32(top + 1.35 * tall) - f.y, 0.010)
+        if patient.gas > 0.8:
+            out -= under * np.float32(0.16) * ellipsoid(f.x, f.y, (0.58, top + 0.26), (0.11, 0.08))
     return out.astype(np.float32)
 
 
@@ -225,7 +228,7 @@ def lung_vessels(patient: Patient, f: Frame) -> Array:
     right = fields.vessels(patient.tree, f.across, f.down)
     left = fields.vessels(patient.tree // 8 + 3, f.across, f.down - np.float32(0.02))
     vessels = np.where(f.left < 0, right, left)
-    total = np.float32(0.060 * patient.vessel) * vessels
+    total = np.float32(0.12 * patient.vessel) * vessels
     middle = f.apex + 0.5 * (f.base - f.apex)
     for side, y in ((-1, middle + 0.02), (1, middle - 0.03)):
         hilum = radius(f.x, f.y, (side * 0.15, y), (0.085, 0.15), -side * 0.25)

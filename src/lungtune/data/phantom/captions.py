@@ -59,12 +59,15 @@ _CLEAR = (
     "no consolidation, no effusion, no nodules",
 )
 _NEGATED = ("no effusion", "no cavity", "no consolidation", "heart size within limits", "no nodules")
-_EXCLUDES = {"no effusion": "effusion", "no cavity": "cavity", "no consolidation": "consolidation", "no nodules": "miliary"}
+_EXCLUDES = {
+    "no effusion": "effusion",
+    "no cavity": "cavity",
+    "no consolidation": "consolidation",
+    "no nodules": "miliary",
+}
 
 
-def caption(
-    findings: Sequence[dict[str, str | float]], age: int, sex: str, rng: np.random.Generator
-) -> str:
+def caption(findings: Sequence[dict[str, str | float]], age: int, sex: str, rng: np.random.Generator) -> str:
     """Return one caption of the findings drawn, paraphrased at random.
 
     Args:
@@ -77,7 +80,9 @@ def caption(
         present = {f["finding"] for f in findings}
         absent = [n for n in _NEGATED if _EXCLUDES.get(n) not in present]
         said.append(str(rng.choice(absent)))
-    who = f"{age}-year-old {'girl' if age < 16 else 'woman'}" if sex == "F" else f"{age}-year-old {'boy' if age < 16 else 'man'}"
-    lead = str(rng.choice(("chest X-ray. ", "frontal chest radiograph. ", "a chest X-ray of a " + who + ". ", who + ". ")))
+    young, grown = ("girl", "woman") if sex == "F" else ("boy", "man")
+    who = f"{age}-year-old {young if age < 16 else grown}"
+    leads = ("chest X-ray. ", "frontal chest radiograph. ", f"a chest X-ray of a {who}. ", f"{who}. ")
+    lead = str(rng.choice(leads))
     text = lead + ", ".join(said) + "."
     return text[0].upper() + text[1:]

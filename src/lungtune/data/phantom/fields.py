@@ -27,7 +27,7 @@ _BANDS: dict[Kind, tuple[float, float, float]] = {
     "warp": (0.5, 3.5, 1.5),
     "cloud": (1.0, 10.0, 1.6),
     "rough": (3.0, 24.0, 1.2),
-    "ridge": (5.0, 12.0, 0.6),
+    "ridge": (9.0, 16.0, 0.4),
     "grain": (10.0, 30.0, 0.6),
 }
 
@@ -44,7 +44,7 @@ def _bank(kind: Kind, size: int) -> Array:
         spectrum = np.fft.rfft2(rng.standard_normal((size, size))) * amplitude
         noise = np.fft.irfft2(spectrum, s=(size, size))
         if kind == "ridge":  # thin bright lines where smooth noise crosses zero: reticulation
-            noise = np.exp(-((noise / noise.std()) ** 2) / 0.12)
+            noise = np.exp(-((noise / noise.std()) ** 2) / 0.10)
         bank[i] = (noise - noise.mean()) / noise.std()
     return bank
 
@@ -81,7 +81,7 @@ def _tree(rng: np.random.Generator) -> Array:
         angles = angle + turn * np.arange(steps)
         step = 0.0075 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         path = start + np.cumsum(step, axis=0)
-        level = max(0, min(3, int(round(width * TREE_SIZE / 1.1))))
+        level = max(0, min(3, round(width * TREE_SIZE / 1.1)))
         layers.setdefault(level, []).append(np.c_[path, np.full(steps, width)])
         if depth < 5 and width > 0.003:
             for side in (-1, 1):

@@ -78,15 +78,15 @@ class Machine:
 
 
 MACHINES: dict[Domain, Machine] = {
-    "A": Machine(0.15, 0.25, (0.96, 0.05), (-0.25, 0.15), (3.0, 3.8), (0.003, 0.007), 0.30),
-    "B": Machine(0.45, 0.50, (1.05, 0.05), (0.10, 0.20), (3.2, 4.2), (0.003, 0.009), 0.15),
+    "A": Machine(0.15, 0.25, (1.03, 0.05), (-0.25, 0.15), (3.4, 4.2), (0.003, 0.007), 0.30),
+    "B": Machine(0.45, 0.50, (1.12, 0.08), (0.10, 0.25), (3.5, 4.5), (0.003, 0.009), 0.15),
 }
 
 
 def defaults(domain: Domain) -> Knobs:
     """Return the domain's own knobs: A is clearer, more mixed and never mislabelled; B is what a search sees."""
     if domain == "A":
-        return Knobs(contrast=1.2, ambiguity=0.25, label_noise=0.0, prior=PRIOR_A)
+        return Knobs(contrast=1.5, ambiguity=0.15, label_noise=0.0, prior=PRIOR_A)
     return Knobs(prior=PRIOR_B)
 
 

@@ -54,7 +54,9 @@ class _Canvas:
     def noise(self, kind: fields.Kind) -> Array:
         return fields.noise(kind, self.size, self.rng)
 
-    def blob(self, side: int, across: float, down: float, axes: tuple[float, float], rough: float, soft: float) -> Array:
+    def blob(
+        self, side: int, across: float, down: float, axes: tuple[float, float], rough: float, soft: float
+    ) -> Array:
         """Return a soft-edged patch in one lung, 1 inside; ``rough`` frays its edge."""
         at = self.f.place(side, across, down)
         r = radius(self.f.x, self.f.y, at, axes, float(self.rng.normal(0, 0.4)))
@@ -67,7 +69,7 @@ def _bacterial(c: _Canvas) -> None:
     down = (0.24, 0.50, 0.76)[zone] + c.rng.normal(0, 0.03)
     axes = (c.rng.uniform(0.17, 0.26), c.rng.uniform(0.14, 0.21))
     mass = c.blob(side, c.rng.uniform(0.40, 0.62), down, axes, 0.16, 0.10)
-    c.add(mass * (1 + np.float32(0.10) * c.noise("rough")), 0.62)
+    c.add(mass * (1 + np.float32(0.10) * c.noise("rough")), 0.66)
     c.say("consolidation", SIDES[side], ("upper", "middle", "lower")[zone])
     if c.rng.random() < 0.25:
         _effusion(c, side, float(c.rng.uniform(0.05, 0.09)))
@@ -75,9 +77,10 @@ def _bacterial(c: _Canvas) -> None:
 
 def _viral(c: _Canvas) -> None:
     lines = np.clip(c.noise("ridge") * np.float32(0.35) + np.float32(0.35), 0, 1.3)
-    near = np.exp(-((c.f.across / np.float32(0.62)) ** 2)) * np.exp(-(((c.f.down - np.float32(0.55)) / np.float32(0.40)) ** 2))
-    c.add(lines * near, 0.62)
-    c.add(near, 0.10)
+    near = np.exp(-((c.f.across / np.float32(0.62)) ** 2))
+    near *= np.exp(-(((c.f.down - np.float32(0.55)) / np.float32(0.40)) ** 2))
+    c.add(lines * near, 0.85)
+    c.add(near, 0.14)
     c.say("reticular", "both", "perihilar")
 
 
@@ -88,9 +91,9 @@ def _covid(c: _Canvas) -> None:
     for i in range(count):
         side = first if i % 2 == 0 else -first
         axes = (c.rng.uniform(0.09, 0.15), c.rng.uniform(0.13, 0.22))
-        patch = c.blob(side, c.rng.uniform(0.72, 0.92), c.rng.uniform(0.50, 0.90), axes, 0.30, 0.12)
+        patch = c.blob(side, c.rng.uniform(0.70, 0.92), c.rng.uniform(0.40, 0.92), axes, 0.30, 0.12)
         np.maximum(glass, patch, out=glass)
-    c.add(glass * (np.float32(0.8) + np.float32(0.25) * c.noise("rough")), 0.40)
+    c.add(glass * (np.float32(0.8) + np.float32(0.25) * c.noise("rough")), 0.48)
     c.say("ground glass", "both", "peripheral lower")
 
 
@@ -99,13 +102,13 @@ def _tuberculosis(c: _Canvas) -> None:
     kind = c.rng.random()
     if kind < 0.75:
         apex = c.blob(side, c.rng.uniform(0.35, 0.55), c.rng.uniform(0.14, 0.20), (0.20, 0.15), 0.30, 0.16)
-        c.add(apex * (np.float32(0.75) + np.float32(0.30) * c.noise("rough")), 0.42)
+        c.add(apex * (np.float32(0.75) + np.float32(0.30) * c.noise("rough")), 0.52)
         c.say("infiltrate", SIDES[side], "apex")
     if kind < 0.50:
         at = c.f.place(side, float(c.rng.uniform(0.40, 0.60)), float(c.rng.uniform(0.20, 0.28)))
         hole = float(c.rng.uniform(0.060, 0.090))
         r = radius(c.f.x, c.f.y, at, (hole, hole * 1.15), 0.3) + np.float32(0.06) * c.noise("cloud")
-        c.add(np.exp(-(((r - np.float32(1.25)) / np.float32(0.30)) ** 2)), 0.60)
+        c.add(np.exp(-(((r - np.float32(1.25)) / np.float32(0.30)) ** 2)), 0.75)
         c.out += (1 - c.out) * step(np.float32(0.95) - r, 0.06) * np.float32(0.85)
         c.say("cavity", SIDES[side], "upper")
     if kind >= 0.75:
@@ -126,9 +129,9 @@ def _effusion(c: _Canvas, side: int, depth: float) -> None:
 def _lung_opacity(c: _Canvas) -> None:
     kind = c.rng.random()
     side = int(c.rng.choice((-1, 1)))
-    if kind < 0.45:
-        _effusion(c, side, float(c.rng.uniform(0.12, 0.30)))
-    elif kind < 0.65:
+    if kind < 0.36:
+        _effusion(c, side, float(c.rng.uniform(0.10, 0.24)))
+    elif kind < 0.62:
         for _ in range(int(c.rng.integers(2, 4))):
             at = c.f.place(side, float(c.rng.uniform(0.35, 0.6)), float(c.rng.uniform(0.58, 0.88)))
             r = radius(c.f.x, c.f.y, at, (float(c.rng.uniform(0.18, 0.26)), 0.028), float(c.rng.normal(0, 0.25)))

@@ -136,13 +136,13 @@ def _develop(thickness: Array, shot: Shot, rng: np.random.Generator, size: int) 
     glow = ndimage.uniform_filter(glow, 5, mode="nearest")
     signal = primary + np.float32(shot.scatter) * np.minimum(glow, 0.35)
     signal = ndimage.gaussian_filter(signal, shot.blur * size, mode="nearest")
-    quanta = np.sqrt(np.maximum(signal, 1e-4) * np.float32(6.0 / shot.photons))
+    quanta = np.sqrt(np.maximum(signal, 1e-4) * np.float32(2.5 / shot.photons))
     signal = np.maximum(signal + quanta * rng.standard_normal((size, size), dtype=np.float32), 1e-3)
     density = -np.log(signal)
     core = density[int(size * 0.12) : int(size * 0.9), int(size * 0.12) : int(size * 0.88)]
     low, high = np.quantile(core, (0.01, 0.985))
     span = high - low
-    low, high = low - np.float32(0.28 + shot.window[0]) * span, high + np.float32(0.06 + shot.window[1]) * span
+    low, high = low - np.float32(0.12 + shot.window[0]) * span, high + np.float32(0.06 + shot.window[1]) * span
     level = np.clip((density - low) / (high - low), 0, 1) ** np.float32(shot.gamma)
     level = _finish(level, shot, size)
     return np.rint(level * 255).astype(np.uint8)
@@ -175,7 +175,8 @@ def _mark(level: Array, shot: Shot, size: int) -> Array:
         return level
     side = "L" if shot.marker % 2 else "R"
     unit = max(1, round(size / 96))
-    stamp = np.kron(np.array([[float(c) for c in row] for row in _LETTERS[side]], np.float32), np.ones((unit, unit), np.float32))
+    letter = np.array([[float(c) for c in row] for row in _LETTERS[side]], np.float32)
+    stamp = np.kron(letter, np.ones((unit, unit), np.float32))
     h, w = stamp.shape
     row = int(size * (0.08 + 0.05 * max(0, shot.marker - 10)))
     column = int(size * 0.91) - w if side == "L" else int(size * 0.07)
