@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -24,7 +25,7 @@ EVENTS = len(list(made.script(TRIALS)))
 
 
 class Proxy:
-    """Stands between client and server: ``mode`` is pass, refuse, slow, or lose (the request arrives, no answer does)."""
+    """Stands between client and server: ``mode`` is pass, refuse, slow, or lose (the answer)."""
 
     def __init__(self, port: int) -> None:
         self.mode, self.target = "pass", port
@@ -56,12 +57,10 @@ class Proxy:
                     time.sleep(0.1)
                 sink.sendall(data)
         except OSError:
-            pass
+            pass  # the other side has gone: so will this one
         for end in (source, sink):
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +73,8 @@ def running(tmp_path_factory):
     store.prepare(uri)
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = server.command(uri, port)
-    log = open(folder / "log", "wb")
-    process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=log, stderr=log, cwd=folder)
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=log, stderr=log, cwd=folder)
     for _ in range(300):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
@@ -87,7 +86,6 @@ def running(tmp_path_factory):
     os.killpg(process.pid, signal.SIGCONT)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    log.close()
 
 
 @pytest.fixture
@@ -220,6 +218,7 @@ def test_the_door_opens_serves_and_shuts(tmp_path):
         server.free_port(port)
     opened.send_signal(signal.SIGINT)
     assert opened.wait(15) == 0
+    opened.stdout.close()
     assert server.free_port(port) == port
     assert not list(tmp_path.glob("**/mlruns"))
 

@@ -179,6 +179,18 @@ def test_what_a_user_deletes_or_changes_by_hand(uri, study):
     assert client.get_experiment(found["3"].info.experiment_id).name == "clip_lora on chest_xray (2)"
 
 
+def test_of_two_runs_for_one_trial_one_stays(uri, study):
+    made.write(study, made.script())
+    assert Tracker(study, uri).start().stop(60)
+    client, found = runs(uri)
+    twin = found["4"]
+    client.create_run(twin.info.experiment_id, tags=twin.data.tags, run_name=twin.info.run_name)  # a late request
+    with pytest.raises(AssertionError, match="'4': 2"):
+        runs(uri)
+    assert Tracker(study, uri).start().stop(60)
+    check_whole(uri)
+
+
 def test_a_changed_parameter_is_passed_over(uri, study):
     events = list(made.script(4))
     made.write(study, events)

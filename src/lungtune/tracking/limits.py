@@ -70,15 +70,20 @@ def metrics(values: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
     finite: dict[str, float] = {}
     odd: list[str] = []
     for key, value in _distinct(dict(_flat(values))):
-        if isinstance(value, str) and value.lower().lstrip("+-") in ("nan", "inf", "infinity"):
-            value = math.nan
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if not is_number(value):
             continue
-        if math.isfinite(value):
+        if math.isfinite(float(value)):
             finite[key] = float(value)
         else:
             odd.append(key)
     return finite, odd
+
+
+def is_number(value: Any) -> bool:
+    """Whether a journal's value is a number, NaN and infinity (written as words) included."""
+    if isinstance(value, str):
+        return value.lower().lstrip("+-") in ("nan", "inf", "infinity")
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def rounded(value: float) -> float:

@@ -163,7 +163,8 @@ class Projection:
         number = int(event["trial"])
         if (kind == "trial") == (number in self.history.trials):
             raise ValueError("a trial begins once, before its other events")
-        self.history.apply(event)
+        numbers = {k: v for k, v in (event.get("metrics") or {}).items() if limits.is_number(v)}
+        self.history.apply({**event, "metrics": numbers})
         trial = self.history.trials[number]
         if kind == "trial":
             self._open(trial, time)
