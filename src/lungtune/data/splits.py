@@ -8,11 +8,11 @@ Rules, in this order:
 3. An official test part stays as it is. A training image that looks nearly like a test image is left out. One that
    is certain to be there too (same bytes, same pixels, same patient) is left out only if the source says
    `leaks=drop`; otherwise the audit stops.
-4. Without an official test part a fifth of the cases is held out. That draw depends on the data alone, not on seed
-   or fold: another seed never turns test images into training images.
-5. An official validation part is used only if it has at least `MIN_VALIDATION` cases of every class and shares no
+4. An official validation part is used only if it has at least `MIN_VALIDATION` cases of every class and shares no
    group with training; otherwise it is merged into training.
-6. Unless 5 used it, validation is fold `fold` of `folds` stratified folds drawn with `seed`.
+5. Without an official test part a fifth of the training cases is held out. That draw depends on the data alone, not
+   on seed or fold: another seed never turns test images into training images.
+6. Unless 4 used it, validation is fold `fold` of `folds` stratified folds drawn with `seed`.
 """
 
 from __future__ import annotations
@@ -125,14 +125,16 @@ def make_manifest(
     draft = _Draft(part=np.full(len(cases), "train", dtype=object))
     _leave_out(draft, cases, facts, links)
     draft.part[(draft.part != "") & _official_test(cases)] = "test"
-    if (draft.part == "test").any():
+    tested = bool((draft.part == "test").any())
+    if tested:
         draft.notes.append("test: the official part.")
         _leave_out_leaks(draft, cases, links)
-    else:
+    validated = _use_official_validation(draft, cases, labels, links.groups)
+    if not tested:
         _move(draft, "train", "test", labels, links.groups, TEST_FOLDS, 0, 0)
         share = f"a fifth ({100 / TEST_FOLDS:.0f} %)"
         draft.notes.append(f"test: no official part, so {share} is held out by group, the same for every seed.")
-    if not _use_official_validation(draft, cases, labels, links.groups):
+    if not validated:
         _move(draft, "train", "validation", labels, links.groups, folds, fold, seed)
         draft.notes.append(f"validation: fold {fold} of {folds}, grouped and stratified, seed {seed}.")
     parts = {}

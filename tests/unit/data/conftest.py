@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def write(tmp_path: Path) -> Write:
     def write(name: str | Path, seed: int | None = None, **options: int) -> Path:
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        number = abs(hash(str(name))) % 2**32 if seed is None else seed
+        number = zlib.crc32(str(name).encode()) if seed is None else seed
         Image.fromarray(picture(number, **options)).save(path)
         return path
 

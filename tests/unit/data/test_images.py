@@ -6,8 +6,9 @@ import io
 
 import numpy as np
 import pytest
-from lungtune.data import images
 from PIL import Image
+
+from lungtune.data import images
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

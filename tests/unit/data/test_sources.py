@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from lungtune.data.sources import index_source, names, parse_source, summaries
 from lungtune.errors import DataError
 
@@ -94,7 +95,7 @@ def test_chest_xray_reports_pneumonia_among_the_normals(write, tmp_path):
 def test_chest_xray_names_at_most_ten_unclear_files(write, tmp_path):
     for number in range(12):
         write(f"train/PNEUMONIA/x{number:02}.jpeg")
-    with pytest.raises(DataError, match="12 do not: .*x09.jpeg and 2 more"):
+    with pytest.raises(DataError, match=r"12 do not: .*x09.jpeg and 2 more"):
         index_source(f"chest_xray:{tmp_path / 'data'}")
 
 
@@ -106,7 +107,7 @@ def test_chest_xray_promises_all_three_classes(write, tmp_path):
 
 def test_chest_xray_elsewhere_suggests_class_folders(write, tmp_path):
     write("covid/a.png")
-    with pytest.raises(DataError, match="there is none in .* use folder:"):
+    with pytest.raises(DataError, match=r"there is none in .* use folder:"):
         index_source(f"chest_xray:{tmp_path / 'data'}")
 
 
@@ -179,7 +180,7 @@ def test_folder_mistakes(write, tmp_path):
         index_source(f"folder:{data}")
     write("train/a/1.png")
     write("covid/1.png")
-    with pytest.raises(DataError, match="either class folders or part folders.*'covid' beside 'train'"):
+    with pytest.raises(DataError, match=r"either class folders or part folders.*'covid' beside 'train'"):
         index_source(f"folder:{data}")
     with pytest.raises(DataError, match="must be a regular expression"):
         index_source(f"folder:{data},patient=(")
@@ -192,7 +193,7 @@ def test_missing_folder_names_its_sibling(tmp_path):
     with pytest.raises(DataError, match="needs a folder: write folder:FOLDER"):
         index_source("folder")
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="needs a folder, but .*file is a file"):
+    with pytest.raises(DataError, match=r"needs a folder, but .*file is a file"):
         index_source(f"folder:{tmp_path / 'file'}")
 
 
@@ -281,7 +282,7 @@ def test_parse_source_mistakes():
 
 def test_options_are_checked(write, tmp_path):
     write("a/1.png")
-    with pytest.raises(DataError, match="'pateint' is not an option of 'folder'. Did you mean 'patient'"):
+    with pytest.raises(DataError, match=r"'pateint' is not an option of 'folder'\. Did you mean 'patient'"):
         index_source(f"folder:{tmp_path / 'data'},pateint=x")
     with pytest.raises(DataError, match="official must be one of yes, no, but got 'maybe'"):
         index_source(f"folder:{tmp_path / 'data'},official=maybe")

@@ -1,0 +1,67 @@
+"""The real paediatric X-rays, where they are at hand: what is known about them is found."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from lungtune.data.dataset import Inspection, inspect, load
+
+FOLDER = Path(__file__).resolve().parents[2] / "../shared/data/chest_xray"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the real X-rays are not here")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Inspection:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield inspect(f"chest_xray:{FOLDER}")
+
+
+def test_counts(found):
+    assert len(found.cases) == 5_840
+    assert found.audit.official == {
+        "train": {"normal": 1_341, "bacterial": 2_530, "viral": 1_345},
+        "test": {"normal": 234, "bacterial": 242, "viral": 148},
+    }
+    assert found.audit.problems == ()
+    assert found.audit.unreadable == {}
+    assert found.audit.constant["test"]["class"] == "bacterial"
+    assert found.audit.constant["test"]["accuracy"] == pytest.approx(242 / 624, abs=1e-4)
+
+
+def test_exact_duplicates(found):
+    assert found.audit.exact["groups"] == 30
+    assert found.audit.exact["images"] == 62
+    assert found.audit.exact["across"] == 0
+
+
+def test_the_look_alike_across_parts_is_found_and_left_out(found):
+    across = [pair for pair in found.audit.near["pairs"] if pair["across"]]
+    assert [(pair["first"], pair["second"]) for pair in across] == [
+        ("test/normal/NORMAL2-IM-0321-0001.jpeg", "train/normal/IM-0237-0001.jpeg")
+    ]
+    assert found.audit.near["copies"] == 0
+    assert list(found.audit.excluded) == ["train/normal/IM-0237-0001.jpeg"]
+
+
+def test_no_group_is_in_two_parts(found):
+    held = [set(part.group) for part in found.manifest.parts.values()]
+    assert len(set.union(*held)) == sum(map(len, held))
+    assert len(found.manifest.parts["test"]) == 624
+    assert sum(map(len, found.manifest.parts.values())) == 5_839
+
+
+def test_no_shortcut_is_seen(found):
+    assert not [item for item in found.audit.shortcuts if item.alarm]
+
+
+def test_opening_again_is_quick(found, tmp_path):
+    found.save(tmp_path / "split.json")
+    first = load(tmp_path / "split.json", 64)
+    started = time.perf_counter()
+    again = load(tmp_path / "split.json", 64)
+    assert time.perf_counter() - started < 2  # about 0.07 s on an idle machine
+    assert again.train.images.shape == first.train.images.shape

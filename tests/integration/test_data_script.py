@@ -1,0 +1,107 @@
+"""`scripts/data.py` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the script with a cache of its own."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "LUNGTUNE_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
+        command = [sys.executable, str(ROOT / "scripts/data.py"), *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+
+    return run
+
+
+@pytest.fixture
+def kaggle(tmp_path) -> Path:
+    """A small set in Kaggle's layout, with the 16-image validation folder, nesting and junk."""
+    rng = np.random.default_rng(0)
+    names = {
+        "NORMAL": ["IM-{:04}-0001.jpeg"],
+        "PNEUMONIA": ["person{}_bacteria_1.jpeg", "person{}_virus_2.jpeg"],
+    }
+    for part, per in (("train", 20), ("val", 2), ("test", 6)):
+        for folder, patterns in names.items():
+            for number, pattern in enumerate(patterns):
+                for i in range(per):
+                    patient = 1000 * number + i + (500 if part == "val" else 0)
+                    path = tmp_path / "chest_xray/chest_xray" / part / folder / pattern.format(patient)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    coarse = Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8))
+                    coarse.resize((60, 48), Image.Resampling.BICUBIC).save(path)
+    junk = tmp_path / "chest_xray/__MACOSX/chest_xray/train/NORMAL/._IM-0000-0001.jpeg"
+    junk.parent.mkdir(parents=True)
+    junk.write_bytes(b"\0\5\26\7")
+    return tmp_path / "chest_xray"
+
+
+def test_check(run, kaggle):
+    done = run("check", "--data", f"chest_xray:{kaggle}")
+    assert done.returncode == 0, done.stderr
+    assert "A search may start." in done.stdout
+    assert "official validation part of 6 cases is merged into training" in done.stdout
+    assert "always answering 'normal' scores accuracy 0.333" in done.stdout
+
+
+def test_check_as_json(run, kaggle):
+    done = run("check", "--data", f"chest_xray:{kaggle}", "--json", "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["classes"] == ["normal", "bacterial", "viral"]
+    assert found["official"]["train"] == {"normal": 20, "bacterial": 20, "viral": 20}
+    assert found["parts"]["test"]["cases"] == 18
+    assert found["parts"]["train"]["cases"] + found["parts"]["validation"]["cases"] == 66
+    assert found["seed"] == 3
+    assert len(found["hash"]) == 64
+    assert found["problems"] == []
+
+
+def test_problems_end_with_code_2(run, kaggle):
+    broken = kaggle / "chest_xray/train/NORMAL/IM-0003-0001.jpeg"
+    broken.write_bytes(broken.read_bytes()[:400])
+    done = run("check", "--data", f"chest_xray:{kaggle}")
+    assert done.returncode == 2
+    assert "IM-0003-0001.jpeg is damaged" in done.stdout
+    assert "A search would stop here." in done.stdout
+    found = json.loads(run("check", "--data", f"chest_xray:{kaggle}", "--json").stdout)
+    assert len(found["unreadable"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check", "--data", "chest_xry:x"], "'chest_xry' is not a data source. Did you mean 'chest_xray'?"),
+        (["check", "--data", "chest_xray:chest_xrai"], "does not exist. Did you mean 'chest_xray'?"),
+        (["check", "--data", "folder:chest_xray", "--folds", "1"], "folds >= 2 must hold, but got 1."),
+        (["chek"], "check"),
+    ],
+)
+def test_mistakes_are_one_sentence(run, kaggle, words, message):
+    done = run(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sources(run):
+    done = run("sources")
+    assert done.returncode == 0
+    for word in ("chest_xray", "folder", "table", "phantom", "patient=", "leaks="):
+        assert word in done.stdout

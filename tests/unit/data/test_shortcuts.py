@@ -1,0 +1,95 @@
+"""The shortcut alarm: fires when the files give the class away, and stays silent otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lungtune.data.shortcuts import shortcuts
+
+
+def files(n: int, rng: np.random.Generator) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "type": rng.choice(["PNG", "JPEG"], n),
+            "mode": rng.choice(["L", "RGB"], n),
+            "width": rng.integers(800, 2000, n),
+            "height": rng.integers(800, 2000, n),
+        }
+    )
+
+
+def alarms(labels: np.ndarray, facts: pd.DataFrame, groups: np.ndarray | None = None) -> dict[str, str]:
+    names = groups if groups is not None else np.arange(len(labels))
+    return {s.feature: s.example for s in shortcuts(labels.astype(str), facts, names.astype(str)) if s.alarm}
+
+
+@pytest.mark.parametrize("n", [60, 300, 3000])
+@pytest.mark.parametrize("seed", range(5))
+def test_silent_on_clean_files(n, seed):
+    rng = np.random.default_rng(seed)
+    assert alarms(rng.choice(["a", "b", "normal"], n), files(n, rng)) == {}
+
+
+@pytest.mark.parametrize("n", [60, 300, 3000])
+def test_fires_when_the_file_type_tells_the_class(n):
+    rng = np.random.default_rng(0)
+    labels, facts = rng.choice(["a", "b"], n), files(n, rng)
+    facts["type"] = np.where(labels == "a", "PNG", "JPEG")
+    found = alarms(labels, facts)
+    assert set(found) == {"file type"}
+    assert "100% of a, 0% of the others" in found["file type"] or "100% of b" in found["file type"]
+
+
+@pytest.mark.parametrize("feature", ["mode", "width", "aspect ratio"])
+def test_fires_on_the_other_properties(feature):
+    rng = np.random.default_rng(0)
+    labels, facts = rng.choice(["a", "b", "c"], 400), files(400, rng)
+    if feature == "mode":
+        facts["mode"] = np.where(labels == "a", "RGBA", "L")
+    elif feature == "width":
+        facts["width"] = np.where(labels == "a", 1024, facts["width"])
+    else:
+        facts["height"] = np.where(labels == "a", facts["width"], (facts["width"] * 0.7).astype(int))
+    found = alarms(labels, facts)
+    assert feature in found
+    assert found[feature]
+
+
+def test_silent_when_few_files_of_a_class_differ():
+    rng = np.random.default_rng(0)
+    labels, facts = rng.choice(["a", "b", "c"], 900), files(900, rng)
+    facts["type"] = np.where((labels == "a") & (rng.random(900) < 0.1), "PNG", "JPEG")
+    assert alarms(labels, facts) == {}
+
+
+def test_many_images_of_few_patients_prove_nothing():
+    rng = np.random.default_rng(0)
+    groups = np.arange(1000) % 12
+    labels = np.array(["a", "b"])[groups % 2]
+    facts = files(12, rng).iloc[groups].reset_index(drop=True)
+    assert alarms(labels, facts, groups) == {}
+
+
+def test_equal_files_are_not_listed():
+    facts = pd.DataFrame({"type": ["PNG"] * 50, "mode": ["L"] * 50, "width": [64] * 50, "height": [64] * 50})
+    assert shortcuts(["a", "b"] * 25, facts, [str(i) for i in range(50)]) == []
+
+
+def test_too_little_to_tell():
+    rng = np.random.default_rng(0)
+    assert shortcuts(["a"] * 50, files(50, rng), [str(i) for i in range(50)]) == []
+    assert shortcuts(["a", "b"], files(2, rng), ["1", "2"]) == []
+    assert shortcuts(["a", "b"] * 10, files(20, rng), ["1"] * 20) == []
+
+
+def test_numbers_are_sane():
+    rng = np.random.default_rng(0)
+    labels, facts = rng.choice(["a", "b", "c", "d"], 500), files(500, rng)
+    facts["mode"] = np.where(labels == "a", "RGB", "L")
+    for item in shortcuts(labels, facts, np.arange(500).astype(str)):
+        assert item.chance == 0.25
+        assert 0.35 <= item.threshold < 0.5
+        assert 0 <= item.cramers_v <= 1
+        assert (item.cramers_v > 0.9) == (item.feature == "mode")

@@ -1,0 +1,219 @@
+"""Splits: no group in two parts, every class in every part, the same for the same seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lungtune.data.cases import table
+from lungtune.data.manifest import PARTS
+from lungtune.data.splits import MIN_VALIDATION, draw, make_manifest
+from lungtune.errors import DataError
+
+
+def cases_of(*groups: tuple[str, str | None, str | None, int], restarts: bool = False) -> pd.DataFrame:
+    """Build cases from (label, patient, split, how many)."""
+    rows = []
+    for number, (label, patient, split, count) in enumerate(groups):
+        for image in range(count):
+            name = f"{split}/{label}/{number:04}_{image}.png"
+            rows.append(
+                {
+                    "case_id": name,
+                    "path": f"/data/{name}",
+                    "label": label,
+                    "patient_id": patient,
+                    "source": "test",
+                    "split": split,
+                }
+            )
+    return table(rows, restarts=restarts)
+
+
+def many(label: str, split: str | None, count: int) -> list[tuple[str, str, str | None, int]]:
+    return [(label, f"{split}-{label}-{i}", split, 1) for i in range(count)]
+
+
+def parts_of(manifest) -> dict[str, str]:
+    return {case: part for part in PARTS for case in manifest.parts[part].case_id}
+
+
+@st.composite
+def populations(draw_from):
+    """Return (label, patient, None, images) with at least 12 patients per class."""
+    groups = []
+    for label in ("a", "b", "normal")[: draw_from(st.integers(2, 3))]:
+        sizes = draw_from(st.lists(st.integers(1, 4), min_size=12, max_size=30))
+        groups += [(label, f"{label}{i}", None, size) for i, size in enumerate(sizes)]
+    return groups
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(populations(), st.integers(0, 1000), st.integers(2, 5))
+def test_properties_of_every_split(make_facts, groups, seed, folds):
+    cases = cases_of(*groups)
+    facts = make_facts(cases)
+    manifest = make_manifest(cases, facts, seed=seed, folds=folds)
+    assert parts_of(manifest).keys() == set(cases["case_id"])
+    held = [set(manifest.parts[part].group) for part in PARTS]
+    assert len(set.union(*held)) == sum(map(len, held))
+    assert all(set(manifest.parts[part].label) == set(cases["label"]) for part in PARTS)
+    order = np.random.default_rng(seed).permutation(len(cases))
+    shuffled = cases.iloc[order].sort_values("case_id", ignore_index=True)
+    again = make_manifest(shuffled, facts, seed=seed, folds=folds)
+    assert again == manifest
+    assert again.hash == manifest.hash
+    other = make_manifest(cases, facts, seed=seed + 1, folds=folds)
+    assert other.parts["test"] == manifest.parts["test"]
+    assert other.hash != manifest.hash
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(populations(), st.integers(0, 50))
+def test_folds_cover_everything_once(make_facts, groups, seed):
+    cases = cases_of(*groups)
+    facts = make_facts(cases)
+    seen = [
+        case
+        for fold in range(4)
+        for case in make_manifest(cases, facts, seed=seed, folds=4, fold=fold).parts["validation"].case_id
+    ]
+    assert len(seen) == len(set(seen))
+    assert set(seen) | set(make_manifest(cases, facts).parts["test"].case_id) == set(cases["case_id"])
+
+
+def test_official_test_stays_as_it_is(make_facts):
+    cases = cases_of(*many("a", "train", 40), *many("b", "train", 40), *many("a", "test", 5), *many("b", "test", 5))
+    manifest = make_manifest(cases, make_facts(cases))
+    assert set(manifest.parts["test"].case_id) == set(cases.loc[cases["split"] == "test", "case_id"])
+    assert "test: the official part." in manifest.notes
+
+
+def test_a_small_official_validation_part_is_merged(make_facts):
+    train = [*many("a", "train", 40), *many("b", "train", 40)]
+    val = [*many("a", "validation", 8), *many("b", "validation", 8)]
+    cases = cases_of(*train, *val, *many("a", "test", 5), *many("b", "test", 5))
+    manifest = make_manifest(cases, make_facts(cases))
+    official = set(cases.loc[cases["split"] == "validation", "case_id"])
+    assert set(manifest.parts["validation"].case_id) != official
+    assert official <= set(manifest.parts["train"].case_id) | set(manifest.parts["validation"].case_id)
+    assert any("of 16 cases is merged into training: a class has 8 of the 30" in note for note in manifest.notes)
+
+
+def test_a_large_official_validation_part_is_used(make_facts):
+    groups = [g for part in ("train", "validation") for label in "ab" for g in many(label, part, MIN_VALIDATION)]
+    cases = cases_of(*groups)
+    for seed in (0, 1):
+        manifest = make_manifest(cases, make_facts(cases), seed=seed)
+        kept = set(manifest.parts["validation"].case_id)
+        assert kept == set(cases.loc[cases["split"] == "validation", "case_id"])
+        assert len(manifest.parts["test"]) == 12
+
+
+def test_an_official_validation_part_that_shares_patients_is_merged(make_facts):
+    groups = [g for part in ("train", "validation", "test") for label in "ab" for g in many(label, part, 40)]
+    cases = cases_of(*groups, ("a", "both", "train", 1), ("a", "both", "validation", 1))
+    manifest = make_manifest(cases, make_facts(cases))
+    assert any("shares 1 patients or pictures with training" in note for note in manifest.notes)
+    part = parts_of(manifest)
+    assert len({part[case] for case in cases.loc[cases["patient_id"] == "both", "case_id"]}) == 1
+
+
+def test_duplicates_stay_together(make_facts):
+    cases = cases_of(*many("a", None, 40), *many("b", None, 40))
+    facts = make_facts(cases)
+    for column in ("sha1", "pixels"):
+        facts.iloc[[0, 9, 20], facts.columns.get_loc(column)] = "same"
+    for column in ("phash", "detail"):
+        position = facts.columns.get_loc(column)
+        facts.iat[31, position] = facts.iat[0, position]
+    for seed in range(6):
+        part = parts_of(make_manifest(cases, facts, seed=seed))
+        assert len({part[cases["case_id"][row]] for row in (0, 9, 20, 31)}) == 1
+
+
+def near(facts: pd.DataFrame, first: int, second: int, *, bits: int, noise: float) -> None:
+    """Make two rows resemble each other."""
+    facts.iat[second, 6] = facts.iat[first, 6] ^ ((1 << bits) - 1)
+    detail = np.frombuffer(facts.iat[first, 7], np.int8).astype(float)
+    changed = detail + np.random.default_rng(0).normal(0, noise, detail.shape) * detail.std()
+    facts.iat[second, 7] = np.clip(changed, -127, 127).astype(np.int8).tobytes()
+
+
+@pytest.mark.parametrize(("bits", "noise", "kind"), [(6, 0.1, "copy"), (2, 0.55, "look-alike")])
+def test_training_images_nearly_in_test_are_left_out(make_facts, bits, noise, kind):
+    groups = [g for part in ("train", "test") for label in "ab" for g in many(label, part, 30)]
+    cases = cases_of(*groups, restarts=True)
+    facts = make_facts(cases)
+    train = int(np.flatnonzero(cases["split"] == "train")[3])
+    test = int(np.flatnonzero(cases["split"] == "test")[3])
+    near(facts, test, train, bits=bits, noise=noise)
+    manifest = make_manifest(cases, facts)
+    assert dict(manifest.excluded) == {cases["case_id"][train]: f"{kind} of the test case {cases['case_id'][test]}"}
+    assert cases["case_id"][test] in manifest.parts["test"].case_id
+
+
+def test_patient_ids_overrule_look_alikes_but_not_copies(make_facts):
+    groups = [g for part in ("train", "test") for label in "ab" for g in many(label, part, 30)]
+    cases = cases_of(*groups)
+    train = int(np.flatnonzero(cases["split"] == "train")[3])
+    test = int(np.flatnonzero(cases["split"] == "test")[3])
+    facts = make_facts(cases)
+    near(facts, test, train, bits=2, noise=0.55)
+    assert not make_manifest(cases, facts).excluded
+    near(facts, test, train, bits=2, noise=0.1)
+    assert len(make_manifest(cases, facts).excluded) == 1
+
+
+def test_one_picture_with_two_labels_is_left_out(make_facts):
+    cases = cases_of(*many("a", None, 30), *many("b", None, 30))
+    facts = make_facts(cases)
+    facts.iloc[[0, 45], facts.columns.get_loc("sha1")] = "same"
+    manifest = make_manifest(cases, facts)
+    assert set(manifest.excluded.values()) == {"the same picture is labelled a and b"}
+    assert len(manifest.excluded) == 2
+
+
+def test_unreadable_images_are_in_no_part(make_facts):
+    cases = cases_of(*many("a", None, 30), *many("b", None, 30))
+    facts = make_facts(cases)
+    facts.iloc[4] = [None] * 8 + ["is empty (0 bytes)"]
+    manifest = make_manifest(cases, facts)
+    assert dict(manifest.excluded) == {cases["case_id"][4]: "unreadable: is empty (0 bytes)"}
+
+
+def test_leaks_are_dropped_on_request(make_facts):
+    groups = [g for part in ("train", "test") for label in "ab" for g in many(label, part, 30)]
+    cases = cases_of(*groups, ("a", "both", "train", 2), ("a", "both", "test", 1))
+    assert not make_manifest(cases, make_facts(cases)).excluded
+    cases.attrs["leaks"] = "drop"
+    excluded = make_manifest(cases, make_facts(cases)).excluded
+    assert len(excluded) == 2
+    assert all("same patient or picture as the test case" in reason for reason in excluded.values())
+
+
+def test_too_few_groups_leave_a_part_empty(make_facts):
+    cases = cases_of(("a", "p", None, 9), ("b", "q", None, 9))
+    manifest = make_manifest(cases, make_facts(cases))
+    assert [len(manifest.parts[part]) for part in PARTS] == [18, 0, 0]
+
+
+def test_draw_searches_for_a_shuffle_that_holds_every_class():
+    labels = np.array(["a"] * 90 + ["b"] * 5)
+    groups = np.array([f"g{i}" for i in range(95)])
+    for seed in range(20):
+        for fold in range(5):
+            assert set(labels[draw(labels, groups, folds=5, fold=fold, seed=seed)]) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"folds": 1}, "folds >= 2 must hold, but got 1"), ({"fold": 5}, "0 <= fold < 5 must hold, but got 5")],
+)
+def test_wrong_folds(make_facts, values, message):
+    cases = cases_of(*many("a", None, 5))
+    with pytest.raises(DataError, match=message):
+        make_manifest(cases, make_facts(cases), **values)

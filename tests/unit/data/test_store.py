@@ -1,0 +1,189 @@
+"""Pixel stores: decoded once, shared, and rebuilt when damaged."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+
+from lungtune.data import images, store
+from lungtune.data.store import open_pixels
+from lungtune.errors import DataError
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Hashes of the images decoded since the last look."""
+    seen: list[str] = []
+    letterboxed = store.letterboxed
+
+    def spy(data, size):
+        seen.append(images.sha1(data))
+        return letterboxed(data, size)
+
+    monkeypatch.setattr(store, "letterboxed", spy)
+    return seen
+
+
+@pytest.fixture
+def files(write):
+    paths = [str(write(f"{i}.png", i)) for i in range(6)]
+    return paths, [images.sha1(images.read(path)) for path in paths]
+
+
+def test_decodes_once(files, decoded):
+    paths, hashes = files
+    first = open_pixels(paths, hashes, 16, "train")
+    assert first.shape == (6, 16, 16)
+    assert first.dtype == np.uint8
+    assert isinstance(first, np.memmap)
+    assert not first.flags.writeable
+    for row, path in zip(first, paths, strict=True):
+        assert np.array_equal(row, images.letterboxed(images.read(path), 16))
+    decoded.clear()
+    assert np.array_equal(open_pixels(paths, hashes, 16, "train"), first)
+    assert decoded == []
+
+
+def test_images_are_not_needed_once_decoded(files):
+    paths, hashes = files
+    first = open_pixels(paths, hashes, 16, "train")
+    for path in paths:
+        os.unlink(path)
+    assert np.array_equal(open_pixels(paths, hashes, 16, "train"), first)
+
+
+def test_another_split_of_the_same_images_decodes_nothing(files, decoded):
+    paths, hashes = files
+    first = open_pixels(paths[:4], hashes[:4], 16, "train")
+    open_pixels(paths[4:], hashes[4:], 16, "validation")
+    decoded.clear()
+    order = [5, 0, 3, 3]
+    mixed = open_pixels([paths[i] for i in order], [hashes[i] for i in order], 16, "train")
+    assert decoded == []
+    assert np.array_equal(mixed[1], first[0])
+    assert np.array_equal(mixed[2], mixed[3])
+    assert np.array_equal(mixed[0], images.letterboxed(images.read(paths[5]), 16))
+
+
+def test_another_size_is_another_store(files, decoded):
+    paths, hashes = files
+    open_pixels(paths, hashes, 16, "train")
+    decoded.clear()
+    assert open_pixels(paths, hashes, 8, "train").shape == (6, 8, 8)
+    assert len(decoded) == 6
+
+
+def test_an_image_listed_twice_is_decoded_for_each_row(files):
+    paths, hashes = files
+    pixels = open_pixels([paths[0], paths[0]], [hashes[0], hashes[0]], 16, "train")
+    assert np.array_equal(pixels[0], pixels[1])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "cut short": lambda data, about: data.write_bytes(data.read_bytes()[:-1]),
+    "grown": lambda data, about: data.write_bytes(data.read_bytes() + b"x"),
+    "empty": lambda data, about: data.write_bytes(b""),
+    "bit flipped": lambda data, about: flip(data),
+    "data gone": lambda data, about: data.unlink(),
+    "sidecar gone": lambda data, about: about.unlink(),
+    "sidecar torn": lambda data, about: about.write_text(about.read_text()[:50]),
+    "sidecar empty": lambda data, about: about.write_text(""),
+    "sidecar a list": lambda data, about: about.write_text("[]"),
+    "sidecar of an older version": lambda data, about: about.write_text('{"version": 0}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_noticed_and_rebuilt_with_one_line(files, cache, capsys, damage):
+    paths, hashes = files
+    want = np.array(open_pixels(paths, hashes, 16, "train"))
+    data, about = next(cache.glob("pixels/*.u8")), next(cache.glob("pixels/*.json"))
+    DAMAGE[damage](data, about)
+    capsys.readouterr()
+    assert np.array_equal(open_pixels(paths, hashes, 16, "train"), want)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "damaged" in said[0]
+    assert np.array_equal(open_pixels(paths, hashes, 16, "train"), want)
+    assert capsys.readouterr().err == ""
+
+
+def test_left_over_temporary_files_do_no_harm(files, cache):
+    paths, hashes = files
+    want = np.array(open_pixels(paths, hashes, 16, "train"))
+    data = next(cache.glob("pixels/*.u8"))
+    data.rename(data.with_suffix(".tmp"))
+    data.with_suffix(".json").unlink()
+    assert np.array_equal(open_pixels(paths, hashes, 16, "train"), want)
+
+
+def test_a_damaged_store_is_no_source_of_rows(files, cache, decoded):
+    paths, hashes = files
+    open_pixels(paths, hashes, 16, "train")
+    flip(next(cache.glob("pixels/*.u8")))
+    decoded.clear()
+    part = open_pixels(paths[:2], hashes[:2], 16, "validation")
+    assert len(decoded) == 2
+    assert np.array_equal(part[0], images.letterboxed(images.read(paths[0]), 16))
+
+
+def test_a_large_store_is_checked_in_samples():
+    assert list(store._sample(3)) == [0, 1, 2]
+    assert list(store._sample(1)) == [0]
+    blocks = list(store._sample(10_000))
+    assert len(blocks) == 256
+    assert (blocks[0], blocks[-1]) == (0, 9_999)
+
+
+def test_changed_and_vanished_images_are_named(files, write):
+    paths, hashes = files
+    write("3.png", 99)
+    with pytest.raises(DataError, match=r"3\.png must be the one that was scanned, but its content has changed"):
+        open_pixels(paths, hashes, 16, "train")
+    os.unlink(paths[3])
+    with pytest.raises(DataError, match=r"3\.png could be read when it was scanned, but now it does not exist"):
+        open_pixels(paths, hashes, 16, "train")
+    write("3.png", 3)
+    assert open_pixels(paths, hashes, 16, "train").shape == (6, 16, 16)
+
+
+def test_a_full_disk_is_an_error_and_not_a_crash(files, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"No space left on device\. LUNGTUNE_CACHE moves the cache"):
+        open_pixels(*files, 16, "train")
+
+
+def test_wrong_size_and_no_images():
+    with pytest.raises(DataError, match="at least 1 pixel, but got 0"):
+        open_pixels(["a"], ["b"], 0, "train")
+    assert open_pixels([], [], 16, "test").shape == (0, 16, 16)
+
+
+def _open_in_child(paths, hashes, queue):
+    queue.put(int(open_pixels(paths, hashes, 16, "train").sum(dtype=np.int64)))
+
+
+def test_processes_build_one_store_together(files, cache):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    children = [context.Process(target=_open_in_child, args=(*files, queue)) for _ in range(4)]
+    for child in children:
+        child.start()
+    sums = {queue.get(timeout=60) for _ in children}
+    for child in children:
+        child.join(60)
+    assert len(sums) == 1
+    assert len(list(cache.glob("pixels/*.u8"))) == 1
+    assert not list(cache.glob("pixels/*.tmp"))
