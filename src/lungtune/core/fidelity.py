@@ -10,6 +10,8 @@ from lungtune.errors import SpaceError
 TOLERANCE = 1e-6
 """Fidelities closer than this many passes are the same one."""
 
+MAX_REPORTS = 1000
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -34,6 +36,11 @@ class Fidelity:
             raise SpaceError(f"fidelity.eta > 1 must hold, but got {self.eta:g}.")
         if self.report < 0 or self.report > self.max:
             raise SpaceError(f"0 <= fidelity.report <= fidelity.max must hold, but got {self.report:g}.")
+        if self.max > MAX_REPORTS * (self.report or self.min):
+            raise SpaceError(
+                f"a trial may report at most {MAX_REPORTS} times, but fidelity.report={self.report or self.min:g} over "
+                f"{self.max:g} passes makes more; raise fidelity.report or fidelity.min."
+            )
         if len(self.levels) < 2:
             raise SpaceError(
                 f"fidelity must give at least two rungs, but min={self.min:g}, max={self.max:g}, eta={self.eta:g} "
@@ -47,7 +54,7 @@ class Fidelity:
         while level < self.max * (1 - 1e-3):
             levels.append(round(level, 6))
             level *= self.eta
-        if len(levels) > 1 and levels[-1] * math.sqrt(self.eta) > self.max:
+        if levels and levels[-1] * math.sqrt(self.eta) > self.max:
             levels.pop()  # a last rung just before the end would save nothing
         return (*levels, self.max)
 
@@ -61,13 +68,8 @@ class Fidelity:
         """Every fidelity at which a trial is evaluated, ascending, rungs and ``max`` included."""
         step = self.report or self.min
         grid = [round(step * k, 6) for k in range(1, int(self.max / step) + 1)]
-        merged: list[float] = []
-        for value in sorted([*self.levels, *grid]):
-            if not merged or value - merged[-1] > step * 0.1:
-                merged.append(value)
-            elif any(abs(value - level) < TOLERANCE for level in self.levels):
-                merged[-1] = value
-        return tuple(merged)
+        between = [value for value in grid if all(abs(value - level) > step * 0.1 for level in self.levels)]
+        return tuple(sorted([*self.levels, *between]))
 
     def planned(self, trials: int) -> list[tuple[float, float, float]]:
         """Return (level, trials expected to reach it, passes spent on the way from the level before) per level."""

@@ -39,19 +39,23 @@ def read(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            event = json.loads(line)
-            if not isinstance(event, dict) or "event" not in event:
-                raise ValueError("not an event")
-        except ValueError as error:
-            if number >= len(lines):  # never ended by a newline: the write was cut short
+        if not _is_event(line):
+            if number == len(lines):  # never ended by a newline: the write was cut short
                 break
             raise StudyError(
-                f"{path}:{number}: every line must be a JSON object with an 'event', but this one is not ({error}). "
+                f"{path}:{number}: every line must be a JSON object with an 'event', but this one is not. "
                 f"Move the damaged line out of the file to go on without it."
-            ) from error
-        events.append(event)
+            )
+        events.append(json.loads(line))
     return events
+
+
+def _is_event(line: bytes) -> bool:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(event, dict) and "event" in event
 
 
 class Journal:
@@ -66,13 +70,17 @@ class Journal:
         _sync_folder(path.parent)
 
     def _heal(self) -> int:
-        """Cut a last line that was never finished; return its length in bytes."""
+        """End a last line that lacks its newline only; put aside one that was cut short, and return its length."""
         try:
             raw = self.path.read_bytes()
         except FileNotFoundError:
             return 0
         end = raw.rfind(b"\n") + 1
         torn = raw[end:]
+        if torn and _is_event(torn):
+            with open(self.path, "ab") as file:
+                file.write(b"\n")
+            return 0
         if torn:
             with open(self.path.with_name(self.path.name + ".torn"), "ab") as aside:
                 aside.write(torn + b"\n")

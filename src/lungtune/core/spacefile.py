@@ -196,8 +196,9 @@ def _resolve(
         if "start" in layer:
             start = [_point(reader, param_specs, point, lines["start"]) for point in layer["start"]]
         for key, known in (("sampler", SAMPLERS), ("objective", reader.metrics)):
-            if layer.get(key, plain[key]) not in known:
-                reader.problem(lines[key], f"{key} must be known, but got '{layer[key]}'.{did_you_mean(layer[key], known)}")
+            if key in layer and layer[key] not in known:
+                hint = did_you_mean(str(layer[key]), known)
+                reader.problem(lines[key], f"{key} must be known, but got '{layer[key]}'.{hint}")
         if not plain["trials"] >= 1:
             reader.problem(lines["trials"], f"trials >= 1 must hold, but got {plain['trials']}.")
     resolved = _fidelity(reader, fidelity, fidelity_line)

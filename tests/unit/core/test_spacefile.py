@@ -1,0 +1,114 @@
+"""A space file is checked whole, and every mistake is named with its line."""
+
+import pytest
+from lungtune import catalog
+from lungtune.core.space import SearchSpace
+from lungtune.errors import SpaceError
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+GOOD = """\
+summary: test
+family: clip_lora
+trials: 5
+params:
+  lr: {low: 5e-5, high: 1e-4, log: true}
+  lora_rank: [2, 4]
+  batch_size: 8
+start:
+  - {lr: 1e-4}
+profiles:
+  demo: {why: small, trials: 3, params: {lora_rank: 4}}
+"""
+
+
+def load(tmp_path, text, **options):
+    path = tmp_path / "space.yaml"
+    path.write_text(text)
+    return catalog.space(str(path), **options)
+
+
+def test_a_space_is_resolved(tmp_path):
+    space = load(tmp_path, GOOD)
+    assert space.axes == {
+        "lr": FloatDistribution(5e-5, 1e-4, log=True),
+        "lora_rank": CategoricalDistribution([2, 4]),
+    }
+    assert space.fixed["batch_size"] == 8
+    assert space.fixed["lora_alpha"] == 32.0  # a parameter not named keeps its default
+    assert space.trials == 5
+
+
+def test_a_profile_overrides(tmp_path):
+    space = load(tmp_path, GOOD, profile="demo")
+    assert (space.trials, space.fixed["lora_rank"], space.why) == (3, 4, "small")
+    assert list(space.axes) == ["lr"]
+
+
+def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path):
+    text = GOOD.replace("lora_rank: [2, 4]", "lora_rnak: [2, 4]").replace("batch_size: 8", "batch_size: 0")
+    with pytest.raises(SpaceError, match=r"(?s)space\.yaml:6: 'lora_rnak'.*Did you mean 'lora_rank'.*:7: batch_size >= 1"):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("{low: 5e-5, high: 1e-4, log: true}", "{low: 1e-4, high: 5e-5}", r":5: lr: low < high must hold.*swap"),
+        ("{low: 5e-5, high: 1e-4, log: true}", "{low: 0, high: 1e-4, log: true}", r":5: lr .*1e-07"),
+        ("{low: 5e-5, high: 1e-4, log: true}", "{lo: 5e-5, high: 1e-4}", r":5: lr: a range.*Did you mean 'low'"),
+        ("{low: 5e-5, high: 1e-4, log: true}", "1e-4..5e-5", r":5: lr must be of type float"),
+        ("[2, 4]", "[2]", r":6: lora_rank: a list must hold at least two"),
+        ("[2, 4]", "[2, two]", r":6: lora_rank must be of type int"),
+        ("family: clip_lora", "family: clip_lor", r":2: there is no model family 'clip_lor'. Did you mean 'clip_lora'"),
+        ("trials: 5", "trails: 5", r":3: 'trails' is not a key of a space. Did you mean 'trials'"),
+        ("trials: 5", "trials: five", r":3: trials must be a whole number"),
+        ("trials: 5", "sampler: tpee", r":3: sampler must be known.*Did you mean 'tpe'"),
+        ("trials: 5", "objective: makro_f1", r":3: objective must be known.*Did you mean 'macro_f1'"),
+        ("trials: 5", "fidelity: {max: 1, min: 0.9}", r":3: fidelity must give at least two rungs"),
+        ("trials: 5", "fidelity: {maxx: 1}", r":3: 'maxx' is not a field of fidelity. Did you mean 'max'"),
+        ("trials: 5", "base: {wieghts: x}", r":3: 'wieghts' is not a base setting.*Did you mean 'weights'"),
+        ("- {lr: 1e-4}", "- {lrr: 1e-4}", r":9: start: 'lrr' is not a parameter"),
+        ("{why: small,", "{wy: small,", r":11: 'wy' is not a key of profile 'demo'"),
+    ],
+)
+def test_each_mistake_ends_in_a_sentence(tmp_path, old, new, sentence):
+    with pytest.raises(SpaceError, match=sentence):
+        load(tmp_path, GOOD.replace(old, new), profile="demo")
+
+
+def test_an_unknown_profile_is_named(tmp_path):
+    with pytest.raises(SpaceError, match="there is no profile 'dmo'. Did you mean 'demo'"):
+        load(tmp_path, GOOD, profile="dmo")
+
+
+def test_settings_fix_open_and_change(tmp_path):
+    changed = {"lr": 1e-4, "lora_dropout": [0.0, 0.1], "weights": "x", "fidelity.max": 6, "trials": 7, "sampler": "random"}
+    space = load(tmp_path, GOOD, settings=changed)
+    assert space.fixed["lr"] == 1e-4
+    assert "lr" not in space.axes
+    assert space.axes["lora_dropout"] == CategoricalDistribution([0.0, 0.1])
+    assert (space.base["weights"], space.fidelity.max, space.trials, space.sampler) == ("x", 6.0, 7, "random")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("lrr", 1, "'lrr' can't be set. Did you mean 'lr'"),
+        ("lr", 7.0, "--set lr=7.0: lr <= 1 must hold"),
+        ("sampler", "tp", "sampler must be known. Did you mean 'tpe'"),
+        ("trials", 0, "trials must be known"),
+        ("fidelity.min", 99, "0 < fidelity.min < fidelity.max must hold"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(tmp_path, key, value, sentence):
+    with pytest.raises(SpaceError, match=sentence):
+        load(tmp_path, GOOD, settings={key: value})
+
+
+@pytest.mark.parametrize("name", catalog.spaces())
+@pytest.mark.parametrize("profile", ["full", "demo"])
+def test_every_shipped_space_loads_and_survives_the_journal(name, profile):
+    space = catalog.space(name, profile)
+    assert SearchSpace.from_dict(space.to_dict()) == space
+    assert space.start, "the source's own configuration is the first trial"
+    assert catalog.summary(name)
