@@ -17,7 +17,7 @@ Flipped, strongly cropped or rotated copies are not found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,26 +91,34 @@ def near_pairs(facts: pd.DataFrame) -> list[Pair]:
         return []
     hashes = np.array([facts["phash"].iloc[r] for r in rows], dtype=np.uint64)
     detail = np.frombuffer(b"".join(facts["detail"].iloc[r] for r in rows), np.int8).reshape(len(rows), -1)
-    unit = detail.astype(np.float32)
-    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-6)
     pairs = []
     for first, second, bits in _close(hashes):
-        cosine = float(unit[first] @ unit[second])
-        if cosine >= COPY or (bits <= LOOKALIKE_BITS and cosine >= LOOKALIKE_DETAIL):
-            kind = "copy" if cosine >= COPY else "look-alike"
-            pairs.append(Pair(int(rows[first]), int(rows[second]), kind, bits, round(cosine, 4)))
+        cosine = _cosine(detail[first], detail[second])
+        sure = cosine >= COPY
+        for k in np.flatnonzero(sure | ((bits <= LOOKALIKE_BITS) & (cosine >= LOOKALIKE_DETAIL))):
+            kind = "copy" if sure[k] else "look-alike"
+            pairs.append(
+                Pair(int(rows[first[k]]), int(rows[second[k]]), kind, int(bits[k]), round(float(cosine[k]), 4))
+            )
     return pairs
 
 
-def _close(hashes: np.ndarray) -> Iterable[tuple[int, int, int]]:
-    """Yield `(i, j, bits)` for all `i < j` whose hashes differ in at most `_CANDIDATE_BITS` bits."""
-    block = 256
+def _close(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield `(i, j, bits)` in pieces: all `i < j` whose hashes differ in at most `_CANDIDATE_BITS` bits."""
+    block, piece = 256, 8192
     for start in range(0, len(hashes), block):
-        here = hashes[start : start + block]
-        bits = np.bitwise_count(here[:, None] ^ hashes[None, start:])
-        for i, j in np.argwhere(bits <= _CANDIDATE_BITS):
-            if i < j:
-                yield start + int(i), start + int(j), int(bits[i, j])
+        bits = np.bitwise_count(hashes[start : start + block, None] ^ hashes[None, start:])
+        i, j = np.nonzero(bits <= _CANDIDATE_BITS)
+        i, j, near = i[i < j] + start, j[i < j] + start, bits[i, j][i < j]
+        for k in range(0, len(i), piece):
+            yield i[k : k + piece], j[k : k + piece], near[k : k + piece]
+
+
+def _cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the correlation `(P,)` of int8 `(P, D)` and `(P, D)`; 0 where one is all zero."""
+    a, b = first.astype(np.float32), second.astype(np.float32)
+    norm = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.einsum("pd,pd->p", a, b) / np.maximum(norm, 1e-6)
 
 
 def _groups(roots: Sequence[int]) -> list[list[int]]:

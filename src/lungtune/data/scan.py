@@ -106,7 +106,7 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None]) -> dict
                     if keys[path] == (size, mtime):
                         values[6] = int(values[6])
                         known[path] = (*values, None)
-    except sqlite3.OperationalError as error:  # locked too long, or no right to write: work without the cache
+    except (OSError, sqlite3.OperationalError) as error:  # locked too long, or no right to write: go without
         note(f"The cache of image facts {_database()} cannot be used: {error}.")
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
         note(f"The cache of image facts {_database()} is damaged ({error}); building it anew.")
@@ -124,5 +124,5 @@ def _store(found: dict[str, Facts], keys: dict[str, tuple[int, int] | None]) -> 
     try:
         with closing(_connect()) as connection, connection:
             connection.executemany(f"INSERT OR REPLACE INTO facts VALUES ({','.join('?' * 11)})", rows)
-    except sqlite3.DatabaseError as error:
+    except (OSError, sqlite3.DatabaseError) as error:
         note(f"The cache of image facts {_database()} cannot be written: {error}.")

@@ -57,7 +57,13 @@ def open_pixels(paths: Sequence[str], hashes: Sequence[str], size: int, name: st
     pixels = _open(file, hashes, size, quiet=True)
     if pixels is not None:
         return pixels
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"The cache {file.parent} must be a folder that can be written, but: {error.strerror}. "
+            "LUNGTUNE_CACHE moves the cache."
+        ) from error
     with _locked(file):
         pixels = _open(file, hashes, size, quiet=False)
         if pixels is None:

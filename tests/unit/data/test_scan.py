@@ -81,6 +81,13 @@ def test_a_cache_cut_short_is_rebuilt(write, cache):
     assert scan(files).equals(first)
 
 
+def test_scanning_goes_on_without_a_cache(write, cache, capsys):
+    cache.write_text("a file where the cache should be")
+    files = [str(write("a.png", 1))]
+    assert scan(files)["error"].iloc[0] is None
+    assert "cannot be used" in capsys.readouterr().err
+
+
 def test_paths_that_are_no_text_for_sql(write):
     files = [str(write("it's; a 'näme' (1)/x %s?.png", 1))]
     assert scan(files).equals(scan(files))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -165,6 +166,12 @@ def test_a_full_disk_is_an_error_and_not_a_crash(files, monkeypatch):
         open_pixels(*files, 16, "train")
 
 
+def test_a_cache_that_is_no_folder(files, cache):
+    cache.write_text("")
+    with pytest.raises(DataError, match=r"must be a folder that can be written, but: .*LUNGTUNE_CACHE"):
+        open_pixels(*files, 16, "train")
+
+
 def test_wrong_size_and_no_images():
     with pytest.raises(DataError, match="at least 1 pixel, but got 0"):
         open_pixels(["a"], ["b"], 0, "train")
@@ -173,6 +180,25 @@ def test_wrong_size_and_no_images():
 
 def _open_in_child(paths, hashes, queue):
     queue.put(int(open_pixels(paths, hashes, 16, "train").sum(dtype=np.int64)))
+
+
+def _killed_while_decoding(paths, hashes):
+    def die(data, size):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    store.letterboxed = die
+    open_pixels(paths, hashes, 16, "train")
+
+
+def test_a_process_killed_while_decoding_leaves_nothing_that_is_opened(files, cache):
+    child = multiprocessing.get_context("fork").Process(target=_killed_while_decoding, args=files)
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    assert list(cache.glob("pixels/*.tmp"))
+    pixels = open_pixels(*files, 16, "train")
+    assert np.array_equal(pixels[5], images.letterboxed(images.read(files[0][5]), 16))
+    assert not list(cache.glob("pixels/*.tmp"))
 
 
 def test_processes_build_one_store_together(files, cache):

@@ -87,7 +87,10 @@ def index_source(spec: str) -> pd.DataFrame:
     for key in options:
         if known is not None and key not in known:
             raise DataError(f"'{key}' is not an option of '{name}'.{did_you_mean(key, [*known, *COMMON_OPTIONS])}")
-    cases = validate(source.index(path, options))
+    try:
+        cases = validate(source.index(path, options))
+    except OSError as error:
+        raise DataError(f"{error.filename or path} must be readable, but: {error.strerror or error}.") from error
     if common.get("official") == "no":
         cases["split"] = None
     cases.attrs["leaks"] = common.get("leaks", "stop")
