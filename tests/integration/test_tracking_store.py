@@ -112,7 +112,7 @@ def test_a_whole_study(uri, study):
     assert parent.data.metrics["baseline_constant_macro_f1"] == 0.218
     assert parent.data.metrics["best_macro_f1"] == max(r.data.metrics.get("best_macro_f1", 0) for r in found.values())
     assert parent.data.params["axes.lr"] == "0.0005 .. 0.02 log"
-    assert "constant classifier" in parent.data.tags["mlflow.note.content"]
+    assert "| constant class | 0.2180" in parent.data.tags["mlflow.note.content"]
 
     files = {f.path for f in client.list_artifacts(parent.info.run_id)}
     assert files == {"space.yaml", "settings.json", "split.json", "summary.json", "plots.html"}

@@ -111,9 +111,12 @@ def optuna_study(history: History, fidelity: float | None = None) -> optuna.Stud
     direction = "maximize" if objective.mode == "max" else "minimize"
     study = optuna.create_study(direction=direction, study_name=str(history.study["name"]))
     states = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED}
-    for trial in history.ranked() if fidelity is not None else history.of(*states):
+    compared = {t.number for t in (history.of(*states) if fidelity is None else history.ranked())}
+    for _, trial in sorted(history.trials.items()):
         report = trial.best(objective, math.inf if fidelity is None else fidelity + 1e-9)
-        if report is None or (fidelity is not None and trial.fidelity < fidelity - 1e-9):
+        early = fidelity is not None and trial.fidelity < fidelity - 1e-9
+        if report is None or early or trial.number not in compared:
+            study.add_trial(create_trial(state=TrialState.FAIL))  # keeps the others' numbers; no chart shows it
             continue
         curve = {limits.step(r.samples): r.metrics.get(objective.metric, math.nan) for r in trial.reports}
         with warnings.catch_warnings():
@@ -129,7 +132,7 @@ def optuna_study(history: History, fidelity: float | None = None) -> optuna.Stud
                 )
                 study.add_trial(created)
             except (ValueError, KeyError):
-                continue
+                study.add_trial(create_trial(state=TrialState.FAIL))
     return study
 
 
@@ -142,7 +145,7 @@ def _charts(history: History) -> Iterator[tuple[str, str, Any]]:
     try:
         metric, level = history.objective.metric, common_fidelity(history)
         whole, equal = optuna_study(history), optuna_study(history, level)
-        count = len(equal.trials)
+        count = len(equal.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
         fair = f"All {count} trials that trained for {level:.3g} passes, by their best {metric} up to there"
         label = {"target_name": metric}
         charts: list[tuple[str, str, Callable[[], Any], bool]] = [
@@ -180,6 +183,7 @@ def _all_complete(study: optuna.Study) -> optuna.Study:
         trial = copy.copy(trial)
         if trial.value is None and trial.intermediate_values:
             trial.value = (max if study.direction.name == "MAXIMIZE" else min)(trial.intermediate_values.values())
-        trial.state = optuna.trial.TrialState.COMPLETE
+        if trial.value is not None:
+            trial.state = optuna.trial.TrialState.COMPLETE
         twin.add_trial(trial)
     return twin

@@ -17,17 +17,18 @@ def study(history: History, summary: Mapping[str, Any]) -> str:
     metric = objective.metric
     counts = {state.value: len(history.of(state)) for state in State}
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    data = history.study["data"]
     done = f"{len(history.trials)} of {history.target} trials ({states or 'none yet'})"
+    ranked = history.ranked()
+    best = f"**best {metric} {_number(ranked[0].value(objective))}** (trial {ranked[0].number:03d}), " if ranked else ""
     lines = [
-        f"### {history.study['name']}: {space['family']} on {data.get('source')}",
+        f"{best}{space['family']} on {history.study['data'].get('source')}",
+        "",
         f"{done}, {history.work:.3g} passes over the training fold so far.",
     ]
-    ranked = history.ranked()
     rows = []
     for baseline, values in history.baselines.items():
         if metric in values:
-            rows.append((f"{baseline} classifier", values[metric], ""))
+            rows.append((f"{baseline} class", values[metric], ""))
     start = next((t for t in history.trials.values() if t.origin == "start"), None)
     if start is not None and not math.isnan(start.value(objective)) and start.state is not State.FAIL:
         who = f"trial {start.number:03d}, the start configuration"

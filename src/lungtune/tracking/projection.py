@@ -130,13 +130,16 @@ class Projection:
         run.events += 1
         if kind == "open":
             self._driven = True
+            if "reason" in run.tags:
+                run.tags["reason"] = event.get("why") or "-"  # why the last driver left is no longer true
             self._state(run, State.RUNNING.value, "RUNNING", None)
             for view in self.runs.values():
                 if view.tags.get("state") == PAUSED:
                     self._state(view, State.RUNNING.value, "RUNNING", None)
         elif kind == "baselines":
             for group, values in self.history.baselines.items():
-                self._add(run, {f"baseline_{group}_{key}": value for key, value in values.items()}, time, 0)
+                shown = {f"baseline_{group}_{key}": limits.rounded(float(value)) for key, value in values.items()}
+                self._add(run, shown, time, 0)
         elif kind == "summary":
             self._summary = {key: value for key, value in event.items() if key not in ("event", "time")}
             self._settle(time)
@@ -219,7 +222,7 @@ class Projection:
         """The parent's own points: the best score whenever it changes, and the start's score."""
         run, history, objective = self.runs[STUDY], self.history, self.history.objective
         if trial.origin == "start" and trial.state is not State.FAIL:
-            self._add(run, {f"baseline_start_{objective.metric}": trial.value(objective)}, time, 0)
+            self._add(run, {f"baseline_start_{objective.metric}": limits.rounded(trial.value(objective))}, time, 0)
         ranked = history.ranked()
         if ranked and run.tags.get("best_trial") != str(ranked[0].number):
             run.tags["best_trial"] = str(ranked[0].number)

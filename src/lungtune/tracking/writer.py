@@ -292,4 +292,4 @@ def _dataset(projection: Projection) -> DatasetInput:
         json.dumps({"uri": source}),
         profile=json.dumps(profile, ensure_ascii=False),
     )
-    return DatasetInput(entity, [InputTag("mlflow.data.context", "training and validation")])
+    return DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
