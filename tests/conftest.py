@@ -1,0 +1,20 @@
+"""Tests run offline, in folders of their own; helpers beside the integration tests can be imported by name."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parent / "integration"))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out slow tests unless they are asked for with ``-m slow``."""
+    if "slow" in config.getoption("-m"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="minutes long; run with -m slow"))

@@ -1,0 +1,30 @@
+"""Drives a simulated study with real Ray and a real tracker: ``python drive.py STUDY_FOLDER TRIALS SECONDS``.
+
+Begins the study, or goes on with it: what a search's driver does, without training.
+"""
+
+import sys
+from pathlib import Path
+
+import simulated
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.search import raytune
+from lungtune.search.conductor import Conductor
+from lungtune.tracking import Tracker
+
+if __name__ == "__main__":
+    folder, trials, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    study = Study(folder)
+    if folder.exists() and study.history().study:
+        study.acquire()
+    else:
+        study = simulated.begin(folder, simulated.space(trials, faults=("none",), seconds=seconds))
+    space = SearchSpace.from_dict(study.history().study["space"])
+    tracker = Tracker(folder)
+    tracker.start()
+    slots = raytune.start_ray()
+    conductor = Conductor(study, space, 0)
+    raytune.run_trials(conductor, slots, lambda: None, actor=simulated.SimulatedActor)
+    raytune.stop_ray()
+    assert tracker.stop(timeout=60), tracker.state()

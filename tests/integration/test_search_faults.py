@@ -1,0 +1,74 @@
+"""One real Ray run in which ten kinds of trial go wrong: each ends as it should, and the study goes on."""
+
+import os
+from pathlib import Path
+
+import pytest
+from lungtune.core import journal
+from lungtune.core.trial import State
+from lungtune.search import raytune
+from lungtune.search.conductor import MAX_LOST, Conductor
+
+simulated = pytest.importorskip("simulated")
+
+FAULTS = {
+    "none": (State.COMPLETE, ""),
+    "nan": (State.FAIL, "nan"),
+    "inf": (State.FAIL, "nan"),
+    "missing": (State.FAIL, "report"),
+    "string": (State.FAIL, "report"),
+    "tensor": (State.FAIL, "report"),
+    "raise": (State.FAIL, "error"),
+    "kill": (State.COMPLETE, ""),
+    "kill-after-checkpoint": (State.COMPLETE, ""),
+    "always-kill": (State.FAIL, "lost"),
+}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """The study after its run, with four trials the sampler chose behind the ten bad ones."""
+    space = simulated.space(len(FAULTS) + 4, faults=tuple(FAULTS))
+    study = simulated.begin(tmp_path_factory.mktemp("studies") / "faults", space)
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    slots = raytune.start_ray()
+    try:
+        raytune.run_trials(Conductor(study, space, 0), slots, lambda: None, actor=simulated.SimulatedActor)
+    finally:
+        raytune.stop_ray()
+        study.release()
+    return study
+
+
+@pytest.mark.parametrize("number", range(len(FAULTS)), ids=list(FAULTS))
+def test_each_fault_ends_its_own_trial_as_it_should(ended, number):
+    trial = ended.history().trials[number]
+    assert (trial.state, trial.reason) == list(FAULTS.values())[number]
+
+
+def test_the_study_goes_on_to_its_last_trial(ended):
+    others = [t for number, t in ended.history().trials.items() if number >= len(FAULTS)]
+    assert len(others) == 4
+    assert all(trial.state in (State.COMPLETE, State.PRUNED) for trial in others)
+
+
+def test_an_exception_is_kept_with_its_traceback(ended):
+    trial = ended.history().trials[list(FAULTS).index("raise")]
+    assert "ValueError: a mistake in the model's code" in trial.message
+    assert "simulated.py" in trial.message
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint_and_trains_nothing_twice(ended):
+    for fault, resumed_at in (("kill", "1"), ("kill-after-checkpoint", "2")):
+        number = list(FAULTS).index(fault)
+        starts = (ended.checkpoints(number) / "starts").read_text().split()
+        assert starts == ["0", resumed_at]
+        fidelities = [report.fidelity for report in ended.history().trials[number].reports]
+        assert fidelities == list(simulated.FIDELITY.reports)
+
+
+def test_a_trial_that_always_kills_its_process_is_tried_a_few_times_only(ended):
+    number = list(FAULTS).index("always-kill")
+    lost = [e for e in journal.read(ended.journal_path) if e["event"] == "lost" and e["trial"] == number]
+    assert len(lost) == MAX_LOST + 1
+    assert all(event["why"] for event in lost)

@@ -1,0 +1,94 @@
+"""``kill -9`` of the driver at random moments, then resume: nothing lost, nothing run twice, nothing decided otherwise."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from lungtune.core import journal
+from lungtune.core.study import Study
+from lungtune.core.trial import State
+from lungtune.search.conductor import Conductor
+
+simulated = pytest.importorskip("simulated")
+TRIALS = 12
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_killed_and_resumed_is_as_never_killed(tmp_path, kills):
+    folder = tmp_path / "killed"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "LUNGTUNE_HOME": str(tmp_path)}
+    env["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/mlflow.db"
+    command = [sys.executable, str(Path(__file__).parent / "drive.py"), str(folder), str(TRIALS), "0.25"]
+    chance = random.Random(kills)
+    for _ in range(kills):
+        log = open(tmp_path / "log", "ab")  # noqa: SIM115 - closed with the process
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        before = size(folder)
+        wait_for(lambda: size(folder) >= before + chance.randint(1, 15) or process.poll() is not None)
+        time.sleep(chance.random() * 0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    study = Study(folder)
+    check_whole(study)
+    check_decisions(study, tmp_path / "again")
+    check_runs(study, env["MLFLOW_TRACKING_URI"])
+
+
+def size(folder):
+    path = folder / "journal.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def check_whole(study):
+    """Every trial has ended, each fidelity was reported once, and was trained once but for the segment in flight."""
+    history = study.history()
+    assert sorted(history.trials) == list(range(TRIALS))
+    assert not history.of(State.RUNNING, State.FAIL)
+    for trial in history.trials.values():
+        fidelities = [report.fidelity for report in trial.reports]
+        assert fidelities == list(simulated.FIDELITY.reports[: len(fidelities)])
+        starts = [float(word) for word in (study.checkpoints(trial.number) / "starts").read_text().split()]
+        assert starts == sorted(starts), "a trial goes on where it was, never before"
+
+
+def check_decisions(study, folder):
+    """A conductor that is never cut off, shown the same reports in the same order, decides the same."""
+    events = [e for e in journal.read(study.journal_path) if e["event"] in ("trial", "report", "end")]
+    space = simulated.space(TRIALS, faults=("none",), seconds=0.25)
+    straight = Conductor(simulated.begin(folder, space), space, 0)
+    for event in events:
+        if event["event"] == "trial":
+            assigned = straight.next()
+            assert (assigned.number, assigned.params) == (event["trial"], event["params"])
+        elif event["event"] == "report":
+            straight.report(event["trial"], event)
+        else:
+            assert straight.history.trials[event["trial"]].state.value == event["state"]
+            assert straight.history.trials[event["trial"]].reason == event["reason"]
+
+
+def check_runs(study, uri):
+    """MLflow holds one parent and exactly one run per trial, none left running."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    runs = client.search_runs(experiments, max_results=1000)
+    numbers = sorted(int(r.data.tags["lungtune.trial"]) for r in runs if "lungtune.trial" in r.data.tags)
+    assert numbers == list(range(TRIALS))
+    assert len(runs) == TRIALS + 1
+    assert {r.info.status for r in runs} <= {"FINISHED", "KILLED"}

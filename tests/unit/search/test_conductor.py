@@ -1,0 +1,183 @@
+"""The conductor's decisions survive it; bad reports fail one trial and nothing else. No Ray, no torch."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lungtune.core import journal
+from lungtune.core.study import Study
+from lungtune.core.trial import State
+from lungtune.errors import StudyError
+from lungtune.search.conductor import MAX_LOST, Conductor
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "integration"))
+import simulated
+
+
+def reopen(study):
+    study.release()
+    again = Study(study.folder)
+    again.acquire()
+    return again
+
+
+def outcome(params, fidelity):
+    value = simulated.score(params, fidelity)
+    return {"fidelity": fidelity, "samples": int(fidelity * 100), "metrics": {"macro_f1": value}, "checkpoint": "c"}
+
+
+def drive(study, space, order, cuts=()):
+    """Run trials two at a time without Ray; ``order`` says who reports next; at ``cuts`` the driver dies."""
+    conductor = Conductor(study, space, 0)
+    at = {}
+    for step in range(10_000):
+        if step in cuts:
+            study = reopen(study)
+            conductor = Conductor(study, space, 0)
+            at = {}
+        while len(at) < 2 and (assigned := conductor.next()) is not None:
+            at[assigned.number] = assigned.known
+        if not at:
+            break
+        number = sorted(at)[order(step) % len(at)]
+        at[number] = next(level for level in space.fidelity.reports if level > at[number])
+        if not conductor.report(number, outcome(conductor.history.trials[number].params, at[number])):
+            del at[number]
+    assert conductor.finished
+    return study
+
+
+def decisions(study):
+    kept = ("trial", "report", "end")
+    drop = {"time", "id"}
+    return [{k: v for k, v in e.items() if k not in drop} for e in journal.read(study.journal_path) if e["event"] in kept]
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.integers(0, 3), min_size=8, max_size=8), st.sets(st.integers(1, 60), max_size=6))
+def test_a_search_cut_anywhere_decides_as_one_never_cut(tmp_path_factory, pattern, cuts):
+    folder = tmp_path_factory.mktemp("s")
+    space = simulated.space(10, faults=("none",))
+
+    def order(step):
+        return pattern[step % len(pattern)]
+
+    whole = drive(simulated.begin(folder / "a", space), space, order)
+    cut = drive(simulated.begin(folder / "b", space), space, order, cuts)
+    assert decisions(cut) == decisions(whole)
+    whole.release()
+    cut.release()
+
+
+def test_a_decision_cut_off_before_its_record_is_carried_out_on_resume(tmp_path):
+    space = simulated.space(3)
+    study = simulated.begin(tmp_path / "s", space)
+    conductor = Conductor(study, space, 0)
+    first, second = conductor.next(), conductor.next()
+    good, bad = sorted((first, second), key=lambda a: -a.params["quality"])
+    conductor.report(good.number, outcome(good.params, 1))
+    metrics = {"macro_f1": simulated.score(bad.params, 1)}
+    study.append("report", trial=bad.number, fidelity=1, samples=100, metrics=metrics, checkpoint="c")
+    study = reopen(study)  # killed between the report and ASHA's verdict
+    again = Conductor(study, space, 0)
+    assert again.history.trials[bad.number].state is State.PRUNED
+    assert again.next().number == good.number
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason", "word"),
+    [
+        ({"macro_f1": math.nan}, "nan", "became nan"),
+        ({"macro_f1": math.inf}, "nan", "became inf"),
+        ({"macro_f1": 0.5, "loss": math.nan}, "nan", "'loss' became nan"),
+        ({"accuracy": 0.5}, "report", "must hold 'macro_f1', but holds accuracy"),
+        ({}, "report", "holds nothing"),
+        ({"macro_f1": "0.5"}, "report", "plain number"),
+        ({"macro_f1": 0.5, "note": [1]}, "report", "'note' is"),
+    ],
+)
+def test_a_bad_report_fails_its_trial_and_no_other(tmp_path, metrics, reason, word):
+    space = simulated.space(2)
+    study = simulated.begin(tmp_path / "s", space)
+    conductor = Conductor(study, space, 0)
+    first, second = conductor.next(), conductor.next()
+    report = {"fidelity": 1, "samples": 100, "metrics": metrics, "checkpoint": "c"}
+    assert not conductor.report(first.number, report)
+    failed = conductor.history.trials[first.number]
+    assert (failed.state, failed.reason) == (State.FAIL, reason)
+    assert word in failed.message
+    assert conductor.report(second.number, outcome(second.params, 1))
+    assert all(first.number not in recorded for recorded in conductor.asha.rungs.values())
+
+
+def test_the_start_configuration_is_never_stopped(tmp_path):
+    space = simulated.space(4, start=({"quality": 0.0, "kind": "a"},))
+    study = drive(simulated.begin(tmp_path / "s", space), space, lambda step: step)
+    assert study.history().trials[0].state is State.COMPLETE
+
+
+def test_a_duplicate_is_answered_from_the_journal(tmp_path):
+    point = {"quality": 0.5, "kind": "a"}
+    space = simulated.space(2, start=(point, point))
+    study = simulated.begin(tmp_path / "s", space)
+    conductor = Conductor(study, space, 0)
+    assigned = conductor.next()
+    for fidelity in space.fidelity.reports:
+        conductor.report(assigned.number, outcome(assigned.params, fidelity))
+    assert conductor.next() is None
+    copy = conductor.history.trials[1]
+    assert (copy.state, copy.duplicate_of) == (State.COMPLETE, 0)
+    assert copy.value(space.objective) == conductor.history.trials[0].value(space.objective)
+    assert conductor.finished
+    assert conductor.history.work == space.fidelity.max  # the copy cost nothing
+
+
+def test_a_trial_whose_process_keeps_dying_is_given_up(tmp_path):
+    space = simulated.space(1)
+    study = simulated.begin(tmp_path / "s", space)
+    conductor = Conductor(study, space, 0)
+    number = conductor.next().number
+    for _ in range(MAX_LOST + 1):
+        conductor.lost(number, "killed")
+    conductor.requeue()
+    assert conductor.next() is None
+    assert conductor.history.trials[number].reason == "lost"
+
+
+def test_a_report_the_journal_knows_is_not_recorded_twice(tmp_path):
+    space = simulated.space(1)
+    study = simulated.begin(tmp_path / "s", space)
+    conductor = Conductor(study, space, 0)
+    assigned = conductor.next()
+    for _ in range(2):
+        assert conductor.report(assigned.number, outcome(assigned.params, 1))
+    assert len(conductor.history.trials[0].reports) == 1
+
+
+def test_a_second_driver_is_refused_and_told_who_holds_the_study(tmp_path):
+    study = simulated.begin(tmp_path / "s", simulated.space(1))
+    with pytest.raises(StudyError, match=r"held by process \d+ on .* since"):
+        Study(study.folder).acquire()
+    study.release()
+    Study(study.folder).acquire()
+
+
+def test_raising_the_target_extends_a_finished_study(tmp_path):
+    space = simulated.space(2)
+    study = drive(simulated.begin(tmp_path / "s", space), space, lambda step: step)
+    study.append("target", trials=4)
+    study = drive(study, space, lambda step: step)
+    assert len(study.history().trials) == 4
+
+
+def test_a_budget_ends_trials_that_reported_and_keeps_the_others(tmp_path):
+    space = simulated.space(2)
+    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
+    first, second = conductor.next(), conductor.next()
+    conductor.report(first.number, outcome(first.params, 1))
+    conductor.close_by_budget()
+    states = [conductor.history.trials[a.number].state for a in (first, second)]
+    assert states == [State.PRUNED, State.RUNNING]

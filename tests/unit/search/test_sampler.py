@@ -1,0 +1,90 @@
+"""Suggestions are a function of history, seed and number; Optuna is told the truth."""
+
+import math
+
+import pytest
+from lungtune.core.fidelity import Fidelity
+from lungtune.core.space import SAMPLERS, SearchSpace
+from lungtune.core.trial import History, Objective, Report, State, Trial
+from lungtune.search import sampler
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+AXES = {
+    "lr": FloatDistribution(1e-4, 1e-2, log=True),
+    "rank": CategoricalDistribution([2, 4, 8]),
+    "alpha": IntDistribution(16, 32),
+}
+
+
+def space(kind="tpe", **changes):
+    values = {
+        "name": "s", "family": "f", "summary": "", "profile": "full", "objective": Objective("m"), "sampler": kind,
+        "trials": 24, "fidelity": Fidelity(9, 1), "base": {}, "fixed": {"other": 1}, "axes": AXES,
+        "start": ({"lr": 1e-5, "rank": 4, "alpha": 16},),
+    }  # fmt: skip
+    return SearchSpace(**(values | changes))
+
+
+def history(trials):
+    made = History()
+    made.study = {"space": {"objective": {"metric": "m", "mode": "max"}, "trials": 24}}
+    made.trials = {trial.number: trial for trial in trials}
+    return made
+
+
+def trial(number, state=State.COMPLETE, values=(0.5,), **params):
+    chosen = {"lr": 1e-3, "rank": 4, "alpha": 20, **params}
+    made = Trial(number, {**chosen, "other": 1}, chosen, sampler.suggest(space(), history([]), 0, 1).distributions, 0, "sampler")
+    made.state = state
+    made.reports = [Report(float(k + 1), 100 * (k + 1), {"m": value}) for k, value in enumerate(values)]
+    return made
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_the_same_history_gives_the_same_suggestion(kind):
+    past = history([trial(n, values=(0.1 * n,), alpha=16 + n, lr=1e-3 * (1 + n)) for n in range(9)])
+    first, second = (sampler.suggest(space(kind), past, 7, 9) for _ in range(2))
+    assert first == second
+    if kind != "gp":  # a Gaussian process may be sure whatever the seed
+        assert sampler.suggest(space(kind), past, 8, 9) != first
+
+
+def test_the_start_configuration_is_the_first_trial_even_outside_the_ranges():
+    made = sampler.suggest(space(), history([]), 0, 0)
+    assert (made.origin, made.params["lr"], made.params["other"]) == ("start", 1e-5, 1)
+    assert sampler.suggest(space(), history([]), 0, 1).origin == "sampler"
+
+
+def test_a_trial_stopped_early_is_pruned_with_its_reports_not_complete_at_its_last():
+    study = sampler.rebuild(space(), history([trial(0, State.PRUNED, (0.9, 0.6))]))
+    told = study.trials[0]
+    assert told.state is TrialState.PRUNED
+    assert told.intermediate_values == {100: 0.9, 200: 0.6}
+
+
+def test_the_stock_glue_calls_a_stopped_trial_complete_at_its_last_value():
+    """The defect of ``OptunaSearch`` that the test above guards against."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    stock = OptunaSearch({"x": FloatDistribution(0, 1)}, metric="m", mode="max")
+    stock.suggest("t")
+    stock.on_trial_result("t", {"m": 0.9, "training_iteration": 1})
+    stock.on_trial_complete("t", {"m": 0.6, "training_iteration": 2})
+    told = stock._ot_study.trials[0]
+    assert (told.state, told.value) == (TrialState.COMPLETE, 0.6)
+
+
+def test_a_complete_trial_counts_with_its_best_report():
+    study = sampler.rebuild(space(), history([trial(0, values=(0.5, 0.9, 0.6))]))
+    assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 0.9)
+
+
+def test_a_failed_trial_is_told_as_failed_and_has_no_value():
+    study = sampler.rebuild(space(), history([trial(0, State.FAIL, (0.5, math.nan))]))
+    assert (study.trials[0].state, study.trials[0].value) == (TrialState.FAIL, None)
+
+
+def test_a_trial_outside_the_space_is_left_out():
+    study = sampler.rebuild(space(), history([trial(0, lr=1e-6), trial(1)]))
+    assert [t.user_attrs["trial"] for t in study.trials] == [1]
