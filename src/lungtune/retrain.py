@@ -23,6 +23,7 @@ from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError, StudyError, TrialError, did_you_mean
 from lungtune.evaluate import metrics, recipe, report
 from lungtune.evaluate.ledger import Ledger
+from lungtune.search import environment
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Dataset, Inspection, Part
@@ -126,6 +127,7 @@ def retrain(
         )
         about = {"recipe": path.name, "fingerprint": mark, "weights": str(folder / "weights")}
         about["data"] = {"source": inspection.source, "split": origin.split, "classes": list(dataset.classes)}
+        about["versions"] = environment.describe()["versions"]
         content = report.content(space, origin, about, rows, section)
         if test:
             ledger.opened(mark, path.name)
@@ -147,8 +149,8 @@ def load(path: Path) -> tuple[SearchSpace, recipe.Provenance]:
         SpaceError: there is no such file, it has mistakes (all are named), or it is not a recipe.
     """
     if not path.is_file():
-        near = {str(other) for other in path.parent.glob("*.yaml")} if path.parent.is_dir() else set()
-        raise SpaceError(f"there is no recipe {path}.{did_you_mean(str(path), near)}")
+        near = {other.name for other in path.parent.glob("*.yaml")} if path.parent.is_dir() else set()
+        raise SpaceError(f"there is no recipe {path}.{did_you_mean(path.name, near)}")
     space = catalog.space(str(path))
     return space, recipe.provenance(space, path)
 

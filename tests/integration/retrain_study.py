@@ -72,8 +72,11 @@ def shared() -> Path:
     """Return the home of a study ``mini`` that no test may change: copy it."""
     home = Path(tempfile.mkdtemp(prefix="lungtune-retrain-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
+    import torch
+
     before = {name: os.environ.get(name) for name in ("LUNGTUNE_HOME", "LUNGTUNE_CACHE")}
     os.environ.update(LUNGTUNE_HOME=str(home), LUNGTUNE_CACHE=str(home / "cache"))
+    torch.set_num_threads(1)  # for so small a model, waiting for a second thread costs more than it gives
     try:
         make("mini", home / "tiny")
     finally:
@@ -83,13 +86,7 @@ def shared() -> Path:
 
 
 def copy(home: Path, environment: Callable[[str, str], None]) -> Path:
-    """Copy the shared study to ``home`` and point lungtune there; caches stay shared.
-
-    One thread: for so small a model, waiting for a second one costs more than it gives.
-    """
-    import torch
-
-    torch.set_num_threads(1)
+    """Copy the shared study to ``home`` and point lungtune there; caches stay shared."""
     environment("OMP_NUM_THREADS", "1")
     shutil.copytree(shared() / "studies", home / "studies")
     environment("LUNGTUNE_HOME", str(home))

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import runpy
 import subprocess
 import sys
 
@@ -239,12 +240,15 @@ def test_a_run_that_fails_says_so(home, recipes, monkeypatch):
         retrain(recipes[0])
 
 
-def test_the_script_prints_the_headline_and_ends_a_mistake_in_one_sentence(home, recipes):
-    command = [sys.executable, str(ROOT / "scripts" / "retrain.py")]
-    done = subprocess.run([*command, str(recipes[0]), "--test"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("reproduced: yes, searched")
-    assert "test: 36 images" in done.stdout
-    done = subprocess.run([*command, str(recipes[0]), "--test"], capture_output=True, text=True, check=False)
+def test_the_script_prints_the_headline_and_ends_a_mistake_in_one_sentence(home, recipes, monkeypatch, capsys):
+    script = str(ROOT / "scripts" / "retrain.py")
+    monkeypatch.setattr(sys, "argv", [script, str(recipes[0]), "--test"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(script, run_name="__main__")
+    told = capsys.readouterr().out
+    assert told.startswith("reproduced: yes, searched")
+    assert "test: 36 images" in told
+    done = subprocess.run([sys.executable, *sys.argv], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: the test set of the study 'mini' was opened on")
     assert "Traceback" not in done.stderr

@@ -137,11 +137,16 @@ def dump(space: SearchSpace, trainable: Trainable, about: Mapping[str, Any], hea
     for name, value in about.items():
         value, note = value if isinstance(value, tuple) else (value, "")
         if isinstance(value, Mapping):
-            lines.append(f"  {name}:" + (f"  # {note}" if note else "") + ("" if value else " {}"))
+            lines.append(f"  {name}:" + ("" if value else " {}") + (f"  # {note}" if note else ""))
             lines += [_line(key, item, "", "    ") for key, item in value.items()]
         else:
             lines.append(_line(name, value, note, "  "))
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(_printable, lines)) + "\n"
+
+
+def _printable(text: str) -> str:
+    """Escape, as in a double-quoted YAML string, what a YAML file may not hold or would take for a line's end."""
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
 
 
 def _line(name: str, value: Any, note: str, indent: str) -> str:

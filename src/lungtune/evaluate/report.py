@@ -72,18 +72,22 @@ def content(
     Args:
         space: the recipe.
         origin: its provenance.
-        about: ``recipe`` (file name), ``fingerprint``, ``weights`` (folder), ``data`` {source, split, classes}.
+        about: ``recipe`` (file name), ``fingerprint``, ``weights`` (folder), ``data`` {source, split, classes},
+            ``versions`` {package: version} of now.
         runs: per seed ``seed``, ``value``, ``failure``, ``metrics``, ``test``; the first is the recipe's own.
         validation: the first run's :func:`section`.
 
     Returns:
         JSON-able: ``about``'s fields; ``study``, ``study_id``, ``trial``, ``family``, ``params``, ``fidelity``
-        (passes), ``date``; ``reproduction`` {reproduced, metric, searched, retrained, tolerance, edited}; ``runs``;
-        ``spread`` {mean, sd}; ``validation``, ``test``: sections; ``test_spread``.
+        (passes), ``date``; ``reproduction`` {reproduced, metric, searched, retrained, tolerance, edited, differences};
+        ``runs``; ``spread`` {mean, sd}; ``validation``, ``test``: sections; ``test_spread``.
     """
     edited = about["fingerprint"] != origin.fingerprint
     values = [run["value"] for run in runs if run["value"] is not None]
     metric = space.objective.metric
+    then, now = space.provenance.get("versions") or {}, about["versions"]
+    differences = {name: [then[name], now[name]] for name in then if name in now and then[name] != now[name]}
+    compared = (metric, origin.score, runs[0]["value"], validation["cases"], edited, differences)
     return {
         "schema": 1,
         **about,
@@ -94,7 +98,7 @@ def content(
         "params": dict(space.fixed),
         "fidelity": origin.fidelity,
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "reproduction": reproduction(metric, origin.score, runs[0]["value"], validation["cases"], edited),
+        "reproduction": reproduction(*compared),
         "runs": [dict(run) for run in runs],
         "spread": spread(values),
         "validation": validation,
@@ -135,11 +139,14 @@ def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]
     return "\n".join(lines) + "\n"
 
 
-def reproduction(metric: str, searched: float, retrained: float, cases: int, edited: bool) -> dict[str, Any]:
+def reproduction(
+    metric: str, searched: float, retrained: float, cases: int, edited: bool, differences: Mapping[str, Any]
+) -> dict[str, Any]:
     """Compare the retrained score with the searched one.
 
-    On the same machine the two are equal. Another processor or library rounds differently, which tips single cases:
-    they count as equal within 0.01 or two cases, whichever is more.
+    On the same machine with as many threads the two are equal. Other hardware or libraries round differently, which
+    tips single cases: scores count as equal within 0.01 or two cases, whichever is more. ``differences`` are the
+    versions that changed since the search, {name: [then, now]}.
     """
     tolerance = max(0.01, 2 / cases)
     verdict = "not compared" if edited else "yes" if abs(searched - retrained) <= tolerance else "no"
@@ -150,6 +157,7 @@ def reproduction(metric: str, searched: float, retrained: float, cases: int, edi
         "retrained": retrained,
         "tolerance": tolerance,
         "edited": edited,
+        "differences": dict(differences),
     }
 
 
@@ -164,7 +172,10 @@ def reproduction_text(found: Mapping[str, Any]) -> str:
     scores = f"searched {found['searched']:.4f}, retrained {found['retrained']:.4f} ({found['metric']})"
     if found["edited"]:
         return f"reproduced: not compared, the recipe was edited after its export; {scores}"
-    return f"reproduced: {found['reproduced']}, {scores}"
+    if found["reproduced"] == "yes":
+        return f"reproduced: yes, {scores}"
+    changed = ", ".join(f"{name} {then} then, {now} now" for name, (then, now) in found["differences"].items())
+    return f"reproduced: no, {scores}. Look at: the pretrained weights, {changed or 'the device'}"
 
 
 def markdown(report: Mapping[str, Any]) -> str:

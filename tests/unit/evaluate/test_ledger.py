@@ -1,0 +1,65 @@
+"""The lock of the test set."""
+
+import json
+
+import pytest
+
+from lungtune.errors import StudyError
+from lungtune.evaluate.ledger import Ledger
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "study" / "ledger.jsonl", "id1", "mine")
+
+
+def test_a_locked_set_may_be_opened(ledger):
+    with ledger.hold("r1"):
+        pass
+    assert ledger.entries() == []
+
+
+def test_a_result_locks_it_for_everyone(ledger, tmp_path):
+    with ledger.hold("r1"):
+        ledger.opened("r1", "a.yaml")
+        ledger.result("r1", "a.yaml", {"macro_f1": 0.7123, "nll": 1.0}, tmp_path)
+    for recipe in ("r1", "r2"):
+        with pytest.raises(StudyError, match=r"opened on 20\d\d-.* by a\.yaml: macro_f1 0\.712 \(report: "):
+            ledger.check(recipe)
+
+
+def test_an_opening_without_a_result_is_its_recipes_alone(ledger):
+    with ledger.hold("r1"):
+        ledger.opened("r1", "a.yaml")
+    ledger.check("r1")
+    with pytest.raises(StudyError, match=r"ended without a result; only that recipe, unchanged"):
+        ledger.check("r2")
+
+
+def test_other_studies_and_other_ledgers(ledger, tmp_path):
+    stranger = Ledger(ledger.path, "id2", "other")
+    with stranger.hold("r1"):
+        stranger.opened("r1", "b.yaml")
+    ledger.check("r9")
+    beside = Ledger(tmp_path / "ledger.jsonl", "id1", "mine")
+    with beside.hold("r1"):
+        beside.opened("r1", "a.yaml")
+    with pytest.raises(StudyError, match="ended without a result"):
+        Ledger(ledger.path, "id1", "mine", also=[beside.path]).check("r9")
+
+
+def test_a_torn_line_is_healed(ledger):
+    with ledger.hold("r1"):
+        ledger.opened("r1", "a.yaml")
+    with ledger.path.open("a") as file:
+        file.write('{"event":"res')
+    with ledger.hold("r1"):
+        ledger.result("r1", "a.yaml", {}, ledger.path.parent)
+    lines = ledger.path.read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["opened", "result"]
+
+
+def test_only_one_process_at_a_time(ledger):
+    other = Ledger(ledger.path, "id1", "mine").hold("r1")
+    with ledger.hold("r1"), pytest.raises(StudyError, match="being opened by another process"), other:
+        pass

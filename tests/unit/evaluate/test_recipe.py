@@ -1,0 +1,60 @@
+"""Recipes written are recipes read: same values, same types, whatever the text."""
+
+import math
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lungtune.core import yamlfile
+from lungtune.core.fidelity import Fidelity
+from lungtune.core.params import param
+from lungtune.core.space import SearchSpace
+from lungtune.core.trial import Objective
+from lungtune.evaluate import recipe
+
+
+@dataclass(frozen=True)
+class Params:
+    lr: float = param(1e-4, low=0.0, help="step:\n# size", unit="1/s")
+
+
+TRAINABLE = SimpleNamespace(Base=Params, Params=Params)
+SPACE = SearchSpace(
+    name="x", family="f", summary="no: #1", profile="full", objective=Objective("nll", "min"), sampler="tpe", trials=1,
+    fidelity=Fidelity(max=3, min=0.5), base={"lr": 1e-5}, fixed={"lr": 5e-5}, axes={}, start=(), data="folder:/a b",
+    seed=7,
+)  # fmt: skip
+
+text = st.text(max_size=20)
+scalars = st.one_of(text, st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False))
+
+
+@given(st.dictionaries(text, scalars, max_size=5), st.lists(scalars, max_size=3), scalars)
+def test_whatever_is_written_is_read_back(block, several, one):
+    about = {"block": (block, "a note"), "several": several, "one": (one, "note # two")}
+    back = yamlfile.parse(recipe.dump(SPACE, TRAINABLE, about, "Title\nline"), "here")
+    assert back["provenance"] == {"block": block, "several": several, "one": one}
+    assert type(back["provenance"]["one"]) is type(one)
+    assert (back["summary"], back["data"], back["seed"]) == ("no: #1", "folder:/a b", 7)
+    assert back["params"] == {"lr": 5e-5}
+
+
+def test_nan_is_read_back_as_nan():
+    back = yamlfile.parse(recipe.dump(SPACE, TRAINABLE, {"one": math.nan}, ""), "here")
+    assert math.isnan(back["provenance"]["one"])
+
+
+@pytest.mark.parametrize("change", [{"seed": 8}, {"fixed": {"lr": 6e-5}}, {"fidelity": Fidelity(max=4, min=0.5)}])
+def test_the_fingerprint_covers_what_decides_the_weights(change):
+    mark = recipe.fingerprint(SPACE, 3, "hash")
+    assert recipe.fingerprint(replace(SPACE, **change), 3, "hash") != mark
+    assert recipe.fingerprint(SPACE, 1, "hash") != mark
+    assert recipe.fingerprint(SPACE, 3, "other") != mark
+
+
+def test_the_fingerprint_is_blind_to_names_and_to_how_numbers_are_written():
+    other = replace(SPACE, name="y", summary="", data="folder:/elsewhere", fidelity=Fidelity(max=3.0, min=0.5, eta=3))
+    assert recipe.fingerprint(other, 3.0, "hash") == recipe.fingerprint(SPACE, 3, "hash")

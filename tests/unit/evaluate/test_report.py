@@ -1,0 +1,54 @@
+"""What a report says, in numbers and in words."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lungtune.evaluate import report
+
+CLASSES = ("normal", "a|b<script>")
+
+
+def section(share_of_first=0.5):
+    labels = np.arange(100) % 2
+    said = (np.arange(100) >= 100 * share_of_first).astype(int)
+    return report.section(labels, 0.8 * np.eye(2)[said] + 0.1, np.arange(100) // 2, CLASSES, labels)
+
+
+def test_a_section_is_plain_data():
+    assert json.loads(json.dumps(section())) == section()
+    assert section()["patients"] == 50
+
+
+def test_collapse_is_said_in_words():
+    words = report.section_markdown("Test", section(share_of_first=0.99), CLASSES)
+    assert "**The model has collapsed: it predicts 'normal' for 99.0 % of the cases.**" in words
+    assert "collapsed" not in report.section_markdown("Test", section(), CLASSES)
+
+
+def test_names_break_no_table_and_no_page():
+    words = report.section_markdown("Test", section(), CLASSES)
+    assert "<script>" not in words
+    assert "| a/b(script) | 50 |" in words
+
+
+@pytest.mark.parametrize(
+    ("retrained", "cases", "edited", "verdict"),
+    [(0.8, 500, False, "yes"), (0.809, 500, False, "yes"), (0.78, 500, False, "no"), (0.78, 50, False, "yes"),
+     (0.8, 500, True, "not compared")],
+)  # fmt: skip
+def test_scores_are_equal_within_a_hundredth_or_two_cases(retrained, cases, edited, verdict):
+    found = report.reproduction("macro_f1", 0.8, retrained, cases, edited, {})
+    assert found["reproduced"] == verdict
+    assert report.reproduction_text(found).startswith(f"reproduced: {verdict}, ")
+
+
+def test_a_failure_to_reproduce_names_what_changed():
+    found = report.reproduction("macro_f1", 0.8, 0.5, 500, False, {"torch": ["2.13", "2.14"]})
+    assert report.reproduction_text(found).endswith("Look at: the pretrained weights, torch 2.13 then, 2.14 now")
+
+
+def test_spread_of_one_run_has_no_deviation():
+    assert report.spread([0.5]) == {"mean": 0.5, "sd": None}
+    assert report.spread([0.4, 0.6]) == {"mean": 0.5, "sd": pytest.approx(0.1414, abs=1e-4)}
