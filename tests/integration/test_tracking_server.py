@@ -208,7 +208,8 @@ def test_the_door_opens_serves_and_shuts(tmp_path):
     environment.pop("MLFLOW_TRACKING_URI", None)
     made.write(home / "studies/clip_lora-1", made.script(3))
     door = [sys.executable, str(Path(__file__).parents[2] / "scripts/ui.py")]
-    done = subprocess.run([*door, "--sync", "clip_lora-1"], env=environment, capture_output=True, text=True, timeout=90)
+    command = [*door, "--sync", "clip_lora-1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stderr) == (0, "")
     assert "MLflow holds all of 'clip_lora-1'" in done.stdout
     opened = subprocess.Popen([*door, "--port", str(port)], env=environment, stdout=subprocess.PIPE, text=True)

@@ -315,7 +315,7 @@ def test_not_a_word_on_the_terminal_and_a_light_import(tmp_path):
     environment = {**os.environ, "LUNGTUNE_HOME": str(tmp_path)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "mlflow/state/mlflow.db").exists()
 
