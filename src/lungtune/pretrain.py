@@ -24,11 +24,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from lungtune.core.paths import ROOT
 from lungtune.data.phantom import Phantom, generate
+from lungtune.data.phantom.captions import FINDINGS
 from lungtune.errors import UserError
 
-SHIPPED = ROOT / "src" / "lungtune" / "nn" / "bases"
+SHIPPED = Path(__file__).parent / "nn" / "bases"
 """Where bases are shipped, one folder each."""
 
 _TEXT = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -42,7 +42,7 @@ _VISION = {
     "pool_type": "avg",  # small lesions count from the first step; a class token first has to learn to look
 }
 _MEAN, _STD = 0.5, 0.25  # about those of domain A's pixels
-_DENSE = (1.0, 3.0)  # weights of lung and lesion maps in the auxiliary loss
+_DENSE = (1.0, *(3.0 for _ in FINDINGS))  # weights of lung map and findings' maps in the auxiliary loss
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Recipe:
         text_lr, lr: peak learning rates of AdamW, after 10 % warm-up, falling along a cosine to zero.
         weight_decay: on the image tower's matrices.
         temperature: fixed softmax temperature of the contrastive loss.
-        dense: weight of the auxiliary loss: every patch tells how much of it is lung and lesion.
+        dense: weight of the auxiliary loss: every patch tells how much of it is lung, and how much of each finding.
     """
 
     model: dict[str, Any]
@@ -81,7 +81,7 @@ RECIPES = {
         patients=3000,
         render_size=96,
         text_steps=120,
-        passes=6,
+        passes=7,
         batch=64,
         text_lr=3.0e-3,
         lr=2.0e-3,
@@ -100,12 +100,14 @@ class Corpus:
     Attributes:
         images: uint8 ``(N, S, S)``.
         maps: uint8 ``(N, 2, S, S)``, lung and lesion masks, 0 or 255.
+        kinds: float ``(N, F)``, 1 for each of ``FINDINGS`` that the picture shows.
         captions: one a picture.
         meaning: int64 ``(N,)``; equal for pictures whose findings and places are the same.
     """
 
     images: Tensor
     maps: Tensor
+    kinds: Tensor
     captions: list[str]
     meaning: Tensor
 
@@ -113,17 +115,20 @@ class Corpus:
 def corpus(recipe: Recipe, seed: int, tick: Callable[[], None] = lambda: None) -> Corpus:
     """Render domain A and shrink it to the model's size; ``tick`` is called for every picture."""
     size = int(recipe.model["vision_cfg"]["image_size"])
-    images, maps, captions, keys = [], [], [], []
+    images, maps, kinds, captions, keys = [], [], [], [], []
     for phantom in generate(recipe.patients, seed=seed, domain="A", size=recipe.render_size):
         images.append(_shrink(phantom.image, size, Image.Resampling.BICUBIC))
-        masks = (phantom.lung_mask, phantom.lesion_mask)
-        maps.append(np.stack([_shrink(m.astype(np.uint8) * 255, size, Image.Resampling.BOX) for m in masks]))
+        both = (phantom.lung_mask, phantom.lesion_mask)
+        maps.append(np.stack([_shrink(m.astype(np.uint8) * 255, size, Image.Resampling.BOX) for m in both]))
+        shown = {f["finding"] for f in phantom.latent["findings"]}
+        kinds.append([float(name in shown) for name in FINDINGS])
         captions.append(phantom.caption)
         keys.append(_meaning(phantom))
         tick()
     known = {key: i for i, key in enumerate(sorted(set(keys)))}
     meaning = torch.tensor([known[key] for key in keys])
-    return Corpus(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(maps)), captions, meaning)
+    pixels, masks = torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(maps))
+    return Corpus(pixels, masks, torch.tensor(kinds), captions, meaning)
 
 
 def _shrink(pixels: NDArray[np.uint8], size: int, how: Image.Resampling) -> NDArray[np.uint8]:
@@ -231,7 +236,7 @@ def _see(
 ) -> Iterator[float]:
     """Teach the image tower to meet the captions; yield the contrastive loss of every step."""
     visual, side = model.visual, recipe.model["vision_cfg"]["patch_size"]
-    head = torch.nn.Linear(recipe.model["vision_cfg"]["width"], 2)
+    head = torch.nn.Linear(recipe.model["vision_cfg"]["width"], 1 + len(FINDINGS))
     weights = [*visual.parameters(), *head.parameters()]
     groups = [
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": recipe.weight_decay},
@@ -248,6 +253,7 @@ def _see(
             functional.normalize(image, dim=-1), texts[rows], data.meaning[rows], recipe.temperature
         )
         logits, share = head(patches), functional.avg_pool2d(maps, side).flatten(2).transpose(1, 2)
+        share = torch.cat([share[..., :1], share[..., 1:] * data.kinds[rows][:, None]], -1)
         dense = functional.binary_cross_entropy_with_logits(logits, share, reduction="none").mean((0, 1))
         _descend(loss + recipe.dense * (dense * torch.tensor(_DENSE)).sum(), optimiser, weights)
         yield float(loss.detach())

@@ -34,7 +34,8 @@ def test_at_most_five_megabytes():
 def test_loads_with_plain_open_clip():
     image, text, _ = _embed(FOLDER)
     assert image.shape == text.shape == (2, 128)
-    assert torch.isfinite(image).all() and torch.isfinite(text).all()
+    assert torch.isfinite(image).all()
+    assert torch.isfinite(text).all()
 
 
 def test_knows_findings_it_was_told(small):
@@ -59,7 +60,8 @@ def test_training_is_reproducible_and_saves_what_loads(small, tmp_path):
         assert torch.equal(a, b), name
     pretrain.save(one, recipe, tmp_path / "base")
     image, text, _ = _embed(tmp_path / "base")
-    assert torch.isfinite(image).all() and torch.isfinite(text).all()
+    assert torch.isfinite(image).all()
+    assert torch.isfinite(text).all()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base"]
 
 
@@ -71,6 +73,13 @@ def test_loss_counts_equal_meanings_as_matches():
     together = pretrain.contrastive_loss(twins, twins, meaning, 0.07)
     assert together == pytest.approx(2 * 0.6931 / 4, abs=1e-3)
     assert apart == pytest.approx(float(together), abs=1e-3)
+
+
+def test_captions_fit_the_text_tower(small):
+    recipe, data = small
+    length = recipe.model["text_cfg"]["context_length"]
+    tokens = open_clip.SimpleTokenizer(context_length=77)(data.captions)
+    assert float(((tokens != 0).sum(1) <= length).float().mean()) > 0.9
 
 
 def test_unknown_base():

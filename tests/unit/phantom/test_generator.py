@@ -103,13 +103,6 @@ def test_captions_name_findings_and_never_classes(phantoms):
     assert len({p.caption for p in phantoms}) > 200
 
 
-def test_captions_fit_the_text_tower(phantoms):
-    from open_clip import SimpleTokenizer
-
-    tokens = SimpleTokenizer(context_length=77)([p.caption for p in phantoms])
-    assert int((tokens != 0).sum(1).max()) <= 64
-
-
 def test_class_counts_follow_the_prior():
     knobs = defaults("B")
     truths = [draw_patient(0, "B", n, knobs).truth for n in range(1000)]
@@ -121,7 +114,8 @@ def test_a_patient_keeps_body_and_label_over_pictures():
     groups = {}
     for phantom in generate(60, size=48, knobs=knobs):
         groups.setdefault(phantom.patient_id, []).append(phantom)
-    assert 1 <= min(map(len, groups.values())) and max(map(len, groups.values())) == 4
+    assert min(map(len, groups.values())) >= 1
+    assert max(map(len, groups.values())) == 4
     for pictures in groups.values():
         assert len({(p.label, p.age, p.sex) for p in pictures}) == 1
         for a, b in pairwise(pictures):

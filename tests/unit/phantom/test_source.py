@@ -93,10 +93,10 @@ def test_leftovers_of_a_dead_process_are_swept(shelf, renders):
 def test_an_interrupted_rendering_leaves_nothing(shelf, monkeypatch):
     def stop(made, part):
         (part / "images").mkdir()
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("Ctrl-C")
 
     monkeypatch.setattr(source, "_render", stop)
-    with pytest.raises(KeyboardInterrupt, match=""):
+    with pytest.raises(KeyboardInterrupt, match="Ctrl-C"):
         source.index(None, SMALL)
     assert not [p for p in shelf.iterdir() if p.is_dir()]
 

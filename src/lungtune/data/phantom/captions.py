@@ -52,6 +52,8 @@ _PHRASES: dict[str, tuple[str, ...]] = {
         "dense perihilar alveolar oedema on both sides",
     ),
 }
+FINDINGS = tuple(_PHRASES)
+"""Everything a caption can report, besides clear lungs."""
 _CLEAR = (
     "both lungs are clear",
     "no focal shadow, sharp costophrenic angles",

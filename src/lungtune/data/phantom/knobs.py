@@ -31,8 +31,8 @@ class Knobs:
     """
 
     contrast: float = 1.0
-    severity: float = 0.25
-    ambiguity: float = 0.08
+    severity: float = 0.20
+    ambiguity: float = 0.06
     label_noise: float = 0.02
     nuisance: float = 1.0
     site_shortcut: float = 0.0

@@ -68,8 +68,8 @@ def _bacterial(c: _Canvas) -> None:
     zone = int(c.rng.choice(3, p=(0.30, 0.25, 0.45)))
     down = (0.24, 0.50, 0.76)[zone] + c.rng.normal(0, 0.03)
     axes = (c.rng.uniform(0.17, 0.26), c.rng.uniform(0.14, 0.21))
-    mass = c.blob(side, c.rng.uniform(0.40, 0.62), down, axes, 0.16, 0.10)
-    c.add(mass * (1 + np.float32(0.10) * c.noise("rough")), 0.66)
+    mass = c.blob(side, c.rng.uniform(0.40, 0.62), down, axes, 0.16, 0.06)
+    c.add(mass * (1 + np.float32(0.16) * c.noise("rough")), 0.70)
     c.say("consolidation", SIDES[side], ("upper", "middle", "lower")[zone])
     if c.rng.random() < 0.25:
         _effusion(c, side, float(c.rng.uniform(0.05, 0.09)))
@@ -140,7 +140,7 @@ def _lung_opacity(c: _Canvas) -> None:
     else:
         wing = np.exp(-(((c.f.across - np.float32(0.22)) / np.float32(0.30)) ** 2))
         wing *= np.exp(-(((c.f.down - np.float32(0.52)) / np.float32(0.26)) ** 2))
-        c.add(wing * (np.float32(0.9) + np.float32(0.15) * c.noise("cloud")), 0.62)
+        c.add(wing * (np.float32(0.9) + np.float32(0.25) * c.noise("rough")), 0.66)
         c.say("bat wing", "both", "perihilar")
 
 

@@ -108,7 +108,7 @@ def draw_patient(seed: int, domain: Domain, number: int, knobs: Knobs) -> Patien
         truth=truth,
         label=label,
         second=second,
-        severity=float(np.exp(rng.normal(-0.05, knobs.severity))),
+        severity=float(np.exp(np.clip(rng.normal(-0.02, knobs.severity), -0.5, 0.7))),
         images=int(rng.choice(4, p=(0.5, 0.25, 0.15, 0.10))) + 1,
         age=age,
         sex=sex,
@@ -155,7 +155,7 @@ def draw_shot(patient: Patient, index: int, knobs: Knobs) -> Shot:
         scatter=float(rng.uniform(0.10, 0.35)),
         photons=float(10 ** rng.uniform(*machine.photons)),
         blur=float(rng.uniform(*machine.blur)),
-        haze=float(rng.uniform(0.08, 0.30)) * min(wild, 3.0) if rng.random() < 0.5 else 0.0,
+        haze=float(rng.uniform(0.06, 0.22)) * min(wild, 3.0) if rng.random() < 0.5 else 0.0,
         collimation=collimation,  # type: ignore[arg-type]
         marker=marker,
         leads=bool(rng.random() < 0.10 * min(wild, 2.0)),

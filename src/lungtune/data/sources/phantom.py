@@ -33,7 +33,7 @@ OPTIONS = {
     "seed": "another number, another population (default 0)",
     "domain": "A: the clinic the tiny base was pretrained on; B: the one to search on (default B)",
     "contrast": "gain on all lesions; 2 is easy, 0.5 hard (default 1)",
-    "ambiguity": "share of sick patients with a second, weaker finding (default 0.08)",
+    "ambiguity": "share of sick patients with a second, weaker finding (default 0.06)",
     "label_noise": "share of wrong labels, never in test (default 0.02)",
     "nuisance": "gain on pose, haze and exposure (default 1)",
     "site_shortcut": "share of training films whose marker betrays the class (default 0)",
@@ -56,7 +56,7 @@ class Recipe:
     seed: int = 0
     domain: Domain = "B"
     contrast: float = 1.0
-    ambiguity: float = 0.08
+    ambiguity: float = 0.06
     label_noise: float = 0.02
     nuisance: float = 1.0
     site_shortcut: float = 0.0
