@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -73,15 +72,10 @@ def _values(spec: ParamSpec, default: Any) -> list[Any]:
         return [default, not default]
     low = -float("inf") if spec.low is None else spec.low
     high = float("inf") if spec.high is None else spec.high
-    guesses = itertools.chain(
-        (default,), (default * 2, default // 2) if spec.type is int else (default * 2, default / 2)
-    )
-    others = [default + 1] if spec.type is int else [default + 0.25]
-    found = []
-    for guess in (*guesses, *others):
-        if low <= guess <= high and guess not in found:
-            found.append(guess)
-    return found
+    half = default // 2 if spec.type is int else default / 2
+    step = 1 if spec.type is int else 0.25  # for defaults of zero
+    guesses = (default * 2, half) if default else (step, 2 * step)
+    return [default, *(g for g in guesses if low <= g <= high and g != default)]
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,7 @@ def test_fields_are_frozen_explained_and_within_their_own_bounds(family: Family,
     for spec in specs(cls).values():
         assert spec.help, f"{spec.name} needs a help text"
         if spec.type in (int, float):
-            assert spec.low is not None and spec.high is not None, f"{spec.name} needs bounds"
+            assert None not in (spec.low, spec.high), f"{spec.name} needs bounds"
         with pytest.raises(FrozenInstanceError, match="cannot assign to field"):
             setattr(instance, spec.name, spec.default)
 

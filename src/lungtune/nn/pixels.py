@@ -26,7 +26,7 @@ class Pixels:
         if images.ndim != 3 or kind != "uint8":
             raise ValueError(f"images must be uint8 (N, H, W), but got {kind} {tuple(images.shape)}")
         self.device = device
-        self._images: np.ndarray | Tensor = images if isinstance(images, np.ndarray) else images.numpy()
+        self._images: np.ndarray | Tensor = images if isinstance(images, np.ndarray) else images.cpu().numpy()
         if device.type != "cpu":
             resident = torch.empty(images.shape, dtype=torch.uint8, device=device)
             for first in range(0, len(images), _UPLOAD):

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lungtune.nn.dropout import Bits
+
 _MASK64 = (1 << 64) - 1
 
 
@@ -71,7 +73,7 @@ class Slots:
         places: each slot's index in the stacked parameters, ascending.
         counts: rows of each slot.
         params: each trial's ``Params``.
-        generators: each trial's random numbers for this step; empty when not training.
+        bits: each trial's random bits for this step's dropout; empty when not training.
         stage: where the layers look for the layout.
         training: whether dropout acts.
         whole: number of slots that the stacked parameters hold.
@@ -81,7 +83,7 @@ class Slots:
     places: tuple[int, ...]
     counts: tuple[int, ...]
     params: tuple[Any, ...]
-    generators: tuple[torch.Generator, ...]
+    bits: tuple[Bits, ...]
     stage: Stage
     training: bool
     whole: int
@@ -112,7 +114,7 @@ class Slots:
             places=tuple(self.places[i] for i in chosen),
             counts=tuple(counts[i] for i in chosen),
             params=tuple(self.params[i] for i in chosen),
-            generators=tuple(self.generators[i] for i in chosen) if self.generators else (),
+            bits=tuple(self.bits[i] for i in chosen) if self.bits else (),
             stage=self.stage,
             training=self.training,
             whole=self.whole,
@@ -146,6 +148,8 @@ class Slots:
         Returns:
             ``(N, ..., o)``.
         """
+        if len(self) == 1:
+            return x @ matrices[0]
         parts = []
         for group in self.groups:
             part = x[group.rows]

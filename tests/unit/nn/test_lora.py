@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from lungtune.core.trainable import LoraTarget
 from lungtune.errors import SpaceError
 from lungtune.nn import lora
+from lungtune.nn.dropout import Bits
 from lungtune.nn.slots import Slots, Stage
 
 
@@ -48,9 +49,9 @@ def fresh_net() -> Net:
 
 
 def layout(trials: list[Trial], stage: Stage, *, training: bool = False, seed: int = 0) -> Slots:
-    generators = tuple(torch.Generator().manual_seed(seed + i) for i in range(len(trials)))
     n = len(trials)
-    return Slots(tuple(range(n)), tuple(t.rows for t in trials), (None,) * n, generators, stage, training, n)
+    bits = tuple(Bits(torch.device("cpu")).restart(seed + i) for i in range(n))
+    return Slots(tuple(range(n)), tuple(t.rows for t in trials), (None,) * n, bits, stage, training, n)
 
 
 def start_weights(trial: Trial, linear: nn.Linear) -> tuple[Tensor, Tensor]:
@@ -176,17 +177,6 @@ def test_dropout_drops_the_adapters_input_and_rescales() -> None:
     assert ((outs.mean(0) - expected).abs() < 5 * error).all()
 
 
-def test_dropout_masks_have_their_probability_and_their_own_random_numbers() -> None:
-    def masks(chances: list[float], seeds: list[int]) -> Tensor:
-        generators = [torch.Generator().manual_seed(s) for s in seeds]
-        return lora.dropped((len(seeds), 300, 101), chances, generators, torch.device("cpu"))
-
-    both = masks([0.0, 0.25, 0.9], [1, 2, 3])
-    assert [m.float().mean().item() for m in both] == [0.0, pytest.approx(0.25, abs=0.01), pytest.approx(0.9, abs=0.01)]
-    assert torch.equal(both[1:2], masks([0.25], [2]))
-    assert not torch.equal(both[1:2], masks([0.25], [4]))
-
-
 def test_a_slot_that_does_not_target_a_layer_is_untouched() -> None:
     stage = Stage()
     trials = TRIALS[:2]
@@ -205,6 +195,24 @@ def test_a_slot_that_does_not_target_a_layer_is_untouched() -> None:
     grads = torch.autograd.grad(out.square().sum(), (layer.lora_a, layer.lora_b))
     assert not grads[0][1].any()
     assert not grads[1][1].any()
+
+
+def test_merged_weights_of_a_lone_slot_give_the_same() -> None:
+    stage = Stage()
+    net, _ = packed(TRIALS, stage)
+    x = torch.randn(11, 4, 12)
+    slots = layout(TRIALS, stage)
+    with stage.showing(slots):
+        together = net(x)
+    for i, rows in enumerate(slots.rows):
+        memo: dict = {}
+        for part in x[rows].split(2):
+            lone = Slots((i,), (len(part),), (None,), (), stage, training=False, whole=3, memo=memo)
+            with stage.showing(lone):
+                out = net(part)
+            torch.testing.assert_close(out, together[rows][: len(part)], atol=1e-5, rtol=1e-5)
+            break
+        assert len(memo) == 2
 
 
 def test_without_a_layout_adapters_are_off() -> None:

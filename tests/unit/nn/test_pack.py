@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from lungtune.core.params import param
 from lungtune.core.trainable import LoraTarget, Trainable
 from lungtune.errors import CheckpointError, SpaceError, TrialError
+from lungtune.nn.member import Member
 from lungtune.nn.pack import Pack
 from lungtune.nn.slots import Slots
 
@@ -113,18 +114,14 @@ HARD = Params(dropout=0.3, augmentation=3, batch_size=5)
 
 
 def test_every_pass_shows_every_image_once_in_a_new_order() -> None:
-    members = pack()
-    slot = members.join(Params(batch_size=5), seed=3, horizon=100)
-    seen = torch.cat([members._next(m) for m in _walk(members, slot, 14)])[: 3 * N].view(3, N)
-    assert all(sorted(one.tolist()) == list(range(N)) for one in seen)
-    assert not torch.equal(seen[0], seen[1])
-
-
-def _walk(members: Pack, slot: int, steps: int) -> Iterator[Any]:
-    member = members._members[slot]
-    for _ in range(steps):
-        yield member
-        member.samples += member.params.batch_size
+    member = Member(Params(batch_size=5), 3, 100, {}, torch.ones(3), torch.device("cpu"))
+    batches = []
+    for _ in range(14):
+        batches.append(member.batch(N))
+        member.advance()
+    passes = torch.cat(batches)[: 3 * N].view(3, N)
+    assert all(sorted(one.tolist()) == list(range(N)) for one in passes)
+    assert not torch.equal(passes[0], passes[1])
 
 
 def test_a_batch_may_be_larger_than_the_fold() -> None:

@@ -1,0 +1,116 @@
+"""One trial inside a pack: its settings, where it stands, and what its randomness is a function of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lungtune.errors import CheckpointError
+from lungtune.nn import lora
+from lungtune.nn.dropout import Bits
+from lungtune.nn.optim import Update, rate
+from lungtune.nn.slots import mix
+
+_ORDER, _AUGMENT, _DROPOUT, _INIT = range(4)
+"""What random numbers are for: every purpose has its own stream."""
+
+_PROGRESS = "progress"
+
+
+class Member:
+    """A trial's place in the schedule.
+
+    Args:
+        params: the family's ``Params``.
+        seed: everything random follows from it and from the step or pass.
+        horizon: samples of the maximum fidelity.
+        adapters: what it adapts, by name of the layer.
+        weights: class weights ``(classes,)``, on the device.
+        device: where augmentation and dropout are drawn.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        seed: int,
+        horizon: int,
+        adapters: Mapping[str, lora.Adapter],
+        weights: Tensor,
+        device: torch.device,
+    ) -> None:
+        self.params = params
+        self.seed = seed
+        self.adapters = adapters
+        self.weights = weights
+        self.steps = 0
+        self.samples = 0
+        self.silent: list[str] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._total = max(1, math.ceil(horizon / params.batch_size))
+        self._order: tuple[int, Tensor] | None = None
+        self._augmentation = torch.Generator(device)
+        self._bits = Bits(device)
+
+    def begin(self, model: nn.Module, state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """Return the weights and moments ``(3, *shape)`` to start or to go on from, by parameter.
+
+        Raises:
+            CheckpointError: ``state`` belongs to a trial with other adapters.
+        """
+        generator = torch.Generator().manual_seed(mix(self.seed, _INIT))
+        fresh = {}
+        for name, adapter in self.adapters.items():
+            pair = lora.initial(lora.plain(model, name), adapter.rank, generator)
+            for part, value in zip(lora.PARTS, pair, strict=True):
+                fresh[f"{name}.{part}"] = torch.stack([value, torch.zeros_like(value), torch.zeros_like(value)])
+        self.shapes = {name: tuple(tensor.shape[1:]) for name, tensor in fresh.items()}
+        if state is None:
+            return fresh
+        wanted = {name: tuple(tensor.shape) for name, tensor in fresh.items()}
+        wanted[_PROGRESS] = (2,)
+        given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        if given != wanted:
+            wrong = sorted({name for name, _ in given.items() ^ wanted.items()})
+            raise CheckpointError(f"a trial's state must fit its parameters, but these do not: {', '.join(wrong[:4])}")
+        self.steps, self.samples = (int(n) for n in state[_PROGRESS])
+        return {name: tensor for name, tensor in state.items() if name != _PROGRESS}
+
+    def progress(self) -> dict[str, Tensor]:
+        """Return what has to be kept beside weights and moments."""
+        return {_PROGRESS: torch.tensor([self.steps, self.samples])}
+
+    def batch(self, size: int) -> Tensor:
+        """Return the indices of the next batch from a fold of ``size`` images.
+
+        Every pass is a permutation drawn from (seed, pass); a batch may run over the end of a pass into the next.
+        """
+        parts, at, left = [], self.samples, self.params.batch_size
+        while left:
+            number, offset = divmod(at, size)
+            if self._order is None or self._order[0] != number:
+                generator = torch.Generator().manual_seed(mix(self.seed, _ORDER, number))
+                self._order = number, torch.randperm(size, generator=generator)
+            part = self._order[1][offset : offset + left]
+            parts.append(part)
+            at, left = at + len(part), left - len(part)
+        return torch.cat(parts)
+
+    def augmentation(self) -> torch.Generator:
+        """Return the generator of this step's augmentation."""
+        return self._augmentation.manual_seed(mix(self.seed, _AUGMENT, self.steps))
+
+    def bits(self) -> Bits:
+        """Return the bits of this step's dropout."""
+        return self._bits.restart(mix(self.seed, _DROPOUT, self.steps))
+
+    def advance(self) -> Update:
+        """Count a step; return its settings for the optimiser."""
+        params = self.params
+        lr = rate(self.steps, peak=params.lr, total=self._total, warmup=params.warmup)
+        self.steps += 1
+        self.samples += params.batch_size
+        return Update(lr, params.weight_decay, self.steps)

@@ -1,0 +1,53 @@
+"""Dropout masks: the right share, every trial its own, whatever the sizes of requests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lungtune.nn.dropout import Bits, kept
+
+CPU = torch.device("cpu")
+
+
+def masks(counts: list[int], chances: list[float], seeds: list[int]) -> list[Tensor]:
+    bits = [Bits(CPU).restart(seed) for seed in seeds]
+    return list(kept(counts, chances, bits, torch.empty(0)).split(counts))
+
+
+def test_masks_have_their_probability_and_their_own_random_numbers() -> None:
+    counts = [9_000, 90_001, 30_003]
+    together = masks(counts, [0.0, 0.25, 0.9], [1, 2, 3])
+    assert torch.cat(together).unique().tolist() == [0.0, 1.0]
+    shares = [mask.mean().item() for mask in together]
+    assert shares == [1.0, pytest.approx(0.75, abs=0.01), pytest.approx(0.1, abs=0.01)]
+    assert torch.equal(together[1], masks(counts[1:2], [0.25], [2])[0])
+    assert not torch.equal(together[1], masks(counts[1:2], [0.25], [4])[0])
+
+
+def test_neighbouring_elements_are_independent() -> None:
+    mask = masks([400_000], [0.5], [1])[0] - 0.5
+    for lag in (1, 2, 3, 4, 5, 8):
+        assert (mask[:-lag] * mask[lag:]).mean().abs() < 0.002
+
+
+@pytest.mark.parametrize("sizes", [[10, 20, 30], [65_000] * 3, [200_000, 7, 200_000], [3, 65_536, 65_536]])
+def test_pieces_are_fresh_and_repeatable(sizes: list[int]) -> None:
+    def pieces() -> list[Tensor]:
+        bits = Bits(CPU).restart(5)
+        return [bits.take(size).clone() for size in sizes]
+
+    first, second = pieces(), pieces()
+    assert [len(piece) for piece in first] == sizes
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    shortest = min(sizes)
+    assert len({tuple(piece[:shortest].tolist()) for piece in first}) == len(sizes)
+
+
+def test_restart_forgets_the_last_step() -> None:
+    bits = Bits(CPU).restart(1)
+    before = bits.take(100).clone()
+    bits.take(5000)
+    assert torch.equal(bits.restart(1).take(100), before)
+    assert not torch.equal(bits.restart(2).take(100), before)
