@@ -59,7 +59,7 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
     written = []
     for rank, trial in enumerate(ranked[:top], start=1):
         path = (out or recipes()) / f"{study}-{rank}.yaml"
-        write_atomic(path, _text(found, history, trial, rank, kept.interval(trial), honest, path).encode())
+        write_atomic(path, _text(kept, trial, rank, honest, path).encode())
         written.append(path)
     return written
 
@@ -70,7 +70,10 @@ class Predictions:
     def __init__(self, study: Study, history: History) -> None:
         self.study = study
         self.history = history
-        self.patients = Manifest.load(study.split_path).parts["validation"].group
+        manifest = Manifest.load(study.split_path)
+        self.patients = manifest.parts["validation"].group
+        self.source = manifest.source
+        """The data source with an absolute path."""
 
     def of(self, trial: Trial) -> tuple[np.ndarray, np.ndarray] | None:
         """Return labels ``(N,)`` and probabilities ``(N, C)`` of the trial's best report, None when they are lost."""
@@ -99,14 +102,11 @@ def _best(history: History, trial: Trial) -> Report:
     return report
 
 
-def _text(
-    study: Study, history: History, trial: Trial, rank: int, score: Interval, honest: Interval | None, path: Path
-) -> str:
+def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, path: Path) -> str:
+    study, history, source, score = kept.study, kept.history, kept.source, kept.interval(trial)
     about, report = history.study, _best(history, trial)
     searched = SearchSpace.from_dict(about["space"])
-    space = dataclasses.replace(
-        searched, axes={}, fixed=dict(trial.params), start=(), seed=trial.seed, data=about["data"]["source"]
-    )
+    space = dataclasses.replace(searched, axes={}, fixed=dict(trial.params), start=(), seed=trial.seed, data=source)
     others = len(history.ranked()) - 1
     block: dict[str, Any] = {
         "study": study.name,

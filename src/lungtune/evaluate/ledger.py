@@ -51,13 +51,18 @@ class Ledger:
         Raises:
             StudyError: it was opened before, or another process is about to open it.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout as error:
             raise StudyError(
                 f"the test set of the study '{self.name}' is being opened by another process; it opens once."
+            ) from error
+        except OSError as error:
+            raise StudyError(
+                f"{self.path} must be writable to open the test set, for that is written down in it, "
+                f"but: {error.strerror}."
             ) from error
         try:
             self.check(recipe)

@@ -133,6 +133,8 @@ def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]
         row, recall = part["per_class"][name], interval_text(part["metrics"][f"recall_{name}"])
         rest = " | ".join(f"{row[key]:.3f}" for key in ("precision", "specificity", "f1", "auroc"))
         lines.append(f"| {shown} | {row['cases']} | {recall} | {rest} |")
+    if any(part["metrics"][f"recall_{name}"]["low"] == part["metrics"][f"recall_{name}"]["high"] for name in classes):
+        lines += ["", "An interval that is a single point is too narrow: no drawn sample shows what no case shows."]
     lines += ["", "| truth \\ predicted | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for shown, row in zip(names, part["confusion"], strict=True):
         lines.append(f"| {shown} | " + " | ".join(map(str, row)) + " |")

@@ -63,3 +63,9 @@ def test_only_one_process_at_a_time(ledger):
     other = Ledger(ledger.path, "id1", "mine").hold("r1")
     with ledger.hold("r1"), pytest.raises(StudyError, match="being opened by another process"), other:
         pass
+
+
+def test_a_ledger_that_cannot_be_written_keeps_the_set_locked(tmp_path):
+    (tmp_path / "study").write_text("a file where a folder must be")
+    with pytest.raises(StudyError, match="must be writable to open the test set"):
+        Ledger(tmp_path / "study" / "ledger.jsonl", "id1", "mine").hold("r1").__enter__()
