@@ -27,4 +27,5 @@ if __name__ == "__main__":
     conductor = Conductor(study, space, 0)
     raytune.run_trials(conductor, slots, lambda: None, actor=simulated.SimulatedActor)
     raytune.stop_ray()
+    study.append("stop", why="done")
     assert tracker.stop(timeout=60), tracker.state()

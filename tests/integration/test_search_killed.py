@@ -26,8 +26,8 @@ def test_killed_and_resumed_is_as_never_killed(tmp_path, kills):
     command = [sys.executable, str(Path(__file__).parent / "drive.py"), str(folder), str(TRIALS), "0.25"]
     chance = random.Random(kills)
     for _ in range(kills):
-        log = open(tmp_path / "log", "ab")  # noqa: SIM115 - closed with the process
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        with open(tmp_path / "log", "ab") as log:
+            process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
         before = size(folder)
         wait_for(lambda: size(folder) >= before + chance.randint(1, 15) or process.poll() is not None)
         time.sleep(chance.random() * 0.3)

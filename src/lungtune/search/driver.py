@@ -238,7 +238,7 @@ def _conclude(study: Study, result: Mapping[str, Any], console: Console, seconds
     if start and best["gain_over_start"]:
         gain = best["gain_over_start"]
         sure = "the interval excludes 0" if gain["low"] > 0 or gain["high"] < 0 else "not distinguishable from 0"
-        out(f"  start configuration (trial {start['trial']}) {start['value']:.4f}; gain {gain['value']:+.4f}"
+        out(f"  source configuration (trial {start['trial']}) {start['value']:.4f}; gain {gain['value']:+.4f}"
             f"{_interval(gain)}: {sure}")
     constant = result["baselines"]["constant"].get(metric)
     if constant is not None:

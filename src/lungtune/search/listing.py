@@ -52,7 +52,7 @@ def check(name: str | None, profile: str, settings: Mapping[str, Any], trials: i
     console.print(f"base: {base}", highlight=False)
     for number, point in enumerate(space.start):
         told = ", ".join(f"{key}={live.short(value)}" for key, value in point.items())
-        console.print(f"trial {number} is the start configuration: {told}", highlight=False)
+        console.print(f"trial {number} is the source configuration: {told}", highlight=False)
     console.print(live.plan(space, trials or space.trials))
     return 0
 

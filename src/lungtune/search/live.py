@@ -111,7 +111,7 @@ class View:
             parts.append(f"best {ranked[0].value(objective):.4f} (trial {ranked[0].number})")
         start = next((t for t in self.history.trials.values() if t.origin == "start"), None)
         if start is not None and not math.isnan(start.value(objective)):
-            parts.append(f"start configuration {start.value(objective):.4f}")
+            parts.append(f"source configuration {start.value(objective):.4f}")
         constant = self.history.baselines.get("constant", {}).get(objective.metric)
         if constant is not None:
             parts.append(f"constant class {constant:.4f}")

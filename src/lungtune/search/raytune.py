@@ -30,7 +30,7 @@ from lungtune.search.actor import TrialActor  # noqa: E402
 from lungtune.search.conductor import MAX_LOST, Conductor  # noqa: E402
 
 log = logging.getLogger(__name__)
-for _name in ("ray.tune", "ray.air", "ray.train"):
+for _name in ("ray.tune", "ray.air", "ray.train", "ray._private.authentication"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # what they would say is in the journal
 
 

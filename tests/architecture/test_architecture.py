@@ -1,0 +1,115 @@
+"""The house stays as it was drawn: layers, sizes, names, thin doors."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TRACKED = [
+    ROOT / line
+    for line in subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+]
+PYTHON = [path for path in TRACKED if path.suffix == ".py" and path.exists()]
+PRODUCT = [path for path in PYTHON if path.relative_to(ROOT).parts[0] in ("src", "trainables", "scripts")]
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+
+
+def names(paths):
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def test_layers_hold():
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_lint_is_clean():
+    ruff = shutil.which("ruff") or Path(sys.executable).with_name("ruff")
+    done = subprocess.run([ruff, "check", "--no-cache", "."], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=names(PYTHON))
+def test_modules_are_short(path):
+    assert len(path.read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=names(PRODUCT))
+def test_public_names_say_what_they_are(path):
+    """Every module, public class and public function has a docstring; nested functions and overrides may go without."""
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree) or path.name == "__init__.py", "a module says what it is for"
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node) or path.parent.name == "scripts", f"{node.name} has no docstring"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=names(SCRIPTS))
+def test_scripts_are_thin(path):
+    """Parse, call, print: no loops, no classes, no comprehension over results, under 80 lines."""
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= 80
+    assert not [node for node in ast.walk(tree) if isinstance(node, (ast.ClassDef, ast.While))]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=names(SCRIPTS))
+def test_help_answers_without_the_heavy_libraries(path):
+    code = (
+        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as left: assert not left.code\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'open_clip', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [["--list"], ["--space", "clip_lora", "--check"]], ids=["list", "check"])
+def test_listing_and_checking_do_not_import_torch_or_ray(words):
+    code = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as left: assert not left.code\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'open_clip'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / "scripts" / "search.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "clip_lora" in done.stdout
+
+
+def test_the_mlflow_folder_shadows_nothing():
+    assert not [path for path in PYTHON if path.relative_to(ROOT).parts[0] == "mlflow"]
+    done = subprocess.run([sys.executable, "-c", "import mlflow; print(mlflow.__file__)"], cwd=ROOT, capture_output=True, text=True)
+    assert "site-packages" in done.stdout
+
+
+def test_every_family_has_a_space_and_every_space_a_family():
+    from lungtune import catalog
+
+    assert {catalog.space(name).family for name in catalog.spaces()} == set(catalog.families())
+    assert set(catalog.families()) <= set(catalog.spaces())
+
+
+def test_every_expected_error_is_matched():
+    for path in (path for path in PYTHON if path.relative_to(ROOT).parts[0] == "tests"):
+        for call in re.findall(r"pytest\.raises\(([^\n]*)", path.read_text()):
+            assert "match=" in call or path.name == Path(__file__).name, f"{path}: {call}"
+
+
+def test_no_file_names_a_package_registry():
+    host = re.compile("|".join(map(re.escape, ("pypi" + ".org", "files.python" + "hosted", "index" + "-url"))))
+    for path in TRACKED:
+        if path.suffix in (".py", ".md", ".toml", ".yaml", ".yml", ".cfg", "") and path.is_file():
+            assert not host.search(path.read_text(errors="replace")), path
