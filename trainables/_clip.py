@@ -101,9 +101,7 @@ class ClipClassifier(nn.Module):
             pooled = visual.ln_post(_few(blocks[-1], x, x[:, :1], None).squeeze(1))
         else:
             pooled, _ = visual._pool(visual.transformer(x))
-        if visual.proj is not None:
-            pooled = pooled @ visual.proj
-        return F.normalize(pooled, dim=-1)
+        return _embedding(pooled, visual.proj)
 
     def text_features(self, tokens: Tensor) -> Tensor:
         """Return normalised embeddings ``(N, D)`` of captions ``(N, L)``."""
@@ -122,10 +120,7 @@ class ClipClassifier(nn.Module):
         else:
             x = tower.ln_final(tower.transformer(x, attn_mask=mask))
             x = text_global_pool(x, tokens, tower.pool_type, eos_token_id=tower.eos_id)
-        projection = tower.text_projection
-        if projection is not None:
-            x = projection(x) if isinstance(projection, nn.Linear) else x @ projection
-        return F.normalize(x, dim=-1)
+        return _embedding(x, tower.text_projection)
 
     def captions(self, style: str) -> Tensor:
         """Return the tokens ``(C * captions of a class, L)`` of a prompt style, class by class."""
@@ -156,6 +151,16 @@ class _TextTower(nn.Module):
         self.text_projection = clip.text_projection
         self.register_buffer("attn_mask", clip.attn_mask, persistent=False)
         self.pool_type, self.eos_id = clip.text_pool_type, clip.text_eos_id
+
+
+def _embedding(x: Tensor, projection: Tensor | nn.Linear | None) -> Tensor:
+    """Project and normalise in float32: a cosine is multiplied by 100, and bf16 would leave it two digits."""
+    with torch.autocast(x.device.type, enabled=False):
+        if isinstance(projection, nn.Linear):
+            x = projection(x.to(projection.weight.dtype))
+        elif projection is not None:
+            x = x.float() @ projection
+        return F.normalize(x.float(), dim=-1)
 
 
 def _few(block: nn.Module, x: Tensor, wanted: Tensor, mask: Tensor | None) -> Tensor:

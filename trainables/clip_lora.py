@@ -104,8 +104,11 @@ class ClipLora(Trainable):
 
     def logits(self, model: torch.nn.Module, images: torch.Tensor, slots: Slots) -> torch.Tensor:
         """See ``Trainable.logits``."""
-        matrices = _matrices(model, slots)
-        return slots.matmul(model.image_features(images), matrices.transpose(1, 2)) * model.scale
+        import torch
+
+        matrices, features = _matrices(model, slots), model.image_features(images)
+        with torch.autocast(images.device.type, enabled=False):  # both are float32 on purpose
+            return slots.matmul(features, matrices.transpose(1, 2)) * model.scale
 
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lungtune.core.trainable import Trainable
 from lungtune.errors import TrialError
@@ -70,6 +70,10 @@ class Pack:
                 f"as many labels as images must be given, but got {len(self._labels)}, {len(self._pixels)}"
             )
         self.model = trainable.backbone(base, classes).requires_grad_(False).eval().to(self.device)
+        if self.precision == "bf16":  # else autocast would cast every frozen matrix in every step
+            for module in self.model.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(torch.bfloat16)
         self._stage = Stage()
         self._members: dict[int, Member] = {}  # in the order of their rows
         self._bank = Bank({}, 0, self.device)

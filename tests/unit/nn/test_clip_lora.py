@@ -116,6 +116,22 @@ def test_text_is_not_run_again_for_trials_that_leave_it_alone(base: Base) -> Non
     assert rows == [3, 15, 15]  # once for the whole evaluation
 
 
+def test_mixed_precision_stays_near_float32(base: Base) -> None:
+    images, labels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8), np.arange(12) % 3
+    results = []
+    for precision in ("fp32", "bf16"):
+        pack = Pack(TRAINABLE, base, CLASSES, images, labels, capacity=2, precision=precision)
+        for tower in ("image", "both"):
+            pack.join(Params(lora_tower=tower, lr=1e-3, lora_targets="qkvo_mlp"), seed=0, horizon=100)
+        losses = [list(pack.step().values()) for _ in range(4)]
+        results.append((torch.tensor(losses), pack.predict(images)[1], pack.adapter(1)))
+    (full, scores, adapter), (mixed, scores_16, adapter_16) = results
+    torch.testing.assert_close(mixed, full, atol=0.1, rtol=0.05)
+    torch.testing.assert_close(scores_16, scores, atol=0.05, rtol=0)
+    assert adapter.keys() == adapter_16.keys()
+    assert {t.dtype for t in adapter_16.values()} == {torch.float32}
+
+
 # --- weights ------------------------------------------------------------------------------------------------------
 
 
