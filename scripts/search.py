@@ -1,10 +1,10 @@
 """Search a model family's hyperparameters.
 
-  python scripts/search.py --space clip_lora                          built-in phantoms, tiny base, CPU, offline
-  python scripts/search.py --space clip_lora --data chest_xray:DIR    your images, the real base
-  python scripts/search.py --resume --study NAME [--trials N]         go on, or extend
-  python scripts/search.py --list                                     spaces, one line each
-  python scripts/search.py --space NAME --check                       a space's parameters, rungs, planned work
+python scripts/search.py --space clip_lora                          built-in phantoms, tiny base, CPU, offline
+python scripts/search.py --space clip_lora --data chest_xray:DIR    your images, the real base
+python scripts/search.py --resume --study NAME [--trials N]         go on, or extend
+python scripts/search.py --list                                     spaces, one line each
+python scripts/search.py --space NAME --check                       a space's parameters, rungs, planned work
 """
 
 from lungtune import cli

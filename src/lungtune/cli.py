@@ -21,9 +21,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that explains a wrong flag in one sentence."""
 
     def __init__(self, doc: str) -> None:
-        super().__init__(
-            description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-        )
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Print ``error: ...`` and exit with code 2."""

@@ -13,7 +13,11 @@ ROOT = Path(__file__).parents[2]
 TRACKED = [
     ROOT / line
     for line in subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.splitlines()
 ]
 PYTHON = [path for path in TRACKED if path.suffix == ".py" and path.exists()]
@@ -91,7 +95,9 @@ def test_listing_and_checking_do_not_import_torch_or_ray(words):
 
 def test_the_mlflow_folder_shadows_nothing():
     assert not [path for path in PYTHON if path.relative_to(ROOT).parts[0] == "mlflow"]
-    done = subprocess.run([sys.executable, "-c", "import mlflow; print(mlflow.__file__)"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import mlflow; print(mlflow.__file__)"], cwd=ROOT, capture_output=True, text=True
+    )
     assert "site-packages" in done.stdout
 
 

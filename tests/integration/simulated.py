@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
 from lungtune.core.fidelity import Fidelity
 from lungtune.core.journal import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import Objective, Report
 from lungtune.search.actor import TrialActor
-from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 FIDELITY = Fidelity(max=9, min=1, eta=3)
 
@@ -108,9 +109,7 @@ class SimulatedSession:
             metrics["extra"] = np.zeros((2, 2))
         elif fault == "raise":
             raise ValueError("a mistake in the model's code")
-        elif fault == "kill" and _first_time(folder):
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif fault == "always-kill":
+        elif (fault == "kill" and _first_time(folder)) or fault == "always-kill":
             os.kill(os.getpid(), signal.SIGKILL)
 
 

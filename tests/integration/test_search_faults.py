@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from lungtune.core import journal
 from lungtune.core.trial import State
 from lungtune.search import raytune

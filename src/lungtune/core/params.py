@@ -36,7 +36,9 @@ class ParamSpec:
         value = self._coerce(value)
         if self.choices is not None and value not in self.choices:
             hint = did_you_mean(str(value), map(str, self.choices))
-            raise SpaceError(f"{self.name} must be one of {', '.join(map(str, self.choices))}, but got {value!r}.{hint}")
+            raise SpaceError(
+                f"{self.name} must be one of {', '.join(map(str, self.choices))}, but got {value!r}.{hint}"
+            )
         if self.low is not None and value < self.low:
             raise SpaceError(f"{self.name} >= {self.low:g} must hold, but got {value!r}.")
         if self.high is not None and value > self.high:

@@ -13,6 +13,8 @@ from lungtune.core.fidelity import Fidelity
 from lungtune.core.trial import Objective
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "nsga2")
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """What is searched, resolved for one profile. Everything in it is plain data."""

@@ -128,7 +128,7 @@ def load_space(
         reader.problem(block.lines["family"], str(error))
         reader.raise_if_any()
         raise
-    layers = [(block, block.lines)] + _profile(reader, block, profile)
+    layers = [(block, block.lines), *_profile(reader, block, profile)]
     space = _resolve(reader, block, layers, trainable, profile)
     for key, value in (settings or {}).items():
         try:
@@ -149,7 +149,9 @@ def _profile(reader: _Reader, block: Block, profile: str) -> list[tuple[Block, d
         return []
     if profile not in profiles:
         known = {"full", *profiles}
-        reader.problem(block.lines.get("profiles", 1), f"there is no profile '{profile}'.{did_you_mean(profile, known)}")
+        reader.problem(
+            block.lines.get("profiles", 1), f"there is no profile '{profile}'.{did_you_mean(profile, known)}"
+        )
         reader.raise_if_any()
     return [(profiles[profile], profiles[profile].lines)]
 

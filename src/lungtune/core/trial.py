@@ -72,9 +72,10 @@ class Trial:
         best: Report | None = None
         for report in self.reports:
             value = report.metrics.get(objective.metric, math.nan)
-            if report.fidelity <= up_to and not math.isnan(value):
-                if best is None or objective.better(value, best.metrics[objective.metric]):
-                    best = report
+            if report.fidelity > up_to or math.isnan(value):
+                continue
+            if best is None or objective.better(value, best.metrics[objective.metric]):
+                best = report
         return best
 
     def value(self, objective: Objective) -> float:

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from lungtune import catalog
 from lungtune.cli import STOPPED
@@ -71,7 +72,7 @@ def _new(options: Options, console: Console) -> tuple[Study, SearchSpace, Any]:
 
     inspection = dataset.inspect(source, seed=seed)
     for warning in inspection.audit.warnings:
-        console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+        console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     if inspection.audit.problems:
         raise DataError("the data can't be searched on as it is: " + " ".join(inspection.audit.problems))
     data = dataset.load(inspection, base.image_size)
@@ -124,10 +125,11 @@ def _search(study: Study, space: SearchSpace, data: Any, options: Options, conso
     history = study.history()
     conductor = Conductor(study, space, history.study["seed"])
     about = history.study["data"]
-    console.print(f"[bold]study {study.name}[/bold]  {study.folder}", highlight=False)
+    console.print(f"[bold]study {study.name}[/bold]  {escape(str(study.folder))}", highlight=False, soft_wrap=True)
     classes = ", ".join(about["classes"])
     counts = f"{about['counts']['train']:,} training and {about['counts']['validation']:,} validation cases"
-    console.print(f"data {about['source']}: {counts} of {classes}; split {about['hash'][:12]}", highlight=False)
+    told = escape(f"data {about['source']}: {counts} of {classes}; split {about['hash'][:12]}")
+    console.print(told, highlight=False, soft_wrap=True)
     if space.profile != "full" and space.why:
         console.print(f"profile {space.profile}: {space.why}", highlight=False)
     console.print(live.plan(space, history.target, about["counts"]["train"]))
@@ -143,13 +145,13 @@ def _search(study: Study, space: SearchSpace, data: Any, options: Options, conso
             study.append("stop", why=stopped or "done", **environment.process())
         result = summary.write(study, data.validation.patients)
         study.append("summary", best=_headline(result), work=result["work"])
-        delivery = tracker.stop(timeout=20.0)
+        delivery = tracker.stop(timeout=60.0)
     else:
         from lungtune.tracking import sync
 
         console.print("the study has all its trials; raise --trials to extend it.")
         result = summary.write(study, data.validation.patients)
-        delivery = sync(study.folder, timeout=20.0)
+        delivery = sync(study.folder, timeout=60.0)
     _conclude(study, result, console, time.monotonic() - began)
     if not delivery:
         console.print(f"note: {delivery.sentence}", highlight=False)
@@ -233,13 +235,15 @@ def _conclude(study: Study, result: Mapping[str, Any], console: Console, seconds
     out(f"[bold]best: trial {best['trial']}[/bold] at {best['fidelity']:.3g} passes: {chosen}")
     out(f"  validation {metric} {best['value']:.4f}{_interval(best['interval'])} (95 % interval over patients)")
     if best["corrected"]:
-        corrected = best["corrected"]
-        out(f"  expected on new patients, corrected for choosing the best: {corrected['value']:.4f}{_interval(corrected)}")
+        expected = best["corrected"]
+        out(f"  on new patients, corrected for choosing the best: {expected['value']:.4f}{_interval(expected)}")
     if start and best["gain_over_start"]:
         gain = best["gain_over_start"]
         sure = "the interval excludes 0" if gain["low"] > 0 or gain["high"] < 0 else "not distinguishable from 0"
-        out(f"  source configuration (trial {start['trial']}) {start['value']:.4f}; gain {gain['value']:+.4f}"
-            f"{_interval(gain)}: {sure}")
+        out(
+            f"  source configuration (trial {start['trial']}) {start['value']:.4f}; gain {gain['value']:+.4f}"
+            f"{_interval(gain)}: {sure}"
+        )
     constant = result["baselines"]["constant"].get(metric)
     if constant is not None:
         out(f"  constant-class baseline {constant:.4f}")

@@ -130,7 +130,9 @@ class View:
         rate = (done - self.work_before) / elapsed if elapsed > 0 else 0.0
         left = max(planned - done, 0.0) / rate if rate > 0 else math.nan
         eta = "" if math.isnan(left) else f" · about {_minutes(left)} left"
-        return f"{done:.1f} of about {planned:.0f} passes · {100 * saved:.0f} % saved by ASHA · {_minutes(elapsed)}{eta}"
+        return (
+            f"{done:.1f} of about {planned:.0f} passes · {100 * saved:.0f} % saved by ASHA · {_minutes(elapsed)}{eta}"
+        )
 
     def render(self, rows: int = ROWS) -> Group:
         """Return the trials' table and two lines of state."""
@@ -160,7 +162,7 @@ class View:
         running = self.history.of(State.RUNNING)
         start = [t for t in self.history.trials.values() if t.origin == "start" and t.state is not State.RUNNING]
         others = [t for t in self.history.ranked() if t.origin != "start"]
-        failed = [t for t in self.history.of(State.FAIL)]
+        failed = self.history.of(State.FAIL)
         chosen = (running + start + others + failed)[:rows]
         return sorted(chosen, key=lambda trial: trial.number)
 

@@ -1,4 +1,4 @@
-"""Runs a conductor's trials on Ray Tune. Ray places them and keeps their processes; every decision is the conductor's."""
+"""Runs a conductor's trials on Ray Tune: Ray places them and keeps their processes, the conductor decides."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1")  # a configuration is c
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-from ray.tune.experiment import Trial as RayTrial  # noqa: E402
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
-from lungtune.search.actor import TrialActor  # noqa: E402
-from lungtune.search.conductor import MAX_LOST, Conductor  # noqa: E402
+from lungtune.search.actor import TrialActor
+from lungtune.search.conductor import MAX_LOST, Conductor
 
 log = logging.getLogger(__name__)
 for _name in ("ray.tune", "ray.air", "ray.train", "ray._private.authentication"):

@@ -110,6 +110,4 @@ def _sampler(space: SearchSpace, seed: int, number: int) -> optuna.samplers.Base
         return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=STARTUP)
     if space.sampler == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=2 * STARTUP)
-    return optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, constant_liar=True, n_startup_trials=STARTUP
-    )
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=STARTUP)

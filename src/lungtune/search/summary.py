@@ -96,9 +96,7 @@ def _trial(trial: Trial, history: History) -> dict[str, Any]:
         "value": None if math.isnan(value) else value,
         "best": {"fidelity": best.fidelity, "checkpoint": best.checkpoint} if best else None,
         "passes": trial.fidelity if trial.duplicate_of is None else 0.0,
-        "reports": [
-            {"fidelity": r.fidelity, "samples": r.samples, "metrics": dict(r.metrics)} for r in trial.reports
-        ],
+        "reports": [{"fidelity": r.fidelity, "samples": r.samples, "metrics": dict(r.metrics)} for r in trial.reports],
     }
 
 

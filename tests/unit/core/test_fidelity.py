@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lungtune.core.fidelity import Fidelity
 from lungtune.errors import SpaceError
 

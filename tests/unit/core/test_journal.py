@@ -10,6 +10,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lungtune.core.journal import Journal, read, write_atomic
 from lungtune.core.trial import History, State
 from lungtune.errors import StudyError
@@ -18,7 +19,9 @@ from lungtune.errors import StudyError
 def test_events_come_back(tmp_path):
     journal = Journal(tmp_path / "j.jsonl")
     journal.append("a", x=1, word="Lunge – 肺", bad=float("nan"))
-    assert [(e["event"], e["x"], e["word"], e["bad"]) for e in read(tmp_path / "j.jsonl")] == [("a", 1, "Lunge – 肺", "nan")]
+    assert [(e["event"], e["x"], e["word"], e["bad"]) for e in read(tmp_path / "j.jsonl")] == [
+        ("a", 1, "Lunge – 肺", "nan")
+    ]
 
 
 @given(cut=st.integers(1, 40))

@@ -1,10 +1,11 @@
 """A space file is checked whole, and every mistake is named with its line."""
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
 from lungtune import catalog
 from lungtune.core.space import SearchSpace
 from lungtune.errors import SpaceError
-from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 GOOD = """\
 summary: test
@@ -46,7 +47,9 @@ def test_a_profile_overrides(tmp_path):
 
 def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path):
     text = GOOD.replace("lora_rank: [2, 4]", "lora_rnak: [2, 4]").replace("batch_size: 8", "batch_size: 0")
-    with pytest.raises(SpaceError, match=r"(?s)space\.yaml:6: 'lora_rnak'.*Did you mean 'lora_rank'.*:7: batch_size >= 1"):
+    with pytest.raises(
+        SpaceError, match=r"(?s)space\.yaml:6: 'lora_rnak'.*Did you mean 'lora_rank'.*:7: batch_size >= 1"
+    ):
         load(tmp_path, text)
 
 
@@ -77,12 +80,19 @@ def test_each_mistake_ends_in_a_sentence(tmp_path, old, new, sentence):
 
 
 def test_an_unknown_profile_is_named(tmp_path):
-    with pytest.raises(SpaceError, match="there is no profile 'dmo'. Did you mean 'demo'"):
+    with pytest.raises(SpaceError, match=r"there is no profile 'dmo'\. Did you mean 'demo'"):
         load(tmp_path, GOOD, profile="dmo")
 
 
 def test_settings_fix_open_and_change(tmp_path):
-    changed = {"lr": 1e-4, "lora_dropout": [0.0, 0.1], "weights": "x", "fidelity.max": 6, "trials": 7, "sampler": "random"}
+    changed = {
+        "lr": 1e-4,
+        "lora_dropout": [0.0, 0.1],
+        "weights": "x",
+        "fidelity.max": 6,
+        "trials": 7,
+        "sampler": "random",
+    }
     space = load(tmp_path, GOOD, settings=changed)
     assert space.fixed["lr"] == 1e-4
     assert "lr" not in space.axes

@@ -1,13 +1,23 @@
 """Space files are read as people mean them."""
 
 import pytest
+
 from lungtune.core import yamlfile
 from lungtune.errors import SpaceError
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-4", 1e-4), ("5e-5", 5e-5), ("1", 1), ("-2.5", -2.5), ("no", "no"), ("on", "on"), ("true", True), ("1_0", "1_0")],
+    [
+        ("1e-4", 1e-4),
+        ("5e-5", 5e-5),
+        ("1", 1),
+        ("-2.5", -2.5),
+        ("no", "no"),
+        ("on", "on"),
+        ("true", True),
+        ("1_0", "1_0"),
+    ],
 )
 def test_scalars_are_yaml_1_2(text, value):
     read = yamlfile.parse(f"a: {text}", "f.yaml")["a"]

@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lungtune.core.fidelity import Fidelity
 from lungtune.core.trial import Objective
 from lungtune.search.asha import Asha

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lungtune.core import journal
 from lungtune.core.study import Study
 from lungtune.core.trial import State
@@ -53,7 +54,9 @@ def drive(study, space, order, cuts=()):
 def decisions(study):
     kept = ("trial", "report", "end")
     drop = {"time", "id"}
-    return [{k: v for k, v in e.items() if k not in drop} for e in journal.read(study.journal_path) if e["event"] in kept]
+    return [
+        {k: v for k, v in e.items() if k not in drop} for e in journal.read(study.journal_path) if e["event"] in kept
+    ]
 
 
 @settings(deadline=None, max_examples=15)

@@ -3,12 +3,13 @@
 import math
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
 from lungtune.core.fidelity import Fidelity
 from lungtune.core.space import SAMPLERS, SearchSpace
 from lungtune.core.trial import History, Objective, Report, State, Trial
 from lungtune.search import sampler
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
 
 AXES = {
     "lr": FloatDistribution(1e-4, 1e-2, log=True),
@@ -35,7 +36,9 @@ def history(trials):
 
 def trial(number, state=State.COMPLETE, values=(0.5,), **params):
     chosen = {"lr": 1e-3, "rank": 4, "alpha": 20, **params}
-    made = Trial(number, {**chosen, "other": 1}, chosen, sampler.suggest(space(), history([]), 0, 1).distributions, 0, "sampler")
+    made = Trial(
+        number, {**chosen, "other": 1}, chosen, sampler.suggest(space(), history([]), 0, 1).distributions, 0, "sampler"
+    )
     made.state = state
     made.reports = [Report(float(k + 1), 100 * (k + 1), {"m": value}) for k, value in enumerate(values)]
     return made
