@@ -124,6 +124,21 @@ def test_every_pass_shows_every_image_once_in_a_new_order() -> None:
     assert not torch.equal(passes[0], passes[1])
 
 
+def test_every_step_and_every_seed_has_its_own_random_numbers() -> None:
+    def draws(seed: int) -> list[tuple[float, ...]]:
+        member = Member(Params(), seed, 100, {}, torch.ones(3), torch.device("cpu"))
+        found = []
+        for _ in range(3):
+            shifts = torch.rand(4, generator=member.augmentation()).tolist()
+            found.append((*shifts, *member.bits().take(4).tolist()))
+            member.advance()
+        return found
+
+    assert draws(1) == draws(1)
+    for part in (slice(0, 4), slice(4, 8)):
+        assert len({one[part] for one in draws(1) + draws(2)}) == 6
+
+
 def test_a_batch_may_be_larger_than_the_fold() -> None:
     members = pack(images=IMAGES[:3], labels=LABELS[:3])
     slot = members.join(Params(batch_size=8), seed=1, horizon=80)
