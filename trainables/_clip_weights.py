@@ -138,7 +138,7 @@ def _download(config: dict[str, Any]) -> str | None:
             with urllib.request.urlopen(request, timeout=_PATIENCE):
                 return download_pretrained(config)
         except OSError as error:  # no network, no such file, a download that broke off, a full disk
-            _log.warning("%s of %s cannot be fetched: %s", name, repo, error)
+            _log.info("%s of %s cannot be fetched: %s", name, repo, error)
     return None
 
 

@@ -44,6 +44,7 @@ class Run:
     trained: int = 0
     seconds: float = 0.0
     best: tuple[float, str] = (math.nan, "")
+    verified: bool = False
 
 
 class Session:
@@ -125,11 +126,25 @@ class Session:
             run.trained += samples - before[number]
             run.seconds += seconds
             run.losses.append(loss)
-            if not math.isfinite(loss):
+            problem = self._first_step(run)
+            if problem is not None:
+                due.append((number, problem))
+            elif not math.isfinite(loss):
                 due.append((number, TrialError("nan", f"the training loss became {loss} after {samples} samples")))
             elif samples >= round(self._next(run) * len(self.dataset.train.labels)):
                 due.append((number, self._report(run, samples)))
         return due
+
+    def _first_step(self, run: Run) -> TrialError | None:
+        """After a trial's first step here, make sure that every adapter got a gradient."""
+        if run.verified:
+            return None
+        run.verified = True
+        try:
+            self.pack.verify(run.slot)
+        except TrialError as error:
+            return error
+        return None
 
     def until_report(self, progress: Callable[[int], None] | None = None) -> list[tuple[int, Report | TrialError]]:
         """Step until something is due; ``progress`` is told the optimiser steps made."""

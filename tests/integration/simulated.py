@@ -45,7 +45,6 @@ def space(trials: int, faults: tuple[str, ...] = (), seconds: float = 0.0, **cha
 
 def begin(folder: Path, made: SearchSpace, seed: int = 0) -> Study:
     """Begin a study in ``folder`` and hold it."""
-    folder.mkdir(parents=True)
     study = Study(folder)
     study.acquire()
     data = {"source": "none", "hash": "0" * 64, "classes": ["a", "b"], "counts": {"train": 100, "validation": 10}}

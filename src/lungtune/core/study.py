@@ -83,10 +83,10 @@ class Study:
 
     @classmethod
     def new(cls, name: str | None, space: str) -> Study:
-        """Return a study that does not exist yet; without a name, ``<space>-<n>`` is chosen.
+        """Return a study that does not exist yet; without a name, ``<space>-<n>`` is chosen. Nothing is written.
 
         Raises:
-            StudyError: the name is taken or not a plain file name, or the folder can't be made.
+            StudyError: the name is taken or not a plain file name.
         """
         if name is None:
             number = 1
@@ -101,10 +101,6 @@ class Study:
                 f"the study '{name}' exists already. Add --resume to go on with it (and --trials N to extend it), "
                 f"or choose another --study name."
             )
-        try:
-            study.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StudyError(f"{study.folder} must be writable, but: {error.strerror}.") from error
         return study
 
     def history(self) -> History:
@@ -112,11 +108,15 @@ class Study:
         return History(journal.read(self.journal_path))
 
     def acquire(self) -> None:
-        """Become the study's only driver and open its journal for writing.
+        """Become the study's only driver, making its folder if need be, and open its journal for writing.
 
         Raises:
             StudyError: another process drives it.
         """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"{self.folder} must be writable, but: {error.strerror}.") from error
         holder = self.folder / "driver.json"
         self._lock = FileLock(self.folder / "driver.lock")
         try:

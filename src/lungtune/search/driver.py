@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.markup import escape
 from lungtune import catalog
 from lungtune.cli import STOPPED
 from lungtune.core import params as parameters
+from lungtune.core import paths
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError, StudyError
@@ -64,11 +66,15 @@ def _new(options: Options, console: Console) -> tuple[Study, SearchSpace, Any]:
     trials = options.trials or space.trials
     trainable = catalog.family(space.family)
     base = parameters.build(trainable.Base, space.base)
-    trainable.check(base)
-    study = Study.new(options.study, space.name)
 
-    from lungtune.data import dataset
+    from lungtune.data import dataset, sources
     from lungtune.evaluate import baselines
+
+    _, path, _ = sources.parse_source(source)
+    if path is not None and not path.exists():
+        sources.index_source(source)  # says what is missing; before the weights, which may take a while to look for
+    study = Study.new(options.study, space.name)
+    trainable.check(base)
 
     inspection = dataset.inspect(source, seed=seed)
     for warning in inspection.audit.warnings:
@@ -79,7 +85,7 @@ def _new(options: Options, console: Console) -> tuple[Study, SearchSpace, Any]:
     study.acquire()
     inspection.save(study.split_path)
     counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}
-    about = {"source": source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
+    about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
     resolved = SearchSpace.from_dict({**space.to_dict(), "trials": trials})
     study.begin(resolved, data=about, seed=seed, about=environment.describe())
     constant = baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
@@ -131,7 +137,7 @@ def _search(study: Study, space: SearchSpace, data: Any, options: Options, conso
     told = escape(f"data {about['source']}: {counts} of {classes}; split {about['hash'][:12]}")
     console.print(told, highlight=False, soft_wrap=True)
     if space.profile != "full" and space.why:
-        console.print(f"profile {space.profile}: {space.why}", highlight=False)
+        console.print(f"profile {space.profile}: {escape(space.why)}", highlight=False, soft_wrap=True)
     console.print(live.plan(space, history.target, about["counts"]["train"]))
     began = time.monotonic()
     stopped = ""
@@ -152,7 +158,7 @@ def _search(study: Study, space: SearchSpace, data: Any, options: Options, conso
         console.print("the study has all its trials; raise --trials to extend it.")
         result = summary.write(study, data.validation.patients)
         delivery = sync(study.folder, timeout=60.0)
-    _conclude(study, result, console, time.monotonic() - began)
+    _conclude(study, space, result, console, time.monotonic() - began)
     if not delivery:
         console.print(f"note: {delivery.sentence}", highlight=False)
     if stopped:
@@ -221,7 +227,7 @@ def _interval(values: Mapping[str, float] | None) -> str:
     return f" [{values['low']:.3f}, {values['high']:.3f}]"
 
 
-def _conclude(study: Study, result: Mapping[str, Any], console: Console, seconds: float) -> None:
+def _conclude(study: Study, space: SearchSpace, result: Mapping[str, Any], console: Console, seconds: float) -> None:
     """Print the result and the next commands."""
     out = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
     metric, best, start = result["objective"]["metric"], result["best"], result["baselines"]["start"]
@@ -231,7 +237,7 @@ def _conclude(study: Study, result: Mapping[str, Any], console: Console, seconds
     if best is None:
         out("no trial has a score yet.")
         return
-    chosen = ", ".join(f"{name}={live.short(value)}" for name, value in best["params"].items())
+    chosen = ", ".join(f"{name}={live.short(best['params'][name])}" for name in space.axes)
     out(f"[bold]best: trial {best['trial']}[/bold] at {best['fidelity']:.3g} passes: {chosen}")
     out(f"  validation {metric} {best['value']:.4f}{_interval(best['interval'])} (95 % interval over patients)")
     if best["corrected"]:
@@ -249,5 +255,7 @@ def _conclude(study: Study, result: Mapping[str, Any], console: Console, seconds
         out(f"  constant-class baseline {constant:.4f}")
     out("next:")
     out(f"  python scripts/export.py --study {study.name}")
-    out(f"  python scripts/retrain.py recipes/{study.name}-1.yaml --test")
+    recipe = paths.home() / "recipes" / f"{study.name}-1.yaml"
+    recipe = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
+    out(f"  python scripts/retrain.py {recipe} --test")
     out("  python scripts/ui.py")
