@@ -44,8 +44,8 @@ _PHRASES: dict[str, tuple[str, ...]] = {
         "{side} basal pleural fluid",
     ),
     "band": (
-        "linear bands in the {side} lower zone",
-        "{side} basal plate-like atelectasis",
+        "linear bands in {side} lower zones",
+        "plate-like atelectasis at {side} bases",
     ),
     "bat wing": (
         "symmetric central bat-wing haze around both hila",

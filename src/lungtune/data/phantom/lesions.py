@@ -66,12 +66,12 @@ class _Canvas:
 def _bacterial(c: _Canvas) -> None:
     side = int(c.rng.choice((-1, 1)))
     zone = int(c.rng.choice(3, p=(0.30, 0.25, 0.45)))
-    down = (0.24, 0.50, 0.76)[zone] + c.rng.normal(0, 0.03)
+    down = (0.33, 0.54, 0.76)[zone] + c.rng.normal(0, 0.03)
     axes = (c.rng.uniform(0.17, 0.26), c.rng.uniform(0.14, 0.21))
     mass = c.blob(side, c.rng.uniform(0.40, 0.62), down, axes, 0.16, 0.06)
-    c.add(mass * (1 + np.float32(0.16) * c.noise("rough")), 0.70)
+    c.add(mass * (1 + np.float32(0.22) * c.noise("rough")), 0.76)
     c.say("consolidation", SIDES[side], ("upper", "middle", "lower")[zone])
-    if c.rng.random() < 0.25:
+    if c.rng.random() < 0.08:
         _effusion(c, side, float(c.rng.uniform(0.05, 0.09)))
 
 
@@ -102,7 +102,7 @@ def _tuberculosis(c: _Canvas) -> None:
     kind = c.rng.random()
     if kind < 0.75:
         apex = c.blob(side, c.rng.uniform(0.35, 0.55), c.rng.uniform(0.14, 0.20), (0.20, 0.15), 0.30, 0.16)
-        c.add(apex * (np.float32(0.75) + np.float32(0.30) * c.noise("rough")), 0.52)
+        c.add(apex * np.clip(np.float32(0.55) + np.float32(0.45) * c.noise("grain"), 0, 1.5), 0.80)
         c.say("infiltrate", SIDES[side], "apex")
     if kind < 0.50:
         at = c.f.place(side, float(c.rng.uniform(0.40, 0.60)), float(c.rng.uniform(0.20, 0.28)))
@@ -129,18 +129,18 @@ def _effusion(c: _Canvas, side: int, depth: float) -> None:
 def _lung_opacity(c: _Canvas) -> None:
     kind = c.rng.random()
     side = int(c.rng.choice((-1, 1)))
-    if kind < 0.36:
-        _effusion(c, side, float(c.rng.uniform(0.10, 0.24)))
-    elif kind < 0.62:
-        for _ in range(int(c.rng.integers(2, 4))):
-            at = c.f.place(side, float(c.rng.uniform(0.35, 0.6)), float(c.rng.uniform(0.58, 0.88)))
-            r = radius(c.f.x, c.f.y, at, (float(c.rng.uniform(0.18, 0.26)), 0.028), float(c.rng.normal(0, 0.25)))
-            c.add(step(1 - r, 0.12), 0.62)
-        c.say("band", SIDES[side], "lower")
+    if kind < 0.34:
+        _effusion(c, side, float(c.rng.uniform(0.12, 0.24)))
+    elif kind < 0.48:
+        for i in range(4):
+            at = c.f.place((-1, 1)[i % 2], float(c.rng.uniform(0.35, 0.6)), float(c.rng.uniform(0.58, 0.88)))
+            r = radius(c.f.x, c.f.y, at, (float(c.rng.uniform(0.20, 0.28)), 0.032), float(c.rng.normal(0, 0.2)))
+            c.add(step(1 - r, 0.12), 0.85)
+        c.say("band", "both", "lower")
     else:
         wing = np.exp(-(((c.f.across - np.float32(0.22)) / np.float32(0.30)) ** 2))
         wing *= np.exp(-(((c.f.down - np.float32(0.52)) / np.float32(0.26)) ** 2))
-        c.add(wing * (np.float32(0.9) + np.float32(0.25) * c.noise("rough")), 0.66)
+        c.add(wing * (np.float32(0.9) + np.float32(0.25) * c.noise("rough")), 0.76)
         c.say("bat wing", "both", "perihilar")
 
 

@@ -17,7 +17,7 @@ from lungtune.data.phantom.geometry import Array, ellipsoid, grid
 from lungtune.data.phantom.knobs import Domain, Knobs, resolve
 from lungtune.data.phantom.patient import Patient, Shot, draw_patient, draw_shot, stream
 
-VERSION = 1
+VERSION = 2
 """Raise it whenever a pixel changes: caches of older pictures are then left aside."""
 
 _WATER = np.float32(2.6)

@@ -143,11 +143,11 @@ def ensure(made: Recipe) -> Path:
     key = hashlib.sha256(json.dumps([VERSION, asdict(made)], sort_keys=True).encode()).hexdigest()[:16]
     shelf = paths.cache() / "phantom"
     root = shelf / key
-    if _complete(root):
+    if _complete(root, made.n + made.test):
         return root
     shelf.mkdir(parents=True, exist_ok=True)
     with FileLock(shelf / f"{key}.lock"):
-        if not _complete(root):
+        if not _complete(root, made.n + made.test):
             for left in shelf.glob(f"{key}.*.part"):  # of a process that died
                 shutil.rmtree(left, ignore_errors=True)
             part = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".part", dir=shelf))
@@ -160,13 +160,13 @@ def ensure(made: Recipe) -> Path:
     return root
 
 
-def _complete(root: Path) -> bool:
-    """Return whether every file that ``table.csv`` lists is there and not empty."""
+def _complete(root: Path, images: int) -> bool:
+    """Return whether ``table.csv`` lists that many images and every file it lists is there and not empty."""
     if not (root / "table.csv").is_file():
         return False
     try:
         rows = _read(root)
-        return bool(rows) and all((root / row[c]).stat().st_size > 0 for row in rows for c in ("path", "mask"))
+        return len(rows) == images and all((root / row[c]).stat().st_size > 0 for row in rows for c in ("path", "mask"))
     except (OSError, KeyError, TypeError, csv.Error):
         return False
 
