@@ -43,7 +43,8 @@ def test_lint_is_clean():
 
 @pytest.mark.parametrize("path", PYTHON, ids=names(PYTHON))
 def test_modules_are_short(path):
-    assert len(path.read_text().splitlines()) <= 300
+    limit = 350 if path.relative_to(ROOT).parts[0] == "tests" else 300
+    assert len(path.read_text().splitlines()) <= limit
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=names(PRODUCT))
@@ -110,8 +111,9 @@ def test_every_family_has_a_space_and_every_space_a_family():
 
 def test_every_expected_error_is_matched():
     for path in (path for path in PYTHON if path.relative_to(ROOT).parts[0] == "tests"):
-        for call in re.findall(r"pytest\.raises\(([^\n]*)", path.read_text()):
-            assert "match=" in call or path.name == Path(__file__).name, f"{path}: {call}"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.raises":
+                assert any(keyword.arg == "match" for keyword in node.keywords), f"{path}:{node.lineno}"
 
 
 def test_no_file_names_a_package_registry():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -161,6 +162,7 @@ def test_an_unreachable_hub_is_given_up_soon(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("urllib.request.urlopen", unreachable)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    caplog.set_level(logging.INFO)
     with pytest.raises(WeightsError, match="neither in a cache of this machine nor to be had from the hub"):
         TRAINABLE.check(Base())
     assert "no route to host" in caplog.text

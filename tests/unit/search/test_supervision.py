@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import ray
+
 from lungtune.core.trial import State
 from lungtune.search import raytune
 from lungtune.search.conductor import MAX_LOST, Conductor
