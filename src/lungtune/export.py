@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 
 from lungtune import catalog
-from lungtune.core import paths
+from lungtune.core import paths, recipe
 from lungtune.core.journal import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import History, Report, State, Trial
 from lungtune.data.manifest import Manifest
 from lungtune.errors import StudyError
-from lungtune.evaluate import recipe
 from lungtune.evaluate.bootstrap import Interval, interval
 from lungtune.evaluate.selection import corrected
-from lungtune.search.summary import probabilities
+from lungtune.evaluate.summary import probabilities
 
 
 def recipes() -> Path:

@@ -15,15 +15,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lungtune import catalog
+from lungtune.core import environment, paths, recipe
 from lungtune.core import params as parameters
-from lungtune.core import paths
 from lungtune.core.journal import write_atomic
+from lungtune.core.ledger import Ledger
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError, StudyError, TrialError, did_you_mean
-from lungtune.evaluate import metrics, recipe, report
-from lungtune.evaluate.ledger import Ledger
-from lungtune.search import environment
+from lungtune.evaluate import metrics, report
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Dataset, Inspection, Part

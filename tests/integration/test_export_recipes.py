@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from lungtune import catalog, retrain
+from lungtune.core import recipe
 from lungtune.core.paths import ROOT
 from lungtune.core.study import Study
 from lungtune.errors import SpaceError, StudyError
-from lungtune.evaluate import recipe
 from lungtune.export import export
 from tests.integration import retrain_study
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from lungtune.core.journal import write_atomic
+from lungtune.core.recipe import Provenance
 from lungtune.core.space import SearchSpace
 from lungtune.evaluate import baselines, bootstrap, metrics
-from lungtune.evaluate.recipe import Provenance
 
 _SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auroc", "mcc", "nll", "brier", "ece")
 

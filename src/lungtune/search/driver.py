@@ -17,12 +17,13 @@ from rich.markup import escape
 
 from lungtune import catalog
 from lungtune.cli import STOPPED
+from lungtune.core import environment, paths
 from lungtune.core import params as parameters
-from lungtune.core import paths
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError, StudyError
-from lungtune.search import environment, live, summary
+from lungtune.evaluate import summary
+from lungtune.search import live
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from lungtune.core.ledger import Ledger
 from lungtune.errors import StudyError
-from lungtune.evaluate.ledger import Ledger
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungtune.core import yamlfile
+from lungtune.core import recipe, yamlfile
 from lungtune.core.fidelity import Fidelity
 from lungtune.core.params import param
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import Objective
-from lungtune.evaluate import recipe
 
 
 @dataclass(frozen=True)
