@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -126,7 +127,7 @@ class View:
         full = len(ended) * self.space.fidelity.max
         saved = 1 - sum(t.fidelity for t in ended) / full if full else 0.0
         elapsed = time.monotonic() - self.began
-        planned = sum(passes for _, _, passes in self.space.fidelity.planned(self.history.target))
+        planned = self._expected(ended)
         rate = (done - self.work_before) / elapsed if elapsed > 0 else 0.0
         left = max(planned - done, 0.0) / rate if rate > 0 else math.nan
         eta = "" if math.isnan(left) else f" · about {_minutes(left)} left"
@@ -134,26 +135,42 @@ class View:
             f"{done:.1f} of about {planned:.0f} passes · {100 * saved:.0f} % saved by ASHA · {_minutes(elapsed)}{eta}"
         )
 
+    def _expected(self, ended: list[Trial]) -> float:
+        """Return the passes the whole search will take: as planned at first, then as trials ended so far."""
+        if len(ended) < 4:
+            return max(
+                self.history.work, sum(passes for _, _, passes in self.space.fidelity.planned(self.history.target))
+            )
+        mean = sum(trial.fidelity for trial in ended) / len(ended)
+        running = sum(max(mean - trial.fidelity, 0.0) for trial in self.history.of(State.RUNNING))
+        return self.history.work + running + mean * max(0, self.history.target - len(self.history.trials))
+
     def render(self, rows: int = ROWS) -> Group:
         """Return the trials' table and two lines of state."""
         axes = list(self.space.axes)
-        table = Table(title=f"{self.space.name} · {self.space.objective.metric}", title_justify="left", expand=False)
-        table.add_column("#", justify="right")
-        table.add_column("state")
-        table.add_column("passes", justify="right")
-        table.add_column("best", justify="right")
-        for name in axes:
-            table.add_column(name.removeprefix("lora_"), justify="right", overflow="ellipsis", no_wrap=True)
+        table = Table(
+            title=f"{self.space.name} · {self.space.objective.metric}", title_justify="left", box=box.SIMPLE_HEAD
+        )
+        for heading in ("#", "state", "passes", "best"):
+            table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+        wide = self.console.width >= 34 + 10 * len(axes)
+        for name in axes if wide else ():
+            heading = name.removeprefix("lora_").replace("_", " ")
+            table.add_column(heading, justify="right", overflow="ellipsis")
+        if not wide:
+            table.add_column("parameters", no_wrap=True, overflow="ellipsis")
         ranked = [trial.number for trial in self.history.ranked()]
         for trial in self._shown(rows):
             top = bool(ranked) and trial.number == ranked[0]
+            values = [short(trial.params[name]) for name in axes]
             state = trial.state.value.lower() + (f" ({trial.reason})" if trial.state is State.FAIL else "")
+            told = " ".join(f"{name.removeprefix('lora_')}={value}" for name, value in zip(axes, values))
             table.add_row(
                 str(trial.number) + ("*" if trial.origin == "start" else ""),
                 Text(state, style=_STYLES[trial.state]),
                 f"{trial.fidelity:.2f}",
                 Text(self._score(trial), style="bold green" if top else ""),
-                *(short(trial.params[name]) for name in axes),
+                *(values if wide else [told[: max(20, self.console.width - 46)]]),
             )
         return Group(table, Text(self._headline(), style="bold"), Text(self._work()))
 
