@@ -35,6 +35,7 @@ class SearchSpace:
     seed: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     why: str = ""
+    trials_per_gpu: int = 1
     text: str = ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ _KEYS = {
     "objective": str,
     "sampler": str,
     "trials": int,
+    "trials_per_gpu": int,
     "fidelity": dict,
     "base": dict,
     "params": dict,
@@ -37,7 +38,7 @@ _KEYS = {
     "seed": int,
     "provenance": dict,
 }
-_PROFILE_KEYS = {"why", "objective", "sampler", "trials", "fidelity", "base", "params", "start"}
+_PROFILE_KEYS = {"why", "objective", "sampler", "trials", "trials_per_gpu", "fidelity", "base", "params", "start"}
 _RANGE_KEYS = {"low", "high", "log", "step"}
 
 
@@ -56,6 +57,12 @@ class _Reader:
         for key in block:
             if key not in known:
                 self.problem(block.lines[key], f"'{key}' is not a {what}.{did_you_mean(key, known)}")
+
+    def types(self, block: Block) -> None:
+        for key, wanted in _KEYS.items():
+            if key in block and (not isinstance(block[key], wanted) or isinstance(block[key], bool)):
+                kind = {dict: "a mapping", list: "a list", str: "text", int: "a whole number"}[wanted]
+                self.problem(block.lines[key], f"{key} must be {kind}, but got {block[key]!r}.")
 
     def axis(self, spec: ParamSpec, value: Any) -> BaseDistribution | Any:
         """Turn one entry of ``params`` into a distribution (searched) or a checked value (fixed)."""
@@ -114,10 +121,7 @@ def load_space(
     block = yamlfile.load(path)
     reader = _Reader(path, metrics)
     reader.keys(block, _KEYS, "key of a space")
-    for key, wanted in _KEYS.items():
-        if key in block and not isinstance(block[key], wanted):
-            kind = {dict: "a mapping", list: "a list", str: "text", int: "a whole number"}[wanted]
-            reader.problem(block.lines[key], f"{key} must be {kind}, but got {block[key]!r}.")
+    reader.types(block)
     for key in ("family", "params"):
         if key not in block:
             reader.problem(1, f"'{key}:' is missing.")
@@ -129,6 +133,7 @@ def load_space(
         reader.raise_if_any()
         raise
     layers = [(block, block.lines), *_profile(reader, block, profile)]
+    reader.raise_if_any()
     space = _resolve(reader, block, layers, trainable, profile)
     for key, value in (settings or {}).items():
         try:
@@ -145,6 +150,7 @@ def _profile(reader: _Reader, block: Block, profile: str) -> list[tuple[Block, d
             reader.problem(profiles.lines[name], f"profile '{name}' must be a mapping, but got {body!r}.")
         else:
             reader.keys(body, _PROFILE_KEYS, f"key of profile '{name}'")
+            reader.types(body)
     if profile == "full" and "full" not in profiles:
         return []
     if profile not in profiles:
@@ -163,7 +169,7 @@ def _resolve(
     axes: dict[str, BaseDistribution] = {}
     fixed: dict[str, Any] = {name: spec.default for name, spec in param_specs.items()}
     base: dict[str, Any] = {name: spec.default for name, spec in base_specs.items()}
-    plain: dict[str, Any] = {"objective": "macro_f1", "sampler": "tpe", "trials": 24, "why": ""}
+    plain: dict[str, Any] = {"objective": "macro_f1", "sampler": "tpe", "trials": 24, "trials_per_gpu": 1, "why": ""}
     fidelity: dict[str, Any] = {"max": 3.0, "min": 1 / 3}
     start: list[Mapping[str, Any]] = []
     fidelity_line = 1
@@ -201,8 +207,9 @@ def _resolve(
             if key in layer and layer[key] not in known:
                 hint = did_you_mean(str(layer[key]), known)
                 reader.problem(lines[key], f"{key} must be known, but got '{layer[key]}'.{hint}")
-        if not plain["trials"] >= 1:
-            reader.problem(lines["trials"], f"trials >= 1 must hold, but got {plain['trials']}.")
+        for key in ("trials", "trials_per_gpu"):
+            if key in layer and not plain[key] >= 1:
+                reader.problem(lines[key], f"{key} >= 1 must hold, but got {plain[key]}.")
     resolved = _fidelity(reader, fidelity, fidelity_line)
     reader.raise_if_any()
     assert resolved is not None
@@ -223,6 +230,7 @@ def _resolve(
         seed=block.get("seed"),
         provenance=block.get("provenance", {}),
         why=plain["why"],
+        trials_per_gpu=plain["trials_per_gpu"],
         text=reader.path.read_text(encoding="utf-8"),
     )
 
@@ -273,15 +281,17 @@ def _with_setting(reader: _Reader, space: SearchSpace, trainable: Trainable, key
         if changed is None:
             raise SpaceError(reader.problems.pop(before)[1])
         return dataclasses.replace(space, fidelity=changed)
-    if key == "trials" and isinstance(value, int) and value >= 1:
-        return dataclasses.replace(space, trials=value)
+    if key in ("trials", "trials_per_gpu") and isinstance(value, int) and value >= 1:
+        return dataclasses.replace(space, **{key: value})
     if key == "sampler" and value in SAMPLERS:
         return dataclasses.replace(space, sampler=value)
     if key == "objective" and value in reader.metrics:
         return dataclasses.replace(space, objective=Objective(value, reader.metrics[value]))
-    known = {*param_specs, *base_specs, "trials", "sampler", "objective"}
+    known = {*param_specs, *base_specs, "trials", "trials_per_gpu", "sampler", "objective"}
     known |= {f"fidelity.{f.name}" for f in dataclasses.fields(Fidelity)}
-    if key in ("trials", "sampler", "objective"):
-        allowed = {"trials": ["a whole number >= 1"], "sampler": SAMPLERS, "objective": reader.metrics}[key]
+    if key in ("trials", "trials_per_gpu"):
+        raise SpaceError(f"{key} must be a whole number >= 1, but got {value!r}.")
+    if key in ("sampler", "objective"):
+        allowed = SAMPLERS if key == "sampler" else reader.metrics
         raise SpaceError(f"{key} must be known.{did_you_mean(str(value), allowed)}")
     raise SpaceError(f"'{key}' can't be set.{did_you_mean(key, known)}")

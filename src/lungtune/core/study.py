@@ -143,6 +143,8 @@ class Study:
 
     def begin(self, space: SearchSpace, *, data: Mapping[str, Any], seed: int, about: Mapping[str, Any]) -> None:
         """Write the journal's first event: what is searched, on which data, with what."""
+        if self.history().study:
+            raise StudyError(f"the study '{self.name}' was begun by another process just now; choose another --study.")
         rungs = list(space.fidelity.rungs)
         resolved = {**space.to_dict(), "rungs": rungs}
         self.append(

@@ -157,7 +157,6 @@ def run_trials(
     conductor: Conductor,
     slots: int,
     tick: Callable[[], None],
-    trials_per_gpu: int = 1,
     actor: type[tune.Trainable] = TrialActor,
 ) -> None:
     """Run trials until the conductor has no more or is stopping.
@@ -165,6 +164,7 @@ def run_trials(
     A trial killed by the operating system is retried by Ray. Where Ray Tune itself gives up (its own memory monitor
     killing a trial ends the whole of ``Tuner.fit``), a new run takes over from the journal.
     """
+    trials_per_gpu = conductor.space.trials_per_gpu
     on_gpu = bool(ray.cluster_resources().get("GPU"))
     resources = {"cpu": 1.0, "gpu": 1.0 / trials_per_gpu} if on_gpu else {"cpu": 1.0}
     slots = slots * trials_per_gpu if on_gpu else slots

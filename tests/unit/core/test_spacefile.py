@@ -71,6 +71,9 @@ def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path):
         ("trials: 5", "fidelity: {maxx: 1}", r":3: 'maxx' is not a field of fidelity. Did you mean 'max'"),
         ("trials: 5", "base: {wieghts: x}", r":3: 'wieghts' is not a base setting.*Did you mean 'weights'"),
         ("- {lr: 1e-4}", "- {lrr: 1e-4}", r":9: start: 'lrr' is not a parameter"),
+        ("trials: 3,", "trials: three,", r":11: trials must be a whole number, but got 'three'"),
+        ("trials: 5", "trials: true", r":3: trials must be a whole number"),
+        ("trials: 5", "trials_per_gpu: 0", r":3: trials_per_gpu >= 1 must hold"),
         ("{why: small,", "{wy: small,", r":11: 'wy' is not a key of profile 'demo'"),
     ],
 )
@@ -106,7 +109,7 @@ def test_settings_fix_open_and_change(tmp_path):
         ("lrr", 1, "'lrr' can't be set. Did you mean 'lr'"),
         ("lr", 7.0, "--set lr=7.0: lr <= 1 must hold"),
         ("sampler", "tp", "sampler must be known. Did you mean 'tpe'"),
-        ("trials", 0, "trials must be known"),
+        ("trials", 0, "trials must be a whole number >= 1, but got 0"),
         ("fidelity.min", 99, "0 < fidelity.min < fidelity.max must hold"),
     ],
 )
