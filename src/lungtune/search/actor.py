@@ -54,10 +54,10 @@ class TrialActor(tune.Trainable):
                 raise due
         except TrialError as error:
             return {"number": number, "failure": {"reason": error.reason, "message": _trace(error)}}
-        except MemoryError as error:
-            return {"number": number, "failure": {"reason": "oom", "message": _trace(error)}}
         except Exception as error:  # a trial may raise anything; the study goes on
-            reason = "oom" if type(error).__name__ == "OutOfMemoryError" else "error"
+            out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            self._session = None  # what it left behind is not trusted: the next trial begins with a fresh one
+            reason = "oom" if out_of_memory else "error"
             return {"number": number, "failure": {"reason": reason, "message": _trace(error)}}
         return {
             "number": number,

@@ -1,0 +1,133 @@
+"""The main job as a user runs it: phantoms, tiny CLIP, Ctrl-C, resume, export, retrain; and a user's mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lungtune.core import journal
+
+ROOT = Path(__file__).parents[2]
+PHANTOMS = "phantom,n=160,test=60"
+
+
+def script(name, *words, home, **options):
+    env = {**os.environ, "LUNGTUNE_HOME": str(home), "LUNGTUNE_CACHE": str(home / "cache"), "COLUMNS": "200"}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *words]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finish(process, timeout=200):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A search stopped by Ctrl-C after its first report, then resumed to its end."""
+    home = tmp_path_factory.mktemp("home")
+    words = ["--space", "clip_lora", "--data", PHANTOMS, "--profile", "demo", "--trials", "3", "--study", "main"]
+    words += ["--set", "fidelity.max=0.9", "--set", "fidelity.min=0.3", "--seed", "3"]
+    process = script("search", *words, home=home)
+    first = ""
+    for line in process.stdout:
+        first += line
+        if "passes  macro_f1" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    code, rest, err = finish(process)
+    stopped = {"code": code, "out": first + rest, "err": err}
+    before = journal.read(home / "studies" / "main" / "journal.jsonl")
+    code, out, err = finish(script("search", "--resume", "--study", "main", home=home))
+    return {"home": home, "stopped": stopped, "before": before, "code": code, "out": out, "err": err}
+
+
+def test_the_first_ctrl_c_stops_cleanly_and_says_how_to_go_on(searched):
+    stopped = searched["stopped"]
+    assert stopped["code"] == 3, stopped["err"]
+    assert "python scripts/search.py --resume --study main" in stopped["out"]
+    assert "Traceback" not in stopped["err"]
+
+
+def test_the_plan_comes_before_the_first_trial(searched):
+    out = searched["stopped"]["out"]
+    assert out.index("rung 1") < out.index("trial   0")
+
+
+def test_resume_goes_on_with_the_same_trials_and_ends(searched):
+    assert searched["code"] == 0, searched["err"]
+    events = journal.read(searched["home"] / "studies" / "main" / "journal.jsonl")
+    assert events[: len(searched["before"])] == searched["before"]
+    trials = [event for event in events if event["event"] == "trial"]
+    assert [event["trial"] for event in trials] == [0, 1, 2]
+    ends = [event for event in events if event["event"] == "end"]
+    assert sorted(event["trial"] for event in ends) == [0, 1, 2]
+
+
+def test_the_summary_holds_what_its_documentation_says(searched):
+    summary = json.loads((searched["home"] / "studies" / "main" / "summary.json").read_text())
+    best, trials = summary["best"], summary["trials"]
+    assert len(trials) == 3
+    assert trials[0]["params"]["lr"] == 1e-4, "the source's own configuration is the first trial"
+    assert trials[0]["state"] == "COMPLETE", "and is trained to the end"
+    assert best["value"] == max(t["value"] for t in trials)
+    assert best["interval"]["low"] <= best["value"] <= best["interval"]["high"]
+    values = [r["metrics"]["macro_f1"] for t in trials for r in t["reports"]]
+    assert best["value"] == max(values), "the best report, not the last"
+    assert 0 <= summary["baselines"]["constant"]["accuracy"] <= 1
+    assert summary["work"]["passes"] == pytest.approx(sum(t["passes"] for t in trials), abs=1e-3)
+
+
+def test_the_last_words_name_best_interval_gain_baseline_and_next_commands(searched):
+    for words in ("best: trial", "95 % interval over patients", "gain", "constant-class baseline", "scripts/export.py"):
+        assert words in searched["out"]
+
+
+def test_mlflow_holds_one_run_per_trial_under_one_parent(searched):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{searched['home']}/mlflow/state/mlflow.db")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert (len(runs), len(parents)) == (4, 1)
+    assert all(
+        run.data.tags.get("mlflow.parentRunId", parents[0].info.run_id) == parents[0].info.run_id for run in runs
+    )
+
+
+def test_the_recipe_retrains_to_the_number_it_promised(searched):
+    home = searched["home"]
+    code, _, err = finish(script("export", "--study", "main", home=home))
+    assert code == 0, err
+    code, out, err = finish(script("retrain", str(home / "recipes" / "main-1.yaml"), home=home))
+    assert code == 0, err
+    assert "reproduced: yes" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--space", "clip_lor"], "Did you mean 'clip_lora'?"),
+        (["--spcae", "clip_lora"], "Did you mean '--space'?"),
+        (["--space", "clip_lora", "--data", "folder:/no/such/folder"], "/no/such/folder"),
+        (["--space", "clip_lora", "--data", "fodler:x"], "Did you mean 'folder'?"),
+        (["--space", "clip_lora", "--set", "lr"], "--set takes KEY=VALUE"),
+        (["--space", "clip_lora", "--set", "weights=/no/weights"], "/no/weights"),
+        (["--space", "clip_lora", "--study", "a/b"], "--study must be letters"),
+        (["--space", "clip_lora", "--budget", "5"], "90s, 30m, 2h or 1d"),
+        (["--resume"], "--resume needs --study NAME"),
+        (["--resume", "--study", "none"], "there is no study 'none'"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence_and_leaves_nothing(tmp_path, words, sentence):
+    code, _, err = finish(script("search", *words, home=tmp_path))
+    assert code == 2
+    assert sentence in err
+    assert "Traceback" not in err
+    assert err.count("error:") == 1
+    assert not list(tmp_path.glob("studies/*"))
