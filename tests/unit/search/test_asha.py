@@ -69,3 +69,14 @@ def test_rungs_rebuilt_from_the_reports_decide_alike(arrivals, cut):
         again.goes_on(*report)
     assert [again.goes_on(*report) for report in reports[cut:]] == decisions[cut:]
     assert again.rungs == whole.rungs
+
+
+def test_ray_saves_a_search_without_its_rungs():
+    """The defect of ``Tuner.restore`` the test above guards against: what is saved has no scheduler."""
+    from ray.tune.execution.tune_controller import TuneController
+
+    controller = TuneController.__new__(TuneController)
+    left_out = [name for name in TuneController.__getstate__.__code__.co_consts if isinstance(name, tuple)]
+    assert any("_scheduler_alg" in names for names in left_out)
+    controller.__dict__ = {name: None for names in left_out for name in names if isinstance(name, str)}
+    assert "_scheduler_alg" not in controller.__getstate__()
