@@ -32,7 +32,7 @@ def main() -> int:
     if args.check:
         from lungtune.search import listing
 
-        return listing.check(args.space, args.profile or ("full" if args.data else "demo"), settings, args.trials)
+        return listing.check(args.space, args.profile, settings, args.trials, with_data=args.data is not None)
     from rich.console import Console
 
     from lungtune.search import driver

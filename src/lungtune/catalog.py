@@ -48,16 +48,26 @@ def summary(name: str) -> str:
     return str(yamlfile.load(spaces()[name]).get("summary", ""))
 
 
-def space(name_or_file: str, profile: str = "full", settings: Mapping[str, Any] | None = None) -> SearchSpace:
-    """Load a space by shipped name or by file, resolved for ``profile`` and ``--set`` overrides.
+def default_profile(name_or_file: str, *, with_data: bool) -> str:
+    """Return the profile of a search that names none: ``full`` with one's own data, else ``demo`` if there is one."""
+    profiles = yamlfile.load(_file(name_or_file)).get("profiles", {})
+    return "demo" if not with_data and isinstance(profiles, dict) and "demo" in profiles else "full"
 
-    Raises:
-        SpaceError: there is no such space, or it has mistakes (all of them are named).
-    """
+
+def _file(name_or_file: str) -> Path:
     path = spaces().get(name_or_file) or Path(name_or_file).expanduser()
     if not path.is_file():
         raise SpaceError(
             f"--space must name a shipped space or a YAML file, but got '{name_or_file}'."
             f"{did_you_mean(name_or_file, spaces())}"
         )
-    return load_space(path, family, metrics=DIRECTIONS, profile=profile, settings=settings)
+    return path
+
+
+def space(name_or_file: str, profile: str = "full", settings: Mapping[str, Any] | None = None) -> SearchSpace:
+    """Load a space by shipped name or by file, resolved for ``profile`` and ``--set`` overrides.
+
+    Raises:
+        SpaceError: there is no such space, or it has mistakes (all of them are named).
+    """
+    return load_space(_file(name_or_file), family, metrics=DIRECTIONS, profile=profile, settings=settings)

@@ -77,10 +77,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except LungtuneError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
-    except KeyboardInterrupt:
-        print("stopped.", file=sys.stderr)
-        code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        print(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        code = 130
     sys.exit(code)

@@ -71,11 +71,12 @@ class Fidelity:
         between = [value for value in grid if all(abs(value - level) > step * 0.1 for level in self.levels)]
         return tuple(sorted([*self.levels, *between]))
 
-    def planned(self, trials: int) -> list[tuple[float, float, float]]:
+    def planned(self, trials: int, never_stopped: int = 0) -> list[tuple[float, float, float]]:
         """Return (level, trials expected to reach it, passes spent on the way from the level before) per level."""
+        never_stopped = min(never_stopped, trials)
         table, before, share = [], 0.0, 1.0
         for level in self.levels:
-            reach = max(1.0, trials * share)
+            reach = max(1.0, never_stopped + (trials - never_stopped) * share)
             table.append((level, reach, reach * (level - before)))
             before, share = level, share / self.eta
         return table

@@ -63,6 +63,7 @@ class _Reader:
             if key in block and (not isinstance(block[key], wanted) or isinstance(block[key], bool)):
                 kind = {dict: "a mapping", list: "a list", str: "text", int: "a whole number"}[wanted]
                 self.problem(block.lines[key], f"{key} must be {kind}, but got {block[key]!r}.")
+                del block[key]  # the rest is looked at as if it were not there
 
     def axis(self, spec: ParamSpec, value: Any) -> BaseDistribution | Any:
         """Turn one entry of ``params`` into a distribution (searched) or a checked value (fixed)."""
@@ -123,9 +124,10 @@ def load_space(
     reader.keys(block, _KEYS, "key of a space")
     reader.types(block)
     for key in ("family", "params"):
-        if key not in block:
+        if key not in block.lines:
             reader.problem(1, f"'{key}:' is missing.")
-    reader.raise_if_any()
+    if "family" not in block or "params" not in block:
+        reader.raise_if_any()
     try:
         trainable = family(block["family"])
     except SpaceError as error:
@@ -133,7 +135,6 @@ def load_space(
         reader.raise_if_any()
         raise
     layers = [(block, block.lines), *_profile(reader, block, profile)]
-    reader.raise_if_any()
     space = _resolve(reader, block, layers, trainable, profile)
     for key, value in (settings or {}).items():
         try:
@@ -158,8 +159,8 @@ def _profile(reader: _Reader, block: Block, profile: str) -> list[tuple[Block, d
         reader.problem(
             block.lines.get("profiles", 1), f"there is no profile '{profile}'.{did_you_mean(profile, known)}"
         )
-        reader.raise_if_any()
-    return [(profiles[profile], profiles[profile].lines)]
+    body = profiles.get(profile)
+    return [(body, body.lines)] if isinstance(body, Block) else []
 
 
 def _resolve(

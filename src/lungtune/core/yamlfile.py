@@ -34,7 +34,8 @@ class _Loader(yaml.SafeLoader):
         block = Block()
         block.lines = {}
         for key_node, value_node in node.value:
-            key, line = str(self.construct_object(key_node)), key_node.start_mark.line + 1
+            plain = isinstance(key_node, yaml.ScalarNode)
+            key, line = str(key_node.value if plain else self.construct_object(key_node)), key_node.start_mark.line + 1
             if key in block:
                 raise SpaceError(f"line {line}: '{key}' stands twice (first on line {block.lines[key]}); keep one.")
             block[key] = self.construct_object(value_node, deep=True)

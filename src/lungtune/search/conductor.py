@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Mapping
@@ -17,6 +18,11 @@ from lungtune.search.asha import Asha
 
 MAX_LOST = 3
 """How often a trial may lose its process without a new report before it is given up."""
+
+MAX_FAILURES = 5
+"""So many failures in a row (divergence apart) are the machine's or the code's, not the configurations': stop."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Conductor:
         self.space = space
         self.seed = seed
         self.history = study.history()
-        self.asha = Asha(space.fidelity, space.objective)
+        self.failures = 0
         self.running: set[int] = set()
         self.stopping = ""
         self.watchers: list[Callable[[Mapping[str, Any]], None]] = []
@@ -51,7 +57,8 @@ class Conductor:
         self.unfinished = [trial.number for trial in self.history.of(State.RUNNING)]
 
     def _replay(self) -> None:
-        """Show ASHA every report in its order; carry out a decision whose record a crash cut off."""
+        """Show a new ASHA every report in its order; carry out a decision whose record a crash cut off."""
+        self.asha = Asha(self.space.fidelity, self.space.objective)
         for number, report in self.history.order:
             trial = self.history.trials[number]
             best = trial.best(self.space.objective, up_to=report.fidelity)
@@ -71,10 +78,16 @@ class Conductor:
         entry = self.study.append(event, **fields)
         self.history.apply(entry)
         for watcher in self.watchers:
-            watcher(entry)
+            try:
+                watcher(entry)
+            except (OSError, ValueError) as error:  # a closed pipe, a full disk: a decision never hangs on being shown
+                log.debug("a watcher failed: %s", error)
 
     def _end(self, number: int, state: State, reason: str = "", message: str = "", **extra: Any) -> None:
         self.running.discard(number)
+        self.failures = self.failures + 1 if state is State.FAIL and reason != "nan" else 0
+        if self.failures >= MAX_FAILURES and not self.stopping:
+            self.stopping = f"{self.failures} trials failed one after the other; the last: {message.strip()[-300:]}"
         self._write("end", trial=number, state=state.value, reason=reason, message=message, **extra)
 
     def _end_by_fidelity(self, trial: Trial, fidelity: float) -> None:
@@ -94,14 +107,12 @@ class Conductor:
             while not self.stopping:
                 if self.unfinished:
                     trial = self.history.trials[self.unfinished.pop(0)]
-                    if self._hopeless(trial):
-                        continue
                 elif len(self.history.trials) < self.history.target:
                     trial = self._new_trial()
-                    if trial.state is not State.RUNNING:
-                        continue
                 else:
                     return None
+                if self._hopeless(trial) or self._duplicate(trial):
+                    continue
                 self.running.add(trial.number)
                 self._write("start", trial=trial.number, attempt=trial.lost + 1, fidelity=trial.fidelity)
                 return Assignment(trial.number, trial.params, trial.seed, trial.fidelity)
@@ -120,17 +131,23 @@ class Conductor:
             origin=made.origin,
             sampler_attrs=made.attrs,
         )
-        trial = self.history.trials[number]
+        return self.history.trials[number]
+
+    def _duplicate(self, trial: Trial) -> bool:
+        """Answer a configuration that was finished before from the journal."""
+        if trial.reports:
+            return False
         for other in self.history.of(State.COMPLETE, State.PRUNED):
             if other.params == trial.params and other.duplicate_of is None:
-                self._end(number, other.state, reason="duplicate", duplicate_of=other.number)
-                break
-        return self.history.trials[number]
+                self._end(trial.number, other.state, reason="duplicate", duplicate_of=other.number)
+                return True
+        return False
 
     def _hopeless(self, trial: Trial) -> bool:
         if trial.lost <= MAX_LOST:
             return False
-        self._end(trial.number, State.FAIL, reason="lost", message=f"its process died {trial.lost} times")
+        message = f"its process died {trial.lost} times without a report in between"
+        self._end(trial.number, State.FAIL, reason="lost", message=message)
         return True
 
     def report(self, number: int, outcome: Mapping[str, Any]) -> bool:
@@ -149,8 +166,11 @@ class Conductor:
             if failure:
                 self._end(number, State.FAIL, reason=failure["reason"], message=failure["message"])
                 return False
-            if outcome["fidelity"] <= trial.fidelity + TOLERANCE:
-                return True  # trained again after a lost checkpoint; the journal knows this report
+            if outcome["fidelity"] <= trial.fidelity + TOLERANCE:  # trained again after a lost checkpoint
+                if trial.fidelity < self.space.fidelity.max - TOLERANCE:
+                    return True
+                self._end_by_fidelity(trial, trial.fidelity)
+                return False
             metrics, problem, reason = self._checked(outcome["metrics"])
             if problem:
                 self._end(number, State.FAIL, reason=reason, message=problem)
@@ -163,6 +183,7 @@ class Conductor:
                 metrics=metrics,
                 checkpoint=outcome["checkpoint"],
             )
+            self.failures = 0
             goes_on = self._judge(trial, outcome["fidelity"], trial.value(self.space.objective))
             if not goes_on:
                 self._end_by_fidelity(trial, outcome["fidelity"])
@@ -193,18 +214,24 @@ class Conductor:
     def requeue(self) -> None:
         """Put the trials that were running back in the queue: their processes are gone."""
         with self._lock:
-            self.unfinished = sorted(self.running | set(self.unfinished))
             self.running.clear()
+            self._replay()
+            self.unfinished = [trial.number for trial in self.history.of(State.RUNNING)]
 
-    def give_up(self, number: int, message: str) -> None:
-        """End a trial whose process died too often."""
+    def retry_or_give_up(self, number: int, why: str) -> None:
+        """A trial that Ray gives up goes on if it made progress lately, and ends if its process died too often."""
         with self._lock:
-            if self.history.trials[number].state is State.RUNNING:
-                self._end(number, State.FAIL, reason="lost", message=message[:4000])
+            trial = self.history.trials[number]
+            if trial.state is not State.RUNNING:
+                return
+            self.lost(number, why)
+            self.running.discard(number)
+            if not self._hopeless(trial):
+                self.unfinished.append(number)
 
     def close_by_budget(self) -> None:
         """End the trials that have a report: the time budget is spent. The others stay to be resumed."""
         with self._lock:
             for trial in self.history.of(State.RUNNING):
-                if trial.reports:
+                if trial.reports and trial.origin != "start":
                     self._end(trial.number, State.PRUNED, reason="budget")

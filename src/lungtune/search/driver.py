@@ -60,7 +60,7 @@ def _new(options: Options, console: Console) -> tuple[Study, SearchSpace, Any]:
     """Check everything that can be checked, then begin the study."""
     if options.space is None:
         raise SpaceError(f"--space must be given; shipped are {', '.join(catalog.spaces())}.")
-    profile = options.profile or ("full" if options.data else "demo")
+    profile = options.profile or catalog.default_profile(options.space, with_data=options.data is not None)
     space = catalog.space(options.space, profile, options.settings)
     source = options.data or space.data or "phantom"
     seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
@@ -88,8 +88,8 @@ def _new(options: Options, console: Console) -> tuple[Study, SearchSpace, Any]:
     counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}
     about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
     resolved = SearchSpace.from_dict({**space.to_dict(), "trials": trials})
-    study.begin(resolved, data=about, seed=seed, about=environment.describe())
     constant = baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
+    study.begin(resolved, data=about, seed=seed, about=environment.describe())
     study.append("baselines", constant=constant)
     return study, resolved, data
 
@@ -110,19 +110,24 @@ def _resumed(options: Options, console: Console) -> tuple[Study, SearchSpace, An
         console.print(f"healed: the journal's last line was cut short ({study.healed} bytes put aside).")
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
-    if options.trials is not None and options.trials != history.target:
-        if options.trials < len(history.trials):
-            raise StudyError(
-                f"--trials must be at least {len(history.trials)}, the trials this study has, but got {options.trials}."
-            )
-        study.append("target", trials=options.trials)
+    if options.trials is not None and options.trials < len(history.trials):
+        raise StudyError(
+            f"--trials must be at least {len(history.trials)}, the trials this study has, but got {options.trials}."
+        )
 
     from lungtune.data import dataset
+    from lungtune.evaluate import baselines
 
     trainable = catalog.family(space.family)
     base = parameters.build(trainable.Base, space.base)
     trainable.check(base)
-    return study, space, dataset.load(study.split_path, base.image_size)
+    data = dataset.load(study.split_path, base.image_size)
+    if not history.baselines:
+        constant = baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
+        study.append("baselines", constant=constant)
+    if options.trials is not None and options.trials != history.target:
+        study.append("target", trials=options.trials)
+    return study, space, data
 
 
 def _search(study: Study, space: SearchSpace, data: Any, options: Options, console: Console) -> int:
@@ -142,34 +147,30 @@ def _search(study: Study, space: SearchSpace, data: Any, options: Options, conso
     console.print(live.plan(space, history.target, about["counts"]["train"]))
     began = time.monotonic()
     stopped = ""
-    if not conductor.finished:
-        study.append("open", **environment.process())
-        tracker = Tracker(study.folder)
-        tracker.start()
+    tracker = Tracker(study.folder)
+    study.append("open", **environment.process())
+    tracker.start()
+    if conductor.finished:
+        console.print("the study has all its trials; raise --trials to extend it.")
+    else:
         try:
             stopped = _run_trials(conductor, options, console)
-        finally:
-            study.append("stop", why=stopped or "done", **environment.process())
-        result = summary.write(study, data.validation.patients)
-        study.append("summary", best=_headline(result), work=result["work"])
-        delivery = tracker.stop(timeout=60.0)
-    else:
-        from lungtune.tracking import sync
-
-        console.print("the study has all its trials; raise --trials to extend it.")
-        result = summary.write(study, data.validation.patients)
-        delivery = sync(study.folder, timeout=60.0)
+        except BaseException:
+            study.append("stop", why=conductor.stopping or "error", **environment.process())
+            raise
+    result = summary.write(study, data.validation.patients)
+    study.append("summary", best=_headline(result), work=result["work"])
+    study.append("stop", why=stopped or "done", **environment.process())
     _conclude(study, space, result, console, time.monotonic() - began)
+    delivery = tracker.stop(timeout=60.0)
     if not delivery:
-        console.print(f"note: {delivery.sentence}", highlight=False)
-    if stopped:
-        console.print(
-            f"stopped ({stopped}). Go on with:\n  python scripts/search.py --resume --study {study.name}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"note: {delivery.sentence}", highlight=False, soft_wrap=True)
+    if not conductor.finished:
+        why = escape(stopped or conductor.stopping)
+        resume = f"python scripts/search.py --resume --study {study.name}"
+        console.print(f"stopped ({why}). Go on with:\n  {resume}", highlight=False, soft_wrap=True)
         return STOPPED
-    return 0
+    return 0 if result["best"] else 1
 
 
 def _run_trials(conductor: Any, options: Options, console: Console) -> str:
@@ -178,24 +179,23 @@ def _run_trials(conductor: Any, options: Options, console: Console) -> str:
 
     deadline = time.monotonic() + options.budget if options.budget else None
     console.print("starting Ray ...", highlight=False)
-    with _stopping(conductor):
-        slots = raytune.start_ray()
-        try:
-            view = live.View(console, conductor.history, conductor.space)
-            conductor.watchers.append(view.event)
+    view = live.View(console, conductor.history, conductor.space)
+    conductor.watchers.append(view.event)
 
-            def tick() -> None:
-                view.tick()
-                if deadline is not None and time.monotonic() > deadline:
-                    conductor.stopping = conductor.stopping or "budget"
+    def tick() -> None:
+        view.tick()
+        if deadline is not None and time.monotonic() > deadline:
+            conductor.stopping = conductor.stopping or "the time budget is spent"
 
-            with view:
-                raytune.run_trials(conductor, slots, tick)
-        finally:
-            raytune.stop_ray()
-    if conductor.stopping == "budget":
+    try:
+        with _stopping(conductor):
+            slots = raytune.start_ray()
+        with _stopping(conductor), view:  # again: Ray has put its own handler on SIGTERM
+            raytune.run_trials(conductor, slots, tick)
+    finally:
+        raytune.stop_ray()
+    if deadline is not None and time.monotonic() > deadline:
         conductor.close_by_budget()
-        return ""
     return str(conductor.stopping)
 
 
@@ -232,11 +232,12 @@ def _conclude(study: Study, space: SearchSpace, result: Mapping[str, Any], conso
     """Print the result and the next commands."""
     out = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
     metric, best, start = result["objective"]["metric"], result["best"], result["baselines"]["start"]
-    states = ", ".join(f"{count} {state.lower()}" for state, count in result["states"].items() if count)
+    named = {"RUNNING": "unfinished"}
+    states = ", ".join(f"{n} {named.get(state, state.lower())}" for state, n in result["states"].items() if n)
     work = result["work"]
     out(f"{states}; {work['passes']:.1f} passes, {100 * work['saved']:.0f} % saved by ASHA; {seconds:.0f} s.")
     if best is None:
-        out("no trial has a score yet.")
+        out("no trial has ended with a score yet.")
         return
     chosen = ", ".join(f"{name}={live.short(best['params'][name])}" for name in space.axes)
     out(f"[bold]best: trial {best['trial']}[/bold] at {best['fidelity']:.3g} passes: {chosen}")
@@ -244,12 +245,16 @@ def _conclude(study: Study, space: SearchSpace, result: Mapping[str, Any], conso
     if best["corrected"]:
         expected = best["corrected"]
         out(f"  on new patients, corrected for choosing the best: {expected['value']:.4f}{_interval(expected)}")
-    if start and best["gain_over_start"]:
-        gain = best["gain_over_start"]
-        sure = "the interval excludes 0" if gain["low"] > 0 or gain["high"] < 0 else "not distinguishable from 0"
+    if start and start["trial"] == best["trial"]:
+        out("  that is the source configuration: nothing searched so far is better")
+    elif start and best["gain_over_start"]:
+        gain, sign = best["gain_over_start"], 1 if result["objective"]["mode"] == "max" else -1
+        left = best["corrected"]["value"] - start["value"] if best["corrected"] else gain["value"]
+        beyond = gain["low"] is not None and min(sign * gain["low"], sign * gain["high"], sign * left) > 0
         out(
             f"  source configuration (trial {start['trial']}) {start['value']:.4f}; gain {gain['value']:+.4f}"
-            f"{_interval(gain)}: {sure}"
+            f"{_interval(gain)}, {left:+.4f} after the correction: "
+            f"{'beyond chance' if beyond else 'not distinguishable from chance'}"
         )
     constant = result["baselines"]["constant"].get(metric)
     if constant is not None:
@@ -258,5 +263,5 @@ def _conclude(study: Study, space: SearchSpace, result: Mapping[str, Any], conso
     out(f"  python scripts/export.py --study {study.name}")
     recipe = paths.home() / "recipes" / f"{study.name}-1.yaml"
     recipe = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
-    out(f"  python scripts/retrain.py {recipe} --test")
+    out(f"  python scripts/retrain.py {recipe}   (with --test it opens the locked test set, once per study)")
     out("  python scripts/ui.py")

@@ -24,7 +24,9 @@ def spaces() -> int:
     return 0
 
 
-def check(name: str | None, profile: str, settings: Mapping[str, Any], trials: int | None) -> int:
+def check(
+    name: str | None, profile: str | None, settings: Mapping[str, Any], trials: int | None, *, with_data: bool
+) -> int:
     """Print a space's parameters, rungs and planned work.
 
     Raises:
@@ -32,7 +34,7 @@ def check(name: str | None, profile: str, settings: Mapping[str, Any], trials: i
     """
     if name is None:
         raise SpaceError(f"--check needs --space; shipped are {', '.join(catalog.spaces())}.")
-    space = catalog.space(name, profile, settings)
+    space = catalog.space(name, profile or catalog.default_profile(name, with_data=with_data), settings)
     trainable = catalog.family(space.family)
     console = Console()
     console.print(f"[bold]{space.name}[/bold] ({space.profile}): {space.summary}", highlight=False)
@@ -54,6 +56,7 @@ def check(name: str | None, profile: str, settings: Mapping[str, Any], trials: i
         told = ", ".join(f"{key}={live.short(value)}" for key, value in point.items())
         console.print(f"trial {number} is the source configuration: {told}", highlight=False)
     console.print(live.plan(space, trials or space.trials))
+    console.print("Data and weights are looked at when a search starts: python scripts/data.py check --data ...")
     return 0
 
 

@@ -26,7 +26,7 @@ def plan(space: SearchSpace, trials: int, cases: int | None = None) -> Table:
     for heading in ("level", "passes", "samples", "trials expected", "passes spent"):
         table.add_column(heading, justify="right")
     total = 0.0
-    for index, (level, reach, passes) in enumerate(space.fidelity.planned(trials)):
+    for index, (level, reach, passes) in enumerate(space.fidelity.planned(trials, len(space.start))):
         name = "full" if level == space.fidelity.max else f"rung {index + 1}"
         samples = f"{round(level * cases):,}" if cases else ""
         table.add_row(name, f"{level:.3g}", samples, f"{reach:.0f}", f"{passes:.1f}")
@@ -106,10 +106,13 @@ class View:
 
     def _headline(self) -> str:
         objective = self.space.objective
-        ranked = self.history.ranked()
+        alive = self.history.of(State.RUNNING, State.COMPLETE, State.PRUNED)
+        scored = [t for t in alive if not math.isnan(t.value(objective))]
         parts = [f"{self._ended()} of {self.history.target} trials"]
-        if ranked:
-            parts.append(f"best {ranked[0].value(objective):.4f} (trial {ranked[0].number})")
+        if scored:
+            pick = max if objective.mode == "max" else min
+            best = pick(scored, key=lambda trial: trial.value(objective))
+            parts.append(f"best {best.value(objective):.4f} (trial {best.number})")
         start = next((t for t in self.history.trials.values() if t.origin == "start"), None)
         if start is not None and not math.isnan(start.value(objective)):
             parts.append(f"source configuration {start.value(objective):.4f}")
@@ -123,7 +126,8 @@ class View:
 
     def _work(self) -> str:
         done = self.history.work
-        ended = [t for t in self.history.of(State.COMPLETE, State.PRUNED) if t.duplicate_of is None]
+        ended = self.history.of(State.COMPLETE, State.PRUNED)
+        ended = [t for t in ended if t.duplicate_of is None and t.reason != "budget"]
         full = len(ended) * self.space.fidelity.max
         saved = 1 - sum(t.fidelity for t in ended) / full if full else 0.0
         elapsed = time.monotonic() - self.began
@@ -139,7 +143,8 @@ class View:
         """Return the passes the whole search will take: as planned at first, then as trials ended so far."""
         if len(ended) < 4:
             return max(
-                self.history.work, sum(passes for _, _, passes in self.space.fidelity.planned(self.history.target))
+                self.history.work,
+                sum(passes for _, _, passes in self.space.fidelity.planned(self.history.target, len(self.space.start))),
             )
         mean = sum(trial.fidelity for trial in ended) / len(ended)
         running = sum(max(mean - trial.fidelity, 0.0) for trial in self.history.of(State.RUNNING))

@@ -19,6 +19,7 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")  # Ray's own snapshot
 os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1")  # a configuration is chosen when it can start, not before
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, not a copy of it
 
 import ray
 from ray import tune
@@ -26,6 +27,7 @@ from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from lungtune.errors import StudyError
 from lungtune.search.actor import TrialActor
 from lungtune.search.conductor import MAX_LOST, Conductor
 
@@ -38,11 +40,15 @@ def start_ray() -> int:
     """Join the cluster at ``RAY_ADDRESS`` or start a local one; return how many trials fit at a time."""
     address = os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
-    if address:
-        ray.init(address=address, **quiet)
-    else:
-        ray.init(include_dashboard=False, object_store_memory=128 * 2**20, **quiet)
-        _protect_token()
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(address="local", include_dashboard=False, object_store_memory=128 * 2**20, **quiet)
+            _protect_token()
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray could not be started"
+        raise StudyError(f"{where}: {' '.join(str(error).split())[:300]}. The study is kept: resume it.") from error
     resources = ray.cluster_resources()
     return int(resources.get("GPU", 0) or resources.get("CPU", 1))
 
@@ -125,9 +131,7 @@ class _Watch(_Unsaved, tune.Callback):
         self.conductor.lost(trial.config["number"], _why(trial))
 
     def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: Any) -> None:
-        number = trial.config["number"]
-        self.conductor.lost(number, _why(trial))
-        self.conductor.give_up(number, f"its process died {MAX_LOST + 1} times; the last time: {_why(trial)}")
+        self.conductor.retry_or_give_up(trial.config["number"], _why(trial))
 
 
 class _Stop(_Unsaved, tune.Stopper):

@@ -75,7 +75,11 @@ def _frozen(space: SearchSpace, trial: Trial) -> optuna.trial.FrozenTrial | None
     if not inside or (trial.state is State.COMPLETE and math.isnan(value)):
         return None
     metric = space.objective.metric
-    steps = {r.samples: r.metrics[metric] for r in trial.reports if math.isfinite(r.metrics.get(metric, math.nan))}
+    steps = {}
+    for report in trial.reports:
+        best = trial.best(space.objective, up_to=report.fidelity)
+        if best is not None:  # keyed by fidelity: samples at one rung differ by the batch size, and TPE ranks by step
+            steps[round(report.fidelity * 1000)] = best.metrics[metric]
     return optuna.trial.create_trial(
         state=_STATES[trial.state],
         value=value if trial.state is State.COMPLETE else None,

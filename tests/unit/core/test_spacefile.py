@@ -82,6 +82,14 @@ def test_each_mistake_ends_in_a_sentence(tmp_path, old, new, sentence):
         load(tmp_path, GOOD.replace(old, new), profile="demo")
 
 
+def test_mistakes_of_every_kind_are_named_together(tmp_path):
+    text = GOOD.replace("trials: 5", "trials: many\nsamler: tpe\nobjective: macro_f2").replace(
+        "[2, 4]", "{low: 4, high: 2}"
+    )
+    with pytest.raises(SpaceError, match=r"(?s):3: trials.*:4: 'samler'.*:5: objective.*:8: lora_rank.*no profile 'x'"):
+        load(tmp_path, text, profile="x")
+
+
 def test_an_unknown_profile_is_named(tmp_path):
     with pytest.raises(SpaceError, match=r"there is no profile 'dmo'\. Did you mean 'demo'"):
         load(tmp_path, GOOD, profile="dmo")

@@ -12,7 +12,7 @@ from lungtune.core import journal
 from lungtune.core.study import Study
 from lungtune.core.trial import State
 from lungtune.errors import StudyError
-from lungtune.search.conductor import MAX_LOST, Conductor
+from lungtune.search.conductor import MAX_FAILURES, MAX_LOST, Conductor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "integration"))
 import simulated
@@ -184,3 +184,73 @@ def test_a_budget_ends_trials_that_reported_and_keeps_the_others(tmp_path):
     conductor.close_by_budget()
     states = [conductor.history.trials[a.number].state for a in (first, second)]
     assert states == [State.PRUNED, State.RUNNING]
+
+
+def test_failures_one_after_the_other_stop_the_search_instead_of_burning_it(tmp_path):
+    space = simulated.space(20)
+    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
+    while (assigned := conductor.next()) is not None:
+        failure = {"reason": "error", "message": "OSError: No space left on device"}
+        conductor.report(assigned.number, {"failure": failure})
+    assert "No space left on device" in conductor.stopping
+    assert len(conductor.history.trials) == MAX_FAILURES
+    assert not conductor.finished, "the others are left for a resume"
+
+
+def test_diverging_trials_do_not_stop_the_search(tmp_path):
+    space = simulated.space(8)
+    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
+    while (assigned := conductor.next()) is not None:
+        conductor.report(assigned.number, {"failure": {"reason": "nan", "message": "the loss became nan"}})
+    assert conductor.finished
+
+
+def test_a_trial_that_reports_between_its_deaths_is_never_given_up(tmp_path):
+    space = simulated.space(1)
+    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
+    for fidelity in space.fidelity.reports:
+        assigned = conductor.next()
+        conductor.report(assigned.number, outcome(assigned.params, fidelity))
+        conductor.retry_or_give_up(assigned.number, "killed")
+    assert conductor.history.trials[0].state is State.COMPLETE
+
+
+def test_a_watcher_that_fails_changes_no_decision(tmp_path):
+    space = simulated.space(1)
+    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
+
+    def broken(entry):
+        raise BrokenPipeError("nobody reads")
+
+    conductor.watchers.append(broken)
+    assigned = conductor.next()
+    assert conductor.report(assigned.number, outcome(assigned.params, 1))
+
+
+def test_a_full_length_trial_whose_end_was_not_recorded_ends(tmp_path):
+    space = simulated.space(1)
+    study = simulated.begin(tmp_path / "s", space)
+    conductor = Conductor(study, space, 0)
+    assigned = conductor.next()
+    for fidelity in space.fidelity.reports:
+        metrics = {"macro_f1": 0.5}
+        entry = study.append("report", trial=0, fidelity=fidelity, samples=1, metrics=metrics, checkpoint="c")
+        conductor.history.apply(entry)
+    assert not conductor.report(assigned.number, outcome(assigned.params, 9))
+    assert conductor.history.trials[0].state is State.COMPLETE
+
+
+def test_a_duplicate_cut_off_before_its_answer_is_answered_on_resume(tmp_path):
+    point = {"quality": 0.5, "kind": "a"}
+    space = simulated.space(2, start=(point, point))
+    study = simulated.begin(tmp_path / "s", space)
+    conductor = Conductor(study, space, 0)
+    assigned = conductor.next()
+    for fidelity in space.fidelity.reports:
+        conductor.report(assigned.number, outcome(assigned.params, fidelity))
+    first = conductor.history.trials[0]
+    fields = {"params": first.params, "sampled": first.sampled, "distributions": first.distributions}
+    study.append("trial", trial=1, seed=1, origin="start", **fields)
+    again = Conductor(reopen(study), space, 0)
+    assert again.next() is None
+    assert again.history.trials[1].duplicate_of == 0
