@@ -97,7 +97,7 @@ def audit(
         constant={part: _constant(manifest, part) for part in ("validation", "test") if len(manifest.parts[part])},
         notes=manifest.notes,
         problems=tuple(_problems(cases, manifest, links, unreadable)),
-        warnings=tuple(_warnings(manifest, exact, near, found)),
+        warnings=tuple(_warnings(cases, manifest, exact, near, found)),
     )
 
 
@@ -223,8 +223,24 @@ def _leaks(cases: pd.DataFrame, manifest: Manifest, links: Links) -> list[str]:
     return [text]
 
 
-def _warnings(manifest: Manifest, exact: dict[str, Any], near: dict[str, Any], found: list[Shortcut]) -> list[str]:
-    warnings = []
+def _gaps(cases: pd.DataFrame) -> list[str]:
+    """Say how many images lack the patient id or the official part that others have."""
+    gaps = []
+    for column, what, then in (
+        ("patient_id", "patient id", "each of these counts as a patient of its own"),
+        ("split", "official part", "these count as training images"),
+    ):
+        lacking = int(cases[column].isna().sum())
+        if 0 < lacking < len(cases):
+            verb = "has" if lacking == 1 else "have"
+            gaps.append(f"{lacking} of {len(cases)} images {verb} no {what} while others do; {then}.")
+    return gaps
+
+
+def _warnings(
+    cases: pd.DataFrame, manifest: Manifest, exact: dict[str, Any], near: dict[str, Any], found: list[Shortcut]
+) -> list[str]:
+    warnings = _gaps(cases)
     counts = Counter(manifest.parts["validation"].label)
     few = [f"{name} has {counts[name]}" for name in manifest.classes if 0 < counts[name] < MIN_VALIDATION]
     if few:

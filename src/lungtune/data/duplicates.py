@@ -83,7 +83,7 @@ def exact_groups(facts: pd.DataFrame) -> list[list[int]]:
 def near_pairs(facts: pd.DataFrame) -> list[Pair]:
     """Return all copies and look-alikes that are not exact duplicates of each other.
 
-    Of each set of exact duplicates only the first row is compared.
+    Of each set of exact duplicates only the first row is compared: it stands for the others.
     """
     later = {row for group in exact_groups(facts) for row in group[1:]}
     rows = np.array([r for r, e in enumerate(facts["error"]) if e is None and r not in later], dtype=np.int64)

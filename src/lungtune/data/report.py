@@ -52,6 +52,12 @@ def show(audit: Audit, digest: str, console: Console) -> None:
     console.print(Text.assemble(("Data   ", "bold"), audit.source))
     console.print(_counts(audit))
     patients = f"{audit.patients:,} patients" if audit.patients else "no patient ids: each picture is its own patient"
+    kept = sum(audit.parts[part]["groups"] for part in PARTS)
+    if audit.patients and kept != audit.patients:
+        patients = (
+            f"{audit.patients:,} patient ids; {kept:,} patients in the parts "
+            "(left-out ones do not count, those who share a picture count as one)"
+        )
     console.print(Text(f"{patients}; split {digest[:12]}"))
     exact, near = audit.exact, audit.near
     console.print(

@@ -18,6 +18,7 @@ from typing import TypeVar
 import pandas as pd
 
 from lungtune.core import paths as places
+from lungtune.data.cache import HINT
 from lungtune.data.images import Facts, UnreadableImageError, decoders, facts
 from lungtune.data.progress import note, track
 
@@ -45,9 +46,10 @@ def scan(files: Sequence[str]) -> pd.DataFrame:
     keys = {path: _key(path) for path in wanted}
     known = _load(wanted, keys)
     missing = [path for path in wanted if path not in known]
+    stored = True
     for batch in _batched(track(_look(missing), len(missing), "Reading images"), 500):
         found = {path: result for path, result in batch if isinstance(result, Facts)}
-        _store(found, keys)
+        stored = stored and _store(found, keys)  # one that fails is said once
         known.update({path: (*astuple(result), None) for path, result in found.items()})
         errors = {path: result for path, result in batch if isinstance(result, str)}
         known.update({path: (*(None,) * (len(COLUMNS) - 1), text) for path, text in errors.items()})
@@ -107,7 +109,7 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None]) -> dict
                         values[6] = int(values[6])
                         known[path] = (*values, None)
     except (OSError, sqlite3.OperationalError) as error:  # locked too long, or no right to write: go without
-        note(f"The cache of image facts {_database()} cannot be used: {error}.")
+        note(f"The cache of image facts {_database()} cannot be used: {error}. {HINT}")
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
         note(f"The cache of image facts {_database()} is damaged ({error}); building it anew.")
         _database().unlink(missing_ok=True)
@@ -115,7 +117,7 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None]) -> dict
     return known
 
 
-def _store(found: dict[str, Facts], keys: dict[str, tuple[int, int] | None]) -> None:
+def _store(found: dict[str, Facts], keys: dict[str, tuple[int, int] | None]) -> bool:
     rows = []
     for path, fact in found.items():
         key = keys[path]
@@ -125,4 +127,6 @@ def _store(found: dict[str, Facts], keys: dict[str, tuple[int, int] | None]) -> 
         with closing(_connect()) as connection, connection:
             connection.executemany(f"INSERT OR REPLACE INTO facts VALUES ({','.join('?' * 11)})", rows)
     except (OSError, sqlite3.DatabaseError) as error:
-        note(f"The cache of image facts {_database()} cannot be written: {error}.")
+        note(f"The cache of image facts {_database()} cannot be written: {error}. {HINT}")
+        return False
+    return True

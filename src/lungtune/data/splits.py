@@ -5,9 +5,9 @@ Rules, in this order:
 1. Unreadable images and pictures that occur with two labels are left out.
 2. Cases are grouped by the union of patient id and duplicate picture (exact, copy or look-alike). No group is ever
    in two drawn parts. A look-alike does not count when patient ids say that these are two patients.
-3. An official test part stays as it is. A training image that looks nearly like a test image is left out. One that
-   is certain to be there too (same bytes, same pixels, same patient) is left out only if the source says
-   `leaks=drop`; otherwise the audit stops.
+3. An official test part stays as it is. A training image that looks nearly like a test image is left out with its
+   exact duplicates; if it is a copy, its whole group is. One that is certain to be there too (same bytes, same
+   pixels, same patient) is left out only if the source says `leaks=drop`; otherwise the audit stops.
 4. An official validation part is used only if it has at least `MIN_VALIDATION` cases of every class and shares no
    group with training; otherwise it is merged into training.
 5. Without an official test part a fifth of the training cases is held out. That draw depends on the data alone, not
@@ -41,7 +41,7 @@ class Links:
 
     Attributes:
         exact: groups of rows with the same bytes or pixels.
-        near: copies, and look-alikes that patient ids do not rule out.
+        near: copies, and look-alikes that patient ids do not rule out; a row stands for its exact duplicates too.
         groups: group name of every row, `(N,)`.
         sure: number of every row's group by patient and exact duplicates only, `(N,)` int64.
     """
@@ -193,10 +193,21 @@ def _leave_out_leaks(draft: _Draft, cases: pd.DataFrame, links: Links) -> None:
         for row in np.flatnonzero(draft.part == "train"):
             if int(links.sure[row]) in tested:
                 draft.drop(row, f"same patient or picture as the test case {ids[tested[int(links.sure[row])]]}")
+    same = {row: group for group in links.exact for row in group}
+    official = _official_test(cases)
     for pair in links.near:
         for row, other in ((pair.first, pair.second), (pair.second, pair.first)):
-            if draft.part[row] == "train" and draft.part[other] == "test":
-                draft.drop(row, f"{pair.kind} of the test case {ids[other]}")
+            tests = [twin for twin in same.get(other, [other]) if draft.part[twin] == "test"]
+            rows = [twin for twin in same.get(row, [row]) if not official[twin]]
+            if not tests or not rows:
+                continue
+            reason = f"{pair.kind} of the test case {ids[tests[0]]}"
+            for twin in rows:
+                draft.drop(twin, reason)
+            mates = np.flatnonzero(links.groups == links.groups[row]) if pair.kind == "copy" else []
+            for mate in mates:
+                if draft.part[mate] == "train":
+                    draft.drop(int(mate), f"same patient or picture as {ids[rows[0]]}, a {reason}")
 
 
 def _use_official_validation(draft: _Draft, cases: pd.DataFrame, labels: np.ndarray, groups: np.ndarray) -> bool:

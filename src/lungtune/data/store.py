@@ -22,6 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lungtune.core import paths as places
+from lungtune.data import cache
 from lungtune.data.images import UnreadableImageError, decoders, letterboxed, read, sha1
 from lungtune.data.manifest import write_atomically
 from lungtune.data.progress import note, track
@@ -47,7 +48,8 @@ def open_pixels(paths: Sequence[str], hashes: Sequence[str], size: int, name: st
         Read-only uint8 memory map `(N, size, size)`.
 
     Raises:
-        DataError: `size` is below 1, or an image is gone or changed since its hash was taken.
+        DataError: `size` is below 1, an image is gone or changed since its hash was taken, or the cache cannot be
+            written.
     """
     if size < 1:
         raise DataError(f"The image size must be at least 1 pixel, but got {size}.")
@@ -57,13 +59,7 @@ def open_pixels(paths: Sequence[str], hashes: Sequence[str], size: int, name: st
     pixels = _open(file, hashes, size, quiet=True)
     if pixels is not None:
         return pixels
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"The cache {file.parent} must be a folder that can be written, but: {error.strerror}. "
-            "LUNGTUNE_CACHE moves the cache."
-        ) from error
+    cache.ready(file.parent)
     with _locked(file):
         pixels = _open(file, hashes, size, quiet=False)
         if pixels is None:
@@ -177,7 +173,7 @@ def _reserve(file: Path, length: int) -> None:
         file.unlink(missing_ok=True)
         raise DataError(
             f"The cache {file.parent} must take {length / 1e6:,.0f} MB of decoded pixels, but: {error.strerror}. "
-            "LUNGTUNE_CACHE moves the cache."
+            f"{cache.HINT}"
         ) from error
 
 

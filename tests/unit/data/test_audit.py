@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from lungtune.data.audit import Audit
 from lungtune.data.dataset import inspect
+from lungtune.data.report import show
 
 
 @pytest.fixture
@@ -91,6 +94,51 @@ def test_a_copy_across_official_parts_is_a_warning_and_left_out(population, tmp_
     assert found.near["across"] == 1
     assert any("1 pairs of nearly equal pictures lie in different official parts" in w for w in found.warnings)
     assert any("Left out of all parts, 1 in number" in w for w in found.warnings)
+
+
+def test_the_duplicate_of_a_copy_in_test_does_not_train(population, tmp_path):
+    population({"train": 40, "test": 5})
+    data = tmp_path / "data"
+    (data / "train/a/900.png").write_bytes((data / "train/a/007.png").read_bytes())
+    Image.open(data / "train/a/007.png").save(data / "test/a/000.jpg", quality=90)
+    found = inspect(f"folder:{data}")
+    assert found.audit.problems == ()
+    assert set(found.audit.excluded) == {"train/a/007.png", "train/a/900.png"}
+    assert not {"train/a/007.png", "train/a/900.png"} & {c for p in found.manifest.parts.values() for c in p.case_id}
+
+
+def test_gaps_in_a_table_are_warnings(population, tmp_path):
+    population({"": 40})
+    table = tmp_path / "data/cases.csv"
+
+    def warnings(skip_patient: int, skip_split: int) -> list[str]:
+        rows = [f"{label}/{i:03}.png,{label},{label}{i},{'test' if i < 8 else 'train'}" for label in "ab"
+                for i in range(40)]  # fmt: skip
+        cells = [row.split(",") for row in rows]
+        for i, row in enumerate(cells):
+            row[2] = row[2] if i >= skip_patient else ""
+            row[3] = row[3] if i >= skip_split else ""
+        table.write_text("\n".join(["path,label,patient_id,split", *map(",".join, cells)]))
+        return [w for w in inspect(f"table:{table}").audit.warnings if "while others do" in w]
+
+    assert warnings(0, 0) == []
+    assert warnings(80, 80) == []
+    assert warnings(3, 1) == [
+        "3 of 80 images have no patient id while others do; each of these counts as a patient of its own.",
+        "1 of 80 images has no official part while others do; these count as training images.",
+    ]
+
+
+def test_the_report_counts_the_patients_in_the_parts(population, tmp_path):
+    population({"": 40})
+    data = tmp_path / "data"
+    (data / "a/900.png").write_bytes((data / "a/007.png").read_bytes())
+    console = Console(record=True, file=io.StringIO(), width=200, soft_wrap=True)
+    show(inspect(f"folder:{data},patient=^(.+)\\.png$").audit, "0" * 64, console)
+    assert (
+        "41 patient ids; 40 patients in the parts (left-out ones do not count, those who share a picture count as one)"
+        in console.export_text()
+    )
 
 
 def test_conflicting_labels_are_left_out(population, tmp_path):

@@ -232,7 +232,7 @@ def test_table_with_semicolons(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,lable\na.png,x\n", "must have a column 'label'.* Did you mean 'lable'"),
+        ("path,lable\na.png,x\n", "must have a column 'label'.* Rename 'lable' to 'label'"),
         ("", "must have a column 'path'"),
         ("path,label\n", "at least one row"),
         ("path,label\na.png,x\nb.png,\n", r"cases\.csv:3: every row must have a label"),

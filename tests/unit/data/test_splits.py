@@ -156,6 +156,41 @@ def test_training_images_nearly_in_test_are_left_out(make_facts, bits, noise, ki
     assert cases["case_id"][test] in manifest.parts["test"].case_id
 
 
+@pytest.mark.parametrize(("noise", "kind"), [(0.1, "copy"), (0.55, "look-alike")])
+@pytest.mark.parametrize("twin_first", [True, False])
+def test_exact_duplicates_of_an_image_nearly_in_test_are_left_out_too(make_facts, noise, kind, twin_first):
+    groups = [g for part in ("train", "test") for label in "ab" for g in many(label, part, 30)]
+    cases = cases_of(*groups, ("a", "mates", "train", 3), restarts=True)
+    facts = make_facts(cases)
+    mates = np.flatnonzero(cases["patient_id"] == "mates")
+    others = np.flatnonzero((cases["split"] == "train") & (cases["patient_id"] != "mates"))
+    copied, twin = int(mates[1]), int(others[0] if twin_first else others[-1])
+    test = int(np.flatnonzero(cases["split"] == "test")[3])
+    near(facts, test, copied, bits=2, noise=noise)
+    facts.iloc[twin] = facts.iloc[copied]
+    cases.at[twin, "label"] = cases.at[copied, "label"]
+    excluded = dict(make_manifest(cases, facts).excluded)
+    ids = cases["case_id"]
+    for row in (copied, twin):
+        assert excluded.pop(ids[row]) == f"{kind} of the test case {ids[test]}"
+    first = ids[min(copied, twin)]
+    reason = f"same patient or picture as {first}, a copy of the test case {ids[test]}"
+    assert excluded == ({ids[mates[0]]: reason, ids[mates[2]]: reason} if kind == "copy" else {})
+
+
+def test_a_copy_of_the_duplicate_of_a_test_image_is_left_out(make_facts):
+    groups = [g for part in ("train", "test") for label in "ab" for g in many(label, part, 30)]
+    cases = cases_of(*groups)
+    facts = make_facts(cases)
+    train = np.flatnonzero(cases["split"] == "train")
+    test = int(np.flatnonzero(cases["split"] == "test")[3])
+    near(facts, int(train[0]), int(train[5]), bits=2, noise=0.1)
+    facts.iloc[test] = facts.iloc[int(train[0])]
+    cases.at[test, "label"] = cases.at[int(train[0]), "label"]
+    excluded = make_manifest(cases, facts).excluded
+    assert excluded[cases["case_id"][train[5]]] == f"copy of the test case {cases['case_id'][test]}"
+
+
 def test_patient_ids_overrule_look_alikes_but_not_copies(make_facts):
     groups = [g for part in ("train", "test") for label in "ab" for g in many(label, part, 30)]
     cases = cases_of(*groups)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lungtune.data import images, store
+from lungtune.data.sources import index_source
 from lungtune.data.store import open_pixels
 from lungtune.errors import DataError
 
@@ -170,6 +171,16 @@ def test_a_cache_that_is_no_folder(files, cache):
     cache.write_text("")
     with pytest.raises(DataError, match=r"must be a folder that can be written, but: .*LUNGTUNE_CACHE"):
         open_pixels(*files, 16, "train")
+
+
+@pytest.mark.parametrize("where", ["pixels", "phantoms"])
+def test_a_cache_that_may_not_be_written(files, monkeypatch, where):
+    def denied(**options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    with pytest.raises(DataError, match=r"but: Permission denied\. LUNGTUNE_CACHE .* folder that can be written"):
+        open_pixels(*files, 16, "train") if where == "pixels" else index_source("phantom:,n=30,test=9,size=32")
 
 
 def test_wrong_size_and_no_images():

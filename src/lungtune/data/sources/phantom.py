@@ -135,9 +135,14 @@ def recipe(options: dict[str, str]) -> Recipe:
 
 
 def ensure(made: Recipe) -> Path:
-    """Return the folder of a complete set, rendering it under a lock if it is absent or damaged."""
+    """Return the folder of a complete set, rendering it under a lock if it is absent or damaged.
+
+    Raises:
+        DataError: the cache cannot be written.
+    """
     from filelock import FileLock
 
+    from lungtune.data import cache
     from lungtune.data.phantom import VERSION
 
     key = hashlib.sha256(json.dumps([VERSION, asdict(made)], sort_keys=True).encode()).hexdigest()[:16]
@@ -145,7 +150,7 @@ def ensure(made: Recipe) -> Path:
     root = shelf / key
     if _complete(root, made.n + made.test):
         return root
-    shelf.mkdir(parents=True, exist_ok=True)
+    cache.ready(shelf)
     with FileLock(shelf / f"{key}.lock"):
         if not _complete(root, made.n + made.test):
             for left in shelf.glob(f"{key}.*.part"):  # of a process that died

@@ -7,17 +7,19 @@ Comma, semicolon or tab separates.
 from __future__ import annotations
 
 import csv
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lungtune.data.sources._files import SPLIT_NAMES, require_file
-from lungtune.errors import DataError, did_you_mean
+from lungtune.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SUMMARY = "a CSV of path, label and optionally patient_id, split, mask, text"
 OPTIONS: dict[str, str] = {}
+_COLUMNS = ("path", "label", "patient_id", "split", "mask", "text")
 
 
 def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
@@ -38,7 +40,8 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
             columns = [name.strip().lower() for name in next(csv.reader([header], delimiter=separator), [])]
             for column in ("path", "label"):
                 if column not in columns:
-                    hint = did_you_mean(column, [c for c in columns if c])
+                    close = difflib.get_close_matches(column, [c for c in columns if c not in _COLUMNS], n=1)
+                    hint = f" Rename '{close[0]}' to '{column}'." if close else ""
                     raise DataError(f"{file} must have a column '{column}', but its columns are {columns}.{hint}")
             reader = csv.DictReader(stream, fieldnames=columns, delimiter=separator)
             for row in reader:
