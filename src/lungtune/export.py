@@ -19,8 +19,7 @@ from lungtune.core.trial import History, Report, State, Trial
 from lungtune.data.manifest import Manifest
 from lungtune.errors import StudyError
 from lungtune.evaluate.bootstrap import Interval, interval
-from lungtune.evaluate.selection import corrected
-from lungtune.evaluate.summary import probabilities
+from lungtune.evaluate.summary import corrected, probabilities
 
 
 def recipes() -> Path:
@@ -58,13 +57,13 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
     written = []
     for rank, trial in enumerate(ranked[:top], start=1):
         path = (out or recipes()) / f"{study}-{rank}.yaml"
-        write_atomic(path, _text(kept, trial, rank, honest, path).encode())
+        write_atomic(path, _text(kept, trial, rank, honest if rank == 1 else None, path).encode())
         written.append(path)
     return written
 
 
 class Predictions:
-    """The validation probabilities that each trial's best checkpoint keeps, and what they allow to say."""
+    """The validation probabilities that a study keeps, and what they allow to say."""
 
     def __init__(self, study: Study, history: History) -> None:
         self.study = study
@@ -88,11 +87,7 @@ class Predictions:
 
     def corrected(self, ranked: list[Trial]) -> Interval | None:
         """Return what the best of the study can be expected to score on new patients; None when it can't be told."""
-        tables = [found for trial in ranked if (found := self.of(trial)) is not None]
-        if not tables or len(set(self.patients)) < 2:
-            return None
-        objective, labels = self.history.objective, tables[0][0]
-        return corrected(labels, [table for _, table in tables], self.patients, objective.metric, mode=objective.mode)
+        return corrected(self.study, ranked, self.patients, self.history.objective)
 
 
 def _best(history: History, trial: Trial) -> Report:
@@ -121,7 +116,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
         "split_seed": about["seed"],
         "classes": list(about["data"]["classes"]),
         "score": (score.to_dict(), f"validation {space.objective.metric}, 95 % bootstrap interval over patients"),
-        **({"corrected": (honest.to_dict(), "expected of the best of all trials on new patients")} if honest else {}),
+        **({"corrected": (honest.to_dict(), "expected on new patients of the best of all reports")} if honest else {}),
         "validation": ({k: round(v, 6) for k, v in report.metrics.items()}, "all metrics of that report"),
         "exported": time.strftime("%Y-%m-%d %H:%M:%S"),
         "git": dict(about.get("git") or {}),
@@ -131,10 +126,11 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
             "of all that decides the weights",
         ),
     }
+    told = "" if honest is None else f"; corrected for having been chosen on them: {honest}"
     heading = (
         f"Recipe: trial {trial.number} of the study {study.name}, rank {rank} of {others + 1} by "
         f"{space.objective.metric}."
-        f"\n{space.objective.metric} {score} on the validation patients."
+        f"\n{space.objective.metric} {score} on the validation patients{told}."
         f"\nRetrain: python scripts/retrain.py {path}"
         f"\nSame format as a search space; every parameter is one value."
     )

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from lungtune.core.journal import write_atomic
 from lungtune.core.ledger import Ledger
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.errors import DataError, SpaceError, StudyError, TrialError, did_you_mean
+from lungtune.errors import CheckpointError, DataError, SpaceError, StudyError, TrialError, did_you_mean
 from lungtune.evaluate import metrics, report
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def retrain(
         WeightsError: pretrained weights cannot be had.
         StudyError: the test set was opened before, or another process writes to ``out``.
         TrialError: the run of the recipe's own seed failed.
+        CheckpointError: a trained model can't be read back to score the test set, which stays locked.
     """
     space, origin = load(path)
     if seeds < 1:
@@ -102,8 +103,11 @@ def retrain(
     mark = recipe.fingerprint(space, origin.fidelity, origin.split)
     folder = out or paths.home() / "models" / path.stem
     ledger = _ledger(path, origin)
-    with _owned(folder), ledger.hold(mark) if test else nullcontext():
+    with ExitStack() as held:
+        if test:
+            held.enter_context(ledger.hold(mark))
         inspection = _inspect(space, origin, data, test)
+        held.enter_context(_owned(folder))  # made only now: a refusal leaves no folder behind
 
         from lungtune.data.dataset import load as open_dataset
         from lungtune.training import Session
@@ -129,6 +133,9 @@ def retrain(
         about["versions"] = environment.describe()["versions"]
         content = report.content(space, origin, about, rows, section)
         if test:
+            for run in (run for run in runs if run.failure is None):  # before anything is opened
+                _resume(session, space, run, origin.fidelity)
+                session.leave(run.seed)
             ledger.opened(mark, path.name)
             locked = open_dataset(inspection, base.image_size, test=True).test
             predictions["test"] = _test(session, space, locked, runs, origin.fidelity, content)
@@ -219,7 +226,7 @@ def _test(
     first = np.empty(0)
     for run, row in zip(runs, content["runs"], strict=True):
         if run.failure is None:
-            session.start(run.seed, space.fixed, run.seed, run.folder, known=fidelity)
+            _resume(session, space, run, fidelity)
             predicted = session.predict(run.seed, part).numpy()
             session.leave(run.seed)
             first = predicted if run is runs[0] else first
@@ -227,6 +234,22 @@ def _test(
     content["test"] = report.section(part.labels, first, part.patients, data.classes, data.train.labels)
     content["test_spread"] = report.spread([row["test"] for row in content["runs"] if row["test"] is not None])
     return report.Predictions(part.case_ids, part.labels, first)
+
+
+def _resume(session: Session, space: SearchSpace, run: _Run, fidelity: float) -> None:
+    """Let a trained run join again as it ended; an older checkpoint, or none, will not do.
+
+    Raises:
+        CheckpointError: its newest checkpoint is lost or damaged.
+    """
+    session.start(run.seed, space.fixed, run.seed, run.folder, known=fidelity)
+    reached = session.runs[run.seed].fidelity
+    if abs(reached - fidelity) > 1e-6:
+        session.leave(run.seed)
+        raise CheckpointError(
+            f"seed {run.seed} must go on from {fidelity:g} passes to be scored on the test set, but its newest sound "
+            f"checkpoint in {run.folder} is from {reached:g}. Run the same command again: it trains the rest."
+        )
 
 
 def _weights(trainable: Any, base: Any, space: SearchSpace, dataset: Dataset, run: _Run, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import resource
@@ -11,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lungtune.core import params as parameters
 from lungtune.core.fidelity import Fidelity
+from lungtune.core.journal import write_atomic
 from lungtune.core.trainable import Trainable
 from lungtune.core.trial import Objective, Report
 from lungtune.data.dataset import Dataset, Part
@@ -90,6 +93,8 @@ class Session:
         A report that the checkpoint holds but the caller does not know of (``known`` passes) is delivered again
         by the next :meth:`step`.
         """
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         values = parameters.build(self.trainable.Params, params)
         horizon = round(self.fidelity.max * len(self.dataset.train.labels))
         found = checkpoint.latest(folder)
@@ -165,7 +170,8 @@ class Session:
         return self.pack.predict(part.images, slots=[slot])[slot]
 
     def _report(self, run: Run, samples: int) -> Report | TrialError:
-        run.fidelity = self._next(run)
+        cases = len(self.dataset.train.labels)  # a large batch may pass several levels at once
+        run.fidelity = max(level for level in self.fidelity.reports if round(level * cases) <= samples)
         part = self.dataset.validation
         probabilities = self.pack.predict(part.images, slots=[run.slot])[run.slot].numpy()
         try:
@@ -186,6 +192,9 @@ class Session:
         tensors["probabilities"] = torch.from_numpy(probabilities)
         tensors["labels"] = torch.from_numpy(part.labels)
         meta = {"fidelity": run.fidelity, "samples": samples, "metrics": scores, "best": list(run.best)}
+        table = io.BytesIO()
+        np.save(table, probabilities.astype(np.float32))
+        write_atomic(path.with_suffix(".npy"), table.getvalue())  # stays when the checkpoint is pruned
         checkpoint.save(path, tensors, meta)
         checkpoint.prune(run.folder, keep=[run.best[1]])
         return Report(run.fidelity, samples, scores, str(path))

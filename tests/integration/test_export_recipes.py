@@ -10,7 +10,9 @@ from lungtune import catalog, retrain
 from lungtune.core import recipe
 from lungtune.core.paths import ROOT
 from lungtune.core.study import Study
+from lungtune.data.manifest import Manifest
 from lungtune.errors import SpaceError, StudyError
+from lungtune.evaluate import summary
 from lungtune.export import export
 from tests.integration import retrain_study
 
@@ -18,6 +20,10 @@ from tests.integration import retrain_study
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     return retrain_study.copy(tmp_path / "home", monkeypatch.setenv)
+
+
+def validation(home):
+    return Manifest.load(home / "studies" / "mini" / "split.json").parts["validation"].group
 
 
 def test_a_recipe_says_all_that_is_needed_to_train_again(home):
@@ -37,6 +43,8 @@ def test_a_recipe_says_all_that_is_needed_to_train_again(home):
     block = space.provenance
     assert block["score"]["low"] <= block["score"]["value"] <= block["score"]["high"]
     assert block["corrected"]["level"] == 0.95
+    told = summary.build(Study.open("mini"), validation(home))["best"]["corrected"]
+    assert block["corrected"] == pytest.approx(told)
     assert block["versions"] == {"torch": "2"}
 
 
@@ -44,6 +52,9 @@ def test_a_recipe_is_commented_for_people(home):
     text = export("mini")[0].read_text()
     assert text.startswith("# Recipe: trial ")
     assert "95 % interval" in text.splitlines()[1]
+    corrected = catalog.space(str(home / "recipes" / "mini-1.yaml")).provenance["corrected"]["value"]
+    heading = " ".join(line.removeprefix("# ") for line in text.split("summary:")[0].splitlines())
+    assert f"corrected for having been chosen on them: {corrected:.3f} (95 % interval" in heading
     assert "# peak learning rate of AdamW" in text
 
 
@@ -53,6 +64,19 @@ def test_the_best_come_first_and_no_more_than_there_are(home, tmp_path):
     scores = [retrain.load(path)[1].score for path in paths]
     assert scores == sorted(scores, reverse=True)
     assert not list((tmp_path / "mine").glob(".*"))
+    assert ["corrected" in retrain.load(path)[0].provenance for path in paths] == [True, False]
+    assert "corrected" not in paths[1].read_text(), "it is the score to expect of the first, not of the second"
+
+
+def test_every_report_leaves_its_predictions(home):
+    """Checkpoints are pruned; the small tables the corrected score needs are not."""
+    study = Study.open("mini")
+    for trial in study.history().ranked():
+        tables = summary.reported(study, trial)
+        assert len(list(study.checkpoints(trial.number).glob("*.npy"))) == len(trial.reports) == len(tables)
+        assert {table.dtype.name for table in tables} == {"float32"}
+        _, best = summary.probabilities(study, trial.best(study.history().objective))
+        assert any((table == best).all() for table in tables)
 
 
 def test_lost_checkpoints_cost_the_interval_only(home):

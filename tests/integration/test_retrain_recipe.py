@@ -13,7 +13,7 @@ from filelock import FileLock
 from lungtune import retrain as module
 from lungtune.core.paths import ROOT
 from lungtune.data import dataset
-from lungtune.errors import DataError, SpaceError, StudyError, TrialError
+from lungtune.errors import CheckpointError, DataError, SpaceError, StudyError, TrialError
 from lungtune.evaluate import metrics, report
 from lungtune.export import export
 from lungtune.nn.pack import Pack
@@ -107,7 +107,13 @@ def test_several_seeds_give_mean_and_deviation_and_leave_the_first_as_it_is(home
     assert len(set(values)) > 1
     assert three.content["spread"]["mean"] == pytest.approx(sum(values) / 3)
     assert three.reproduced == "yes"
-    assert "sd over seeds" in report.text(three.content)
+    assert three.content["spread_others"]["mean"] == pytest.approx(sum(values[1:]) / 2)
+    for words in (report.text(three.content), (three.folder / "report.md").read_text()):
+        assert "sd over seeds" in words
+        assert f"Seed {seed} is the searched one: its score was selected" in words
+        assert "The other seeds alone, validation: mean " in words
+        assert f"shown are those of seed {seed}." in words
+    assert "searched one" not in report.text(alone.content)
 
 
 def test_the_test_set_opens_once(home, recipes, monkeypatch):
@@ -156,6 +162,26 @@ def test_an_opening_that_crashed_may_be_repeated_by_the_same_recipe_only(home, r
     retrain(recipes[0], test=True)
     assert [entry["event"] for entry in ledger(home)] == ["opened", "opened", "result"]
     assert not trained, "it went on from its checkpoints"
+
+
+@pytest.mark.parametrize("survivors", [0, 1])
+def test_a_damaged_model_opens_no_test_set(home, recipes, monkeypatch, survivors):
+    """An older checkpoint, or a fresh adapter, must not be scored in its place."""
+    path = max(recipes, key=lambda path: module.load(path)[1].fidelity)
+    write = module._weights
+
+    def damage(*arguments):
+        write(*arguments)
+        folder = arguments[4].folder
+        for file in sorted(folder.glob("*.safetensors"))[survivors:]:
+            file.write_bytes(b"torn")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "_weights", damage)
+        with pytest.raises(CheckpointError, match=r"must go on from .* passes to be scored on the test set"):
+            retrain(path, test=True)
+    assert not (home / "studies" / "mini" / "ledger.jsonl").exists()
+    assert retrain(path, test=True).reproduced == "yes"
 
 
 def test_a_second_process_is_kept_out(home, recipes):
@@ -220,7 +246,7 @@ def test_other_data_are_refused_before_training(home, recipes, how):
     path = edit(recipes[0], retrain_study.SOURCE, other) if how == "recipe" else recipes[0]
     with pytest.raises(DataError, match=r"must hold the split the recipe was searched on .* name them with --data"):
         retrain(path, data=None if how == "recipe" else other)
-    assert not (home / "models" / "mini-1" / "weights").exists()
+    assert not (home / "models").exists()
 
 
 def test_a_run_that_fails_says_so(home, recipes, monkeypatch):

@@ -26,7 +26,8 @@ _CHUNK = 4_000_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its percentile interval; ``low`` and ``high`` are NaN when there is only one patient."""
+    """A value with its percentile interval; ``low`` and ``high`` are NaN when there is one patient only, or no case
+    to draw."""
 
     value: float
     low: float
@@ -62,6 +63,8 @@ class Scorer:
 
     def score(self, metric: Metric, weights: np.ndarray) -> np.ndarray:
         """Return the metric ``(D,)`` under whole-number patient weights ``(D, P)``.
+
+        The recall of a class is NaN where no case of it is drawn.
 
         Raises:
             ValueError: the metric is not known.
@@ -146,7 +149,8 @@ def _from_counts(metric: str, counts: np.ndarray) -> np.ndarray:
     known = {*m.METRICS, *(f"recall_{k}" for k in range(counts.shape[1]))}
     if metric not in known:
         raise ValueError(f"'{metric}' is not a metric.{did_you_mean(metric, known)}")
-    return recall[:, int(metric.removeprefix("recall_"))]
+    k = int(metric.removeprefix("recall_"))
+    return np.where(cases[:, k] > 0, recall[:, k], np.nan)
 
 
 def groups_of(patients: Sequence[Any] | np.ndarray, cases: int) -> np.ndarray:
@@ -167,9 +171,10 @@ def draw(patients: int, draws: int, seed: int) -> np.ndarray:
 
 
 def _interval(value: float, drawn: np.ndarray, patients: int, level: float) -> Interval:
-    if patients < 2:
+    value = 0.0 if math.isnan(value) else value  # the recall of a class without a case, as in the metrics module
+    if patients < 2 or np.isnan(drawn).all():
         return Interval(float(value), math.nan, math.nan, level)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(value), float(low), float(high), level)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from lungtune.core.journal import write_atomic
 from lungtune.core.recipe import Provenance
 from lungtune.core.space import SearchSpace
-from lungtune.evaluate import baselines, bootstrap, metrics
+from lungtune.evaluate import baselines, bootstrap, metrics, seeds
+from lungtune.evaluate.seeds import spread, spread_text
 
 _SHOWN = ("macro_f1", "balanced_accuracy", "accuracy", "macro_auroc", "mcc", "nll", "brier", "ece")
 
@@ -80,7 +81,8 @@ def content(
     Returns:
         JSON-able: ``about``'s fields; ``study``, ``study_id``, ``trial``, ``family``, ``params``, ``fidelity``
         (passes), ``date``; ``reproduction`` {reproduced, metric, searched, retrained, tolerance, edited, differences};
-        ``runs``; ``spread`` {mean, sd}; ``validation``, ``test``: sections; ``test_spread``.
+        ``runs``; ``spread`` {mean, sd}, ``spread_others``: without the first, null for fewer than three runs;
+        ``validation``, ``test``: sections; ``test_spread``.
     """
     edited = about["fingerprint"] != origin.fingerprint
     values = [run["value"] for run in runs if run["value"] is not None]
@@ -101,6 +103,7 @@ def content(
         "reproduction": reproduction(*compared),
         "runs": [dict(run) for run in runs],
         "spread": spread(values),
+        "spread_others": seeds.others(runs),
         "validation": validation,
         "test": None,
         "test_spread": None,
@@ -133,7 +136,8 @@ def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]
         row, recall = part["per_class"][name], interval_text(part["metrics"][f"recall_{name}"])
         rest = " | ".join(f"{row[key]:.3f}" for key in ("precision", "specificity", "f1", "auroc"))
         lines.append(f"| {shown} | {row['cases']} | {recall} | {rest} |")
-    if any(part["metrics"][f"recall_{name}"]["low"] == part["metrics"][f"recall_{name}"]["high"] for name in classes):
+    recalls = [part["metrics"][f"recall_{name}"] for name in classes]
+    if any(recall["low"] is not None and recall["low"] == recall["high"] for recall in recalls):
         lines += ["", "An interval that is a single point is too narrow: no drawn sample shows what no case shows."]
     lines += ["", "| truth \\ predicted | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for shown, row in zip(names, part["confusion"], strict=True):
@@ -161,12 +165,6 @@ def reproduction(
         "edited": edited,
         "differences": dict(differences),
     }
-
-
-def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Return mean and sample standard deviation over seeds; one run has no deviation."""
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": deviation}
 
 
 def reproduction_text(found: Mapping[str, Any]) -> str:
@@ -200,7 +198,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += ["", f"Validation {spread_text(report['spread'])}."]
         if report["test"]:
             lines[-1] += f" Test {spread_text(report['test_spread'])}."
-        lines.append("")
+        lines += ["", " ".join(seeds.notes(report)), ""]
     lines += [section_markdown("Validation", report["validation"], classes)]
     lines += ["The configuration was chosen on these validation cases: the score flatters it.", ""]
     if report["test"]:
@@ -248,18 +246,12 @@ def _csv(part: Predictions, classes: Sequence[str]) -> str:
     return lines.getvalue()
 
 
-def spread_text(found: Mapping[str, float | None]) -> str:
-    """Return ``mean 0.812 ± 0.010 (sd)``."""
-    if found["sd"] is None:
-        return f"mean {found['mean']:.3f}"
-    return f"mean {found['mean']:.3f} ± {found['sd']:.3f} (sd over seeds)"
-
-
 def text(report: Mapping[str, Any]) -> str:
     """Return a report's headline for the terminal: a handful of lines."""
     lines = [reproduction_text(report["reproduction"])]
     if len(report["runs"]) > 1:
         lines.append(f"{len(report['runs'])} seeds, validation: {spread_text(report['spread'])}")
+        lines += [f"  {note}" for note in seeds.notes(report)]
     for name in ("validation", "test"):
         part = report[name]
         if not part:

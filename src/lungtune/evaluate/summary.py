@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file
 from lungtune.core.journal import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.core.trial import History, Report, State, Trial
+from lungtune.core.trial import History, Objective, Report, State, Trial
 from lungtune.evaluate import bootstrap, selection
 
 
@@ -35,7 +36,7 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
     objective = space.objective
-    ended = [t for t in history.of(State.COMPLETE, State.PRUNED) if t.duplicate_of is None]
+    ended = [t for t in history.of(State.COMPLETE, State.PRUNED) if t.duplicate_of is None and t.reason != "budget"]
     full = len(ended) * space.fidelity.max
     spent = sum(trial.fidelity for trial in ended)
     return {
@@ -80,6 +81,47 @@ def probabilities(study: Study, report: Report | None) -> tuple[np.ndarray, np.n
     return tensors["labels"], tensors["probabilities"]
 
 
+def reported(study: Study, trial: Trial) -> list[np.ndarray]:
+    """Return the validation probabilities ``(N, C)`` of every report of a trial.
+
+    A report whose own table ``<checkpoint>.npy`` is gone counts if its checkpoint is still there, as the best one is.
+    """
+    tables = []
+    for report in trial.reports:
+        if report.checkpoint is None:
+            continue
+        try:
+            tables.append(np.load((study.folder / report.checkpoint).with_suffix(".npy"), allow_pickle=False))
+        except (OSError, ValueError, EOFError):
+            if (found := probabilities(study, report)) is not None:
+                tables.append(found[1])
+    return tables
+
+
+def corrected(
+    study: Study, ranked: Sequence[Trial], patients: np.ndarray, objective: Objective
+) -> bootstrap.Interval | None:
+    """Return what the best report of the best trial can be expected to score on new patients.
+
+    Both choices were made on the validation patients, so every report of every trial is a candidate.
+
+    Args:
+        study: the study.
+        ranked: its trials with a score.
+        patients: an id per validation case ``(N,)``.
+        objective: what trials and reports were chosen by.
+
+    Returns:
+        The score, or None when it can't be told: every prediction is lost, or there is one patient only.
+    """
+    kept = (probabilities(study, trial.best(objective)) for trial in ranked)
+    found = next((pair for pair in kept if pair is not None and len(pair[0]) == len(patients)), None)
+    if found is None or len(set(patients)) < 2:
+        return None
+    tables = [table for trial in ranked for table in reported(study, trial) if table.shape == found[1].shape]
+    return selection.corrected(found[0], tables or [found[1]], patients, objective.metric, mode=objective.mode)
+
+
 def _trial(trial: Trial, history: History) -> dict[str, Any]:
     objective = history.objective
     best = trial.best(objective)
@@ -122,12 +164,13 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
     best, metric = ranked[0], history.objective.metric
     found = probabilities(study, best.best(history.objective))
     constant = history.baselines.get("constant", {}).get(metric)
+    honest = corrected(study, ranked, patients, history.objective)
     result: dict[str, Any] = {
         "trial": best.number,
         "params": best.params,
         "fidelity": best.best(history.objective).fidelity,  # type: ignore[union-attr]
         **_score(study, history, best, patients),
-        "corrected": None,
+        "corrected": None if honest is None else honest.to_dict(),
         "gain_over_start": None,
         "gain_over_constant": None if constant is None else best.value(history.objective) - constant,
     }
@@ -137,10 +180,6 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
     other = probabilities(study, start.best(history.objective)) if start else None
     if start is not None and other is not None:
         result["gain_over_start"] = bootstrap.paired(found[0], found[1], other[1], patients, metric).to_dict()
-    tables = [t for t in (probabilities(study, trial.best(history.objective)) for trial in ranked) if t is not None]
-    if len(set(patients)) > 1:
-        corrected = selection.corrected(found[0], [t[1] for t in tables], patients, metric)
-        result["corrected"] = corrected.to_dict()
     return result
 
 

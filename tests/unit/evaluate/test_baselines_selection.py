@@ -1,5 +1,7 @@
 """The floor under every score, and the optimism on top of the best of many."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -74,9 +76,26 @@ def test_losses_are_minimised():
     assert corrected(labels, tables, patients, "nll", mode="max").value > 0.9
 
 
+def test_a_draw_that_cannot_be_scored_does_not_decide():
+    """A recall is unknown where no case of the class is drawn."""
+    labels, tables, patients = noisy_trials(5, patients=12)
+    labels = np.where(np.arange(12) < 2, 2, labels % 2)
+    found = corrected(labels, tables, patients, "recall_2")
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_nine_reports_of_twenty_four_trials_take_less_than_three_seconds():
+    rng = np.random.default_rng(0)
+    labels, tables = np.arange(1000) % 3, rng.dirichlet(np.ones(3), (24 * 9, 1000)).astype(np.float32)
+    for metric in ("macro_f1", "mcc"):
+        start = time.process_time()
+        corrected(labels, list(tables), np.arange(1000), metric)
+        assert time.process_time() - start < 3
+
+
 def test_wrong_input_is_named():
     labels, tables, patients = noisy_trials(2)
-    with pytest.raises(ValueError, match="At least one trial"):
+    with pytest.raises(ValueError, match="At least one candidate"):
         corrected(labels, [], patients)
     with pytest.raises(ValueError, match="At least two patients"):
         corrected(labels, tables, ["p"] * len(labels))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lungtune.evaluate import report
+from lungtune.evaluate import report, seeds
 
 CLASSES = ("normal", "a|b<script>")
 
@@ -52,3 +52,37 @@ def test_a_failure_to_reproduce_names_what_changed():
 def test_spread_of_one_run_has_no_deviation():
     assert report.spread([0.5]) == {"mean": 0.5, "sd": None}
     assert report.spread([0.4, 0.6]) == {"mean": 0.5, "sd": pytest.approx(0.1414, abs=1e-4)}
+
+
+def several(values, edited=False):
+    runs = [{"seed": 7 + number, "value": value} for number, value in enumerate(values)]
+    return {"runs": runs, "spread_others": seeds.others(runs), "reproduction": {"edited": edited}}
+
+
+def test_the_searched_seed_is_named_and_the_others_are_told_apart():
+    notes = seeds.notes(several([0.9, 0.6, 0.8]))
+    assert notes[0].startswith("Seed 7 is the searched one: its score was selected")
+    assert notes[1] == "The other seeds alone, validation: mean 0.700 ± 0.141 (sd over seeds)."
+    assert notes[2] == "Weights, metrics and intervals shown are those of seed 7."
+
+
+@pytest.mark.parametrize(("values", "others"), [([0.9, 0.6], None), ([0.9, None, None], None),
+                                                ([0.9, 0.5, None], {"mean": 0.5, "sd": None})])  # fmt: skip
+def test_few_other_seeds(values, others):
+    assert several(values)["spread_others"] == others
+
+
+def test_the_seed_of_an_edited_recipe_was_not_selected():
+    assert len(seeds.notes(several([0.9, 0.6], edited=True))) == 1
+
+
+def test_only_an_interval_that_is_a_point_is_called_one():
+    """A class without a case has no interval."""
+    labels = np.arange(100) % 2
+    said = np.eye(3)[np.where(np.arange(100) % 7, labels, 1 - labels)]
+    names = ("a", "b", "c")
+    part = report.section(labels, said, np.arange(100), names, labels)
+    assert part["metrics"]["recall_c"]["low"] is None
+    assert "is a single point" not in report.section_markdown("Test", part, names)
+    part = report.section(labels, np.eye(3)[labels], np.arange(100), names, labels)
+    assert "is a single point" in report.section_markdown("Test", part, names)
