@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -181,9 +180,3 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
     if start is not None and other is not None:
         result["gain_over_start"] = bootstrap.paired(found[0], found[1], other[1], patients, metric).to_dict()
     return result
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read a summary written by :func:`write`."""
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return data

@@ -184,7 +184,10 @@ def run_trials(
                 conductor.lost(number, " ".join(str(error).split())[:200])
             without_progress = without_progress + 1 if len(conductor.history.order) == reports else 0
             if without_progress > MAX_LOST:
-                raise
+                why = " ".join(str(error).split())[:300]
+                raise StudyError(
+                    f"Ray Tune stops again and again without a new report: {why}. Mend it, then resume."
+                ) from error
             if not ray.is_initialized():
                 start_ray()
         finally:

@@ -7,6 +7,7 @@ import pytest
 import ray
 
 from lungtune.core.trial import State
+from lungtune.errors import StudyError
 from lungtune.search import raytune
 from lungtune.search.conductor import MAX_LOST, Conductor
 
@@ -55,6 +56,6 @@ def test_a_search_that_never_gets_anywhere_ends(conductor, monkeypatch):
         raise RuntimeError("low on memory")
 
     monkeypatch.setattr(raytune, "_fit", fit)
-    with pytest.raises(RuntimeError, match="low on memory"):
+    with pytest.raises(StudyError, match="without a new report: low on memory"):
         raytune.run_trials(conductor, 2, lambda: None)
     assert all(trial.lost <= MAX_LOST + 1 for trial in conductor.history.trials.values())
