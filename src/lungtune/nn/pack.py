@@ -7,7 +7,10 @@ and step: who shares the pack changes nothing but the order of floating-point su
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -16,14 +19,15 @@ from torch import Tensor, nn
 
 from lungtune.core.trainable import Trainable
 from lungtune.errors import TrialError
-from lungtune.nn import lora
+from lungtune.nn import lora, memory
 from lungtune.nn.augment import augment
 from lungtune.nn.bank import Bank
 from lungtune.nn.losses import class_weights, cross_entropy
 from lungtune.nn.member import Member
-from lungtune.nn.optim import adamw
 from lungtune.nn.pixels import Pixels
 from lungtune.nn.slots import Slots, Stage
+
+_log = logging.getLogger(__name__)
 
 
 class Pack:
@@ -75,6 +79,7 @@ class Pack:
                 if isinstance(module, nn.Linear):
                     module.to(torch.bfloat16)
         self._stage = Stage()
+        self.rows: int | None = None  # how many rows of a step fit into memory at a time; None: all
         self._members: dict[int, Member] = {}  # in the order of their rows
         self._bank = Bank({}, 0, self.device)
 
@@ -111,17 +116,44 @@ class Pack:
         """Free a slot; the others go on undisturbed."""
         self._settle({s: m for s, m in self._members.items() if s != slot}, {})
 
-    def step(self) -> dict[int, float]:
-        """Take one optimiser step of every slot, each on its own next batch; return the training loss of each.
+    def step(self, slots: Collection[int] | None = None) -> dict[int, float]:
+        """Take one optimiser step of some slots, each on its own next batch; return the training loss of each.
 
-        A loss may be NaN or infinite: that slot is broken, the others are not touched by it.
+        A loss may be NaN or infinite: that slot is broken, the others are not touched by it. When memory runs out,
+        fewer rows pass at a time from then on (``rows``): first fewer slots, which changes nothing for any of them,
+        then parts of one slot's batch, whose gradients are summed. Batch sizes stay as asked.
+
+        Args:
+            slots: which; default all. The others stand still.
         """
-        if not self._members:
-            return {}
-        members = list(self._members.values())
-        chosen = [m.batch(len(self._pixels)) for m in members]
-        index = torch.cat(chosen).to(self.device)
-        slots = self._layout(list(self._members), [len(c) for c in chosen], training=True)
+        waiting = [slot for slot in self._members if slots is None or slot in slots]
+        losses: dict[int, float] = {}
+        while waiting:
+            together = self._fitting(waiting)
+            try:
+                losses |= self._step(together)
+                waiting = waiting[len(together) :]
+                continue
+            except (RuntimeError, MemoryError) as error:
+                rows = sum(self._members[slot].params.batch_size for slot in together)
+                rows = min(rows, self.rows or rows)
+                if not memory.exhausted(error) or rows == 1:
+                    raise
+            self.rows = rows // 2
+            memory.release()
+            _log.warning("memory ran out: %d rows of a step pass at a time from now on", self.rows)
+        return losses
+
+    def _fitting(self, slots: Sequence[int]) -> list[int]:
+        """Return the first of ``slots`` that pass together, at least one."""
+        sizes = accumulate(self._members[slot].params.batch_size for slot in slots)
+        return [slot for slot, size in zip(slots, sizes) if not self.rows or size <= self.rows] or [slots[0]]
+
+    def _step(self, chosen: Sequence[int]) -> dict[int, float]:
+        members = [self._members[slot] for slot in chosen]
+        batches = [m.batch(len(self._pixels)) for m in members]
+        index = torch.cat(batches).to(self.device)
+        slots = self._layout(chosen, [len(b) for b in batches], training=True)
         images = augment(
             self._pixels.take(index),
             [m.params.augmentation for m in members],
@@ -130,14 +162,21 @@ class Pack:
         )
         labels = self._labels[index]
         weights = torch.cat([m.weights[labels[rows]] for m, rows in zip(members, slots.rows, strict=True)])
-        losses = slots.means(cross_entropy(self._logits(images, slots), labels, weights))
-        bank = self._bank
-        bank.differentiate(losses.sum())
-        for place, member in enumerate(members):
+        bank, size = self._bank, len(index)
+        each = size if len(chosen) > 1 else min(size, self.rows or size)  # only a lone slot's batch is cut
+        losses = torch.zeros(len(chosen), device=self.device)
+        for first in range(0, size, each):
+            rows = slice(first, min(first + each, size))
+            part = slots if each == size else replace(slots, counts=(rows.stop - first,))
+            loss = part.means(cross_entropy(self._logits(images[rows], part), labels[rows], weights[rows]))
+            loss = loss * ((rows.stop - first) / size) if each < size else loss
+            bank.differentiate(loss.sum(), add=first > 0)
+            losses += loss.detach()
+        for place, member in zip(slots.places, members, strict=True):
             if member.steps == 0:
                 member.silent = bank.silent(place, [f"{name}.{lora.PARTS[1]}" for name in member.adapters])
-        adamw(bank.values, bank.mean, bank.square, bank.grads, [m.advance() for m in members])
-        return dict(zip(self._members, losses.tolist(), strict=True))
+        bank.step(slots.places, [m.advance() for m in members])
+        return dict(zip(chosen, losses.tolist(), strict=True))
 
     def verify(self, slot: int) -> None:
         """Check that the trial's very first step reached every adapter; call it after that step.
@@ -172,17 +211,25 @@ class Pack:
             Float32 ``(M, classes)`` probabilities on the CPU, for each slot.
         """
         pixels = Pixels(images, self.device)
-        starts = range(0, len(pixels), batch_size)
-        scores = {}
-        for slot in self.slots if slots is None else slots:
-            memo: dict[Any, Any] = {}
-            parts = []
-            for first in starts:
-                batch = pixels.take(torch.arange(first, min(first + batch_size, len(pixels)), device=self.device))
-                layout = self._layout([slot], [len(batch)], training=False, memo=memo)
+        return {slot: self._scores(slot, pixels, batch_size) for slot in (self.slots if slots is None else slots)}
+
+    def _scores(self, slot: int, pixels: Pixels, batch_size: int) -> Tensor:
+        memo: dict[Any, Any] = {}
+        parts: list[Tensor] = []
+        first = 0
+        while first < len(pixels):
+            batch = pixels.take(torch.arange(first, min(first + batch_size, len(pixels)), device=self.device))
+            layout = self._layout([slot], [len(batch)], training=False, memo=memo)
+            try:
                 parts.append(self._logits(batch, layout).float().softmax(1).cpu())
-            scores[slot] = torch.cat(parts)
-        return scores
+                first += len(batch)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not memory.exhausted(error) or len(batch) == 1:
+                    raise
+            batch_size = len(batch) // 2
+            memory.release()
+        return torch.cat(parts)
 
     def state(self, slot: int) -> dict[str, Tensor]:
         """Return all that is needed to go on exactly: weights with their moments ``(3, ...)``, and progress.
