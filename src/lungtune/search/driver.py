@@ -189,9 +189,9 @@ def _run_trials(conductor: Any, options: Options, console: Console) -> str:
 
     try:
         with _stopping(conductor):
-            slots = raytune.start_ray()
+            raytune.start_ray()
         with _stopping(conductor), view:  # again: Ray has put its own handler on SIGTERM
-            raytune.run_trials(conductor, slots, tick)
+            raytune.run_trials(conductor, tick)
     finally:
         raytune.stop_ray()
     if deadline is not None and time.monotonic() > deadline:
