@@ -60,7 +60,7 @@ def measure(pack: Pack, configurations: Sequence[Any], cap: int) -> Capacity:
             ended = f"{size} do not fit into memory"
             break
         rates.append(rate)
-        if len(rates) > 1 and rate.images < _WORTH * rates[-2].images:
+        if len(rates) > 2 and rate.images < _WORTH * max(r.images for r in rates[:-1]):
             ended = f"{size} gain nothing more"
             break
         if limit and rate.memory * 2 * size > _MARGIN * limit / 2**20 and size < cap:
@@ -83,11 +83,11 @@ def _rate(pack: Pack, configurations: Sequence[Any]) -> Rate | None:
     slots = [pack.join(params, seed=i, horizon=10**9) for i, params in enumerate(configurations)]
     try:
         pack.step()  # not timed: caches fill, kernels are chosen
-        steps, began = 0, _now(cuda)
-        while steps < 2 or _now(cuda) - began < _SECONDS:
+        times: list[float] = []
+        while len(times) < 3 or sum(times) < _SECONDS:
+            began = _now(cuda)
             pack.step()
-            steps += 1
-        seconds = (_now(cuda) - began) / steps
+            times.append(_now(cuda) - began)
     except (RuntimeError, MemoryError) as error:
         if not memory.exhausted(error):
             raise
@@ -96,6 +96,7 @@ def _rate(pack: Pack, configurations: Sequence[Any]) -> Rate | None:
         for slot in slots:
             pack.leave(slot)
         fits, pack.rows = pack.rows is None, None
+    seconds = min(times)  # what other processes do at the same time only adds
     images = sum(params.batch_size for params in configurations) / seconds
     used = torch.cuda.max_memory_allocated(pack.device) / 2**20 / len(slots) if cuda else 0.0
     return Rate(len(slots), seconds, images, used) if fits else None
