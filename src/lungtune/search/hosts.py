@@ -36,12 +36,13 @@ class _Host:
     handle: Any = None
     opening: Any = None
     """Ray's promise of what the host says when it is ready; None afterwards."""
-    slots: int = 1
+    slots: int = 0
     trials: dict[int, bool] = field(default_factory=dict)
     """Number of each trial placed here: whether it must be alone."""
 
     def takes(self, alone: bool) -> bool:
-        return not self.trials if alone else len(self.trials) < self.slots and not any(self.trials.values())
+        """Whether there is room for one more trial, or for one that must be alone."""
+        return len(self.trials) < (min(1, self.slots) if alone else self.slots) and not any(self.trials.values())
 
 
 class Hosts:
@@ -70,6 +71,9 @@ class Hosts:
 
     def _make(self, host: _Host) -> None:
         host.generation += 1
+        # The first trial's light process may start while the host does. Of a host that died nobody knows whether there
+        # is still a device for it: it gets trials when it is ready.
+        host.slots = 1 if host.generation == 1 else 0
         host.name = f"lungtune-{os.getpid()}-{id(self):x}-{host.device}-{host.generation}"
         options = {**self._resources, "name": host.name, "max_concurrency": self._calls}
         study = str(self.conductor.study.folder.resolve())
