@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from toy import CLASSES, IMAGES, LABELS, Base, Params, Toy
 from torch import Tensor, nn
 
 from lungtune.nn import capacity
 from lungtune.nn.pack import Pack
 from lungtune.nn.slots import Slots
+from toy import CLASSES, IMAGES, LABELS, Base, Params, Toy
 
 
 class Timed(Toy):
