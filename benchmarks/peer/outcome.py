@@ -23,6 +23,7 @@ def of_lungtune(home: Path, noted: Path, metric: str) -> dict[str, Any]:
         {
             "time": e["time"],
             "trial": e["trial"],
+            "start": e["trial"] == 0,
             "passes": e["samples"] / cases,
             "steps": e["samples"] / batch[e["trial"]],
             "score": e["metrics"][metric],
@@ -63,6 +64,7 @@ def of_peer(noted: Path, store: Path, cases: int, split: str) -> dict[str, Any]:
         {
             "time": line["time"],
             "trial": numbers.setdefault(line["trial"], len(numbers)),
+            "start": line["start"],
             "passes": line["samples"] / cases,
             "steps": line["samples"] / line["batch_size"],
             "score": line["score"],
@@ -93,7 +95,6 @@ def time_to(target: float, reports: Sequence[Mapping[str, Any]], began: float) -
 
 def _summed(reports: list[dict[str, Any]], first_step: float) -> dict[str, Any]:
     last = {r["trial"]: r for r in reports}  # a trial's reports count from its beginning
-    start = [r["score"] for r in reports if r["trial"] == min(last)]
     return {
         "reports": reports,
         "first_step": first_step,
@@ -101,7 +102,7 @@ def _summed(reports: list[dict[str, Any]], first_step: float) -> dict[str, Any]:
         "passes": sum(r["passes"] for r in last.values()),
         "steps": sum(r["steps"] for r in last.values()),
         "best": max(r["score"] for r in reports),
-        "start_score": max(start),
+        "start_score": max(r["score"] for r in reports if r["start"]),
     }
 
 

@@ -104,6 +104,7 @@ class Training:
             self.job["marks"],
             "report",
             trial=self.name,
+            start=all(self.params[name] == value for name, value in self.job["points"][0].items()),
             fidelity=fidelity,
             samples=self.samples,
             batch_size=self.params["batch_size"],
