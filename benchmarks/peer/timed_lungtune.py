@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import os
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lungtune.search.actor import TrialActor
+from lungtune.search.host import PackHost
 from peer.marks import Clock, mark
 
 SEARCH = Path(__file__).parents[2] / "scripts" / "search.py"
 
 
-class TimedActor(TrialActor):
-    """A worker that notes where its time goes."""
+class TimedHost(PackHost):
+    """A host that notes where its time goes."""
 
-    def open_session(self, study: Any) -> Any:
+    def open_session(self) -> Any:
         """Build the session and put a clock around its parts."""
         self.clock = Clock()
         with self.clock.of("imports"):
             from lungtune import training
             from trainables import _clip  # noqa: F401
         with self.clock.of("model"):
-            session = super().open_session(study)
+            session = super().open_session()
         session.start = self._timed("adapters", session.start)
         session.pack.predict = self._timed("evaluate", session.pack.predict)
         session.pack.step = self._timed("train", session.pack.step)
@@ -34,9 +34,9 @@ class TimedActor(TrialActor):
         self.stepped = False
         return session
 
-    def step(self) -> dict[str, Any]:
-        """Train to the next report, and note the seconds of each phase."""
-        outcome = super().step()
+    def train(self, assignment: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
+        """Train to the next report, and note the seconds of each phase since the last."""
+        outcome = super().train(assignment, fresh)
         mark(os.environ["MARKS"], "report", phases=self.clock.take())
         return outcome
 
@@ -56,7 +56,7 @@ def main() -> None:
     """Run the search with timed workers."""
     from lungtune.search import raytune
 
-    raytune.run_trials = partial(raytune.run_trials, actor=TimedActor)
+    raytune.run_trials = partial(raytune.run_trials, host=TimedHost)
     runpy.run_path(str(SEARCH), run_name="__main__")
 
 
