@@ -19,6 +19,7 @@ _STATES = {
     State.PRUNED: TrialState.PRUNED,
     State.FAIL: TrialState.FAIL,
     State.RUNNING: TrialState.RUNNING,
+    State.PAUSED: TrialState.PRUNED,  # may go on, and is told anew when it did
 }
 STARTUP = 8
 """Random trials before a model-based sampler takes over."""
@@ -56,13 +57,14 @@ def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Sug
 def rebuild(space: SearchSpace, history: History, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
     """Return an in-memory Optuna study that tells the journal's story truly.
 
-    Trials stopped by ASHA are PRUNED with all their reports; failed ones are FAIL; the score of a finished trial is
-    its best report. Trials outside the space as it is now (a start point, an older, wider space) are left out.
+    Trials stopped or paused by ASHA are PRUNED with all their reports; failed ones are FAIL; the score of a
+    finished trial is its best report. Trials outside the space as it is now (a start point, an older, wider space)
+    are left out.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     direction = "maximize" if space.objective.mode == "max" else "minimize"
     study = optuna.create_study(direction=direction, sampler=sampler)
-    for trial in history.of(State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING):
+    for trial in history.of(*_STATES):
         frozen = _frozen(space, trial)
         if frozen is not None:
             study.add_trial(frozen)
