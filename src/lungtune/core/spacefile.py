@@ -61,8 +61,8 @@ class _Reader:
     def types(self, block: Block) -> None:
         for key, wanted in _KEYS.items():
             if key in block and (not isinstance(block[key], wanted) or isinstance(block[key], bool)):
-                kind = {dict: "a mapping", list: "a list", int: "a whole number"}.get(wanted, "text")
-                self.problem(block.lines[key], f"{key} must be {kind}, but got {block[key]!r}.")
+                kind = {dict: "a mapping", list: "a list", int: "a whole number", str: "text"}.get(wanted)
+                self.problem(block.lines[key], f"{key} must be {kind or 'text or a mapping'}, but got {block[key]!r}.")
                 del block[key]  # the rest is looked at as if it were not there
 
     def tried(self, line: int, make: Callable[..., Any], *values: Any) -> Any:
