@@ -15,6 +15,7 @@ from lungtune.core.study import Study
 from lungtune.core.trial import State, Trial
 from lungtune.search import sampler
 from lungtune.search.asha import Asha, Verdict
+from lungtune.search.sampler import Suggestion
 
 MAX_LOST = 3
 """How often a trial may lose its process without a new report before it is given up."""
@@ -44,10 +45,13 @@ class Conductor:
     the sampler with the same history.
     """
 
-    def __init__(self, study: Study, space: SearchSpace, seed: int) -> None:
+    def __init__(
+        self, study: Study, space: SearchSpace, seed: int, suggest: Callable[..., Suggestion] = sampler.suggest
+    ) -> None:
         self.study = study
         self.space = space
         self.seed = seed
+        self.suggest = suggest
         self.history = study.history()
         self.failures = 0
         self.running: set[int] = set()
@@ -146,7 +150,7 @@ class Conductor:
 
     def _new_trial(self) -> Trial:
         number = len(self.history.trials)
-        made = sampler.suggest(self.space, self.history, self.seed, number)
+        made = self.suggest(self.space, self.history, self.seed, number)
         self._write(
             "trial",
             trial=number,

@@ -46,7 +46,7 @@ def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Sug
         return Suggestion(params, sampled, distributions, "start", {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = rebuild(space, history, _sampler(space, seed, number))
+        study = rebuild(space, history, make(space, seed, number))
         asked = study.ask(dict(space.axes))
     sampled = dict(asked.params)
     keeps_state = space.sampler in ("cmaes", "nsga2")  # these carry their state in attributes of their trials
@@ -65,13 +65,14 @@ def rebuild(space: SearchSpace, history: History, sampler: optuna.samplers.BaseS
     direction = "maximize" if space.objective.mode == "max" else "minimize"
     study = optuna.create_study(direction=direction, sampler=sampler)
     for trial in history.of(*_STATES):
-        frozen = _frozen(space, trial)
-        if frozen is not None:
-            study.add_trial(frozen)
+        record = frozen(space, trial)
+        if record is not None:
+            study.add_trial(record)
     return study
 
 
-def _frozen(space: SearchSpace, trial: Trial) -> optuna.trial.FrozenTrial | None:
+def frozen(space: SearchSpace, trial: Trial) -> optuna.trial.FrozenTrial | None:
+    """Return one trial as Optuna is told of it; None when it is outside the space."""
     inside = all(_holds(axis, trial.params.get(name)) for name, axis in space.axes.items())
     value = trial.value(space.objective)
     if not inside or (trial.state is State.COMPLETE and math.isnan(value)):
@@ -106,7 +107,8 @@ def _default(space: SearchSpace, name: str) -> Any:
     return axis.low  # type: ignore[attr-defined]
 
 
-def _sampler(space: SearchSpace, seed: int, number: int) -> optuna.samplers.BaseSampler:
+def make(space: SearchSpace, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler that chooses trial ``number``."""
     seed = (seed * 1_000_003 + number) % 2**32
     if space.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
