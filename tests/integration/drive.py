@@ -9,7 +9,7 @@ from pathlib import Path
 import simulated
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.search import raytune
+from lungtune.search import cluster, loop
 from lungtune.search.conductor import Conductor
 from lungtune.tracking import Tracker
 
@@ -23,9 +23,9 @@ if __name__ == "__main__":
     space = SearchSpace.from_dict(study.history().study["space"])
     tracker = Tracker(folder)
     tracker.start()
-    raytune.start_ray()
+    cluster.start()
     conductor = Conductor(study, space, 0)
-    raytune.run_trials(conductor, lambda: None, simulated.SimulatedHost)
-    raytune.stop_ray()
+    loop.run_trials(conductor, lambda: None, simulated.SimulatedHost)
+    cluster.stop()
     study.append("stop", why="done")
     assert tracker.stop(timeout=60), tracker.state()

@@ -7,7 +7,7 @@ import pytest
 
 from lungtune.core import journal
 from lungtune.core.trial import State
-from lungtune.search import raytune
+from lungtune.search import cluster, loop
 from lungtune.search.conductor import MAX_LOST, Conductor
 
 simulated = pytest.importorskip("simulated")
@@ -32,11 +32,11 @@ def ended(tmp_path_factory):
     space = simulated.space(len(FAULTS) + 4, faults=tuple(FAULTS), slots=3)
     study = simulated.begin(tmp_path_factory.mktemp("studies") / "faults", space)
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
-    raytune.start_ray()
+    cluster.start()
     try:
-        raytune.run_trials(Conductor(study, space, 0), lambda: None, simulated.SimulatedHost)
+        loop.run_trials(Conductor(study, space, 0), lambda: None, simulated.SimulatedHost)
     finally:
-        raytune.stop_ray()
+        cluster.stop()
         study.release()
     return study
 

@@ -249,12 +249,6 @@ class Conductor:
             if self.history.trials[number].state is State.RUNNING:
                 self._write("lost", trial=number, why=why[:500])
 
-    def put_back(self, number: int) -> None:
-        """A trial that could not begin where it was placed waits again."""
-        with self._lock:
-            self.running.discard(number)
-            self.unfinished.append(number)
-
     def requeue(self) -> None:
         """Put the trials that were running back in the queue: their processes are gone."""
         with self._lock:
@@ -263,7 +257,7 @@ class Conductor:
             self.unfinished = [trial.number for trial in self.history.of(State.RUNNING)]
 
     def retry_or_give_up(self, number: int, why: str) -> None:
-        """A trial that Ray gives up goes on if it made progress lately, and ends if its process died too often."""
+        """A trial whose host died goes on if it made progress lately, and ends if that happened too often."""
         with self._lock:
             trial = self.history.trials[number]
             if trial.state is not State.RUNNING:

@@ -65,16 +65,16 @@ def run(options: Options, console: Console) -> int:
 
 def _start_ray() -> None:
     """Start Ray: ten seconds of which most are waiting, so it is done while the data are looked at."""
-    from lungtune.search import raytune
+    from lungtune.search import loop  # with it, all that imports ray
 
-    raytune.start_ray()
+    loop.cluster.start()
 
 
 def _stop_ray(started: Future[None]) -> None:
     if started.exception() is None:
-        from lungtune.search import raytune
+        from lungtune.search import cluster
 
-        raytune.stop_ray()
+        cluster.stop()
 
 
 def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> tuple[Study, SearchSpace, Any]:
@@ -215,10 +215,10 @@ def _run_trials(conductor: Any, options: Options, console: Console, started: Fut
 
     with _stopping(conductor):
         started.result()
-        from lungtune.search import raytune
+        from lungtune.search import loop
 
         with view:
-            raytune.run_trials(conductor, tick)
+            loop.run_trials(conductor, tick)
     if deadline is not None and time.monotonic() > deadline:
         conductor.close_by_budget()
     return str(conductor.stopping)

@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
+from lungtune.search import cluster
 from lungtune.search.conductor import Assignment, Conductor
 from lungtune.search.host import PackHost
 
 log = logging.getLogger(__name__)
-
-LIGHT = 0.001
-"""Share of a core that Ray books for a process that only waits."""
 
 SUSPECT = 2
 """A trial that lost its host so often without a report in between trains alone: it may be what kills them."""
@@ -25,16 +24,14 @@ MAX_DEATHS = 3
 """How often in a row a host may die before it is ready."""
 
 
-@dataclass
-class _Host:
-    """One device's process, as the driver sees it."""
+@dataclass(eq=False)
+class Place:
+    """A device's host, as the driver sees it; a new one for each process."""
 
     device: int
-    generation: int = 0
-    deaths: int = 0
-    name: str = ""
-    handle: Any = None
-    opening: Any = None
+    deaths: int
+    handle: Any
+    opening: Any
     """Ray's promise of what the host says when it is ready; None afterwards."""
     slots: int = 0
     trials: dict[int, bool] = field(default_factory=dict)
@@ -44,95 +41,92 @@ class _Host:
         """Whether there is room for one more trial, or for one that must be alone."""
         return len(self.trials) < (min(1, self.slots) if alone else self.slots) and not any(self.trials.values())
 
+    def train(self, assignment: Assignment, fresh: bool) -> Any:
+        """Ask for a trial's next report; return Ray's promise of it."""
+        fields = {name: getattr(assignment, name) for name in ("number", "seed", "known")}
+        return self.handle.train.remote({**fields, "params": dict(assignment.params)}, fresh)
+
 
 class Hosts:
     """Places trials on devices. To be used from one thread.
 
     Args:
-        conductor: told of what hosts say and of trials that lost theirs.
+        conductor: told of what hosts say.
         host: class of the hosts.
-        on_gpus: whether the devices are GPUs, or cores.
-        count: how many devices.
-        driver: this process if all hosts are on its machine.
     """
 
-    def __init__(
-        self, conductor: Conductor, host: type[PackHost], *, on_gpus: bool, count: int, driver: int | None
-    ) -> None:
+    def __init__(self, conductor: Conductor, host: type[PackHost]) -> None:
         self.conductor = conductor
-        self.driver = driver
-        self._class = ray.remote(host)
-        self._resources = {"num_cpus": 0.9, "num_gpus": 1 if on_gpus else 0}
-        self._calls = 4 * max(conductor.space.slots, conductor.space.max_slots)
-        self._threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // count)
-        self._hosts = [_Host(device) for device in range(count)]
-        for each in self._hosts:
-            self._make(each)
+        count, on_gpus = cluster.devices()
+        threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // count)
+        driver = None if os.environ.get("RAY_ADDRESS") else os.getpid()
+        most = max(conductor.space.slots, conductor.space.max_slots)
+        # Every trial's call waits in a thread of its own; some more for those that leave and those that ask anew.
+        self._class = ray.remote(host).options(
+            num_cpus=1, num_gpus=1 if on_gpus else 0, max_concurrency=2 * most + 8, max_restarts=0
+        )
+        self._arguments = (str(conductor.study.folder.resolve()), threads, driver)
+        self._places = [self._make(device) for device in range(count)]
 
-    def _make(self, host: _Host) -> None:
-        host.generation += 1
-        # The first trial's light process may start while the host does. Of a host that died nobody knows whether there
-        # is still a device for it: it gets trials when it is ready.
-        host.slots = 1 if host.generation == 1 else 0
-        host.name = f"lungtune-{os.getpid()}-{id(self):x}-{host.device}-{host.generation}"
-        options = {**self._resources, "name": host.name, "max_concurrency": self._calls}
-        study = str(self.conductor.study.folder.resolve())
-        host.handle = self._class.options(**options).remote(study, self._threads, self.driver)
-        host.opening = host.handle.ready.remote()
-
-    def place(self, assignment: Assignment) -> str | None:
-        """Choose a host for a trial; return its name, or None when there is no room now."""
-        alone = assignment.lost >= SUSPECT
-        free = [host for host in self._hosts if host.takes(alone)]
-        if not free:
-            return None
-        chosen = min(free, key=lambda host: len(host.trials) / host.slots)
-        chosen.trials[assignment.number] = alone
-        return chosen.name
+    def _make(self, device: int, deaths: int = 0) -> Place:
+        handle = self._class.remote(*self._arguments)
+        return Place(device, deaths, handle, handle.ready.remote())
 
     def room(self) -> bool:
         """Whether a trial could be placed now."""
-        return any(host.takes(alone=False) for host in self._hosts)
+        return any(place.takes(alone=False) for place in self._places)
+
+    def place(self, assignment: Assignment) -> Place | None:
+        """Choose a host for a trial; None when there is no room now."""
+        alone = assignment.lost >= SUSPECT
+        free = [place for place in self._places if place.takes(alone)]
+        if not free:
+            return None
+        chosen = min(free, key=lambda place: len(place.trials) / place.slots)
+        chosen.trials[assignment.number] = alone
+        return chosen
 
     def free(self, number: int) -> None:
         """Let a trial leave its host: it ended or was paused."""
-        for host in self._hosts:
-            if host.trials.pop(number, None) is not None:
-                host.handle.leave.remote(number)
+        for place in self._places:
+            if place.trials.pop(number, None) is not None:
+                place.handle.leave.remote(number)
 
-    def clear(self) -> None:
-        """Let all trials leave."""
-        for number in [number for host in self._hosts for number in host.trials]:
-            self.free(number)
-
-    def dead(self, name: str) -> None:
-        """Replace a host that died; a second word of the same death changes nothing."""
-        for host in self._hosts:
-            if host.name == name:
-                with contextlib.suppress(Exception):
-                    ray.kill(host.handle)
-                log.warning("the process of device %d died; a new one takes its place", host.device)
-                self._make(host)
+    def died(self, place: Place) -> None:
+        """Replace a host; a second word of the same death changes nothing."""
+        if place in self._places:
+            with contextlib.suppress(Exception):
+                ray.kill(place.handle)
+            log.warning("the process of device %d died; a new one takes its place", place.device)
+            self._places[self._places.index(place)] = self._make(place.device, place.deaths)
 
     def poll(self) -> None:
         """Take note of hosts that became ready or could not open their session; call it often."""
-        for host in self._hosts:
-            if host.opening is None or not ray.wait([host.opening], timeout=0)[0]:
+        for place in self._places:
+            if place.opening is None or not ray.wait([place.opening], timeout=0)[0]:
                 continue
-            opening, host.opening = host.opening, None
+            opening, place.opening = place.opening, None
             try:
                 about = ray.get(opening)
-            except ray.exceptions.RayActorError as error:
-                host.deaths += 1
-                if host.deaths > MAX_DEATHS:
-                    self._give_up(f"the process of device {host.device} dies before it can train", error)
+            except ray.exceptions.RayTaskError as error:  # what kept it from opening the backbone or the images
+                self._give_up(f"device {place.device} cannot train", error.cause or error)
+            except ray.exceptions.RayError as error:
+                place.deaths += 1
+                if place.deaths > MAX_DEATHS:
+                    self._give_up(f"the process of device {place.device} dies before it can train", error)
                 else:
-                    self.dead(host.name)
-            except Exception as error:  # whatever kept it from opening the backbone or the images
-                self._give_up(f"device {host.device} cannot train", getattr(error, "cause", None) or error)
+                    self.died(place)
             else:
-                host.deaths, host.slots = 0, about["slots"]
-                self.conductor.note("host", index=host.device, **about)
+                place.deaths, place.slots = 0, about["slots"]
+                self.conductor.note("host", index=place.device, **about)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until a host is ready, at most so long."""
+        opening = [place.opening for place in self._places if place.opening is not None]
+        if opening:
+            ray.wait(opening, timeout=seconds)
+        else:
+            time.sleep(seconds)
 
     def _give_up(self, what: str, error: BaseException) -> None:
         why = " ".join(str(error).split())[-300:]
@@ -140,6 +134,6 @@ class Hosts:
 
     def close(self) -> None:
         """End all hosts."""
-        for host in self._hosts:
+        for place in self._places:
             with contextlib.suppress(Exception):
-                ray.kill(host.handle)
+                ray.kill(place.handle)

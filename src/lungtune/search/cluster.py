@@ -1,0 +1,57 @@
+"""Ray itself: joined or started, and left."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, not a copy of it
+
+import ray
+
+from lungtune.errors import StudyError
+
+for _name in ("ray", "ray._private.authentication"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # what they would say is in the journal
+
+
+def start() -> None:
+    """Join the cluster at ``RAY_ADDRESS`` or start a local one.
+
+    Raises:
+        StudyError: neither is possible.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False, "configure_logging": False}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(address="local", include_dashboard=False, object_store_memory=128 * 2**20, **quiet)
+            _protect_token()
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray could not be started"
+        raise StudyError(f"{where}: {' '.join(str(error).split())[:300]}. The study is kept: resume it.") from error
+
+
+def _protect_token() -> None:
+    """Ray writes its authentication token readable by all; only its owner needs it."""
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file() and stat.S_IMODE(token.stat().st_mode) & 0o077:
+        token.chmod(0o600)
+
+
+def stop() -> None:
+    """Leave the cluster, or stop the local one."""
+    ray.shutdown()
+
+
+def devices() -> tuple[int, bool]:
+    """Return how many devices there are, and whether they are GPUs (else cores)."""
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    return gpus or max(1, int(resources.get("CPU", 1))), gpus > 0
