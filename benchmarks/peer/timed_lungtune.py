@@ -54,9 +54,9 @@ class TimedHost(PackHost):
 
 def main() -> None:
     """Run the search with timed workers."""
-    from lungtune.search import raytune
+    from lungtune.search import loop
 
-    raytune.run_trials = partial(raytune.run_trials, host=TimedHost)
+    loop.run_trials = partial(loop.run_trials, host=TimedHost)
     runpy.run_path(str(SEARCH), run_name="__main__")
 
 
