@@ -27,8 +27,9 @@ class Asha:
     """Compares trials at rungs; its whole state is the reports it was shown, in their order.
 
     Two modes (``Scheduler.mode``): *stop* ends a trial that is not among the best ``1 / eta`` of all that came to
-    its rung before; *promote* pauses every trial at a rung, and :meth:`promotable` names the one to resume. Unlike
-    Ray Tune's scheduler of the same name, a score that is not finite is never recorded and never goes on, and a
+    its rung before; *promote* pauses every trial at a rung, and :meth:`promotable` names the one to resume. Random trials
+    and those the sampler's model chose are compared among themselves only: a model that has fallen for what looks
+    good early fills the rungs with it, and would keep everything else from ever going on. Unlike Ray Tune's scheduler of the same name, a score that is not finite is never recorded and never goes on, and a
     trial is judged by its best report so far.
     """
 
@@ -39,9 +40,11 @@ class Asha:
         self.rungs: dict[float, dict[int, float]] = {}
         if scheduler.name == "asha":
             self.rungs = {rung: {} for rung in fidelity.rungs}
-        self._ranked: dict[float, list[tuple[float, int, int]]] = {rung: [] for rung in self.rungs}
+        self._ranked: dict[tuple[float, bool], list[tuple[float, int, int]]] = {
+            (rung, random): [] for rung in self.rungs for random in (False, True)
+        }
 
-    def judge(self, trial: int, fidelity: float, best: float) -> Verdict:
+    def judge(self, trial: int, fidelity: float, best: float, random: bool = False) -> Verdict:
         """Record a trial that reached ``fidelity`` with ``best`` as its score so far; return what becomes of it.
 
         Between rungs, and where a rung was passed already, it goes on. At a rung it pauses (promote), or goes on if
@@ -55,9 +58,10 @@ class Asha:
                 continue
             if trial in recorded:
                 return Verdict.GO_ON
-            before = list(recorded.values())
+            ranked = self._ranked[rung, random]
+            before = [recorded[number] for _, _, number in ranked]
+            insort(ranked, (-best if self.objective.mode == "max" else best, len(recorded), trial))
             recorded[trial] = best
-            insort(self._ranked[rung], (-best if self.objective.mode == "max" else best, len(before), trial))
             if self.promotes:
                 return Verdict.PAUSE
             goes_on = not before or not self.objective.better(self._cutoff(before), best)
@@ -83,15 +87,17 @@ class Asha:
             least: how many each rung lets go on however few came there: 1 when no more trials will come.
         """
         for rung in reversed(self.rungs):
-            left = max(least, math.floor(len(self.rungs[rung]) / self.eta))
-            for _, _, number in self._ranked[rung]:
-                if left <= 0:
-                    break
-                trial = trials[number]
-                here = trial.fidelity < rung + TOLERANCE
-                if trial.state is State.FAIL or (here and trial.state is State.PRUNED):
-                    continue
-                if here and trial.state is State.PAUSED:
-                    return number
-                left -= 1
+            for random in (False, True):
+                ranked = self._ranked[rung, random]
+                left = max(least, math.floor(len(ranked) / self.eta))
+                for _, _, number in ranked:
+                    if left <= 0:
+                        break
+                    trial = trials[number]
+                    here = trial.fidelity < rung + TOLERANCE
+                    if trial.state is State.FAIL or (here and trial.state is State.PRUNED):
+                        continue
+                    if here and trial.state is State.PAUSED:
+                        return number
+                    left -= 1
         return None

@@ -75,7 +75,7 @@ class Conductor:
                 self._carry_out(verdict, trial)
 
     def _judge(self, trial: Trial, fidelity: float, score: float) -> Verdict:
-        verdict = self.asha.judge(trial.number, fidelity, score)
+        verdict = self.asha.judge(trial.number, fidelity, score, random=trial.origin == "random")
         if fidelity >= self.space.fidelity.max - TOLERANCE:
             return Verdict.STOP
         # the configuration all others are compared with is never stopped

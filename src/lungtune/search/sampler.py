@@ -24,6 +24,10 @@ _STATES = {
 STARTUP = 8
 """Random trials before a model-based sampler takes over."""
 
+RANDOM = 3
+"""Of so many trials TPE's model does not choose one: without, 1 search in 6 never left a region that looked good early
+(``benchmarks/schedulers.md``)."""
+
 
 @dataclass(frozen=True)
 class Suggestion:
@@ -51,7 +55,8 @@ def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Sug
     sampled = dict(asked.params)
     keeps_state = space.sampler in ("cmaes", "nsga2")  # these carry their state in attributes of their trials
     attrs = dict(study.get_trials(deepcopy=False)[asked.number].system_attrs) if keeps_state else {}
-    return Suggestion({**space.fixed, **sampled}, sampled, distributions, "sampler", attrs)
+    origin = "random" if is_random(space, number) else "sampler"
+    return Suggestion({**space.fixed, **sampled}, sampled, distributions, origin, attrs)
 
 
 def rebuild(space: SearchSpace, history: History, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
@@ -107,10 +112,15 @@ def _default(space: SearchSpace, name: str) -> Any:
     return axis.low  # type: ignore[attr-defined]
 
 
+def is_random(space: SearchSpace, number: int) -> bool:
+    """Whether trial ``number`` is drawn at random whatever the model says."""
+    return space.sampler == "tpe" and number % RANDOM == RANDOM - 1
+
+
 def make(space: SearchSpace, seed: int, number: int) -> optuna.samplers.BaseSampler:
     """Return the sampler that chooses trial ``number``."""
     seed = (seed * 1_000_003 + number) % 2**32
-    if space.sampler == "random":
+    if space.sampler == "random" or is_random(space, number):
         return optuna.samplers.RandomSampler(seed=seed)
     if space.sampler == "gp":
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP)

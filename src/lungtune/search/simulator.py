@@ -197,8 +197,9 @@ class Lungtune:
         scheduler: Scheduler | None = None,
         kind: str = "tpe",
         eta: float = 3.0,
+        first: float = 2.0,
     ) -> None:
-        fidelity = Fidelity(max=curves.epochs, min=1, eta=eta, report=1)
+        fidelity = Fidelity(max=curves.epochs, min=first, eta=eta, report=1)
         self.space = SearchSpace(
             "simulated", "", "", "", Objective("value", curves.mode), kind, 10**9, fidelity, {}, {}, curves.axes, (),
             scheduler=scheduler or Scheduler(),
@@ -210,7 +211,8 @@ class Lungtune:
     def _suggest(self, space: SearchSpace, history: History, seed: int, number: int) -> sampler.Suggestion:
         params = self._choose(self._asker.suggest(space, history, seed, number))
         sampled = {name: params[name] for name in space.axes}
-        return sampler.Suggestion(params, sampled, {}, "sampler", {})
+        origin = "random" if sampler.is_random(space, number) else "sampler"
+        return sampler.Suggestion(params, sampled, {}, origin, {})
 
     def next(self) -> tuple[int, Mapping[str, Any], int] | None:
         """Ask the conductor."""
