@@ -27,10 +27,12 @@ class Asha:
     """Compares trials at rungs; its whole state is the reports it was shown, in their order.
 
     Two modes (``Scheduler.mode``): *stop* ends a trial that is not among the best ``1 / eta`` of all that came to
-    its rung before; *promote* pauses every trial at a rung, and :meth:`promotable` names the one to resume. Random trials
-    and those the sampler's model chose are compared among themselves only: a model that has fallen for what looks
-    good early fills the rungs with it, and would keep everything else from ever going on. Unlike Ray Tune's scheduler of the same name, a score that is not finite is never recorded and never goes on, and a
-    trial is judged by its best report so far.
+    its rung before; *promote* pauses every trial at a rung, and :meth:`promotable` names the one to resume.
+
+    Random trials and those a model chose are compared among themselves only: a model that has fallen for what looks
+    good early fills the rungs with it, and would keep everything else from ever going on. Unlike Ray Tune's scheduler
+    of the same name, a score that is not finite is never recorded and never goes on, and a trial is judged by its
+    best report so far.
     """
 
     def __init__(self, fidelity: Fidelity, objective: Objective, scheduler: Scheduler) -> None:

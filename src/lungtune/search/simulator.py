@@ -176,10 +176,11 @@ class Asker:
             return dict(study.ask(dict(space.axes)).params)
 
     def _records(self, space: SearchSpace, history: History) -> list[optuna.trial.FrozenTrial]:
+        at = sampler.level(space, history)
         for number, trial in history.trials.items():
-            version = (trial.state, len(trial.reports))
+            version = (trial.state, len(trial.reports), at)
             if number not in self._made or self._made[number][0] != version:
-                self._made[number] = (version, sampler.frozen(space, trial))
+                self._made[number] = (version, sampler.frozen(space, trial, at))
         records = [record for _, record in self._made.values() if record is not None]
         for number, record in enumerate(records):
             record.number = record._trial_id = number
