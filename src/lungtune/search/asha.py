@@ -9,6 +9,7 @@ import math
 from bisect import insort
 from collections.abc import Mapping
 from enum import Enum
+from itertools import islice
 
 from lungtune.core.fidelity import TOLERANCE, Fidelity
 from lungtune.core.scheduler import Scheduler
@@ -78,28 +79,29 @@ class Asha:
         high = min(low + 1, len(ordered) - 1)
         return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
-    def promotable(self, trials: Mapping[int, Trial], least: int = 0) -> int | None:
+    def promotable(self, trials: Mapping[int, Trial], last: bool = False) -> int | None:
         """Return the paused trial to resume next, from the highest rung that has one; None when there is none.
 
-        A paused trial goes on when it is among the best ``1 / eta`` of its rung (of the best ``least`` at least).
-        It competes with those paused there and those that went on; failed ones and ones that ended there are out.
+        A paused trial goes on when it is among the best ``1 / eta`` of its rung and kind. It competes with those
+        paused there and those that went on; failed ones and ones that ended there are out.
 
         Args:
             trials: every trial by number, in its present state.
-            least: how many each rung lets go on however few came there: 1 when no more trials will come.
+            last: no more trials will come; the best of each rung goes on however few came there.
         """
         for rung in reversed(self.rungs):
-            for random in (False, True):
-                ranked = self._ranked[rung, random]
-                left = max(least, math.floor(len(ranked) / self.eta))
-                for _, _, number in ranked:
-                    if left <= 0:
-                        break
-                    trial = trials[number]
-                    here = trial.fidelity < rung + TOLERANCE
-                    if trial.state is State.FAIL or (here and trial.state is State.PRUNED):
-                        continue
-                    if here and trial.state is State.PAUSED:
-                        return number
-                    left -= 1
+            kinds = [self._ranked[rung, random] for random in (False, True)]
+            groups = [(ranked, math.floor(len(ranked) / self.eta)) for ranked in kinds]
+            if last:
+                groups.append((sorted(kinds[0] + kinds[1]), 1))
+            for ranked, places in groups:
+                competing = (trials[number] for _, _, number in ranked if self._competes(trials[number], rung))
+                for trial in islice(competing, places):
+                    if trial.state is State.PAUSED and trial.fidelity < rung + TOLERANCE:
+                        return trial.number
         return None
+
+    @staticmethod
+    def _competes(trial: Trial, rung: float) -> bool:
+        ended_here = trial.state is State.PRUNED and trial.fidelity < rung + TOLERANCE
+        return trial.state is not State.FAIL and not ended_here

@@ -139,7 +139,7 @@ class Conductor:
         if number is None and len(trials) < self.history.target:
             return self._new_trial()
         if number is None and not self.running:
-            number = self.asha.promotable(trials, least=1)
+            number = self.asha.promotable(trials, last=True)
             if number is None:
                 self._end_paused()
         return None if number is None else trials[number]
