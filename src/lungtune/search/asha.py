@@ -9,6 +9,7 @@ import math
 from bisect import insort
 from collections.abc import Mapping
 from enum import Enum
+from itertools import islice
 
 from lungtune.core.fidelity import TOLERANCE, Fidelity
 from lungtune.core.scheduler import Scheduler
@@ -27,9 +28,12 @@ class Asha:
     """Compares trials at rungs; its whole state is the reports it was shown, in their order.
 
     Two modes (``Scheduler.mode``): *stop* ends a trial that is not among the best ``1 / eta`` of all that came to
-    its rung before; *promote* pauses every trial at a rung, and :meth:`promotable` names the one to resume. Unlike
-    Ray Tune's scheduler of the same name, a score that is not finite is never recorded and never goes on, and a
-    trial is judged by its best report so far.
+    its rung before; *promote* pauses every trial at a rung, and :meth:`promotable` names the one to resume.
+
+    Random trials and those a model chose are compared among themselves only: a model that has fallen for what looks
+    good early fills the rungs with it, and would keep everything else from ever going on. Unlike Ray Tune's scheduler
+    of the same name, a score that is not finite is never recorded and never goes on, and a trial is judged by its
+    best report so far.
     """
 
     def __init__(self, fidelity: Fidelity, objective: Objective, scheduler: Scheduler) -> None:
@@ -39,9 +43,11 @@ class Asha:
         self.rungs: dict[float, dict[int, float]] = {}
         if scheduler.name == "asha":
             self.rungs = {rung: {} for rung in fidelity.rungs}
-        self._ranked: dict[float, list[tuple[float, int, int]]] = {rung: [] for rung in self.rungs}
+        self._ranked: dict[tuple[float, bool], list[tuple[float, int, int]]] = {
+            (rung, random): [] for rung in self.rungs for random in (False, True)
+        }
 
-    def judge(self, trial: int, fidelity: float, best: float) -> Verdict:
+    def judge(self, trial: int, fidelity: float, best: float, random: bool = False) -> Verdict:
         """Record a trial that reached ``fidelity`` with ``best`` as its score so far; return what becomes of it.
 
         Between rungs, and where a rung was passed already, it goes on. At a rung it pauses (promote), or goes on if
@@ -55,9 +61,10 @@ class Asha:
                 continue
             if trial in recorded:
                 return Verdict.GO_ON
-            before = list(recorded.values())
+            ranked = self._ranked[rung, random]
+            before = [recorded[number] for _, _, number in ranked]
+            insort(ranked, (-best if self.objective.mode == "max" else best, len(recorded), trial))
             recorded[trial] = best
-            insort(self._ranked[rung], (-best if self.objective.mode == "max" else best, len(before), trial))
             if self.promotes:
                 return Verdict.PAUSE
             goes_on = not before or not self.objective.better(self._cutoff(before), best)
@@ -72,26 +79,29 @@ class Asha:
         high = min(low + 1, len(ordered) - 1)
         return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
-    def promotable(self, trials: Mapping[int, Trial], least: int = 0) -> int | None:
+    def promotable(self, trials: Mapping[int, Trial], last: bool = False) -> int | None:
         """Return the paused trial to resume next, from the highest rung that has one; None when there is none.
 
-        A paused trial goes on when it is among the best ``1 / eta`` of its rung (of the best ``least`` at least).
-        It competes with those paused there and those that went on; failed ones and ones that ended there are out.
+        A paused trial goes on when it is among the best ``1 / eta`` of its rung and kind. It competes with those
+        paused there and those that went on; failed ones and ones that ended there are out.
 
         Args:
             trials: every trial by number, in its present state.
-            least: how many each rung lets go on however few came there: 1 when no more trials will come.
+            last: no more trials will come; the best of each rung goes on however few came there.
         """
         for rung in reversed(self.rungs):
-            left = max(least, math.floor(len(self.rungs[rung]) / self.eta))
-            for _, _, number in self._ranked[rung]:
-                if left <= 0:
-                    break
-                trial = trials[number]
-                here = trial.fidelity < rung + TOLERANCE
-                if trial.state is State.FAIL or (here and trial.state is State.PRUNED):
-                    continue
-                if here and trial.state is State.PAUSED:
-                    return number
-                left -= 1
+            kinds = [self._ranked[rung, random] for random in (False, True)]
+            groups = [(ranked, math.floor(len(ranked) / self.eta)) for ranked in kinds]
+            if last:
+                groups.append((sorted(kinds[0] + kinds[1]), 1))
+            for ranked, places in groups:
+                competing = (trials[number] for _, _, number in ranked if self._competes(trials[number], rung))
+                for trial in islice(competing, places):
+                    if trial.state is State.PAUSED and trial.fidelity < rung + TOLERANCE:
+                        return trial.number
         return None
+
+    @staticmethod
+    def _competes(trial: Trial, rung: float) -> bool:
+        ended_here = trial.state is State.PRUNED and trial.fidelity < rung + TOLERANCE
+        return trial.state is not State.FAIL and not ended_here

@@ -77,7 +77,7 @@ class Conductor:
                 self._carry_out(verdict, trial)
 
     def _judge(self, trial: Trial, fidelity: float, score: float) -> Verdict:
-        verdict = self.asha.judge(trial.number, fidelity, score)
+        verdict = self.asha.judge(trial.number, fidelity, score, random=trial.origin == "random")
         if fidelity >= self.space.fidelity.max - TOLERANCE:
             return Verdict.STOP
         # the configuration all others are compared with is never stopped
@@ -141,7 +141,7 @@ class Conductor:
         if number is None and len(trials) < self.history.target:
             return self._new_trial()
         if number is None and not self.running:
-            number = self.asha.promotable(trials, least=1)
+            number = self.asha.promotable(trials, last=True)
             if number is None:
                 self._end_paused()
         return None if number is None else trials[number]

@@ -11,6 +11,7 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 
+from lungtune.core.fidelity import TOLERANCE
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History, State, Trial
 
@@ -22,7 +23,11 @@ _STATES = {
     State.PAUSED: TrialState.PRUNED,  # may go on, and is told anew when it did
 }
 STARTUP = 8
-"""Random trials before a model-based sampler takes over."""
+"""Random trials before a model-based sampler takes over; so many must have reached the level at which TPE compares."""
+
+RANDOM = 3
+"""Of so many trials TPE's model does not choose one: what looks good early would lock some searches in
+(``benchmarks/schedulers.md``)."""
 
 
 @dataclass(frozen=True)
@@ -51,33 +56,56 @@ def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Sug
     sampled = dict(asked.params)
     keeps_state = space.sampler in ("cmaes", "nsga2")  # these carry their state in attributes of their trials
     attrs = dict(study.get_trials(deepcopy=False)[asked.number].system_attrs) if keeps_state else {}
-    return Suggestion({**space.fixed, **sampled}, sampled, distributions, "sampler", attrs)
+    origin = "random" if is_random(space, number) else "sampler"
+    return Suggestion({**space.fixed, **sampled}, sampled, distributions, origin, attrs)
 
 
 def rebuild(space: SearchSpace, history: History, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
     """Return an in-memory Optuna study that tells the journal's story truly.
 
-    Trials stopped or paused by ASHA are PRUNED with all their reports; failed ones are FAIL; the score of a
-    finished trial is its best report. Trials outside the space as it is now (a start point, an older, wider space)
-    are left out.
+    TPE is shown trials that can be compared (Falkner et al., BOHB, ICML 2018): those that reached one level, the
+    highest that at least ``STARTUP`` reached, by their best report up to there. For the other samplers, trials
+    stopped or paused by ASHA are PRUNED with all their reports, and the score of a finished trial is its best report.
+    Failed trials are FAIL. Trials outside the space as it is now (a start point, an older, wider space) are left out.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     direction = "maximize" if space.objective.mode == "max" else "minimize"
     study = optuna.create_study(direction=direction, sampler=sampler)
+    at = level(space, history)
     for trial in history.of(*_STATES):
-        record = frozen(space, trial)
+        record = frozen(space, trial, at)
         if record is not None:
             study.add_trial(record)
     return study
 
 
-def frozen(space: SearchSpace, trial: Trial) -> optuna.trial.FrozenTrial | None:
-    """Return one trial as Optuna is told of it; None when it is outside the space."""
+def level(space: SearchSpace, history: History) -> float | None:
+    """Return the passes at which trials are compared for the sampler; None when it is told all of every trial."""
+    if space.sampler != "tpe":
+        return None
+    levels = space.fidelity.levels
+    reached = [trial.fidelity + TOLERANCE for trial in history.trials.values() if trial.state is not State.FAIL]
+    return next((at for at in reversed(levels) if sum(f >= at for f in reached) >= STARTUP), levels[0])
+
+
+def frozen(space: SearchSpace, trial: Trial, at: float | None = None) -> optuna.trial.FrozenTrial | None:
+    """Return one trial as Optuna is told of it, compared ``at`` so many passes; None when it is not told."""
     inside = all(_holds(axis, trial.params.get(name)) for name, axis in space.axes.items())
     value = trial.value(space.objective)
     if not inside or (trial.state is State.COMPLETE and math.isnan(value)):
         return None
     metric = space.objective.metric
+    if at is not None and trial.state is not State.FAIL:
+        best = trial.best(space.objective, up_to=at + TOLERANCE) if trial.fidelity >= at - TOLERANCE else None
+        if best is None and trial.state is not State.RUNNING:
+            return None
+        return optuna.trial.create_trial(
+            state=TrialState.RUNNING if best is None else TrialState.COMPLETE,
+            value=None if best is None else best.metrics[metric],
+            params={name: trial.params[name] for name in space.axes},
+            distributions=dict(space.axes),
+            user_attrs={"trial": trial.number},
+        )
     steps = {}
     for report in trial.reports:
         best = trial.best(space.objective, up_to=report.fidelity)
@@ -107,10 +135,15 @@ def _default(space: SearchSpace, name: str) -> Any:
     return axis.low  # type: ignore[attr-defined]
 
 
+def is_random(space: SearchSpace, number: int) -> bool:
+    """Whether trial ``number`` is drawn at random whatever the model says."""
+    return space.sampler == "tpe" and number % RANDOM == RANDOM - 1
+
+
 def make(space: SearchSpace, seed: int, number: int) -> optuna.samplers.BaseSampler:
     """Return the sampler that chooses trial ``number``."""
     seed = (seed * 1_000_003 + number) % 2**32
-    if space.sampler == "random":
+    if space.sampler == "random" or is_random(space, number):
         return optuna.samplers.RandomSampler(seed=seed)
     if space.sampler == "gp":
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP)

@@ -85,9 +85,9 @@ def test_the_highest_rung_is_served_first():
 
 def test_when_no_more_trials_come_the_best_of_a_rung_goes_on_however_few_came():
     rungs, trials = waiting(0.5, 0.9)
-    assert rungs.promotable(trials, least=1) == 1
+    assert rungs.promotable(trials, last=True) == 1
     trials[1].state = State.RUNNING
-    assert rungs.promotable(trials, least=1) is None
+    assert rungs.promotable(trials, last=True) is None
 
 
 def test_a_failed_or_ended_trial_takes_nobodys_place():
@@ -96,6 +96,20 @@ def test_a_failed_or_ended_trial_takes_nobodys_place():
     assert rungs.promotable(trials) == 2
     trials[2].state = State.PRUNED
     assert rungs.promotable(trials) == 3
+
+
+def test_random_trials_are_compared_among_themselves():
+    """Else a sampler's model that has fallen for what looks good early keeps them from ever going on."""
+    rungs, trials = asha(mode="promote"), {}
+    for number, score in enumerate((0.9, 0.9, 0.1, 0.9, 0.9, 0.3, 0.9, 0.9, 0.2)):
+        rungs.judge(number, 1, score, random=number % 3 == 2)
+        trials[number] = paused(number, score)
+    went_on = []
+    while (number := rungs.promotable(trials)) is not None:
+        trials[number].state = State.RUNNING
+        went_on.append(number)
+    assert went_on == [0, 1, 5]
+    assert rungs.promotable(trials, last=True) is None, "the best of the rung has gone on"
 
 
 def test_a_poor_trial_that_is_never_paused_takes_nobodys_place():

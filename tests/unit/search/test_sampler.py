@@ -60,7 +60,7 @@ def test_the_start_configuration_is_the_first_trial_even_outside_the_ranges():
 
 
 def test_a_trial_stopped_early_is_pruned_with_its_reports_not_complete_at_its_last():
-    study = sampler.rebuild(space(), history([trial(0, State.PRUNED, (0.9, 0.6))]))
+    study = sampler.rebuild(space("gp"), history([trial(0, State.PRUNED, (0.9, 0.6))]))
     told = study.trials[0]
     assert told.state is TrialState.PRUNED
     assert told.intermediate_values == {1000: 0.9, 2000: 0.9}, "by fidelity, the best so far"
@@ -79,7 +79,7 @@ def test_the_stock_glue_calls_a_stopped_trial_complete_at_its_last_value():
 
 
 def test_a_complete_trial_counts_with_its_best_report():
-    study = sampler.rebuild(space(), history([trial(0, values=(0.5, 0.9, 0.6))]))
+    study = sampler.rebuild(space("gp"), history([trial(0, values=(0.5, 0.9, 0.6))]))
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 0.9)
 
 
@@ -89,5 +89,33 @@ def test_a_failed_trial_is_told_as_failed_and_has_no_value():
 
 
 def test_a_trial_outside_the_space_is_left_out():
-    study = sampler.rebuild(space(), history([trial(0, lr=1e-6), trial(1)]))
+    study = sampler.rebuild(space("gp"), history([trial(0, lr=1e-6), trial(1)]))
     assert [t.user_attrs["trial"] for t in study.trials] == [1]
+
+
+def test_tpe_compares_trials_at_the_highest_level_that_enough_of_them_reached():
+    few = [trial(n, State.PAUSED, (0.1 * n,)) for n in range(3)]
+    many = [trial(n, State.PRUNED, (0.1, 0.2, 0.5, 0.9)) for n in range(3, 3 + sampler.STARTUP)]
+    far = [trial(20, State.COMPLETE, (0.1,) * 8 + (0.7,))]
+    failed = [trial(21, State.FAIL, (0.9, 0.9, 0.9))]
+    started = [trial(22, State.RUNNING, ())]
+    past = history([*few, *many, *far, *failed, *started])
+    assert sampler.level(space(), past) == 3
+    told = {t.user_attrs["trial"]: (t.state, t.value) for t in sampler.rebuild(space(), past).trials}
+    assert told == {
+        **{t.number: (TrialState.COMPLETE, 0.5) for t in many},
+        20: (TrialState.COMPLETE, 0.1),
+        21: (TrialState.FAIL, None),
+        22: (TrialState.RUNNING, None),
+    }
+    assert sampler.level(space(), history(few)) == 1
+    assert sampler.level(space("gp"), past) is None
+
+
+def test_one_trial_in_three_is_random_whatever_tpe_believes():
+    past = history([trial(n, values=(0.1 * n,), alpha=16 + n, lr=1e-3 * (1 + n)) for n in range(9)])
+    origins = [sampler.suggest(space(), past, 0, number).origin for number in range(9, 15)]
+    assert origins == ["sampler", "sampler", "random"] * 2
+    assert sampler.suggest(space("gp"), past, 0, 11).origin == "sampler"
+    drawn = sampler.suggest(space(), past, 0, 11).params
+    assert sampler.suggest(space("random"), history([]), 0, 11).params == drawn
