@@ -7,7 +7,8 @@ and step: who shares the pack changes nothing but the order of floating-point su
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,12 @@ from torch import Tensor, nn
 
 from lungtune.core.trainable import Trainable
 from lungtune.errors import TrialError
-from lungtune.nn import lora
-from lungtune.nn.augment import augment
+from lungtune.nn import features, lora
 from lungtune.nn.bank import Bank
 from lungtune.nn.losses import class_weights, cross_entropy
 from lungtune.nn.member import Member
 from lungtune.nn.optim import adamw
-from lungtune.nn.pixels import Pixels
+from lungtune.nn.pixels import Fresh, Pixels
 from lungtune.nn.slots import Slots, Stage
 
 
@@ -63,18 +63,22 @@ class Pack:
         self.precision = precision or ("bf16" if self.device.type == "cuda" else "fp32")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, but got {precision!r}")
-        self._pixels = Pixels(images, self.device)
-        self._labels = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
-        if len(self._labels) != len(self._pixels) or not len(self._labels):
-            raise ValueError(
-                f"as many labels as images must be given, but got {len(self._labels)}, {len(self._pixels)}"
-            )
         self.model = trainable.backbone(base, classes).requires_grad_(False).eval().to(self.device)
         if self.precision == "bf16":  # else autocast would cast every frozen matrix in every step
             for module in self.model.modules():
                 if isinstance(module, nn.Linear):
                     module.to(torch.bfloat16)
         self._stage = Stage()
+        self._views = getattr(base, "views", 0)
+        if self._views:  # now, while no adapter is attached
+            self._identity = features.identity(trainable, base, self.model, self.device, self.precision)
+        self._train = self._inputs(images)
+        self._evaluated: tuple[Any, Fresh | features.Kept] = images, self._train
+        self._labels = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
+        if len(self._labels) != len(self._train) or not len(self._labels):
+            raise ValueError(
+                f"as many labels as images must be given, but got {len(self._labels)}, {len(self._train)}"
+            )
         self._members: dict[int, Member] = {}  # in the order of their rows
         self._bank = Bank({}, 0, self.device)
 
@@ -102,7 +106,9 @@ class Pack:
         adapters = lora.match(self.model, self.trainable.targets(self.model, params))
         weights = class_weights(self._labels, len(self.classes), params.class_weighting).to(self.device)
         member = Member(params, seed, horizon, adapters, weights, self.device)
-        start = member.begin(self.model, state)
+        start = member.begin(
+            self.model, state, lambda generator: self.trainable.own(self.model, params, self.classes, generator)
+        )
         slot = next(s for s in range(self.capacity) if s not in self._members)
         self._settle({**self._members, slot: member}, {slot: start})
         return slot
@@ -119,31 +125,27 @@ class Pack:
         if not self._members:
             return {}
         members = list(self._members.values())
-        chosen = [m.batch(len(self._pixels)) for m in members]
-        index = torch.cat(chosen).to(self.device)
+        chosen = [m.batch(len(self._train)) for m in members]
         slots = self._layout(list(self._members), [len(c) for c in chosen], training=True)
-        images = augment(
-            self._pixels.take(index),
-            [m.params.augmentation for m in members],
-            slots.counts,
-            [m.augmentation() for m in members],
-        )
+        inputs = self._train.take(chosen, members)
+        index = torch.cat(chosen).to(self.device)
         labels = self._labels[index]
         weights = torch.cat([m.weights[labels[rows]] for m, rows in zip(members, slots.rows, strict=True)])
-        losses = slots.means(cross_entropy(self._logits(images, slots), labels, weights))
+        losses = slots.means(cross_entropy(self._logits(inputs, slots), labels, weights))
         bank = self._bank
         bank.differentiate(losses.sum())
         for place, member in enumerate(members):
             if member.steps == 0:
-                member.silent = bank.silent(place, [f"{name}.{lora.PARTS[1]}" for name in member.adapters])
+                member.silent = bank.silent(place, [*(f"{n}.{lora.PARTS[1]}" for n in member.adapters), *member.own])
         adamw(bank.values, bank.mean, bank.square, bank.grads, [m.advance() for m in members])
         return dict(zip(self._members, losses.tolist(), strict=True))
 
     def verify(self, slot: int) -> None:
-        """Check that the trial's very first step reached every adapter; call it after that step.
+        """Check that the trial's very first step reached everything it trains; call it after that step.
 
         Raises:
-            TrialError: an adapter got no gradient: it would never learn, and its axes of the search would be dead.
+            TrialError: an adapter or a parameter of its own got no gradient: it would never learn, and its axes of
+                the search would be dead.
         """
         silent = self._members[slot].silent
         if silent:
@@ -171,14 +173,16 @@ class Pack:
         Returns:
             Float32 ``(M, classes)`` probabilities on the CPU, for each slot.
         """
-        pixels = Pixels(images, self.device)
-        starts = range(0, len(pixels), batch_size)
+        if self._evaluated[0] is not images:  # the same images are scored again and again
+            self._evaluated = images, self._inputs(images)
+        inputs = self._evaluated[1]
+        starts = range(0, len(inputs), batch_size)
         scores = {}
         for slot in self.slots if slots is None else slots:
             memo: dict[Any, Any] = {}
             parts = []
             for first in starts:
-                batch = pixels.take(torch.arange(first, min(first + batch_size, len(pixels)), device=self.device))
+                batch = inputs.plain(first, min(first + batch_size, len(inputs)))
                 layout = self._layout([slot], [len(batch)], training=False, memo=memo)
                 parts.append(self._logits(batch, layout).float().softmax(1).cpu())
             scores[slot] = torch.cat(parts)
@@ -193,9 +197,10 @@ class Pack:
         return {**self._bank.read(self._place(slot), member.shapes), **member.progress()}
 
     def adapter(self, slot: int) -> dict[str, Tensor]:
-        """Return the LoRA weights at their true rank, on the CPU, under PEFT's names."""
-        state = self._bank.read(self._place(slot), self._members[slot].shapes)
-        return {f"base_model.model.{name}.weight": tensor[0].cpu() for name, tensor in state.items()}
+        """Return what the trial trains, at its true shape, on the CPU: LoRA weights under PEFT's names."""
+        member = self._members[slot]
+        state = {name: tensor[0].cpu() for name, tensor in self._bank.read(self._place(slot), member.shapes).items()}
+        return {n if n in member.own else f"base_model.model.{n}.weight": tensor for n, tensor in state.items()}
 
     def _place(self, slot: int) -> int:
         """Return a slot's index in the stacked parameters."""
@@ -207,8 +212,9 @@ class Pack:
         members = dict(sorted(members.items(), key=lambda item: (item[1].params.batch_size, item[0])))
         layers = {name for member in members.values() for name in member.adapters}
         names = [name for name in lora.linears(self.model) if name in layers]
+        own = dict.fromkeys(name for member in members.values() for name in member.own)
         shapes = {}
-        for key in (f"{name}.{part}" for name in names for part in lora.PARTS):
+        for key in (*(f"{name}.{part}" for name in names for part in lora.PARTS), *own):
             sizes = [member.shapes[key] for member in members.values() if key in member.shapes]
             shapes[key] = tuple(map(max, zip(*sizes, strict=True)))
         bank = Bank(shapes, len(members), self.device)
@@ -235,9 +241,26 @@ class Pack:
             training=training,
             whole=len(self._members),
             memo={} if memo is None else memo,
+            stacked=self._bank.parameters,
         )
 
-    def _logits(self, images: Tensor, slots: Slots) -> Tensor:
+    def _inputs(self, images: np.ndarray | Tensor) -> Fresh | features.Kept:
+        """Return what the model gets to see of some images."""
+        if self._views:
+            return features.Kept(images, self._identity, self._features, self._views, self.device)
+        return Fresh(Pixels(images, self.device), self._features)
+
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> Tensor:
+        with self._showing(None):
+            return self.trainable.features(self.model, images.to(self.device))
+
+    def _logits(self, inputs: Tensor, slots: Slots) -> Tensor:
+        with self._showing(slots):
+            return self.trainable.logits(self.model, inputs, slots)
+
+    @contextmanager
+    def _showing(self, slots: Slots | None) -> Iterator[None]:
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with self._stage.showing(slots), mixed:
-            return self.trainable.logits(self.model, images, slots)
+            yield

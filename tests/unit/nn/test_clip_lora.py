@@ -55,7 +55,7 @@ def test_embeddings_are_open_clips(base: Base, shipped: bool) -> None:
             means = [clip.encode_text(tokenize(c), normalize=True).mean(0) for c in prompts(CLASSES, style)]
             wanted = F.normalize(torch.stack(means), dim=1)
             torch.testing.assert_close(model.fixed_matrix(style, slots), wanted, atol=1e-5, rtol=0)
-        logits = TRAINABLE.logits(model, images, slots)
+        logits = TRAINABLE.logits(model, TRAINABLE.features(model, images), slots)
         matrix = model.fixed_matrix(Params().prompt_style, slots)
     torch.testing.assert_close(logits, clip.logit_scale.exp() * expected @ matrix.T, atol=1e-4, rtol=0)
 
