@@ -151,4 +151,4 @@ def test_a_pack_on_kept_features_gives_each_trial_what_it_gets_alone(kept: Famil
         solo = kept.pack(1)
         solo.join(variants[i], seed=i, horizon=HORIZON)
         expected = [solo.step()[0] for _ in range(3)]
-        torch.testing.assert_close(torch.tensor([g[slot] for g in got]), torch.tensor(expected), **CLOSE)
+        torch.testing.assert_close(torch.tensor([g[slot] for g in got]), torch.tensor(expected), atol=1e-5, rtol=5e-4)

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_CHUNK = 16384
-"""Words of 64 bits drawn at a time; part of what a seed means: changing it changes all masks."""
+_FIRST, _CHUNK = 1024, 16384
+"""Words of 64 bits drawn at first, and at most, at a time; every draw doubles. Part of what a seed means: changing
+them changes all masks."""
 
 
 class Bits:
@@ -28,12 +29,12 @@ class Bits:
     def __init__(self, device: torch.device) -> None:
         self.generator = torch.Generator(device)
         self._chunk = torch.empty(_CHUNK, dtype=torch.int64, device=device)
-        self._at = _CHUNK
+        self._at = self._size = 0
 
     def restart(self, seed: int) -> Bits:
         """Begin a step; return self."""
         self.generator.manual_seed(seed)
-        self._at = _CHUNK
+        self._at = self._size = 0
         return self
 
     def take(self, count: int) -> Tensor:
@@ -42,8 +43,9 @@ class Bits:
         if words > _CHUNK:
             piece = self._draw(torch.empty(words, dtype=torch.int64, device=self._chunk.device))
         else:
-            if self._at + words > _CHUNK:
-                self._draw(self._chunk)
+            if self._at + words > self._size:
+                self._size = max(words, min(2 * self._size or _FIRST, _CHUNK))
+                self._draw(self._chunk[: self._size])
                 self._at = 0
             piece = self._chunk[self._at : self._at + words]
             self._at += words

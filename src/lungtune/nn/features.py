@@ -90,6 +90,11 @@ class Kept:
         """Return the number of images."""
         return len(self._pixels)
 
+    @property
+    def stride(self) -> int:
+        """As many as make 4 million numbers, 64 at least."""
+        return max(64, (1 << 22) // self._example.numel())
+
     def take(self, chosen: Sequence[Tensor], members: Sequence[Member]) -> Tensor:
         """Return the features of a step's images, each in the view that is its trial's turn.
 

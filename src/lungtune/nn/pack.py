@@ -158,7 +158,7 @@ class Pack:
 
     @torch.no_grad()
     def predict(
-        self, images: np.ndarray | Tensor, slots: Sequence[int] | None = None, *, batch_size: int = 64
+        self, images: np.ndarray | Tensor, slots: Sequence[int] | None = None, *, batch_size: int | None = None
     ) -> dict[int, Tensor]:
         """Score images with the weights as they are: no augmentation, no dropout, every image once.
 
@@ -168,7 +168,7 @@ class Pack:
         Args:
             images: uint8 ``(M, H, W)``.
             slots: which trials; default all.
-            batch_size: images at a time.
+            batch_size: images at a time; by default as many as suit the inputs.
 
         Returns:
             Float32 ``(M, classes)`` probabilities on the CPU, for each slot.
@@ -176,13 +176,14 @@ class Pack:
         if self._evaluated[0] is not images:  # the same images are scored again and again
             self._evaluated = images, self._inputs(images)
         inputs = self._evaluated[1]
-        starts = range(0, len(inputs), batch_size)
+        stride = batch_size or inputs.stride
+        starts = range(0, len(inputs), stride)
         scores = {}
         for slot in self.slots if slots is None else slots:
             memo: dict[Any, Any] = {}
             parts = []
             for first in starts:
-                batch = inputs.plain(first, min(first + batch_size, len(inputs)))
+                batch = inputs.plain(first, min(first + stride, len(inputs)))
                 layout = self._layout([slot], [len(batch)], training=False, memo=memo)
                 parts.append(self._logits(batch, layout).float().softmax(1).cpu())
             scores[slot] = torch.cat(parts)

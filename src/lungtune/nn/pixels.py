@@ -67,7 +67,12 @@ class Fresh:
     Args:
         pixels: the images.
         compute: the family's ``features`` of a batch.
+
+    Attributes:
+        stride: images that are best scored at a time.
     """
+
+    stride = 64
 
     def __init__(self, pixels: Pixels, compute: Callable[[Tensor], Tensor]) -> None:
         self._pixels = pixels
