@@ -232,9 +232,9 @@ class Pack:
     def _layout(
         self, slots: Sequence[int], counts: Sequence[int], *, training: bool, memo: dict[Any, Any] | None = None
     ) -> Slots:
-        members = [self._members[slot] for slot in slots]
+        members, places = [self._members[slot] for slot in slots], {s: i for i, s in enumerate(self._members)}
         return Slots(
-            places=tuple(self._place(slot) for slot in slots),
+            places=tuple(places[slot] for slot in slots),
             counts=tuple(counts),
             params=tuple(m.params for m in members),
             bits=tuple(m.bits() for m in members) if training else (),
