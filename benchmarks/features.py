@@ -111,7 +111,7 @@ def _train(
     """Train trials together until each has passed over the data so often; by default to their full length."""
     family = catalog.family(space.family)
     base = parameters.build(family.Base, space.base)
-    session = Session(family, base, data, space.fidelity, space.objective, capacity=len(draws))
+    session = Session(family, base, data, space.fidelity, space.objective, slots=len(draws))
     if passes == 0:
         return
     for number, values in enumerate(draws):

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer, text_global_pool
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +16,13 @@ from lungtune.errors import SpaceError, WeightsError
 from lungtune.nn import attention
 from lungtune.nn.slots import Slots
 from trainables import _clip_weights
+from trainables._open_clip import (
+    ResidualAttentionBlock,
+    TextTransformer,
+    VisionTransformer,
+    open_clip,
+    text_global_pool,
+)
 from trainables._prompts import STYLES, prompts
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,21 +72,25 @@ def _folder(folder: Path) -> Weights:
     files = [p for kind in ("safetensors", "bin", "pth") for p in folder.glob(f"*.{kind}")]
     if not files:
         raise WeightsError(f"{folder} must hold a weights file such as open_clip_model.safetensors, but has none.")
-    if "timm_model_name" in config.get("vision_cfg", {}) or "hf_model_name" in config.get("text_cfg", {}):
-        raise WeightsError(f"{folder} must hold a CLIP of open_clip's own transformers, but uses timm or Hugging Face.")
+    _only_transformers(str(folder), config)
     return Weights(f"local-dir:{folder}", None, {})
 
 
+def _only_transformers(name: str, config: Mapping[str, Any]) -> None:
+    if "timm_model_name" in config.get("vision_cfg", {}) or "hf_model_name" in config.get("text_cfg", {}):
+        raise WeightsError(f"{name} must be a CLIP of open_clip's own transformers, but uses timm or Hugging Face.")
+
+
 def _named(model: str, tag: str, file: Path | None, *, fetch: bool) -> Weights:
-    import open_clip
-    from open_clip.pretrained import get_pretrained_cfg
+    from trainables._open_clip import open_clip
 
     model = model.replace("/", "-")
     if model not in open_clip.list_models():
         raise WeightsError(f"model '{model}' is not one of open_clip's.{did_you_mean(model, open_clip.list_models())}")
+    _only_transformers(model, open_clip.get_model_config(model) or {})
     if file is not None:
         return Weights(model, file, {})
-    config = get_pretrained_cfg(model, tag)
+    config = open_clip.get_pretrained_cfg(model, tag)
     if not config:
         known = open_clip.list_pretrained_tags_by_model(model)
         raise WeightsError(f"weights '{tag}' are not known for {model}.{did_you_mean(tag, known)}")

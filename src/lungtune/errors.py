@@ -1,13 +1,13 @@
 """Everything lungtune raises on purpose.
 
-    LungtuneError
-    ├── UserError            a mistake the user can mend: one sentence, exit code 2
-    │   ├── SpaceError       a search space or recipe file, a parameter, ``--set``
-    │   ├── DataError        a data source, a split, an image
-    │   ├── WeightsError     pretrained weights that cannot be had
-    │   └── StudyError       a study that is missing, held by another process, or finished
-    ├── TrialError           one trial failed (``reason``: nan, oom, error, report, lost); the study goes on
-    └── CheckpointError      a checkpoint is truncated or damaged; an older one may serve
+LungtuneError
+├── UserError            a mistake the user can mend: one sentence, exit code 2
+│   ├── SpaceError       a search space or recipe file, a parameter, ``--set``
+│   ├── DataError        a data source, a split, an image
+│   ├── WeightsError     pretrained weights that cannot be had
+│   └── StudyError       a study that is missing, held by another process, or finished
+├── TrialError           one trial failed (``reason``: nan, oom, error, report, lost); the study goes on
+└── CheckpointError      a checkpoint is truncated or damaged; an older one may serve
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def retrain(
         assert space.seed is not None  # provenance made sure
         numbers = range(space.seed, space.seed + seeds)
         runs = [_Run(number, folder / "work" / mark / str(number)) for number in numbers]
-        session = Session(trainable, base, dataset, space.fidelity, space.objective, capacity=min(seeds, PACKED))
+        session = Session(trainable, base, dataset, space.fidelity, space.objective, slots=min(seeds, PACKED))
         for first in range(0, seeds, PACKED):
             _train(session, space, runs[first : first + PACKED], origin.fidelity)
         if runs[0].failure is not None:

@@ -7,7 +7,7 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from lungtune.core.trial import Objective, Report
 from lungtune.data.dataset import Dataset, Part
 from lungtune.errors import TrialError
 from lungtune.evaluate import metrics
-from lungtune.nn import checkpoint
+from lungtune.nn import capacity, checkpoint
+from lungtune.nn.capacity import Capacity
 from lungtune.nn.pack import Pack
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Run:
 
 
 class Session:
-    """Holds a backbone and a data set, and trains up to ``capacity`` trials together over them.
+    """Holds a backbone and a data set, and trains up to ``slots`` trials together over them.
 
     Args:
         trainable: the model family.
@@ -59,7 +60,7 @@ class Session:
         dataset: training and validation images at ``base.image_size``.
         fidelity: when trials report and how long their schedule is.
         objective: decides which checkpoint is the best and is kept.
-        capacity: most trials at a time.
+        slots: most trials at a time.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Session:
         dataset: Dataset,
         fidelity: Fidelity,
         objective: Objective,
-        capacity: int = 1,
+        slots: int = 1,
     ) -> None:
         self.trainable = trainable
         self.base = base
@@ -82,7 +83,7 @@ class Session:
             dataset.classes,
             images=dataset.train.images,
             labels=dataset.train.labels,
-            capacity=capacity,
+            capacity=slots,
             device=device(),
         )
         self.runs: dict[int, Run] = {}
@@ -115,19 +116,28 @@ class Session:
         """Let a trial leave; its checkpoints stay."""
         self.pack.leave(self.runs.pop(number).slot)
 
-    def step(self) -> list[tuple[int, Report | TrialError]]:
-        """Train every trial by one optimiser step; return the reports that came due and the trials that failed."""
+    def fit(self, cap: int, configurations: Sequence[Mapping[str, Any]]) -> Capacity:
+        """Measure how many trials at a time, at most ``cap``, this device trains fastest; no trial may be in."""
+        typical = [parameters.build(self.trainable.Params, params) for params in configurations]
+        self.pack.capacity = cap
+        found = capacity.measure(self.pack, typical, cap)
+        self.pack.capacity = found.slots
+        return found
+
+    def step(self, numbers: Collection[int] | None = None) -> list[tuple[int, Report | TrialError]]:
+        """Train trials (default all) by one optimiser step; return the reports that came due and trials that failed."""
+        runs = {n: run for n, run in self.runs.items() if numbers is None or n in numbers}
         due: list[tuple[int, Report | TrialError]] = []
-        for number, run in self.runs.items():
+        for number, run in runs.items():
             due += [(number, report) for report in run.pending]
             run.pending = []
         if due:
             return due
         began = time.perf_counter()
-        before = {number: self.pack.samples(run.slot) for number, run in self.runs.items()}
-        losses = self.pack.step()
+        before = {number: self.pack.samples(run.slot) for number, run in runs.items()}
+        losses = self.pack.step({run.slot for run in runs.values()})
         seconds = time.perf_counter() - began
-        for number, run in self.runs.items():
+        for number, run in runs.items():
             samples, loss = self.pack.samples(run.slot), losses[run.slot]
             run.trained += samples - before[number]
             run.seconds += seconds

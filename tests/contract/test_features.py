@@ -122,7 +122,8 @@ def test_other_images_and_other_weights_have_their_own(kept: Family, computed: l
     pack = kept.pack(1)
     with torch.no_grad():
         next(pack.model.parameters()).add_(1e-3)
-    assert features.identity(kept.trainable, kept.base, pack.model, pack.device, pack.precision) != pack._identity
+    changed = features.identity(kept.trainable, kept.base, pack.model, pack.device, pack.precision)
+    assert changed != pack._sources.identity
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])

@@ -1,4 +1,4 @@
-"""A trial actor whose training is arithmetic: real Ray, real journal, real checkpoints, no waiting.
+"""A host whose training is arithmetic: real Ray, real journal, real checkpoints, no waiting.
 
 A trial's ``fault`` parameter says what goes wrong, once: it is remembered in the study's folder.
 """
@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lungtune.core.journal import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import Objective, Report
-from lungtune.search.actor import TrialActor
+from lungtune.search.host import PackHost
 
 FIDELITY = Fidelity(max=9, min=1, eta=3)
 
@@ -76,8 +77,11 @@ class SimulatedSession:
     def leave(self, number: int) -> None:
         del self.runs[number]
 
-    def until_report(self) -> list[tuple[int, Report]]:
-        number, run = next(iter(self.runs.items()))
+    def step(self, numbers: Collection[int]) -> list[tuple[int, Report]]:
+        """One trial reports at a time, those that were here first first."""
+        number = next(number for number in self.runs if number in numbers)
+        run = self.runs.pop(number)
+        self.runs[number] = run  # the next turn is another's
         params, folder = run["params"], run["folder"]
         if not run["emit"]:
             time.sleep(params["seconds"])
@@ -120,8 +124,10 @@ def _first_time(folder: Path) -> bool:
     return True
 
 
-class SimulatedActor(TrialActor):
-    """The real actor around a simulated session."""
+class SimulatedHost(PackHost):
+    """The real host around a simulated session."""
 
-    def open_session(self, study: Study) -> Any:
-        return SimulatedSession(study)
+    def open_session(self) -> Any:
+        slots = SearchSpace.from_dict(self._study.history().study["space"]).slots
+        self._about = {"node": "", "device": "none", "slots": max(1, slots), "why": "", "rates": []}
+        return SimulatedSession(self._study)

@@ -29,12 +29,12 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
     """The study after its run, with four trials the sampler chose behind the ten bad ones."""
-    space = simulated.space(len(FAULTS) + 4, faults=tuple(FAULTS))
+    space = simulated.space(len(FAULTS) + 4, faults=tuple(FAULTS), slots=3)
     study = simulated.begin(tmp_path_factory.mktemp("studies") / "faults", space)
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
-    slots = raytune.start_ray()
+    raytune.start_ray()
     try:
-        raytune.run_trials(Conductor(study, space, 0), slots, lambda: None, actor=simulated.SimulatedActor)
+        raytune.run_trials(Conductor(study, space, 0), lambda: None, simulated.SimulatedHost)
     finally:
         raytune.stop_ray()
         study.release()
@@ -63,7 +63,9 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_and_trains_nothing_twice(end
     for fault, resumed_at in (("kill", "1"), ("kill-after-checkpoint", "2")):
         number = list(FAULTS).index(fault)
         starts = (ended.checkpoints(number) / "starts").read_text().split()
-        assert starts == ["0", resumed_at]
+        assert starts[0] == "0"
+        assert resumed_at in starts
+        assert starts == sorted(starts)  # a neighbour that killed the host may have cost it more starts, not progress
         fidelities = [report.fidelity for report in ended.history().trials[number].reports]
         assert fidelities == list(simulated.FIDELITY.reports)
 
@@ -71,5 +73,6 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_and_trains_nothing_twice(end
 def test_a_trial_that_always_kills_its_process_is_tried_a_few_times_only(ended):
     number = list(FAULTS).index("always-kill")
     lost = [e for e in journal.read(ended.journal_path) if e["event"] == "lost" and e["trial"] == number]
-    assert len(lost) == MAX_LOST + 1
+    assert ended.history().trials[number].lost == MAX_LOST + 1  # since its last report
+    assert len(lost) <= 2 * (MAX_LOST + 1)  # a neighbour may have killed its host as well
     assert all(event["why"] for event in lost)

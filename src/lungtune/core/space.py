@@ -35,7 +35,10 @@ class SearchSpace:
     seed: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     why: str = ""
-    trials_per_gpu: int = 1
+    slots: int = 0
+    """Trials that train together on a device; 0: measured there."""
+    max_slots: int = 16
+    """Most that the measurement may choose."""
     text: str = ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -28,7 +28,8 @@ _KEYS = {
     "objective": str,
     "sampler": str,
     "trials": int,
-    "trials_per_gpu": int,
+    "slots": int,
+    "max_slots": int,
     "fidelity": dict,
     "base": dict,
     "params": dict,
@@ -38,7 +39,9 @@ _KEYS = {
     "seed": int,
     "provenance": dict,
 }
-_PROFILE_KEYS = {"why", "objective", "sampler", "trials", "trials_per_gpu", "fidelity", "base", "params", "start"}
+_PLAIN = {"objective": "macro_f1", "sampler": "tpe", "trials": 24, "slots": 0, "max_slots": 16, "why": ""}
+_COUNTS = {"trials": 1, "slots": 0, "max_slots": 1}  # least value of each
+_PROFILE_KEYS = {*_PLAIN, "fidelity", "base", "params", "start"}
 _RANGE_KEYS = {"low", "high", "log", "step"}
 
 
@@ -170,7 +173,7 @@ def _resolve(
     axes: dict[str, BaseDistribution] = {}
     fixed: dict[str, Any] = {name: spec.default for name, spec in param_specs.items()}
     base: dict[str, Any] = {name: spec.default for name, spec in base_specs.items()}
-    plain: dict[str, Any] = {"objective": "macro_f1", "sampler": "tpe", "trials": 24, "trials_per_gpu": 1, "why": ""}
+    plain: dict[str, Any] = {**_PLAIN}
     fidelity: dict[str, Any] = {"max": 3.0, "min": 1 / 3}
     start: list[Mapping[str, Any]] = []
     fidelity_line = 1
@@ -208,9 +211,9 @@ def _resolve(
             if key in layer and layer[key] not in known:
                 hint = did_you_mean(str(layer[key]), known)
                 reader.problem(lines[key], f"{key} must be known, but got '{layer[key]}'.{hint}")
-        for key in ("trials", "trials_per_gpu"):
-            if key in layer and not plain[key] >= 1:
-                reader.problem(lines[key], f"{key} >= 1 must hold, but got {plain[key]}.")
+        for key, least in _COUNTS.items():
+            if key in layer and not plain[key] >= least:
+                reader.problem(lines[key], f"{key} >= {least} must hold, but got {plain[key]}.")
     resolved = _fidelity(reader, fidelity, fidelity_line)
     reader.raise_if_any()
     assert resolved is not None
@@ -221,7 +224,6 @@ def _resolve(
         profile=profile,
         objective=Objective(plain["objective"], reader.metrics[plain["objective"]]),
         sampler=plain["sampler"],
-        trials=plain["trials"],
         fidelity=resolved,
         base=base,
         fixed={name: value for name, value in fixed.items() if name not in axes},
@@ -231,7 +233,7 @@ def _resolve(
         seed=block.get("seed"),
         provenance=block.get("provenance", {}),
         why=plain["why"],
-        trials_per_gpu=plain["trials_per_gpu"],
+        **{key: plain[key] for key in _COUNTS},
         text=reader.path.read_text(encoding="utf-8"),
     )
 
@@ -282,16 +284,16 @@ def _with_setting(reader: _Reader, space: SearchSpace, trainable: Trainable, key
         if changed is None:
             raise SpaceError(reader.problems.pop(before)[1])
         return dataclasses.replace(space, fidelity=changed)
-    if key in ("trials", "trials_per_gpu") and isinstance(value, int) and value >= 1:
+    if key in _COUNTS and isinstance(value, int) and value >= _COUNTS[key]:
         return dataclasses.replace(space, **{key: value})
     if key == "sampler" and value in SAMPLERS:
         return dataclasses.replace(space, sampler=value)
     if key == "objective" and value in reader.metrics:
         return dataclasses.replace(space, objective=Objective(value, reader.metrics[value]))
-    known = {*param_specs, *base_specs, "trials", "trials_per_gpu", "sampler", "objective"}
+    known = {*param_specs, *base_specs, *_COUNTS, "sampler", "objective"}
     known |= {f"fidelity.{f.name}" for f in dataclasses.fields(Fidelity)}
-    if key in ("trials", "trials_per_gpu"):
-        raise SpaceError(f"{key} must be a whole number >= 1, but got {value!r}.")
+    if key in _COUNTS:
+        raise SpaceError(f"{key} must be a whole number >= {_COUNTS[key]}, but got {value!r}.")
     if key in ("sampler", "objective"):
         allowed = SAMPLERS if key == "sampler" else reader.metrics
         raise SpaceError(f"{key} must be known.{did_you_mean(str(value), allowed)}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from lungtune.nn.optim import Update, adamw
 
 _ALIGN = 16
 """Entries start on multiples of this many floats (64 bytes), so that results do not hang on where an entry lies."""
@@ -51,11 +53,21 @@ class Bank:
         self.parameters = {name: nn.Parameter(self._view(self.values, name)) for name in self.entries}
         self._grads = [self._view(self.grads, name) for name in self.entries]
 
-    def differentiate(self, loss: Tensor) -> None:
-        """Fill ``grads`` with the gradient of a scalar; parameters it does not depend on get zero."""
+    def differentiate(self, loss: Tensor, *, add: bool = False) -> None:
+        """Fill ``grads`` with the gradient of a scalar, or add it; parameters it does not depend on get zero."""
         parameters = list(self.parameters.values())
         found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        torch._foreach_copy_(self._grads, found)
+        (torch._foreach_add_ if add else torch._foreach_copy_)(self._grads, found)
+
+    def step(self, places: Sequence[int], updates: Sequence[Update]) -> None:
+        """Take one AdamW step of the slots at ``places`` (ascending); the others keep weights and moments."""
+        stacks = (self.values, self.mean, self.square, self.grads)
+        first = 0
+        for end in range(1, len(places) + 1):
+            if end == len(places) or places[end] != places[end - 1] + 1:  # neighbours are stepped together
+                rows = slice(places[first], places[end - 1] + 1)
+                adamw(*(stack[rows] for stack in stacks), updates[first:end])
+                first = end
 
     def read(self, slot: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
         """Return copies ``(3, *shape)`` of value and moments of one slot, cut to the given true shapes."""

@@ -14,6 +14,7 @@ import inspect
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ from lungtune.core.trainable import Trainable
 from lungtune.nn import checkpoint
 from lungtune.nn.augment import augment
 from lungtune.nn.member import Member
-from lungtune.nn.pixels import Pixels
+from lungtune.nn.pixels import Fresh, Pixels
 from lungtune.nn.slots import mix
 
 _CHUNK = 64
@@ -58,6 +59,47 @@ def identity(trainable: Trainable, base: Any, model: nn.Module, device: torch.de
     parts = [settings, device.type, precision, torch.__version__, code.hexdigest()]
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     return f"{home.stem}-{checkpoint.digest(weights, repr(parts))}"
+
+
+class Sources:
+    """What the model gets to see of image sets: kept features where the base says so, else images augmented afresh.
+
+    Args:
+        trainable: the family.
+        base: its ``Base``; ``views`` decides.
+        model: the backbone, without adapters.
+        compute: float images ``(n, 1, H, W)`` in [0, 1] to features ``(n, ...)``.
+        device: where they are wanted.
+        precision: ``fp32`` or ``bf16``.
+    """
+
+    def __init__(
+        self,
+        trainable: Trainable,
+        base: Any,
+        model: nn.Module,
+        compute: Callable[[Tensor], Tensor],
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        self._views = getattr(base, "views", 0)
+        self.identity = identity(trainable, base, model, device, precision) if self._views else ""
+        self._compute = compute
+        self._device = device
+        self._last: deque[tuple[Any, Fresh | Kept]] = deque(maxlen=2)  # training and validation come again and again
+
+    def of(self, images: np.ndarray | Tensor) -> Fresh | Kept:
+        """Return what the model gets to see of ``images``, uint8 ``(N, H, W)``."""
+        for known, source in self._last:
+            if known is images:
+                return source
+        source: Fresh | Kept = (
+            Kept(images, self.identity, self._compute, self._views, self._device)
+            if self._views
+            else Fresh(Pixels(images, self._device), self._compute)
+        )
+        self._last.append((images, source))
+        return source
 
 
 class Kept:

@@ -7,8 +7,12 @@ and step: who shares the pack changes nothing but the order of floating-point su
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -17,13 +21,16 @@ from torch import Tensor, nn
 
 from lungtune.core.trainable import Trainable
 from lungtune.errors import TrialError
-from lungtune.nn import features, lora
+from lungtune.nn import lora, memory
 from lungtune.nn.bank import Bank
+from lungtune.nn.features import Kept, Sources
 from lungtune.nn.losses import class_weights, cross_entropy
 from lungtune.nn.member import Member
-from lungtune.nn.optim import adamw
-from lungtune.nn.pixels import Fresh, Pixels
+from lungtune.nn.pixels import Fresh
 from lungtune.nn.slots import Slots, Stage
+
+_log = logging.getLogger(__name__)
+_AT_ONCE = 256  # images whose features are computed together: a head's batch may be too large for what is below it
 
 
 class Pack:
@@ -69,16 +76,12 @@ class Pack:
                 if isinstance(module, nn.Linear):
                     module.to(torch.bfloat16)
         self._stage = Stage()
-        self._views = getattr(base, "views", 0)
-        if self._views:  # now, while no adapter is attached
-            self._identity = features.identity(trainable, base, self.model, self.device, self.precision)
-        self._train = self._inputs(images)
-        self._evaluated: tuple[Any, Fresh | features.Kept] = images, self._train
+        self._sources = Sources(trainable, base, self.model, self._features, self.device, self.precision)
+        self._train = self._sources.of(images)
         self._labels = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
-        if len(self._labels) != len(self._train) or not len(self._labels):
-            raise ValueError(
-                f"as many labels as images must be given, but got {len(self._labels)}, {len(self._train)}"
-            )
+        if len(labels) != len(images) or not len(labels):
+            raise ValueError(f"as many labels as images must be given, but got {len(labels)}, {len(images)}")
+        self.rows: int | None = None  # how many rows of a step fit into memory at a time; None: all
         self._members: dict[int, Member] = {}  # in the order of their rows
         self._bank = Bank({}, 0, self.device)
 
@@ -106,9 +109,7 @@ class Pack:
         adapters = lora.match(self.model, self.trainable.targets(self.model, params))
         weights = class_weights(self._labels, len(self.classes), params.class_weighting).to(self.device)
         member = Member(params, seed, horizon, adapters, weights, self.device)
-        start = member.begin(
-            self.model, state, lambda generator: self.trainable.own(self.model, params, self.classes, generator)
-        )
+        start = member.begin(self.model, state, partial(self.trainable.own, self.model, params, self.classes))
         slot = next(s for s in range(self.capacity) if s not in self._members)
         self._settle({**self._members, slot: member}, {slot: start})
         return slot
@@ -117,35 +118,68 @@ class Pack:
         """Free a slot; the others go on undisturbed."""
         self._settle({s: m for s, m in self._members.items() if s != slot}, {})
 
-    def step(self) -> dict[int, float]:
-        """Take one optimiser step of every slot, each on its own next batch; return the training loss of each.
+    def step(self, slots: Collection[int] | None = None) -> dict[int, float]:
+        """Take one optimiser step of some slots, each on its own next batch; return the training loss of each.
 
-        A loss may be NaN or infinite: that slot is broken, the others are not touched by it.
+        A loss may be NaN or infinite: that slot is broken, the others are not touched by it. When memory runs out,
+        fewer rows pass at a time from then on (``rows``): first fewer slots, which changes nothing for any of them,
+        then parts of one slot's batch, whose gradients are summed. Batch sizes stay as asked.
+
+        Args:
+            slots: which; default all. The others stand still.
         """
-        if not self._members:
-            return {}
-        members = list(self._members.values())
-        chosen = [m.batch(len(self._train)) for m in members]
-        slots = self._layout(list(self._members), [len(c) for c in chosen], training=True)
-        inputs = self._train.take(chosen, members)
-        index = torch.cat(chosen).to(self.device)
+        waiting = [slot for slot in self._members if slots is None or slot in slots]
+        losses: dict[int, float] = {}
+        while waiting:
+            together = self._fitting(waiting)
+            try:
+                losses |= self._step(together)
+                waiting = waiting[len(together) :]
+                continue
+            except (RuntimeError, MemoryError) as error:
+                rows = sum(self._members[slot].params.batch_size for slot in together)
+                rows = min(rows, self.rows or rows)
+                if not memory.exhausted(error) or rows == 1:
+                    raise
+            self.rows = rows // 2
+            memory.release()
+            _log.warning("memory ran out: %d rows of a step pass at a time from now on", self.rows)
+        return losses
+
+    def _fitting(self, slots: Sequence[int]) -> list[int]:
+        """Return the first of ``slots`` that pass together, at least one."""
+        sizes = accumulate(self._members[slot].params.batch_size for slot in slots)
+        return [slot for slot, size in zip(slots, sizes) if not self.rows or size <= self.rows] or [slots[0]]
+
+    def _step(self, chosen: Sequence[int]) -> dict[int, float]:
+        members = [self._members[slot] for slot in chosen]
+        batches = [m.batch(len(self._train)) for m in members]
+        slots = self._layout(chosen, [len(b) for b in batches], training=True)
+        inputs = self._train.take(batches, members)
+        index = torch.cat(batches).to(self.device)
         labels = self._labels[index]
         weights = torch.cat([m.weights[labels[rows]] for m, rows in zip(members, slots.rows, strict=True)])
-        losses = slots.means(cross_entropy(self._logits(inputs, slots), labels, weights))
-        bank = self._bank
-        bank.differentiate(losses.sum())
-        for place, member in enumerate(members):
+        bank, size = self._bank, len(index)
+        each = size if len(chosen) > 1 else min(size, self.rows or size)  # only a lone slot's batch is cut
+        losses = torch.zeros(len(chosen), device=self.device)
+        for first in range(0, size, each):
+            rows = slice(first, min(first + each, size))
+            part = slots if each == size else replace(slots, counts=(rows.stop - first,))
+            loss = part.means(cross_entropy(self._logits(inputs[rows], part), labels[rows], weights[rows]))
+            loss = loss * ((rows.stop - first) / size) if each < size else loss
+            bank.differentiate(loss.sum(), add=first > 0)
+            losses += loss.detach()
+        for place, member in zip(slots.places, members, strict=True):
             if member.steps == 0:
                 member.silent = bank.silent(place, [*(f"{n}.{lora.PARTS[1]}" for n in member.adapters), *member.own])
-        adamw(bank.values, bank.mean, bank.square, bank.grads, [m.advance() for m in members])
-        return dict(zip(self._members, losses.tolist(), strict=True))
+        bank.step(slots.places, [m.advance() for m in members])
+        return dict(zip(chosen, losses.tolist(), strict=True))
 
     def verify(self, slot: int) -> None:
         """Check that the trial's very first step reached everything it trains; call it after that step.
 
         Raises:
-            TrialError: an adapter or a parameter of its own got no gradient: it would never learn, and its axes of
-                the search would be dead.
+            TrialError: something got no gradient: it would never learn, and its axes of the search would be dead.
         """
         silent = self._members[slot].silent
         if silent:
@@ -173,21 +207,25 @@ class Pack:
         Returns:
             Float32 ``(M, classes)`` probabilities on the CPU, for each slot.
         """
-        if self._evaluated[0] is not images:  # the same images are scored again and again
-            self._evaluated = images, self._inputs(images)
-        inputs = self._evaluated[1]
+        inputs = self._sources.of(images)
         stride = batch_size or inputs.stride
-        starts = range(0, len(inputs), stride)
-        scores = {}
-        for slot in self.slots if slots is None else slots:
-            memo: dict[Any, Any] = {}
-            parts = []
-            for first in starts:
-                batch = inputs.plain(first, min(first + stride, len(inputs)))
-                layout = self._layout([slot], [len(batch)], training=False, memo=memo)
-                parts.append(self._logits(batch, layout).float().softmax(1).cpu())
-            scores[slot] = torch.cat(parts)
-        return scores
+        return {slot: self._scores(slot, inputs, stride) for slot in (self.slots if slots is None else slots)}
+
+    def _scores(self, slot: int, inputs: Fresh | Kept, stride: int) -> Tensor:
+        memo, parts, first = {}, [], 0
+        while first < len(inputs):
+            last = min(first + stride, len(inputs))
+            layout = self._layout([slot], [last - first], training=False, memo=memo)
+            try:
+                parts.append(self._logits(inputs.plain(first, last), layout).float().softmax(1).cpu())
+                first = last
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not memory.exhausted(error) or last - first == 1:
+                    raise
+            stride = (last - first) // 2
+            memory.release()
+        return torch.cat(parts)
 
     def state(self, slot: int) -> dict[str, Tensor]:
         """Return all that is needed to go on exactly: weights with their moments ``(3, ...)``, and progress.
@@ -245,16 +283,11 @@ class Pack:
             stacked=self._bank.parameters,
         )
 
-    def _inputs(self, images: np.ndarray | Tensor) -> Fresh | features.Kept:
-        """Return what the model gets to see of some images."""
-        if self._views:
-            return features.Kept(images, self._identity, self._features, self._views, self.device)
-        return Fresh(Pixels(images, self.device), self._features)
-
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
         with self._showing(None):
-            return self.trainable.features(self.model, images.to(self.device))
+            parts = [self.trainable.features(self.model, some) for some in images.to(self.device).split(_AT_ONCE)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _logits(self, inputs: Tensor, slots: Slots) -> Tensor:
         with self._showing(slots):

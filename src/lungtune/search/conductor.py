@@ -34,6 +34,8 @@ class Assignment:
     seed: int
     known: float
     """Passes whose report the journal holds already."""
+    lost: int = 0
+    """How often its process died since its last report."""
 
 
 class Conductor:
@@ -115,7 +117,7 @@ class Conductor:
                     continue
                 self.running.add(trial.number)
                 self._write("start", trial=trial.number, attempt=trial.lost + 1, fidelity=trial.fidelity)
-                return Assignment(trial.number, trial.params, trial.seed, trial.fidelity)
+                return Assignment(trial.number, trial.params, trial.seed, trial.fidelity, trial.lost)
             return None
 
     def _new_trial(self) -> Trial:
@@ -182,6 +184,7 @@ class Conductor:
                 samples=outcome["samples"],
                 metrics=metrics,
                 checkpoint=outcome["checkpoint"],
+                seconds=outcome.get("seconds"),
             )
             self.failures = 0
             goes_on = self._judge(trial, outcome["fidelity"], trial.value(self.space.objective))
@@ -205,11 +208,22 @@ class Conductor:
                 return {}, f"'{name}' became {value}", "nan"
         return clean, "", ""
 
+    def note(self, event: str, **fields: Any) -> None:
+        """Write down what decides nothing but should be known later."""
+        with self._lock:
+            self._write(event, **fields)
+
     def lost(self, number: int, why: str) -> None:
         """Take note that a trial's process died; it will be tried again from its last good checkpoint."""
         with self._lock:
             if self.history.trials[number].state is State.RUNNING:
                 self._write("lost", trial=number, why=why[:500])
+
+    def put_back(self, number: int) -> None:
+        """A trial that could not begin where it was placed waits again."""
+        with self._lock:
+            self.running.discard(number)
+            self.unfinished.append(number)
 
     def requeue(self) -> None:
         """Put the trials that were running back in the queue: their processes are gone."""

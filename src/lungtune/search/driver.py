@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,15 +50,35 @@ def run(options: Options, console: Console) -> int:
         UserError: something the user can mend; no study was begun, or a begun one was left as it was.
     """
     prepare = _resumed if options.resume else _new
-    study, space, dataset = prepare(options, console)
-    try:
-        return _search(study, space, dataset, options, console)
-    finally:
-        study.release()
+    with ThreadPoolExecutor(1) as aside:
+        started: list[Future[None]] = []
+        try:
+            study, space, dataset = prepare(options, console, lambda: started.append(aside.submit(_start_ray)))
+            try:
+                return _search(study, space, dataset, options, console, started[0])
+            finally:
+                study.release()
+        finally:
+            for each in started:
+                _stop_ray(each)
 
 
-def _new(options: Options, console: Console) -> tuple[Study, SearchSpace, Any]:
-    """Check everything that can be checked, then begin the study."""
+def _start_ray() -> None:
+    """Start Ray: ten seconds of which most are waiting, so it is done while the data are looked at."""
+    from lungtune.search import raytune
+
+    raytune.start_ray()
+
+
+def _stop_ray(started: Future[None]) -> None:
+    if started.exception() is None:
+        from lungtune.search import raytune
+
+        raytune.stop_ray()
+
+
+def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> tuple[Study, SearchSpace, Any]:
+    """Check everything that can be checked, then begin the study; ``start_ray`` once a search is likely."""
     if options.space is None:
         raise SpaceError(f"--space must be given; shipped are {', '.join(catalog.spaces())}.")
     profile = options.profile or catalog.default_profile(options.space, with_data=options.data is not None)
@@ -76,6 +97,7 @@ def _new(options: Options, console: Console) -> tuple[Study, SearchSpace, Any]:
         sources.index_source(source)  # says what is missing; before the weights, which may take a while to look for
     study = Study.new(options.study, space.name)
     trainable.check(base)
+    start_ray()
 
     inspection = dataset.inspect(source, seed=seed)
     for warning in inspection.audit.warnings:
@@ -94,7 +116,7 @@ def _new(options: Options, console: Console) -> tuple[Study, SearchSpace, Any]:
     return study, resolved, data
 
 
-def _resumed(options: Options, console: Console) -> tuple[Study, SearchSpace, Any]:
+def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) -> tuple[Study, SearchSpace, Any]:
     """Open a study that was begun."""
     if options.study is None:
         known = ", ".join(Study.names()) or "none yet"
@@ -121,6 +143,7 @@ def _resumed(options: Options, console: Console) -> tuple[Study, SearchSpace, An
     trainable = catalog.family(space.family)
     base = parameters.build(trainable.Base, space.base)
     trainable.check(base)
+    start_ray()
     data = dataset.load(study.split_path, base.image_size)
     if not history.baselines:
         constant = baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
@@ -130,7 +153,9 @@ def _resumed(options: Options, console: Console) -> tuple[Study, SearchSpace, An
     return study, space, data
 
 
-def _search(study: Study, space: SearchSpace, data: Any, options: Options, console: Console) -> int:
+def _search(
+    study: Study, space: SearchSpace, data: Any, options: Options, console: Console, started: Future[None]
+) -> int:
     from lungtune.search.conductor import Conductor
     from lungtune.tracking import Tracker
 
@@ -149,12 +174,13 @@ def _search(study: Study, space: SearchSpace, data: Any, options: Options, conso
     stopped = ""
     tracker = Tracker(study.folder)
     study.append("open", **environment.process())
-    tracker.start()
+    # Not before there is something to track: MLflow takes seconds to import, and the devices are starting.
+    conductor.watchers.append(lambda entry: tracker.start() if entry["event"] in ("report", "end") else None)
     if conductor.finished:
         console.print("the study has all its trials; raise --trials to extend it.")
     else:
         try:
-            stopped = _run_trials(conductor, options, console)
+            stopped = _run_trials(conductor, options, console, started)
         except BaseException:
             study.append("stop", why=conductor.stopping or "error", **environment.process())
             raise
@@ -162,6 +188,7 @@ def _search(study: Study, space: SearchSpace, data: Any, options: Options, conso
     study.append("summary", best=_headline(result), work=result["work"])
     study.append("stop", why=stopped or "done", **environment.process())
     _conclude(study, space, result, console, time.monotonic() - began)
+    tracker.start()
     delivery = tracker.stop(timeout=60.0)
     if not delivery:
         console.print(f"note: {delivery.sentence}", highlight=False, soft_wrap=True)
@@ -173,12 +200,11 @@ def _search(study: Study, space: SearchSpace, data: Any, options: Options, conso
     return 0 if result["best"] else 1
 
 
-def _run_trials(conductor: Any, options: Options, console: Console) -> str:
+def _run_trials(conductor: Any, options: Options, console: Console, started: Future[None]) -> str:
     """Run the trials under the live view; return why the search stopped early, or nothing."""
-    from lungtune.search import raytune
-
     deadline = time.monotonic() + options.budget if options.budget else None
-    console.print("starting Ray ...", highlight=False)
+    if not started.done():
+        console.print("starting Ray ...", highlight=False)
     view = live.View(console, conductor.history, conductor.space)
     conductor.watchers.append(view.event)
 
@@ -187,13 +213,12 @@ def _run_trials(conductor: Any, options: Options, console: Console) -> str:
         if deadline is not None and time.monotonic() > deadline:
             conductor.stopping = conductor.stopping or "the time budget is spent"
 
-    try:
-        with _stopping(conductor):
-            slots = raytune.start_ray()
-        with _stopping(conductor), view:  # again: Ray has put its own handler on SIGTERM
-            raytune.run_trials(conductor, slots, tick)
-    finally:
-        raytune.stop_ray()
+    with _stopping(conductor):
+        started.result()
+        from lungtune.search import raytune
+
+        with view:
+            raytune.run_trials(conductor, tick)
     if deadline is not None and time.monotonic() > deadline:
         conductor.close_by_budget()
     return str(conductor.stopping)

@@ -52,6 +52,7 @@ class View:
         self.began = time.monotonic()
         self.work_before = history.work
         self._drawn = 0.0
+        self._devices: list[str] = []
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> View:
@@ -66,6 +67,9 @@ class View:
 
     def event(self, entry: Mapping[str, Any]) -> None:
         """Take in one journal entry (the history has it already)."""
+        if entry["event"] == "host":
+            told = f"{entry['device']}: {entry['slots']} train together ({entry['why']})"
+            self._devices.append(f"device {entry['index']}, {told}")
         if self._live is not None:
             self._draw()
             return
@@ -92,6 +96,8 @@ class View:
         if kind == "report":
             value = entry["metrics"].get(metric, math.nan)
             return f"trial {entry['trial']:3d}  {entry['fidelity']:.3g} passes  {metric} {value:.4f}"
+        if kind == "host":
+            return self._devices[-1]
         if kind == "lost":
             return f"trial {entry['trial']:3d}  its process died; it will be tried again ({entry['why'][:80]})"
         if kind == "end":
@@ -177,7 +183,8 @@ class View:
                 Text(self._score(trial), style="bold green" if top else ""),
                 *(values if wide else [told[: max(20, self.console.width - 46)]]),
             )
-        return Group(table, Text(self._headline(), style="bold"), Text(self._work()))
+        devices = [Text(told, style="dim") for told in dict.fromkeys(self._devices[-4:])]
+        return Group(table, Text(self._headline(), style="bold"), Text(self._work()), *devices)
 
     def _shown(self, rows: int) -> list[Trial]:
         """The running trials and the best of the ended ones, by number."""

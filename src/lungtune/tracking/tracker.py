@@ -79,8 +79,9 @@ class Tracker:
         self._thread = threading.Thread(target=self._guarded, name="lungtune-tracking", daemon=True)
 
     def start(self) -> Tracker:
-        """Begin to deliver, in the background."""
-        self._thread.start()
+        """Begin to deliver, in the background; once is enough."""
+        if self._thread.ident is None:
+            self._thread.start()
         return self
 
     def stop(self, timeout: float = 30.0) -> Delivery:

@@ -73,7 +73,7 @@ def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path):
         ("- {lr: 1e-4}", "- {lrr: 1e-4}", r":9: start: 'lrr' is not a parameter"),
         ("trials: 3,", "trials: three,", r":11: trials must be a whole number, but got 'three'"),
         ("trials: 5", "trials: true", r":3: trials must be a whole number"),
-        ("trials: 5", "trials_per_gpu: 0", r":3: trials_per_gpu >= 1 must hold"),
+        ("trials: 5", "max_slots: 0", r":3: max_slots >= 1 must hold"),
         ("{why: small,", "{wy: small,", r":11: 'wy' is not a key of profile 'demo'"),
     ],
 )

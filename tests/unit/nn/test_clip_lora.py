@@ -302,3 +302,16 @@ def test_readme_snippet_runs_without_lungtune(exported: tuple[Path, Pack, Params
     scores = json.loads(done.stdout)
     assert list(scores) == list(CLASSES)
     assert list(scores.values()) == pytest.approx(pack.predict(pixels[None])[0][0].tolist(), abs=1e-4)
+
+
+def test_the_quick_import_of_open_clip_leaves_timm_transformers_and_the_compiler_usable() -> None:
+    code = """
+import sys
+from trainables._open_clip import open_clip
+left_out = [name for name in ("timm", "transformers", "torch._dynamo") if name in sys.modules]
+assert not left_out, left_out
+import timm, torch, transformers
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
+assert timm.list_models("vit_base_patch16_224") and transformers.__version__
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)

@@ -3,114 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from lungtune.core.params import param
-from lungtune.core.trainable import LoraTarget, Trainable
 from lungtune.errors import CheckpointError, SpaceError, TrialError
 from lungtune.nn.member import Member
-from lungtune.nn.pack import Pack
-from lungtune.nn.slots import Slots
-
-
-@dataclass(frozen=True)
-class Base:
-    """Nothing but a size."""
-
-    image_size: int = param(8)
-
-
-@dataclass(frozen=True)
-class Params:
-    """What the loop reads, and LoRA."""
-
-    lr: float = param(1e-2)
-    weight_decay: float = param(0.01)
-    batch_size: int = param(4)
-    warmup: float = param(0.1)
-    augmentation: int = param(0)
-    class_weighting: str = param("none")
-    rank: int = param(4)
-    alpha: float = param(8.0)
-    dropout: float = param(0.0)
-    targets: str = param("first|second")
-
-
-class Net(nn.Module):
-    """Two Linears, a head that stays as it is, and a layer that is never run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(64, 24)
-        self.second = nn.Linear(24, 16)
-        self.head = nn.Linear(16, 3)
-        self.idle = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.gelu(self.second(F.gelu(self.first(x.flatten(1))))))
-
-
-class Toy(Trainable):
-    """A family as small as can be, to test the pack without a real backbone."""
-
-    summary = "toy"
-    Base = Base
-    Params = Params
-
-    def check(self, base: Any) -> None:
-        """Nothing to find."""
-
-    def miniature(self, folder: Path) -> Base:
-        """Return the only base."""
-        return Base()
-
-    def backbone(self, base: Any, classes: Sequence[str]) -> nn.Module:
-        """Return the same random weights every time."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return Net().eval()
-
-    def targets(self, model: nn.Module, params: Params) -> list[LoraTarget]:
-        """Return one target."""
-        return [LoraTarget(p, params.rank, params.alpha, params.dropout) for p in params.targets.split("|")]
-
-    def logits(self, model: nn.Module, images: Tensor, slots: Slots) -> Tensor:
-        """Run the net."""
-        return model(images)
-
-    def export(self, *args: Any) -> None:
-        """Nothing to write."""
-
-
-N = 22
-RNG = np.random.default_rng(0)
-IMAGES = RNG.integers(0, 256, (N, 8, 8), dtype=np.uint8)
-LABELS = np.arange(N) % 3
-CLASSES = ["a", "b", "c"]
-
-
-def pack(capacity: int = 4, images: np.ndarray = IMAGES, labels: np.ndarray = LABELS, **options: object) -> Pack:
-    return Pack(Toy(), Base(), CLASSES, images, labels, capacity=capacity, **options)
-
-
-def run(members: Pack, steps: int) -> list[dict[int, float]]:
-    return [members.step() for _ in range(steps)]
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-HARD = Params(dropout=0.3, augmentation=3, batch_size=5)
+from toy import HARD, IMAGES, LABELS, N, Params, equal, pack, run
 
 
 def test_every_pass_shows_every_image_once_in_a_new_order() -> None:

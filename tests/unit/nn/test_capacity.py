@@ -1,0 +1,73 @@
+"""The number of slots follows from a measurement, within memory and the cap."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lungtune.nn import capacity
+from lungtune.nn.pack import Pack
+from lungtune.nn.slots import Slots
+from toy import CLASSES, IMAGES, LABELS, Base, Params, Toy
+
+
+class Timed(Toy):
+    """A step of K slots takes ``seconds(K)``; more than ``most`` do not fit into memory."""
+
+    def __init__(self, seconds: Any, most: int = 99) -> None:
+        self.seconds, self.most = seconds, most
+
+    def logits(self, model: nn.Module, images: Tensor, slots: Slots) -> Tensor:
+        """Run the net, slowly."""
+        if len(slots) > self.most:
+            raise torch.OutOfMemoryError("injected")
+        time.sleep(self.seconds(len(slots)))
+        return model(images)
+
+
+def measured(seconds: Any, most: int = 99, cap: int = 8) -> capacity.Capacity:
+    pack = Pack(Timed(seconds, most), Base(), CLASSES, IMAGES, LABELS, capacity=cap)
+    found = capacity.measure(pack, [Params()], cap)
+    assert pack.slots == ()
+    assert pack.rows is None
+    return found
+
+
+def test_where_a_step_costs_the_same_for_all_sizes_the_cap_is_taken() -> None:
+    found = measured(lambda slots: 0.03)
+    assert found.slots == 8
+    assert [rate.slots for rate in found.rates] == [1, 2, 4, 8]
+    assert "at most 8 are allowed" in found.why
+
+
+def test_where_packing_brings_nothing_a_pack_of_one_is_taken_and_larger_ones_are_not_tried() -> None:
+    found = measured(lambda slots: 0.03 * slots)
+    assert found.slots == 1
+    assert [rate.slots for rate in found.rates] == [1, 2, 4]
+    assert "gain nothing more" in found.why
+
+
+def test_a_pack_that_does_not_fit_into_memory_is_not_taken() -> None:
+    found = measured(lambda slots: 0.03, most=2)
+    assert found.slots == 2
+    assert "4 do not fit into memory" in found.why
+
+
+def test_one_trial_is_trained_even_if_it_does_not_fit_at_once() -> None:
+    assert measured(lambda slots: 0.0, most=0).slots == 1
+
+
+def test_the_cap_is_tried_itself_when_it_is_no_power_of_two() -> None:
+    assert measured(lambda slots: 0.03, cap=6).slots == 6
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    def broken(slots: int) -> float:
+        raise ValueError("a mistake in the model's code")
+
+    with pytest.raises(ValueError, match="mistake"):
+        measured(broken)

@@ -1,0 +1,139 @@
+"""A host's promises to those who wait for reports: nobody waits for another, nobody is forgotten, errors stay apart."""
+
+import threading
+import time
+
+import pytest
+
+import simulated
+from lungtune.core.trial import Report
+from lungtune.errors import WeightsError
+from lungtune.search.host import PackHost
+
+
+class Session(simulated.SimulatedSession):
+    """Counts steps; trial 9 raises whenever it is stepped."""
+
+    def __init__(self, study):
+        super().__init__(study)
+        self.stepped = []
+        self.gate = threading.Semaphore(0)
+
+    def step(self, numbers):
+        self.gate.acquire()
+        self.stepped.append(frozenset(numbers))
+        if 9 in numbers:
+            raise ValueError("trial 9 cannot be trained")
+        number = min(numbers)
+        self.runs[number]["done"] += 1.0
+        done = self.runs[number]["done"]
+        return [(number, Report(done, round(done * 100), {"macro_f1": done}, str(self.study.folder / "c")))]
+
+
+class Host(PackHost):
+    """A host of two slots around that session."""
+
+    def open_session(self):
+        self._about = {"slots": 2}
+        return Session(self._study)
+
+
+@pytest.fixture
+def host(tmp_path):
+    simulated.begin(tmp_path / "s", simulated.space(3)).release()
+    made = Host(str(tmp_path / "s"), 1, None)
+    made.ready()
+    return made
+
+
+class Waiting(threading.Thread):
+    """Asks for a trial's next report in the background."""
+
+    def __init__(self, host, number, fresh=True, known=0.0):
+        super().__init__(daemon=True)
+        assignment = {"number": number, "params": {"quality": 1.0}, "seed": 0, "known": known}
+        self.run = lambda: setattr(self, "outcome", host.train(assignment, fresh))
+        self.outcome = None
+        self.start()
+
+    def result(self):
+        self.join(10)
+        return self.outcome
+
+
+def settle(host, joined):
+    """Let the work thread pass until these trials are in the pack."""
+    end = time.monotonic() + 10
+    while not joined <= set(host._session.runs):
+        host._session.gate.release()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_only_trials_that_somebody_waits_for_are_trained(host):
+    first = Waiting(host, 0)
+    host._session.gate.release()
+    assert first.result()["fidelity"] == 1.0
+    second = Waiting(host, 1)
+    host._session.gate.release()
+    assert second.result()["fidelity"] == 1.0
+    assert host._session.stepped == [{0}, {1}]
+    again = Waiting(host, 0, fresh=False)
+    host._session.gate.release()
+    assert again.result()["fidelity"] == 2.0
+
+
+def test_a_trial_that_raises_fails_alone(host):
+    bad, good = Waiting(host, 9), Waiting(host, 1)
+    settle(host, {9, 1})
+    for _ in range(4):
+        host._session.gate.release()
+    assert bad.result()["failure"]["reason"] == "error"
+    assert "trial 9 cannot be trained" in bad.result()["failure"]["message"]
+    assert good.result()["fidelity"] >= 1.0
+
+
+def test_a_trial_asked_for_anew_answers_the_new_caller_and_lets_the_old_one_go(host):
+    ghost = Waiting(host, 0)  # its process dies while it waits
+    settle(host, {0})
+    ghost.result()
+    ghost = Waiting(host, 0, fresh=False)
+    time.sleep(0.1)
+    heir = Waiting(host, 0)
+    for _ in range(3):
+        host._session.gate.release()
+    ghost.join(10)
+    assert not ghost.is_alive()
+    assert heir.result()["number"] == 0
+
+
+def test_a_slot_whose_trial_left_unheard_is_given_to_the_next(host):
+    for number in range(4):
+        waiting = Waiting(host, number)
+        host._session.gate.release()
+        assert waiting.result()["number"] == number
+        assert len(host._session.runs) <= 2
+
+
+def test_a_trial_that_leaves_is_gone_unless_it_is_waited_for(host):
+    waiting = Waiting(host, 0)
+    host._session.gate.release()
+    waiting.result()
+    host.leave(0)
+    end = time.monotonic() + 10
+    while host._session.runs and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not host._session.runs
+
+
+def test_a_backbone_that_cannot_be_had_is_said_to_everybody_who_asks(tmp_path):
+    class Broken(Host):
+        def open_session(self):
+            raise WeightsError("weights must be here, but are not")
+
+    simulated.begin(tmp_path / "s", simulated.space(3)).release()
+    broken = Broken(str(tmp_path / "s"), 1, None)
+    with pytest.raises(WeightsError, match="must be here"):
+        broken.ready()
+    with pytest.raises(WeightsError, match="must be here"):
+        broken.train({"number": 0}, fresh=True)
