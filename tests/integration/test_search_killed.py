@@ -58,7 +58,7 @@ def check_whole(study):
     """Every trial has ended, each fidelity was reported once, and was trained once but for the segment in flight."""
     history = study.history()
     assert sorted(history.trials) == list(range(TRIALS))
-    assert not history.of(State.RUNNING, State.FAIL)
+    assert not history.of(State.RUNNING, State.PAUSED, State.FAIL)
     for trial in history.trials.values():
         fidelities = [report.fidelity for report in trial.reports]
         assert fidelities == list(simulated.FIDELITY.reports[: len(fidelities)])
@@ -68,16 +68,25 @@ def check_whole(study):
 
 def check_decisions(study, folder):
     """A conductor that is never cut off, shown the same reports in the same order, decides the same."""
-    events = [e for e in journal.read(study.journal_path) if e["event"] in ("trial", "report", "end")]
+    kinds = ("trial", "start", "report", "pause", "end")
+    events = [e for e in journal.read(study.journal_path) if e["event"] in kinds]
     space = simulated.space(TRIALS, faults=("none",), seconds=0.25)
     straight = Conductor(simulated.begin(folder, space), space, 0)
     for event in events:
         if event["event"] == "trial":
             assigned = straight.next()
             assert (assigned.number, assigned.params) == (event["trial"], event["params"])
+        elif event["event"] == "start":
+            if event["trial"] not in straight.running:  # else it went on after a kill
+                assigned = straight.next()
+                assert (assigned.number, assigned.known) == (event["trial"], event["fidelity"])
         elif event["event"] == "report":
             straight.report(event["trial"], event)
+        elif event["event"] == "pause":
+            assert straight.history.trials[event["trial"]].state is State.PAUSED
         else:
+            if not straight.running:
+                assert straight.next() is None, "what is paused ends with the search"
             assert straight.history.trials[event["trial"]].state.value == event["state"]
             assert straight.history.trials[event["trial"]].reason == event["reason"]
 

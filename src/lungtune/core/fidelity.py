@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from lungtune.errors import SpaceError
+from lungtune.errors import SpaceError, did_you_mean
 
 TOLERANCE = 1e-6
 """Fidelities closer than this many passes are the same one."""
@@ -46,6 +49,21 @@ class Fidelity:
                 f"fidelity must give at least two rungs, but min={self.min:g}, max={self.max:g}, eta={self.eta:g} "
                 f"give {len(self.levels)}; lower fidelity.min to {self.max / self.eta:.3g} or less, or lower eta."
             )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Fidelity:
+        """Build one from what a file says.
+
+        Raises:
+            SpaceError: a field is unknown or not a number, or they do not fit together.
+        """
+        names = [f.name for f in dataclasses.fields(cls)]
+        for key, value in values.items():
+            if key not in names:
+                raise SpaceError(f"'{key}' is not a field of fidelity.{did_you_mean(key, names)}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise SpaceError(f"fidelity.{key} must be a number, but got {value!r}.")
+        return cls(**{key: float(value) for key, value in values.items()})
 
     @property
     def levels(self) -> tuple[float, ...]:

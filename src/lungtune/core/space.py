@@ -10,9 +10,12 @@ from typing import Any
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 
 from lungtune.core.fidelity import Fidelity
+from lungtune.core.scheduler import Scheduler
 from lungtune.core.trial import Objective
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "nsga2")
+COUNTS = {"trials": 1, "slots": 0, "max_slots": 1}
+"""Whole numbers of a space, and the least value of each."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class SearchSpace:
     """Trials that train together on a device; 0: measured there."""
     max_slots: int = 16
     """Most that the measurement may choose."""
+    scheduler: Scheduler = field(default_factory=Scheduler)
     text: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,16 +50,21 @@ class SearchSpace:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["objective"] = dataclasses.asdict(self.objective)
         data["fidelity"] = dataclasses.asdict(self.fidelity)
+        data["scheduler"] = dataclasses.asdict(self.scheduler)
         data["axes"] = {name: distribution_to_json(axis) for name, axis in self.axes.items()}
         data["start"] = [dict(point) for point in self.start]
         return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SearchSpace:
-        """Build a space from :meth:`to_dict`'s data; unknown keys are passed over."""
+        """Build a space from :meth:`to_dict`'s data; unknown keys are passed over.
+
+        Data without a scheduler is of a time when there was one only: it stopped trials, and goes on doing so.
+        """
         known = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
         known["objective"] = Objective(**known["objective"])
         known["fidelity"] = Fidelity(**known["fidelity"])
+        known["scheduler"] = Scheduler(**known.get("scheduler", {"name": "asha", "mode": "stop"}))
         known["axes"] = {name: json_to_distribution(text) for name, text in known["axes"].items()}
         known["start"] = tuple(known["start"])
         return cls(**known)

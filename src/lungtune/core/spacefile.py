@@ -5,18 +5,18 @@ A recipe is a space whose parameters are all single values, with a ``provenance`
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 
 from lungtune.core import params as parameters
-from lungtune.core import yamlfile
+from lungtune.core import setting, yamlfile
 from lungtune.core.fidelity import Fidelity
 from lungtune.core.params import ParamSpec
-from lungtune.core.space import SAMPLERS, SearchSpace
+from lungtune.core.scheduler import Scheduler
+from lungtune.core.space import COUNTS, SAMPLERS, SearchSpace
 from lungtune.core.trainable import Trainable
 from lungtune.core.trial import Objective
 from lungtune.core.yamlfile import Block
@@ -31,6 +31,7 @@ _KEYS = {
     "slots": int,
     "max_slots": int,
     "fidelity": dict,
+    "scheduler": object,
     "base": dict,
     "params": dict,
     "start": list,
@@ -40,8 +41,7 @@ _KEYS = {
     "provenance": dict,
 }
 _PLAIN = {"objective": "macro_f1", "sampler": "tpe", "trials": 24, "slots": 0, "max_slots": 16, "why": ""}
-_COUNTS = {"trials": 1, "slots": 0, "max_slots": 1}  # least value of each
-_PROFILE_KEYS = {*_PLAIN, "fidelity", "base", "params", "start"}
+_PROFILE_KEYS = {"why", *_KEYS} - {"summary", "family", "profiles", "data", "seed", "provenance"}
 _RANGE_KEYS = {"low", "high", "log", "step"}
 
 
@@ -64,36 +64,17 @@ class _Reader:
     def types(self, block: Block) -> None:
         for key, wanted in _KEYS.items():
             if key in block and (not isinstance(block[key], wanted) or isinstance(block[key], bool)):
-                kind = {dict: "a mapping", list: "a list", str: "text", int: "a whole number"}[wanted]
-                self.problem(block.lines[key], f"{key} must be {kind}, but got {block[key]!r}.")
+                kind = {dict: "a mapping", list: "a list", int: "a whole number", str: "text"}.get(wanted)
+                self.problem(block.lines[key], f"{key} must be {kind or 'text or a mapping'}, but got {block[key]!r}.")
                 del block[key]  # the rest is looked at as if it were not there
 
-    def axis(self, spec: ParamSpec, value: Any) -> BaseDistribution | Any:
-        """Turn one entry of ``params`` into a distribution (searched) or a checked value (fixed)."""
-        if isinstance(value, list):
-            choices = [spec.check(item) for item in value]
-            if len(choices) < 2 or len(set(map(repr, choices))) != len(choices):
-                raise SpaceError(f"{spec.name}: a list must hold at least two different choices, but got {value!r}.")
-            return CategoricalDistribution(choices)
-        if not isinstance(value, Mapping):
-            return spec.check(value)
-        unknown = [key for key in value if key not in _RANGE_KEYS]
-        if unknown or "low" not in value or "high" not in value:
-            wrong = f" '{unknown[0]}' is not one of its keys.{did_you_mean(unknown[0], _RANGE_KEYS)}" if unknown else ""
-            raise SpaceError(f"{spec.name}: a range is written {{low: A, high: B, log: true|false}}.{wrong}")
-        if spec.type not in (int, float) or spec.choices is not None:
-            raise SpaceError(f"{spec.name} takes choices, not a range; write a list: {spec.name}: [a, b].")
-        low, high = spec.check(value["low"]), spec.check(value["high"])
-        if not low < high:
-            raise SpaceError(f"{spec.name}: low < high must hold, but got low={low:g}, high={high:g}; swap them.")
-        log, step = value.get("log", False), value.get("step")
-        if not isinstance(log, bool) or (step is not None and not isinstance(step, (int, float))):
-            raise SpaceError(f"{spec.name}: log must be true or false and step a number, but got {log!r}, {step!r}.")
-        if log and (low <= 0 or step is not None):
-            raise SpaceError(f"{spec.name}: a log range needs low > 0 and no step, but got low={low:g}, step={step}.")
-        if spec.type is int:
-            return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
-        return FloatDistribution(float(low), float(high), log=log, step=step)
+    def tried(self, line: int, make: Callable[..., Any], *values: Any) -> Any:
+        """Return what ``make`` builds of ``values``; None, and the problem noted, when it can't."""
+        try:
+            return make(*values)
+        except SpaceError as error:
+            self.problem(line, str(error))
+            return None
 
     def raise_if_any(self) -> None:
         if self.problems:
@@ -117,7 +98,7 @@ def load_space(
         metrics: known metrics and their direction (``max`` or ``min``).
         profile: ``full`` (the file as it stands) or a name under ``profiles:``.
         settings: ``--set`` overrides: a parameter or base field by name, ``trials``, ``sampler``, ``objective``,
-            or ``fidelity.<field>``.
+            ``fidelity.<field>`` or ``scheduler.<field>``.
 
     Raises:
         SpaceError: all mistakes at once, each as ``file:line: sentence``.
@@ -141,7 +122,7 @@ def load_space(
     space = _resolve(reader, block, layers, trainable, profile)
     for key, value in (settings or {}).items():
         try:
-            space = _with_setting(reader, space, trainable, key, value)
+            space = setting.apply(space, trainable, metrics, key, value)
         except SpaceError as error:
             raise SpaceError(f"--set {key}={value}: {error}") from error
     return space
@@ -177,6 +158,7 @@ def _resolve(
     fidelity: dict[str, Any] = {"max": 3.0, "min": 1 / 3}
     start: list[Mapping[str, Any]] = []
     fidelity_line = 1
+    scheduler = Scheduler()
     for layer, lines in layers:
         plain |= {key: layer[key] for key in plain if key in layer}
         for key, value in layer.get("params", {}).items():
@@ -187,7 +169,7 @@ def _resolve(
                 continue
             axes.pop(key, None)
             try:
-                result = reader.axis(param_specs[key], value)
+                result = setting.axis(param_specs[key], value)
             except SpaceError as error:
                 reader.problem(line, str(error))
                 continue
@@ -205,16 +187,18 @@ def _resolve(
         if "fidelity" in layer:
             fidelity |= layer["fidelity"]
             fidelity_line = lines["fidelity"]
+        if "scheduler" in layer:
+            scheduler = reader.tried(lines["scheduler"], Scheduler.of, layer["scheduler"], scheduler) or scheduler
         if "start" in layer:
             start = [_point(reader, param_specs, point, lines["start"]) for point in layer["start"]]
         for key, known in (("sampler", SAMPLERS), ("objective", reader.metrics)):
             if key in layer and layer[key] not in known:
                 hint = did_you_mean(str(layer[key]), known)
                 reader.problem(lines[key], f"{key} must be known, but got '{layer[key]}'.{hint}")
-        for key, least in _COUNTS.items():
+        for key, least in COUNTS.items():
             if key in layer and not plain[key] >= least:
                 reader.problem(lines[key], f"{key} >= {least} must hold, but got {plain[key]}.")
-    resolved = _fidelity(reader, fidelity, fidelity_line)
+    resolved = reader.tried(fidelity_line, Fidelity.of, fidelity)
     reader.raise_if_any()
     assert resolved is not None
     return SearchSpace(
@@ -225,6 +209,7 @@ def _resolve(
         objective=Objective(plain["objective"], reader.metrics[plain["objective"]]),
         sampler=plain["sampler"],
         fidelity=resolved,
+        scheduler=scheduler,
         base=base,
         fixed={name: value for name, value in fixed.items() if name not in axes},
         axes={name: axes[name] for name in param_specs if name in axes},
@@ -233,7 +218,7 @@ def _resolve(
         seed=block.get("seed"),
         provenance=block.get("provenance", {}),
         why=plain["why"],
-        **{key: plain[key] for key in _COUNTS},
+        **{key: plain[key] for key in COUNTS},
         text=reader.path.read_text(encoding="utf-8"),
     )
 
@@ -251,50 +236,3 @@ def _point(reader: _Reader, specs: Mapping[str, ParamSpec], point: Any, line: in
         except SpaceError as error:
             reader.problem(point.lines[key], str(error))
     return checked
-
-
-def _fidelity(reader: _Reader, values: Mapping[str, Any], line: int) -> Fidelity | None:
-    names = [f.name for f in dataclasses.fields(Fidelity)]
-    try:
-        for key, value in values.items():
-            if key not in names:
-                raise SpaceError(f"'{key}' is not a field of fidelity.{did_you_mean(key, names)}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise SpaceError(f"fidelity.{key} must be a number, but got {value!r}.")
-        return Fidelity(**{key: float(value) for key, value in values.items()})
-    except SpaceError as error:
-        reader.problem(line, str(error))
-        return None
-
-
-def _with_setting(reader: _Reader, space: SearchSpace, trainable: Trainable, key: str, value: Any) -> SearchSpace:
-    """Apply one ``--set``: fix a parameter, change a base setting or one of the space's own fields."""
-    param_specs, base_specs = parameters.specs(trainable.Params), parameters.specs(trainable.Base)
-    if key in param_specs:
-        result = reader.axis(param_specs[key], value)
-        axes = {name: axis for name, axis in space.axes.items() if name != key}
-        fixed = {name: v for name, v in space.fixed.items() if name != key}
-        (axes if isinstance(result, BaseDistribution) else fixed)[key] = result
-        return dataclasses.replace(space, axes=axes, fixed=fixed)
-    if key in base_specs:
-        return dataclasses.replace(space, base={**space.base, key: base_specs[key].check(value)})
-    if key.startswith("fidelity."):
-        before = len(reader.problems)
-        changed = _fidelity(reader, {**dataclasses.asdict(space.fidelity), key.removeprefix("fidelity."): value}, 0)
-        if changed is None:
-            raise SpaceError(reader.problems.pop(before)[1])
-        return dataclasses.replace(space, fidelity=changed)
-    if key in _COUNTS and isinstance(value, int) and value >= _COUNTS[key]:
-        return dataclasses.replace(space, **{key: value})
-    if key == "sampler" and value in SAMPLERS:
-        return dataclasses.replace(space, sampler=value)
-    if key == "objective" and value in reader.metrics:
-        return dataclasses.replace(space, objective=Objective(value, reader.metrics[value]))
-    known = {*param_specs, *base_specs, *_COUNTS, "sampler", "objective"}
-    known |= {f"fidelity.{f.name}" for f in dataclasses.fields(Fidelity)}
-    if key in _COUNTS:
-        raise SpaceError(f"{key} must be a whole number >= {_COUNTS[key]}, but got {value!r}.")
-    if key in ("sampler", "objective"):
-        allowed = SAMPLERS if key == "sampler" else reader.metrics
-        raise SpaceError(f"{key} must be known.{did_you_mean(str(value), allowed)}")
-    raise SpaceError(f"'{key}' can't be set.{did_you_mean(key, known)}")

@@ -13,6 +13,7 @@ class State(StrEnum):
     """What became of a trial."""
 
     RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
     COMPLETE = "COMPLETE"
     PRUNED = "PRUNED"
     FAIL = "FAIL"
@@ -61,6 +62,8 @@ class Trial:
     reports: list[Report] = field(default_factory=list)
     lost: int = 0
     """How often its process died since its last report."""
+    paused: float = 0.0
+    """The fidelity at which it was paused last."""
 
     @property
     def fidelity(self) -> float:
@@ -124,6 +127,11 @@ class History:
             trial.reports.append(report)
             trial.lost = 0
             self.order.append((event["trial"], report))
+        elif kind == "pause":
+            trial = self.trials[event["trial"]]
+            trial.state, trial.paused = State.PAUSED, event["fidelity"]
+        elif kind == "start" and self.trials[event["trial"]].state is State.PAUSED:
+            self.trials[event["trial"]].state = State.RUNNING
         elif kind == "lost":
             self.trials[event["trial"]].lost += 1
         elif kind == "end":
@@ -139,8 +147,8 @@ class History:
         return [trial for _, trial in sorted(self.trials.items()) if trial.state in states]
 
     def ranked(self) -> list[Trial]:
-        """Finished trials that have a score, best first; duplicates of a trial are left out."""
-        finished = self.of(State.COMPLETE, State.PRUNED)
+        """Finished and paused trials that have a score, best first; duplicates of a trial are left out."""
+        finished = self.of(State.COMPLETE, State.PRUNED, State.PAUSED)
         scored = [t for t in finished if t.duplicate_of is None and not math.isnan(t.value(self.objective))]
         sign = -1 if self.objective.mode == "max" else 1
         return sorted(scored, key=lambda trial: (sign * trial.value(self.objective), trial.number))

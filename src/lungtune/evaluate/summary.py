@@ -35,7 +35,8 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
     objective = space.objective
-    ended = [t for t in history.of(State.COMPLETE, State.PRUNED) if t.duplicate_of is None and t.reason != "budget"]
+    ended = history.of(State.COMPLETE, State.PRUNED, State.PAUSED)
+    ended = [t for t in ended if t.duplicate_of is None and t.reason != "budget"]
     full = len(ended) * space.fidelity.max
     spent = sum(trial.fidelity for trial in ended)
     return {

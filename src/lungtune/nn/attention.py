@@ -40,16 +40,12 @@ class SplitAttention(nn.Module):
         bias = fused.in_proj_bias is not None
         with torch.device("meta"):
             split = cls(fused.embed_dim, fused.num_heads, bias=bias)
-        split.to_empty(device=fused.in_proj_weight.device).to(fused.in_proj_weight.dtype)
-        with torch.no_grad():
-            parts = (split.q_proj, split.k_proj, split.v_proj)
-            for linear, weight in zip(parts, fused.in_proj_weight.chunk(3), strict=True):
-                linear.weight.copy_(weight)
-            split.out_proj.weight.copy_(fused.out_proj.weight)
-            if bias:
-                for linear, part in zip(parts, fused.in_proj_bias.chunk(3), strict=True):
-                    linear.bias.copy_(part)
-                split.out_proj.bias.copy_(fused.out_proj.bias)
+        weights = (*fused.in_proj_weight.detach().chunk(3), fused.out_proj.weight.detach())
+        biases = (*fused.in_proj_bias.detach().chunk(3), fused.out_proj.bias.detach()) if bias else (None,) * 4
+        linears = (split.q_proj, split.k_proj, split.v_proj, split.out_proj)
+        for linear, weight, shift in zip(linears, weights, biases, strict=True):
+            linear.weight = nn.Parameter(weight.clone())
+            linear.bias = None if shift is None else nn.Parameter(shift.clone())
         return split.train(fused.training)
 
     def forward(

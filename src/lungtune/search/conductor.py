@@ -14,7 +14,8 @@ from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import State, Trial
 from lungtune.search import sampler
-from lungtune.search.asha import Asha
+from lungtune.search.asha import Asha, Verdict
+from lungtune.search.sampler import Suggestion
 
 MAX_LOST = 3
 """How often a trial may lose its process without a new report before it is given up."""
@@ -42,13 +43,17 @@ class Conductor:
     """Hands out trials, judges their reports, keeps the journal.
 
     Everything it knows is rebuilt from the journal, so a new conductor on the same study goes on where the last one
-    was cut off: unfinished trials first, ASHA's rungs as they were, the sampler with the same history.
+    was cut off: unfinished trials first, then paused ones worth resuming, then new ones; ASHA's rungs as they were,
+    the sampler with the same history.
     """
 
-    def __init__(self, study: Study, space: SearchSpace, seed: int) -> None:
+    def __init__(
+        self, study: Study, space: SearchSpace, seed: int, suggest: Callable[..., Suggestion] = sampler.suggest
+    ) -> None:
         self.study = study
         self.space = space
         self.seed = seed
+        self.suggest = suggest
         self.history = study.history()
         self.failures = 0
         self.running: set[int] = set()
@@ -60,21 +65,32 @@ class Conductor:
 
     def _replay(self) -> None:
         """Show a new ASHA every report in its order; carry out a decision whose record a crash cut off."""
-        self.asha = Asha(self.space.fidelity, self.space.objective)
+        self.asha = Asha(self.space.fidelity, self.space.objective, self.space.scheduler)
         for number, report in self.history.order:
             trial = self.history.trials[number]
             best = trial.best(self.space.objective, up_to=report.fidelity)
             score = best.metrics[self.space.objective.metric] if best else math.nan
-            goes_on = self._judge(trial, report.fidelity, score)
+            verdict = self._judge(trial, report.fidelity, score)
             last = abs(report.fidelity - trial.fidelity) < TOLERANCE
-            if trial.state is State.RUNNING and last and not goes_on:
-                self._end_by_fidelity(trial, report.fidelity)
+            carried_out = trial.state is not State.RUNNING or report.fidelity < trial.paused + TOLERANCE
+            if last and not carried_out:
+                self._carry_out(verdict, trial)
 
-    def _judge(self, trial: Trial, fidelity: float, score: float) -> bool:
-        goes_on = self.asha.goes_on(trial.number, fidelity, score)
+    def _judge(self, trial: Trial, fidelity: float, score: float) -> Verdict:
+        verdict = self.asha.judge(trial.number, fidelity, score)
         if fidelity >= self.space.fidelity.max - TOLERANCE:
-            return False
-        return goes_on or trial.origin == "start"  # the configuration all others are compared with is never stopped
+            return Verdict.STOP
+        # the configuration all others are compared with is never stopped
+        return Verdict.GO_ON if trial.origin == "start" else verdict
+
+    def _carry_out(self, verdict: Verdict, trial: Trial) -> None:
+        if verdict is Verdict.PAUSE:
+            self.running.discard(trial.number)
+            self._write("pause", trial=trial.number, fidelity=trial.fidelity)
+        elif verdict is Verdict.STOP and trial.fidelity >= self.space.fidelity.max - TOLERANCE:
+            self._end(trial.number, State.COMPLETE)
+        elif verdict is Verdict.STOP:
+            self._end(trial.number, State.PRUNED, reason="asha")
 
     def _write(self, event: str, **fields: Any) -> None:
         entry = self.study.append(event, **fields)
@@ -92,26 +108,22 @@ class Conductor:
             self.stopping = f"{self.failures} trials failed one after the other; the last: {message.strip()[-300:]}"
         self._write("end", trial=number, state=state.value, reason=reason, message=message, **extra)
 
-    def _end_by_fidelity(self, trial: Trial, fidelity: float) -> None:
-        if fidelity >= self.space.fidelity.max - TOLERANCE:
-            self._end(trial.number, State.COMPLETE)
-        else:
-            self._end(trial.number, State.PRUNED, reason="asha")
-
     @property
     def finished(self) -> bool:
         """Whether as many trials as wanted have ended."""
-        return not self.unfinished and not self.running and len(self.history.trials) >= self.history.target
+        left = self.unfinished or self.running or self.history.of(State.PAUSED)
+        return not left and len(self.history.trials) >= self.history.target
 
     def next(self) -> Assignment | None:
-        """Return the next trial to train, or None when there is none (left, or because the search is stopping)."""
+        """Return the next trial to train.
+
+        None when there is none: left (``finished``), because the search is stopping, or because which trial goes on
+        depends on those that are running: ask again after the next report.
+        """
         with self._lock:
             while not self.stopping:
-                if self.unfinished:
-                    trial = self.history.trials[self.unfinished.pop(0)]
-                elif len(self.history.trials) < self.history.target:
-                    trial = self._new_trial()
-                else:
+                trial = self._next_trial()
+                if trial is None:
                     return None
                 if self._hopeless(trial) or self._duplicate(trial):
                     continue
@@ -120,9 +132,27 @@ class Conductor:
                 return Assignment(trial.number, trial.params, trial.seed, trial.fidelity, trial.lost)
             return None
 
+    def _next_trial(self) -> Trial | None:
+        """Unfinished trials first, then paused ones among the best, then new ones; at the end the best of each rung."""
+        trials = self.history.trials
+        if self.unfinished:
+            return trials[self.unfinished.pop(0)]
+        number = self.asha.promotable(trials)
+        if number is None and len(trials) < self.history.target:
+            return self._new_trial()
+        if number is None and not self.running:
+            number = self.asha.promotable(trials, least=1)
+            if number is None:
+                self._end_paused()
+        return None if number is None else trials[number]
+
+    def _end_paused(self) -> None:
+        for trial in self.history.of(State.PAUSED):
+            self._end(trial.number, State.PRUNED, reason="asha")
+
     def _new_trial(self) -> Trial:
         number = len(self.history.trials)
-        made = sampler.suggest(self.space, self.history, self.seed, number)
+        made = self.suggest(self.space, self.history, self.seed, number)
         self._write(
             "trial",
             trial=number,
@@ -136,12 +166,13 @@ class Conductor:
         return self.history.trials[number]
 
     def _duplicate(self, trial: Trial) -> bool:
-        """Answer a configuration that was finished before from the journal."""
+        """Answer a configuration that was finished or paused before from the journal."""
         if trial.reports:
             return False
-        for other in self.history.of(State.COMPLETE, State.PRUNED):
+        for other in self.history.of(State.COMPLETE, State.PRUNED, State.PAUSED):
             if other.params == trial.params and other.duplicate_of is None:
-                self._end(trial.number, other.state, reason="duplicate", duplicate_of=other.number)
+                state = State.COMPLETE if other.state is State.COMPLETE else State.PRUNED
+                self._end(trial.number, state, reason="duplicate", duplicate_of=other.number)
                 return True
         return False
 
@@ -171,7 +202,7 @@ class Conductor:
             if outcome["fidelity"] <= trial.fidelity + TOLERANCE:  # trained again after a lost checkpoint
                 if trial.fidelity < self.space.fidelity.max - TOLERANCE:
                     return True
-                self._end_by_fidelity(trial, trial.fidelity)
+                self._carry_out(Verdict.STOP, trial)
                 return False
             metrics, problem, reason = self._checked(outcome["metrics"])
             if problem:
@@ -187,10 +218,9 @@ class Conductor:
                 seconds=outcome.get("seconds"),
             )
             self.failures = 0
-            goes_on = self._judge(trial, outcome["fidelity"], trial.value(self.space.objective))
-            if not goes_on:
-                self._end_by_fidelity(trial, outcome["fidelity"])
-            return goes_on
+            verdict = self._judge(trial, outcome["fidelity"], trial.value(self.space.objective))
+            self._carry_out(verdict, trial)
+            return verdict is Verdict.GO_ON
 
     def _checked(self, metrics: Mapping[str, Any]) -> tuple[dict[str, float], str, str]:
         """Return the finite metrics, and what is wrong with the report (a sentence, a reason) if anything is."""
@@ -249,3 +279,4 @@ class Conductor:
             for trial in self.history.of(State.RUNNING):
                 if trial.reports and trial.origin != "start":
                     self._end(trial.number, State.PRUNED, reason="budget")
+            self._end_paused()

@@ -16,7 +16,13 @@ from rich.text import Text
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History, State, Trial
 
-_STYLES = {State.RUNNING: "cyan", State.COMPLETE: "green", State.PRUNED: "yellow", State.FAIL: "red"}
+_STYLES = {
+    State.RUNNING: "cyan",
+    State.PAUSED: "blue",
+    State.COMPLETE: "green",
+    State.PRUNED: "yellow",
+    State.FAIL: "red",
+}
 ROWS = 18
 
 
@@ -112,7 +118,7 @@ class View:
 
     def _headline(self) -> str:
         objective = self.space.objective
-        alive = self.history.of(State.RUNNING, State.COMPLETE, State.PRUNED)
+        alive = self.history.of(State.RUNNING, State.PAUSED, State.COMPLETE, State.PRUNED)
         scored = [t for t in alive if not math.isnan(t.value(objective))]
         parts = [f"{self._ended()} of {self.history.target} trials"]
         if scored:
@@ -132,7 +138,7 @@ class View:
 
     def _work(self) -> str:
         done = self.history.work
-        ended = self.history.of(State.COMPLETE, State.PRUNED)
+        ended = self.history.of(State.COMPLETE, State.PRUNED, State.PAUSED)
         ended = [t for t in ended if t.duplicate_of is None and t.reason != "budget"]
         full = len(ended) * self.space.fidelity.max
         saved = 1 - sum(t.fidelity for t in ended) / full if full else 0.0
@@ -147,7 +153,7 @@ class View:
 
     def _expected(self, ended: list[Trial]) -> float:
         """Return the passes the whole search will take: as planned at first, then as trials ended so far."""
-        if len(ended) < 4:
+        if len(ended) < 4 or self.history.of(State.PAUSED):  # which of them go on is not known yet
             return max(
                 self.history.work,
                 sum(passes for _, _, passes in self.space.fidelity.planned(self.history.target, len(self.space.start))),

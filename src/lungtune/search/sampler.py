@@ -19,6 +19,7 @@ _STATES = {
     State.PRUNED: TrialState.PRUNED,
     State.FAIL: TrialState.FAIL,
     State.RUNNING: TrialState.RUNNING,
+    State.PAUSED: TrialState.PRUNED,  # may go on, and is told anew when it did
 }
 STARTUP = 8
 """Random trials before a model-based sampler takes over."""
@@ -45,7 +46,7 @@ def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Sug
         return Suggestion(params, sampled, distributions, "start", {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = rebuild(space, history, _sampler(space, seed, number))
+        study = rebuild(space, history, make(space, seed, number))
         asked = study.ask(dict(space.axes))
     sampled = dict(asked.params)
     keeps_state = space.sampler in ("cmaes", "nsga2")  # these carry their state in attributes of their trials
@@ -56,20 +57,22 @@ def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Sug
 def rebuild(space: SearchSpace, history: History, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
     """Return an in-memory Optuna study that tells the journal's story truly.
 
-    Trials stopped by ASHA are PRUNED with all their reports; failed ones are FAIL; the score of a finished trial is
-    its best report. Trials outside the space as it is now (a start point, an older, wider space) are left out.
+    Trials stopped or paused by ASHA are PRUNED with all their reports; failed ones are FAIL; the score of a
+    finished trial is its best report. Trials outside the space as it is now (a start point, an older, wider space)
+    are left out.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     direction = "maximize" if space.objective.mode == "max" else "minimize"
     study = optuna.create_study(direction=direction, sampler=sampler)
-    for trial in history.of(State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING):
-        frozen = _frozen(space, trial)
-        if frozen is not None:
-            study.add_trial(frozen)
+    for trial in history.of(*_STATES):
+        record = frozen(space, trial)
+        if record is not None:
+            study.add_trial(record)
     return study
 
 
-def _frozen(space: SearchSpace, trial: Trial) -> optuna.trial.FrozenTrial | None:
+def frozen(space: SearchSpace, trial: Trial) -> optuna.trial.FrozenTrial | None:
+    """Return one trial as Optuna is told of it; None when it is outside the space."""
     inside = all(_holds(axis, trial.params.get(name)) for name, axis in space.axes.items())
     value = trial.value(space.objective)
     if not inside or (trial.state is State.COMPLETE and math.isnan(value)):
@@ -104,7 +107,8 @@ def _default(space: SearchSpace, name: str) -> Any:
     return axis.low  # type: ignore[attr-defined]
 
 
-def _sampler(space: SearchSpace, seed: int, number: int) -> optuna.samplers.BaseSampler:
+def make(space: SearchSpace, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler that chooses trial ``number``."""
     seed = (seed * 1_000_003 + number) % 2**32
     if space.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)

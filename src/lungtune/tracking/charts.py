@@ -110,7 +110,8 @@ def optuna_study(history: History, fidelity: float | None = None) -> optuna.Stud
     objective = history.objective
     direction = "maximize" if objective.mode == "max" else "minimize"
     study = optuna.create_study(direction=direction, study_name=str(history.study["name"]))
-    states = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED}
+    pruned = TrialState.PRUNED
+    states = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: pruned, State.PAUSED: pruned}
     compared = {t.number for t in (history.of(*states) if fidelity is None else history.ranked())}
     for _, trial in sorted(history.trials.items()):
         report = trial.best(objective, math.inf if fidelity is None else fidelity + 1e-9)

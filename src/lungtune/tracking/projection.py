@@ -17,9 +17,15 @@ from lungtune.tracking import limits, notes
 STUDY = "study"
 """Key of the parent run; a child run's key is its trial's number as text."""
 
-STATUS = {State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED", State.RUNNING: "RUNNING"}
-PAUSED = "PAUSED"
-"""State of what waits for the next ``--resume``; MLflow shows it as SCHEDULED."""
+STATUS = {
+    State.COMPLETE: "FINISHED",
+    State.PRUNED: "KILLED",
+    State.FAIL: "FAILED",
+    State.RUNNING: "RUNNING",
+    State.PAUSED: "RUNNING",  # at a rung: it may go on
+}
+PAUSED = State.PAUSED.value
+"""State of what waits: at a rung, or (MLflow shows it as SCHEDULED) for the next ``--resume``."""
 
 UNRANKED = ("loss", "recall_", "samples_per_second", "peak_memory")
 """No ``best_<metric>`` for names that begin so: MLflow draws 30 metrics at most, and these compare no trials."""
@@ -90,7 +96,7 @@ class Projection:
         time = limits.millis(event["time"])
         if kind == "study":
             self._begin(event, time)
-        elif kind in ("trial", "start", "report", "lost", "end"):
+        elif kind in ("trial", "start", "report", "pause", "lost", "end"):
             self._trial_event(kind, event, time)
         else:
             self._study_event(kind, event, time)
@@ -133,9 +139,8 @@ class Projection:
             if "reason" in run.tags:
                 run.tags["reason"] = event.get("why") or "-"  # why the last driver left is no longer true
             self._state(run, State.RUNNING.value, "RUNNING", None)
-            for view in self.runs.values():
-                if view.tags.get("state") == PAUSED:
-                    self._state(view, State.RUNNING.value, "RUNNING", None)
+            for trial in self.history.of(State.RUNNING, State.PAUSED):
+                self._state(self.runs[str(trial.number)], trial.state.value, STATUS[trial.state], None)
         elif kind == "baselines":
             for group, values in self.history.baselines.items():
                 shown = {f"baseline_{group}_{key}": limits.rounded(float(value)) for key, value in values.items()}
@@ -154,12 +159,13 @@ class Projection:
     def _settle(self, time: int) -> None:
         """A driver has left or is about to: what is not finished waits for the next one."""
         run = self.runs[STUDY]
-        ended = len(self.history.trials) - len(self.history.of(State.RUNNING))
+        left = self.history.of(State.RUNNING, State.PAUSED)
+        ended = len(self.history.trials) - len(left)
         if ended == len(self.history.trials) and (ended >= self.history.target or self._summary):
             self._state(run, State.COMPLETE.value, "FINISHED", time)
         elif not self._driven:
             self._state(run, PAUSED, "SCHEDULED", None)
-            for trial in self.history.of(State.RUNNING):
+            for trial in left:
                 self._state(self.runs[str(trial.number)], PAUSED, "SCHEDULED", None)
 
     def _trial_event(self, kind: str, event: Mapping[str, Any], time: int) -> None:
@@ -179,6 +185,8 @@ class Projection:
             self._state(run, State.RUNNING.value, "RUNNING", None)
         elif kind == "report":
             self._add(run, event["metrics"], time, limits.step(event["samples"]))
+        elif kind == "pause":
+            self._state(run, PAUSED, STATUS[State.PAUSED], None)
         elif kind == "lost":
             run.tags.update(limits.tags({"lost": f"{trial.lost}x, last: {event.get('why', '')}"}))
         elif kind == "end":

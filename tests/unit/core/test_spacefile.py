@@ -4,6 +4,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from lungtune import catalog
+from lungtune.core.scheduler import Scheduler
 from lungtune.core.space import SearchSpace
 from lungtune.errors import SpaceError
 
@@ -69,6 +70,10 @@ def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path):
         ("trials: 5", "objective: makro_f1", r":3: objective must be known.*Did you mean 'macro_f1'"),
         ("trials: 5", "fidelity: {max: 1, min: 0.9}", r":3: fidelity must give at least two rungs"),
         ("trials: 5", "fidelity: {maxx: 1}", r":3: 'maxx' is not a field of fidelity. Did you mean 'max'"),
+        ("trials: 5", "scheduler: ahsa", r":3: scheduler.name must be asha or none.*Did you mean 'asha'"),
+        ("trials: 5", "scheduler: {mode: promot}", r":3: scheduler.mode must be promote or stop.*mean 'promote'"),
+        ("trials: 5", "scheduler: {mod: stop}", r":3: 'mod' is not a field of scheduler. Did you mean 'mode'"),
+        ("trials: 5", "scheduler: true", r":3: scheduler must be text or a mapping, but got True"),
         ("trials: 5", "base: {wieghts: x}", r":3: 'wieghts' is not a base setting.*Did you mean 'weights'"),
         ("- {lr: 1e-4}", "- {lrr: 1e-4}", r":9: start: 'lrr' is not a parameter"),
         ("trials: 3,", "trials: three,", r":11: trials must be a whole number, but got 'three'"),
@@ -118,12 +123,34 @@ def test_settings_fix_open_and_change(tmp_path):
         ("lr", 7.0, "--set lr=7.0: lr <= 1 must hold"),
         ("sampler", "tp", "sampler must be known. Did you mean 'tpe'"),
         ("trials", 0, "trials must be a whole number >= 1, but got 0"),
+        ("scheduler.mode", "stopp", "--set scheduler.mode=stopp: scheduler.mode must be promote or stop"),
         ("fidelity.min", 99, "0 < fidelity.min < fidelity.max must hold"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(tmp_path, key, value, sentence):
     with pytest.raises(SpaceError, match=sentence):
         load(tmp_path, GOOD, settings={key: value})
+
+
+@pytest.mark.parametrize(
+    ("line", "setting", "expected"),
+    [
+        ("", {}, Scheduler("asha", "promote")),
+        ("scheduler: none", {}, Scheduler("none")),
+        ("scheduler: {name: asha, mode: stop}", {}, Scheduler("asha", "stop")),
+        ("scheduler: {mode: stop}", {"scheduler": "none"}, Scheduler("none", "stop")),
+        ("", {"scheduler.mode": "stop"}, Scheduler("asha", "stop")),
+    ],
+)
+def test_the_scheduler_is_a_name_or_a_mapping(tmp_path, line, setting, expected):
+    space = load(tmp_path, GOOD.replace("trials: 5", line), settings=setting)
+    assert space.scheduler == expected
+
+
+def test_a_study_from_before_there_was_a_choice_goes_on_stopping(tmp_path):
+    data = load(tmp_path, GOOD).to_dict()
+    del data["scheduler"]
+    assert SearchSpace.from_dict(data).scheduler == Scheduler("asha", "stop")
 
 
 @pytest.mark.parametrize("name", catalog.spaces())

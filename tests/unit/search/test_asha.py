@@ -7,35 +7,101 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungtune.core.fidelity import Fidelity
-from lungtune.core.trial import Objective
-from lungtune.search.asha import Asha
+from lungtune.core.scheduler import Scheduler
+from lungtune.core.trial import Objective, Report, State, Trial
+from lungtune.search.asha import Asha, Verdict
 
 FIDELITY = Fidelity(max=9, min=1, eta=3)
 
 
-def asha(mode="max"):
-    return Asha(FIDELITY, Objective("m", mode))
+GO_ON, PAUSE, STOP = Verdict
+
+
+def asha(better="max", mode="stop", name="asha"):
+    return Asha(FIDELITY, Objective("m", better), Scheduler(name, mode))
 
 
 def test_the_first_at_a_rung_goes_on_and_a_worse_one_does_not():
     rungs = asha()
-    assert rungs.goes_on(0, 1, 0.5)
-    assert not rungs.goes_on(1, 1, 0.4)
-    assert rungs.goes_on(2, 1, 0.6)
+    assert rungs.judge(0, 1, 0.5) is GO_ON
+    assert rungs.judge(1, 1, 0.4) is STOP
+    assert rungs.judge(2, 1, 0.6) is GO_ON
 
 
 def test_lower_is_better_when_the_objective_says_so():
     rungs = asha("min")
-    assert rungs.goes_on(0, 1, 0.5)
-    assert rungs.goes_on(1, 1, 0.4)
-    assert not rungs.goes_on(2, 1, 0.6)
+    assert rungs.judge(0, 1, 0.5) is GO_ON
+    assert rungs.judge(1, 1, 0.4) is GO_ON
+    assert rungs.judge(2, 1, 0.6) is STOP
 
 
+@pytest.mark.parametrize("mode", ["promote", "stop"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_score_that_is_not_finite_stops_and_never_counts(bad):
-    rungs = asha()
-    assert not rungs.goes_on(0, 1, bad)
+def test_a_score_that_is_not_finite_stops_and_never_counts(bad, mode):
+    rungs = asha(mode=mode)
+    assert rungs.judge(0, 1, bad) is STOP
     assert all(not recorded for recorded in rungs.rungs.values())
+
+
+def test_without_a_scheduler_every_trial_goes_on():
+    rungs = asha(name="none")
+    assert [rungs.judge(trial, 1, score) for trial, score in enumerate((0.5, 0.4, 0.3))] == [GO_ON] * 3
+
+
+def waiting(*scores, better="max"):
+    """Trials of these scores, all paused at the first rung."""
+    rungs = asha(better, "promote")
+    for number, score in enumerate(scores):
+        assert rungs.judge(number, 1, score) is PAUSE
+    return rungs, {number: paused(number, score) for number, score in enumerate(scores)}
+
+
+def paused(number, score, fidelity=1.0):
+    trial = Trial(number, {}, {}, {}, 0, "sampler", state=State.PAUSED)
+    trial.reports = [Report(fidelity, 100, {"m": score})]
+    return trial
+
+
+def test_every_trial_pauses_and_the_best_third_goes_on():
+    rungs, trials = waiting(0.5, 0.9)
+    assert rungs.promotable(trials) is None, "a third of two is none"
+    rungs, trials = waiting(0.5, 0.9, 0.7, 0.8, 0.1, 0.2)
+    assert rungs.promotable(trials) == 1
+    trials[1].state = State.RUNNING
+    assert rungs.promotable(trials) == 3
+    trials[3].state = State.RUNNING
+    assert rungs.promotable(trials) is None
+    rungs, trials = waiting(0.5, 0.9, 0.1, better="min")
+    assert rungs.promotable(trials) == 2
+
+
+def test_the_highest_rung_is_served_first():
+    rungs, trials = waiting(0.5, 0.6, 0.7, 0.4, 0.3, 0.2, 0.9, 0.8, 0.1)
+    for number in (6, 7, 2):
+        rungs.judge(number, 3, 0.9 - number / 100)
+        trials[number] = paused(number, 0.9 - number / 100, fidelity=3.0)
+    assert rungs.promotable(trials) == 2
+
+
+def test_when_no_more_trials_come_the_best_of_a_rung_goes_on_however_few_came():
+    rungs, trials = waiting(0.5, 0.9)
+    assert rungs.promotable(trials, least=1) == 1
+    trials[1].state = State.RUNNING
+    assert rungs.promotable(trials, least=1) is None
+
+
+def test_a_failed_or_ended_trial_takes_nobodys_place():
+    rungs, trials = waiting(0.5, 0.9, 0.8, 0.7)
+    trials[1].state = State.FAIL
+    assert rungs.promotable(trials) == 2
+    trials[2].state = State.PRUNED
+    assert rungs.promotable(trials) == 3
+
+
+def test_a_poor_trial_that_is_never_paused_takes_nobodys_place():
+    rungs, trials = waiting(0.1, 0.9, 0.8)
+    trials[0].state = State.COMPLETE
+    assert rungs.promotable(trials) == 1
 
 
 def test_ray_lets_nan_go_on_and_counts_it():
@@ -53,8 +119,11 @@ class _RayTrial:
         self.trial_id = trial_id
 
 
-@given(st.lists(st.tuples(st.integers(0, 15), st.floats(0, 1)), max_size=60), st.integers(0, 60))
-def test_rungs_rebuilt_from_the_reports_decide_alike(arrivals, cut):
+ARRIVALS = st.lists(st.tuples(st.integers(0, 15), st.floats(0, 1)), max_size=60)
+
+
+@given(ARRIVALS, st.integers(0, 60), st.sampled_from(["promote", "stop"]))
+def test_rungs_rebuilt_from_the_reports_decide_alike(arrivals, cut, mode):
     """Cutting a run anywhere and showing a new ASHA the same reports changes no later decision."""
     reached: dict[int, int] = {}
     reports = []
@@ -62,12 +131,12 @@ def test_rungs_rebuilt_from_the_reports_decide_alike(arrivals, cut):
         reached[trial] = reached.get(trial, 0) + 1
         if reached[trial] <= 9:
             reports.append((trial, float(reached[trial]), score))
-    whole = asha()
-    decisions = [whole.goes_on(*report) for report in reports]
-    again = asha()
+    whole = asha(mode=mode)
+    decisions = [whole.judge(*report) for report in reports]
+    again = asha(mode=mode)
     for report in reports[:cut]:
-        again.goes_on(*report)
-    assert [again.goes_on(*report) for report in reports[cut:]] == decisions[cut:]
+        again.judge(*report)
+    assert [again.judge(*report) for report in reports[cut:]] == decisions[cut:]
     assert again.rungs == whole.rungs
 
 

@@ -8,62 +8,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungtune.core import journal
 from lungtune.core.study import Study
 from lungtune.core.trial import State
 from lungtune.errors import StudyError
 from lungtune.search.conductor import MAX_FAILURES, MAX_LOST, Conductor
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "integration"))
-import simulated
-
-
-def reopen(study):
-    study.release()
-    again = Study(study.folder)
-    again.acquire()
-    return again
-
-
-def outcome(params, fidelity):
-    value = simulated.score(params, fidelity)
-    return {"fidelity": fidelity, "samples": int(fidelity * 100), "metrics": {"macro_f1": value}, "checkpoint": "c"}
-
-
-def drive(study, space, order, cuts=()):
-    """Run trials two at a time without Ray; ``order`` says who reports next; at ``cuts`` the driver dies."""
-    conductor = Conductor(study, space, 0)
-    at = {}
-    for step in range(10_000):
-        if step in cuts:
-            study = reopen(study)
-            conductor = Conductor(study, space, 0)
-            at = {}
-        while len(at) < 2 and (assigned := conductor.next()) is not None:
-            at[assigned.number] = assigned.known
-        if not at:
-            break
-        number = sorted(at)[order(step) % len(at)]
-        at[number] = next(level for level in space.fidelity.reports if level > at[number])
-        if not conductor.report(number, outcome(conductor.history.trials[number].params, at[number])):
-            del at[number]
-    assert conductor.finished
-    return study
-
-
-def decisions(study):
-    kept = ("trial", "report", "end")
-    drop = {"time", "id"}
-    return [
-        {k: v for k, v in e.items() if k not in drop} for e in journal.read(study.journal_path) if e["event"] in kept
-    ]
+sys.path.insert(0, str(Path(__file__).parent))
+from conducted import MODES, decisions, drive, outcome, reopen, simulated
 
 
 @settings(deadline=None, max_examples=15)
-@given(st.lists(st.integers(0, 3), min_size=8, max_size=8), st.sets(st.integers(1, 60), max_size=6))
-def test_a_search_cut_anywhere_decides_as_one_never_cut(tmp_path_factory, pattern, cuts):
+@given(
+    st.lists(st.integers(0, 3), min_size=8, max_size=8),
+    st.sets(st.integers(1, 60), max_size=6),
+    st.sampled_from(["promote", "stop"]),
+)
+def test_a_search_cut_anywhere_decides_as_one_never_cut(tmp_path_factory, pattern, cuts, mode):
     folder = tmp_path_factory.mktemp("s")
-    space = simulated.space(10, faults=("none",))
+    space = simulated.space(10, faults=("none",), scheduler=MODES[mode])
 
     def order(step):
         return pattern[step % len(pattern)]
@@ -76,7 +38,7 @@ def test_a_search_cut_anywhere_decides_as_one_never_cut(tmp_path_factory, patter
 
 
 def test_a_decision_cut_off_before_its_record_is_carried_out_on_resume(tmp_path):
-    space = simulated.space(3)
+    space = simulated.space(3, scheduler=MODES["stop"])
     study = simulated.begin(tmp_path / "s", space)
     conductor = Conductor(study, space, 0)
     first, second = conductor.next(), conductor.next()
@@ -112,7 +74,8 @@ def test_a_bad_report_fails_its_trial_and_no_other(tmp_path, metrics, reason, wo
     failed = conductor.history.trials[first.number]
     assert (failed.state, failed.reason) == (State.FAIL, reason)
     assert word in failed.message
-    assert conductor.report(second.number, outcome(second.params, 1))
+    conductor.report(second.number, outcome(second.params, 1))
+    assert conductor.history.trials[second.number].state is State.PAUSED
     assert all(first.number not in recorded for recorded in conductor.asha.rungs.values())
 
 
@@ -155,8 +118,9 @@ def test_a_report_the_journal_knows_is_not_recorded_twice(tmp_path):
     study = simulated.begin(tmp_path / "s", space)
     conductor = Conductor(study, space, 0)
     assigned = conductor.next()
-    for _ in range(2):
-        assert conductor.report(assigned.number, outcome(assigned.params, 1))
+    assert not conductor.report(assigned.number, outcome(assigned.params, 1)), "it pauses"
+    assert conductor.next().known == 1
+    assert conductor.report(assigned.number, outcome(assigned.params, 1)), "its checkpoint was lost"
     assert len(conductor.history.trials[0].reports) == 1
 
 
@@ -224,7 +188,8 @@ def test_a_watcher_that_fails_changes_no_decision(tmp_path):
 
     conductor.watchers.append(broken)
     assigned = conductor.next()
-    assert conductor.report(assigned.number, outcome(assigned.params, 1))
+    conductor.report(assigned.number, outcome(assigned.params, 1))
+    assert conductor.history.trials[0].state is State.PAUSED
 
 
 def test_a_full_length_trial_whose_end_was_not_recorded_ends(tmp_path):

@@ -47,6 +47,23 @@ def test_points_carry_the_reports_own_time_and_samples():
     assert point == ("macro_f1", report["metrics"]["macro_f1"], round(report["time"] * 1000), report["samples"])
 
 
+def test_a_trial_paused_at_a_rung_is_a_running_run_until_it_ends():
+    stream = events(2)
+    index = max(i for i, e in enumerate(stream) if e["event"] == "report" and e["trial"] == 1)
+    pause = {"event": "pause", "time": 2000.0, "trial": 1, "fidelity": stream[index]["fidelity"]}
+    paused = [*stream[: index + 1], pause]
+    seen = []
+    for event in ("stop", "open"):
+        seen.append(project(paused).runs["1"])
+        paused.append({"event": event, "time": 2001.0, "pid": 1, "host": "h", "why": "SIGTERM"})
+    seen.append(project(paused).runs["1"])
+    start = {"event": "start", "time": 2003.0, "trial": 1, "attempt": 1, "fidelity": 1.0}
+    seen += [project([*paused, start]).runs["1"], project([*paused, start, *stream[index + 1 :]]).runs["1"]]
+    states = [(run.status, run.tags["state"]) for run in seen]
+    waits = ("RUNNING", "PAUSED")
+    assert states == [waits, ("SCHEDULED", "PAUSED"), waits, ("RUNNING", "RUNNING"), ("FINISHED", "COMPLETE")]
+
+
 def test_a_report_repeated_after_a_crash_adds_nothing():
     stream = events(1)
     index = next(i for i, e in enumerate(stream) if e["event"] == "report")

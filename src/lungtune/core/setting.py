@@ -1,0 +1,93 @@
+"""One entry of a space file or one ``--set``: checked, and turned into what a space holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from lungtune.core import params as parameters
+from lungtune.core.fidelity import Fidelity
+from lungtune.core.params import ParamSpec
+from lungtune.core.scheduler import Scheduler
+from lungtune.core.space import COUNTS, SAMPLERS, SearchSpace
+from lungtune.core.trainable import Trainable
+from lungtune.core.trial import Objective
+from lungtune.errors import SpaceError, did_you_mean
+
+_RANGE_KEYS = {"low", "high", "log", "step"}
+
+
+def axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
+    """Turn one entry of ``params`` into a distribution (searched) or a checked value (fixed).
+
+    Raises:
+        SpaceError: the entry is not what the parameter takes.
+    """
+    if isinstance(value, list):
+        choices = [spec.check(item) for item in value]
+        if len(choices) < 2 or len(set(map(repr, choices))) != len(choices):
+            raise SpaceError(f"{spec.name}: a list must hold at least two different choices, but got {value!r}.")
+        return CategoricalDistribution(choices)
+    if not isinstance(value, Mapping):
+        return spec.check(value)
+    unknown = [key for key in value if key not in _RANGE_KEYS]
+    if unknown or "low" not in value or "high" not in value:
+        wrong = f" '{unknown[0]}' is not one of its keys.{did_you_mean(unknown[0], _RANGE_KEYS)}" if unknown else ""
+        raise SpaceError(f"{spec.name}: a range is written {{low: A, high: B, log: true|false}}.{wrong}")
+    if spec.type not in (int, float) or spec.choices is not None:
+        raise SpaceError(f"{spec.name} takes choices, not a range; write a list: {spec.name}: [a, b].")
+    low, high = spec.check(value["low"]), spec.check(value["high"])
+    if not low < high:
+        raise SpaceError(f"{spec.name}: low < high must hold, but got low={low:g}, high={high:g}; swap them.")
+    log, step = value.get("log", False), value.get("step")
+    if not isinstance(log, bool) or (step is not None and not isinstance(step, (int, float))):
+        raise SpaceError(f"{spec.name}: log must be true or false and step a number, but got {log!r}, {step!r}.")
+    if log and (low <= 0 or step is not None):
+        raise SpaceError(f"{spec.name}: a log range needs low > 0 and no step, but got low={low:g}, step={step}.")
+    if spec.type is int:
+        return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
+    return FloatDistribution(float(low), float(high), log=log, step=step)
+
+
+def apply(space: SearchSpace, trainable: Trainable, metrics: Mapping[str, str], key: str, value: Any) -> SearchSpace:
+    """Apply one ``--set``: fix a parameter, change a base setting or one of the space's own fields.
+
+    Raises:
+        SpaceError: the key is not known or does not take the value.
+    """
+    param_specs, base_specs = parameters.specs(trainable.Params), parameters.specs(trainable.Base)
+    if key in param_specs:
+        result = axis(param_specs[key], value)
+        axes = {name: axis for name, axis in space.axes.items() if name != key}
+        fixed = {name: v for name, v in space.fixed.items() if name != key}
+        (axes if isinstance(result, BaseDistribution) else fixed)[key] = result
+        return dataclasses.replace(space, axes=axes, fixed=fixed)
+    if key in base_specs:
+        return dataclasses.replace(space, base={**space.base, key: base_specs[key].check(value)})
+    if key.startswith("fidelity."):
+        fields = {**dataclasses.asdict(space.fidelity), key.removeprefix("fidelity."): value}
+        return dataclasses.replace(space, fidelity=Fidelity.of(fields))
+    if key == "scheduler" or key.startswith("scheduler."):
+        entry = value if key == "scheduler" else {key.removeprefix("scheduler."): value}
+        return dataclasses.replace(space, scheduler=Scheduler.of(entry, space.scheduler))
+    if key in COUNTS and isinstance(value, int) and value >= COUNTS[key]:
+        return dataclasses.replace(space, **{key: value})
+    if key == "sampler" and value in SAMPLERS:
+        return dataclasses.replace(space, sampler=value)
+    if key == "objective" and value in metrics:
+        return dataclasses.replace(space, objective=Objective(value, metrics[value]))
+    known = {*param_specs, *base_specs, *COUNTS, "sampler", "objective", "scheduler"}
+    known |= {
+        f"{name}.{f.name}"
+        for name, kind in (("fidelity", Fidelity), ("scheduler", Scheduler))
+        for f in dataclasses.fields(kind)
+    }
+    if key in COUNTS:
+        raise SpaceError(f"{key} must be a whole number >= {COUNTS[key]}, but got {value!r}.")
+    if key in ("sampler", "objective"):
+        allowed = SAMPLERS if key == "sampler" else metrics
+        raise SpaceError(f"{key} must be known.{did_you_mean(str(value), allowed)}")
+    raise SpaceError(f"'{key}' can't be set.{did_you_mean(key, known)}")
