@@ -41,35 +41,30 @@ def plain_clip(base: Any) -> nn.Module:
     if not isinstance(model.visual, VisionTransformer) or not isinstance(
         getattr(model, "text", None), TextTransformer | None
     ):
-        raise WeightsError(f"clip_lora needs a CLIP of open_clip's own two transformers, but {weights.model} is none.")
+        raise WeightsError(f"weights must be a CLIP of open_clip's own two transformers, but {weights.model} is none.")
     return model.eval()
 
 
-class ClipClassifier(nn.Module):
-    """A CLIP whose attention is split, with the tokens of every class caption at hand.
+class ClipImages(nn.Module):
+    """The image tower of a CLIP, its attention split.
 
     Args:
         clip: plain open_clip model; taken over.
-        classes: class names.
-        tokenizer: open_clip tokenizer of the model.
+        frozen: lower blocks that no trial adapts: ``lower`` ends and ``upper`` begins behind them.
+
+    Raises:
+        SpaceError: there are not that many.
     """
 
-    def __init__(self, clip: nn.Module, classes: Sequence[str], tokenizer: Any) -> None:
+    def __init__(self, clip: nn.Module, frozen: int = 0) -> None:
         super().__init__()
         attention.split(clip)
+        blocks = len(clip.visual.transformer.resblocks)
+        if frozen >= blocks:
+            raise SpaceError(f"frozen_blocks < {blocks} must hold, the blocks of this image tower, but got {frozen}.")
         self.visual = clip.visual
-        self.text = getattr(clip, "text", None) or _TextTower(clip)
-        self.register_buffer("scale", clip.logit_scale.detach().exp().float())
+        self.frozen = frozen
         self._take_patches(*pixel_statistics(clip))
-        texts = {style: prompts(classes, style) for style in STYLES}
-        self.each = {style: len(captions[0]) for style, captions in texts.items()}
-        tokens = {style: tokenizer([c for each in captions for c in each]) for style, captions in texts.items()}
-        # The end token has the largest number; nothing behind it is read, thanks to the causal mask. One length for all
-        # styles, so that a trial's dropout masks do not hang on its neighbours' captions.
-        used = max(int(t.argmax(1).max()) for t in tokens.values()) + 1
-        for style, t in tokens.items():
-            self.register_buffer(f"captions_{style}", t[:, :used].contiguous(), persistent=False)
-        self._fixed: dict[str, Tensor] = {}
 
     def _take_patches(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Turn the first convolution into a product over patches of one channel.
@@ -89,8 +84,13 @@ class ClipClassifier(nn.Module):
         self.register_buffer("class_token", (self.visual.class_embedding.detach() + places[0]).view(1, 1, -1))
         del self.visual.conv1
 
-    def image_features(self, images: Tensor) -> Tensor:
-        """Return normalised embeddings ``(N, D)`` of images ``(N, 1, H, W)`` in [0, 1]."""
+    @property
+    def width(self) -> int:
+        """Size of ``pooled``."""
+        return int(self.visual.ln_post.normalized_shape[0])
+
+    def lower(self, images: Tensor) -> Tensor:
+        """Return the tokens ``(N, L, width)`` behind the frozen blocks of images ``(N, 1, H, W)`` in [0, 1]."""
         visual = self.visual
         high, wide = self.patch
         patches = (
@@ -98,15 +98,55 @@ class ClipClassifier(nn.Module):
         )
         tokens = F.linear(patches, self.patch_weight) + self.patch_bias
         x = visual.ln_pre(torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], 1))
-        blocks = visual.transformer.resblocks
+        for block in visual.transformer.resblocks[: self.frozen]:
+            x = block(x)
+        return x
+
+    def upper(self, x: Tensor) -> Tensor:
+        """Return what ``lower``'s tokens become before the projection, ``(N, width)``."""
+        visual = self.visual
+        blocks = visual.transformer.resblocks[self.frozen :]
         only_class_token = visual.pool_type == "tok" and visual.attn_pool is None
-        if only_class_token and type(blocks[-1]) is ResidualAttentionBlock:
+        if only_class_token and len(blocks) and type(blocks[-1]) is ResidualAttentionBlock:
             for block in blocks[:-1]:
                 x = block(x)
-            pooled = visual.ln_post(_few(blocks[-1], x, x[:, :1], None).squeeze(1))
-        else:
-            pooled, _ = visual._pool(visual.transformer(x))
-        return _embedding(pooled, visual.proj)
+            return visual.ln_post(_few(blocks[-1], x, x[:, :1], None).squeeze(1))
+        for block in blocks:
+            x = block(x)
+        return visual._pool(x)[0]
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the normalised embeddings ``(N, D)`` of ``lower``'s tokens."""
+        return _embedding(self.upper(x), self.visual.proj)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Return normalised embeddings ``(N, D)`` of images ``(N, 1, H, W)`` in [0, 1]."""
+        return self.embed(self.lower(images))
+
+
+class ClipClassifier(ClipImages):
+    """A CLIP whose attention is split, with the tokens of every class caption at hand.
+
+    Args:
+        clip: plain open_clip model; taken over.
+        classes: class names.
+        tokenizer: open_clip tokenizer of the model.
+        frozen: see ``ClipImages``.
+    """
+
+    def __init__(self, clip: nn.Module, classes: Sequence[str], tokenizer: Any, frozen: int = 0) -> None:
+        super().__init__(clip, frozen)
+        self.text = getattr(clip, "text", None) or _TextTower(clip)
+        self.register_buffer("scale", clip.logit_scale.detach().exp().float())
+        texts = {style: prompts(classes, style) for style in STYLES}
+        self.each = {style: len(captions[0]) for style, captions in texts.items()}
+        tokens = {style: tokenizer([c for each in captions for c in each]) for style, captions in texts.items()}
+        # The end token has the largest number; nothing behind it is read, thanks to the causal mask. One length for all
+        # styles, so that a trial's dropout masks do not hang on its neighbours' captions.
+        used = max(int(t.argmax(1).max()) for t in tokens.values()) + 1
+        for style, t in tokens.items():
+            self.register_buffer(f"captions_{style}", t[:, :used].contiguous(), persistent=False)
+        self._fixed: dict[str, Tensor] = {}
 
     def text_features(self, tokens: Tensor) -> Tensor:
         """Return normalised embeddings ``(N, D)`` of captions ``(N, L)``."""

@@ -46,6 +46,39 @@ with torch.no_grad():
 print(json.dumps(dict(zip(spec["classes"], logits.softmax(1)[0].tolist()))))"""
 
 
+_HEAD_README = """\
+# A chest X-ray classifier: CLIP's image tower and a trained head
+
+`open_clip_model.safetensors` and `open_clip_config.json` are a complete CLIP in open_clip's local-dir format, as it
+was pretrained. `head.safetensors` holds the head over the tower's features x, taken before their projection:
+`x @ head.weight + head.bias`, plus `gelu(x @ hidden.weight + hidden.bias) @ hidden.head` where there are hidden units.
+`classes.json` holds the classes.
+
+Classify an 8-bit image with `pip install open-clip-torch` and nothing else:
+
+```python
+{snippet}
+```
+
+Not a medical device: research use only.
+"""
+
+HEAD_SNIPPET = """\
+import json, sys
+import open_clip, torch
+from PIL import Image
+from safetensors.torch import load_file
+folder, picture = sys.argv[1:]
+model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+model.visual.proj, head = None, load_file(f"{folder}/head.safetensors")
+with torch.no_grad():
+    x = model.encode_image(preprocess(Image.open(picture).convert("L")).unsqueeze(0))
+    logits = x @ head["head.weight"] + head["head.bias"]
+    if "hidden.head" in head:
+        logits += torch.nn.functional.gelu(x @ head["hidden.weight"] + head["hidden.bias"]) @ head["hidden.head"]
+print(json.dumps(dict(zip(json.load(open(f"{folder}/classes.json"))["classes"], logits.softmax(1)[0].tolist()))))"""
+
+
 def write(base: Any, params: Any, classes: Sequence[str], adapter: dict[str, Tensor], folder: Path) -> None:
     """Write merged weights, adapter, captions and README into ``folder``.
 
@@ -71,6 +104,22 @@ def write(base: Any, params: Any, classes: Sequence[str], adapter: dict[str, Ten
     captions = {"classes": list(classes), "prompts": prompts(classes, params.prompt_style)}
     _dump(folder / "classes.json", captions)
     (folder / "README.md").write_text(_README.format(snippet=SNIPPET))
+
+
+def write_head(base: Any, classes: Sequence[str], head: dict[str, Tensor], folder: Path) -> None:
+    """Write the pretrained CLIP, a head over its image tower, classes and README into ``folder``.
+
+    Args:
+        base: the family's ``Base``.
+        classes: class names.
+        head: what ``Pack.adapter`` returned.
+        folder: made when missing.
+    """
+    clip = _clip.plain_clip(base)
+    _clip.write_clip(clip.state_dict(), _clip.config_of(base), *_clip.pixel_statistics(clip), folder)
+    save_file({name: tensor.contiguous() for name, tensor in head.items()}, folder / "head.safetensors")
+    _dump(folder / "classes.json", {"classes": list(classes)})
+    (folder / "README.md").write_text(_HEAD_README.format(snippet=HEAD_SNIPPET))
 
 
 def _linear(clip: nn.Module, name: str) -> nn.Linear:

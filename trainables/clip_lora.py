@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lungtune.core.params import param
 from lungtune.core.trainable import LoraTarget, Trainable
+from lungtune.errors import SpaceError
 from trainables import _clip_weights
 from trainables._prompts import STYLES
 
@@ -38,6 +39,10 @@ class Base:
         "openai", help="tag of the hub, tiny_clip (shipped with lungtune), or a folder in open_clip's local-dir format"
     )
     image_size: int = param(224, low=16, high=1024, unit="px", help="side of the square input image")
+    frozen_blocks: int = param(0, low=0, high=64, help="lower blocks of the image tower that no trial adapts")
+    views: int = param(
+        0, low=0, high=64, help="augmented views of an image kept behind the frozen blocks; 0 keeps none"
+    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Params:
     lora_dropout: float = param(0.1, low=0.0, high=0.9, help="share of an adapter's input features dropped in training")
     lora_targets: str = param("qkv_mlp", choices=tuple(_PROJECTIONS), help="projections of a block that are adapted")
     lora_tower: str = param("image", choices=tuple(_TOWERS), help="towers of CLIP that are adapted")
-    lora_blocks: str = param("all", choices=("all", "upper_half"), help="blocks of a tower that are adapted")
+    lora_blocks: str = param("all", choices=("all", "upper_half"), help="blocks not frozen that are adapted")
     prompt_style: str = param("paper", choices=STYLES, help="how the classes are put into words")
 
 
@@ -73,7 +78,16 @@ class ClipLora(Trainable):
     Params: ClassVar[type] = Params
 
     def check(self, base: Base) -> None:
-        """See ``Trainable.check``. Downloads from the hub when it answers within five seconds."""
+        """See ``Trainable.check``. Downloads from the hub when it answers within five seconds.
+
+        Raises:
+            SpaceError: views are to be kept, but no block is frozen.
+        """
+        if base.views and not base.frozen_blocks:
+            raise SpaceError(
+                f"frozen_blocks >= 1 must hold where views are kept, but got frozen_blocks 0 and views {base.views}: "
+                "nothing worth keeping lies below the first block."
+            )
         _clip_weights.find(base.model, base.weights, fetch=True)
 
     def miniature(self, folder: Path) -> Base:
@@ -87,14 +101,16 @@ class ClipLora(Trainable):
         """See ``Trainable.backbone``."""
         from trainables import _clip
 
-        return _clip.ClipClassifier(_clip.plain_clip(base), classes, _clip.tokenizer(base)).eval()
+        clip = _clip.plain_clip(base)
+        return _clip.ClipClassifier(clip, classes, _clip.tokenizer(base), base.frozen_blocks).eval()
 
     def targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
         """See ``Trainable.targets``: one pattern for each tower and projection, so that each must match."""
         patterns = []
         for tower in _TOWERS[params.lora_tower]:
             count = len(model.get_submodule(f"{tower}.transformer.resblocks"))
-            first = count // 2 if params.lora_blocks == "upper_half" else 0
+            frozen = model.frozen if tower == "visual" else 0
+            first = frozen + (count - frozen) // 2 if params.lora_blocks == "upper_half" else frozen
             blocks = "|".join(map(str, range(first, count)))
             patterns += [
                 rf"{tower}\.transformer\.resblocks\.({blocks})\.{re.escape(projection)}"
@@ -102,12 +118,20 @@ class ClipLora(Trainable):
             ]
         return [LoraTarget(p, params.lora_rank, params.lora_alpha, params.lora_dropout) for p in patterns]
 
-    def logits(self, model: torch.nn.Module, images: torch.Tensor, slots: Slots) -> torch.Tensor:
+    def features(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """See ``Trainable.features``: tokens ``(N, L, width)``, in bf16 where that halves what is kept."""
+        import torch
+
+        tokens = model.lower(images)
+        halved = model.frozen and torch.is_autocast_enabled(images.device.type)
+        return tokens.to(torch.get_autocast_dtype(images.device.type)) if halved else tokens
+
+    def logits(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> torch.Tensor:
         """See ``Trainable.logits``."""
         import torch
 
-        matrices, features = _matrices(model, slots), model.image_features(images)
-        with torch.autocast(images.device.type, enabled=False):  # both are float32 on purpose
+        matrices, features = _matrices(model, slots), model.embed(inputs.float())
+        with torch.autocast(inputs.device.type, enabled=False):  # both are float32 on purpose
             return slots.matmul(features, matrices.transpose(1, 2)) * model.scale
 
     def export(

@@ -87,6 +87,7 @@ class Session:
             device=device(),
         )
         self.runs: dict[int, Run] = {}
+        self._reports = fidelity.reports
 
     def start(self, number: int, params: Mapping[str, Any], seed: int, folder: Path, known: float = 0.0) -> None:
         """Let a trial join, from its newest sound checkpoint in ``folder`` if there is one.
@@ -172,7 +173,7 @@ class Session:
 
     def _next(self, run: Run) -> float:
         """The next fidelity at which a trial reports."""
-        return next((level for level in self.fidelity.reports if level > run.fidelity + 1e-9), self.fidelity.max)
+        return next((level for level in self._reports if level > run.fidelity + 1e-9), self.fidelity.max)
 
     def predict(self, number: int, part: Part) -> torch.Tensor:
         """Return a trial's class probabilities ``(N, classes)`` on a part of the data."""
@@ -181,7 +182,7 @@ class Session:
 
     def _report(self, run: Run, samples: int) -> Report | TrialError:
         cases = len(self.dataset.train.labels)  # a large batch may pass several levels at once
-        run.fidelity = max(level for level in self.fidelity.reports if round(level * cases) <= samples)
+        run.fidelity = max(level for level in self._reports if round(level * cases) <= samples)
         part = self.dataset.validation
         probabilities = self.pack.predict(part.images, slots=[run.slot])[run.slot].numpy()
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,7 +40,8 @@ class Trainable(ABC):
 
     Every family's ``Base`` has ``image_size`` (px) and ``Params`` has ``lr``, ``weight_decay``, ``batch_size``,
     ``warmup`` (share of the horizon), ``augmentation`` (level 0..3) and ``class_weighting`` (none, sqrt, balanced):
-    the loop reads these.
+    the loop reads these. A ``Base`` that has ``views`` lets the loop keep what ``features`` returns: 0 keeps nothing
+    and augments afresh in every step; n >= 1 keeps n augmented views of an image for each level (one for level 0).
     """
 
     summary: ClassVar[str]
@@ -63,18 +64,49 @@ class Trainable(ABC):
     def backbone(self, base: Any, classes: Sequence[str]) -> torch.nn.Module:
         """Return the frozen backbone on the CPU, in eval mode, its attention split into plain Linears."""
 
-    @abstractmethod
     def targets(self, model: torch.nn.Module, params: Any) -> Sequence[LoraTarget]:
         """Return what this trial adapts. Every pattern must match at least one Linear of the backbone ``model``."""
+        return ()
+
+    def own(
+        self, model: torch.nn.Module, params: Any, classes: Sequence[str], generator: torch.Generator
+    ) -> Mapping[str, torch.Tensor]:
+        """Return a trial's own parameters beside its adapters, such as a head, at their start values on the CPU.
+
+        They reach ``logits`` stacked over the trials of a pack and padded with zeros to the largest trial's shape:
+        padding must add nothing and get no gradient. Zeros into *and* out of a hidden unit do both.
+
+        Args:
+            model: the backbone.
+            params: the trial's ``Params``.
+            classes: class names.
+            generator: everything random must be drawn from it.
+        """
+        return {}
+
+    def features(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Return what no trial of this base changes: the part of the model below everything that trains.
+
+        A function of each image by itself. It is run without adapters and without gradients, once for each image and
+        view where ``Base.views`` says so.
+
+        Args:
+            model: the backbone.
+            images: float ``(N, 1, H, W)`` in [0, 1].
+
+        Returns:
+            ``(N, ...)`` of any floating type; by default the images.
+        """
+        return images
 
     @abstractmethod
-    def logits(self, model: torch.nn.Module, images: torch.Tensor, slots: Slots) -> torch.Tensor:
+    def logits(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> torch.Tensor:
         """Score a batch.
 
         Args:
             model: the backbone with the adapters of all slots of the pack attached.
-            images: float ``(N, 1, H, W)`` in [0, 1]; rows of one slot stand together.
-            slots: which rows belong to which trial, and each trial's ``Params``.
+            inputs: ``(N, ...)``, what ``features`` returned; rows of one slot stand together.
+            slots: which rows belong to which trial, each trial's ``Params`` and its own parameters.
 
         Returns:
             ``(N, classes)`` logits.
@@ -84,4 +116,12 @@ class Trainable(ABC):
     def export(
         self, base: Any, params: Any, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
-        """Write weights that load without lungtune into ``folder``, with a README that shows how."""
+        """Write weights that load without lungtune into ``folder``, with a README that shows how.
+
+        Args:
+            base: the family's ``Base``.
+            params: the trial's ``Params``.
+            classes: class names.
+            adapter: what ``Pack.adapter`` returned: the trial's own parameters by name, its LoRA by PEFT's names.
+            folder: where to.
+        """

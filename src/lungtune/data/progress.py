@@ -26,8 +26,3 @@ def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         print(f"{what}: {total:,} ...", file=sys.stderr, flush=True)
         yield from items
     print(f"{what}: {total:,} in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-
-
-def note(text: str) -> None:
-    """Print one line on stderr: something was healed or waited for."""
-    print(text, file=sys.stderr, flush=True)

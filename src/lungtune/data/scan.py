@@ -18,9 +18,9 @@ from typing import TypeVar
 import pandas as pd
 
 from lungtune.core import paths as places
-from lungtune.data.cache import HINT
+from lungtune.core.cache import HINT, note
 from lungtune.data.images import Facts, UnreadableImageError, decoders, facts
-from lungtune.data.progress import note, track
+from lungtune.data.progress import track
 
 COLUMNS = (*(field.name for field in fields(Facts)), "error")
 _SCHEMA = """

@@ -18,7 +18,7 @@ _ENOUGH = 0.95
 """A smaller pack with this share of the best rate is preferred: its trials report, and are stopped, sooner."""
 _WORTH = 1.03
 """Larger packs are tried for as long as doubling brings this much."""
-_SECONDS = 0.1
+_SECONDS = 0.05
 """How long a size is timed, at least."""
 
 
@@ -84,7 +84,7 @@ def _rate(pack: Pack, configurations: Sequence[Any]) -> Rate | None:
     try:
         pack.step()  # not timed: caches fill, kernels are chosen
         times: list[float] = []
-        while len(times) < 3 or sum(times) < _SECONDS:
+        while len(times) < 2 or sum(times) < _SECONDS:
             began = _now(cuda)
             pack.step()
             times.append(_now(cuda) - began)

@@ -39,7 +39,7 @@ def save(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
-    data = safetensors.torch.save(host, metadata={_META: text, _SUM: _checksum(host, text)})
+    data = safetensors.torch.save(host, metadata={_META: text, _SUM: digest(host, text)})
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -73,7 +73,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} must be a whole checkpoint, but it is truncated or damaged ({error})."
         ) from error
     text = header.get(_META)
-    if text is None or header.get(_SUM) != _checksum(tensors, text):
+    if text is None or header.get(_SUM) != digest(tensors, text):
         raise CheckpointError(f"{path} must carry a checksum that fits its content, but it does not: it is damaged.")
     return tensors, json.loads(text)
 
@@ -104,10 +104,11 @@ def prune(folder: Path, keep: Iterable[str] = (), newest: int = 2) -> None:
         path.unlink(missing_ok=True)
 
 
-def _checksum(tensors: dict[str, Tensor], text: str) -> str:
-    digest = hashlib.blake2b(text.encode(), digest_size=16)
+def digest(tensors: dict[str, Tensor], text: str) -> str:
+    """Return a checksum of tensors (on the CPU: names, types, shapes, content) and of a text."""
+    sums = hashlib.blake2b(text.encode(), digest_size=16)
     for key in sorted(tensors):
         tensor = tensors[key]
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+        sums.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sums.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return sums.hexdigest()

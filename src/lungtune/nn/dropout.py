@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 _CHUNK = 16384
-"""Words of 64 bits drawn at a time; part of what a seed means: changing it changes all masks."""
+"""Words of 64 bits in a chunk; part of what a seed means: changing it changes all masks."""
+_FIRST = 1024
+"""Words of a chunk that are drawn at first; then as many again, and so on: a head needs few."""
 
 
 class Bits:
@@ -28,26 +30,34 @@ class Bits:
     def __init__(self, device: torch.device) -> None:
         self.generator = torch.Generator(device)
         self._chunk = torch.empty(_CHUNK, dtype=torch.int64, device=device)
-        self._at = _CHUNK
+        self._at = self._drawn = 0
 
     def restart(self, seed: int) -> Bits:
         """Begin a step; return self."""
         self.generator.manual_seed(seed)
-        self._at = _CHUNK
+        self._at = self._drawn = 0
         return self
 
     def take(self, count: int) -> Tensor:
         """Return ``(count,)`` int16, all values equally likely; valid until the next call."""
         words = -(-count // 4)
         if words > _CHUNK:
+            self._fill(_CHUNK if self._drawn else 0)
             piece = self._draw(torch.empty(words, dtype=torch.int64, device=self._chunk.device))
         else:
             if self._at + words > _CHUNK:
-                self._draw(self._chunk)
-                self._at = 0
+                self._fill(_CHUNK)  # for nobody: the next chunk begins where it always does
+                self._at = self._drawn = 0
+            if self._at + words > self._drawn:
+                self._fill(min(max(self._at + words, 2 * self._drawn, _FIRST), _CHUNK))
             piece = self._chunk[self._at : self._at + words]
             self._at += words
         return piece.view(torch.int16)[:count]
+
+    def _fill(self, upto: int) -> None:
+        if upto > self._drawn:
+            self._draw(self._chunk[self._drawn : upto])
+            self._drawn = upto
 
     def _draw(self, words: Tensor) -> Tensor:
         return words.random_(-(2**63), None, generator=self.generator)

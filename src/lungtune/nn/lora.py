@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 from lungtune.core.trainable import LoraTarget
 from lungtune.errors import SpaceError
-from lungtune.nn.dropout import kept
 from lungtune.nn.slots import Group, Slots, Stage
 
 PARTS = ("lora_A", "lora_B")
@@ -78,7 +77,7 @@ class SlotLora(nn.Module):
         mixed = torch.is_autocast_enabled(x.device.type)
         if len(slots) == 1 and not slots.training and not mixed:  # bf16 would round the sum, not the summands
             return F.linear(x, self._merged(slots), bias)
-        keep = self._keep(x, slots) if slots.training else None
+        keep = slots.kept(x, [self._dropout[place] for place in slots.places])
         tensors = [x, weight, bias, slots.pick(self.lora_a), slots.pick(self.lora_b), keep]
         if mixed:
             dtype = torch.get_autocast_dtype(x.device.type)
@@ -92,14 +91,6 @@ class SlotLora(nn.Module):
             scaled = self._scales[False][place] * self.lora_b[place]
             slots.memo[self] = torch.addmm(self.linear.weight, scaled, self.lora_a[place])
         return slots.memo[self]
-
-    def _keep(self, x: Tensor, slots: Slots) -> Tensor | None:
-        """Draw what dropout keeps of ``x``: ones and zeros, an element each; None when nobody drops."""
-        chances = [self._dropout[place] for place in slots.places]
-        if not any(chances):
-            return None
-        each = x[0].numel()
-        return kept([each * count for count in slots.counts], chances, slots.bits, x)
 
 
 class AdaptedLinear(torch.autograd.Function):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from lungtune.nn.dropout import Bits
 from lungtune.nn.optim import Update, rate
 from lungtune.nn.slots import mix
 
-_ORDER, _AUGMENT, _DROPOUT, _INIT = range(4)
+_ORDER, _AUGMENT, _DROPOUT, _INIT, _VIEW = range(5)
 """What random numbers are for: every purpose has its own stream."""
 
 _PROGRESS = "progress"
@@ -49,25 +49,40 @@ class Member:
         self.steps = 0
         self.samples = 0
         self.silent: list[str] = []
+        self.own: tuple[str, ...] = ()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._total = max(1, math.ceil(horizon / params.batch_size))
         self._order: tuple[int, Tensor] | None = None
+        self._first: Tensor | None = None
         self._augmentation = torch.Generator(device)
         self._bits = Bits(device)
 
-    def begin(self, model: nn.Module, state: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    def begin(
+        self,
+        model: nn.Module,
+        state: Mapping[str, Tensor] | None,
+        own: Callable[[torch.Generator], Mapping[str, Tensor]] = lambda _: {},
+    ) -> dict[str, Tensor]:
         """Return the weights and moments ``(3, *shape)`` to start or to go on from, by parameter.
 
+        Args:
+            model: the backbone.
+            state: to go on from; None to start.
+            own: draws the trial's own parameters.
+
         Raises:
-            CheckpointError: ``state`` belongs to a trial with other adapters.
+            CheckpointError: ``state`` belongs to a trial with other parameters.
         """
         generator = torch.Generator().manual_seed(mix(self.seed, _INIT))
         fresh = {}
         for name, adapter in self.adapters.items():
             pair = lora.initial(lora.plain(model, name), adapter.rank, generator)
-            for part, value in zip(lora.PARTS, pair, strict=True):
-                fresh[f"{name}.{part}"] = torch.stack([value, torch.zeros_like(value), torch.zeros_like(value)])
-        self.shapes = {name: tuple(tensor.shape[1:]) for name, tensor in fresh.items()}
+            fresh |= {f"{name}.{part}": value for part, value in zip(lora.PARTS, pair, strict=True)}
+        drawn = own(generator)
+        fresh |= drawn
+        self.own = tuple(drawn)
+        self.shapes = {name: tuple(value.shape) for name, value in fresh.items()}
+        fresh = {name: torch.stack([v, torch.zeros_like(v), torch.zeros_like(v)]) for name, v in fresh.items()}
         if state is None:
             return fresh
         wanted = {name: tuple(tensor.shape) for name, tensor in fresh.items()}
@@ -98,6 +113,22 @@ class Member:
             parts.append(part)
             at, left = at + len(part), left - len(part)
         return torch.cat(parts)
+
+    def views(self, chosen: Tensor, size: int, count: int) -> Tensor:
+        """Return which of ``count`` views of each image the next batch takes, ``(batch_size,)``.
+
+        A trial begins at a random view of each image and takes the next one in every pass.
+
+        Args:
+            chosen: what ``batch`` returned.
+            size: images of the fold.
+            count: views of an image.
+        """
+        if self._first is None or len(self._first) != size:
+            generator = torch.Generator().manual_seed(mix(self.seed, _VIEW))
+            self._first = torch.randint(2**31, (size,), generator=generator)
+        passes = torch.arange(self.samples, self.samples + len(chosen)) // size
+        return (self._first[chosen] + passes) % count
 
     def augmentation(self) -> torch.Generator:
         """Return the generator of this step's augmentation."""

@@ -8,8 +8,10 @@ and step: who shares the pack changes nothing but the order of floating-point su
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -20,14 +22,15 @@ from torch import Tensor, nn
 from lungtune.core.trainable import Trainable
 from lungtune.errors import TrialError
 from lungtune.nn import lora, memory
-from lungtune.nn.augment import augment
 from lungtune.nn.bank import Bank
+from lungtune.nn.features import Kept, Sources
 from lungtune.nn.losses import class_weights, cross_entropy
 from lungtune.nn.member import Member
-from lungtune.nn.pixels import Pixels
+from lungtune.nn.pixels import Fresh
 from lungtune.nn.slots import Slots, Stage
 
 _log = logging.getLogger(__name__)
+_AT_ONCE = 256  # images whose features are computed together: a head's batch may be too large for what is below it
 
 
 class Pack:
@@ -67,18 +70,17 @@ class Pack:
         self.precision = precision or ("bf16" if self.device.type == "cuda" else "fp32")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, but got {precision!r}")
-        self._pixels = Pixels(images, self.device)
-        self._labels = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
-        if len(self._labels) != len(self._pixels) or not len(self._labels):
-            raise ValueError(
-                f"as many labels as images must be given, but got {len(self._labels)}, {len(self._pixels)}"
-            )
         self.model = trainable.backbone(base, classes).requires_grad_(False).eval().to(self.device)
         if self.precision == "bf16":  # else autocast would cast every frozen matrix in every step
             for module in self.model.modules():
                 if isinstance(module, nn.Linear):
                     module.to(torch.bfloat16)
         self._stage = Stage()
+        self._sources = Sources(trainable, base, self.model, self._features, self.device, self.precision)
+        self._train = self._sources.of(images)
+        self._labels = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
+        if len(labels) != len(images) or not len(labels):
+            raise ValueError(f"as many labels as images must be given, but got {len(labels)}, {len(images)}")
         self.rows: int | None = None  # how many rows of a step fit into memory at a time; None: all
         self._members: dict[int, Member] = {}  # in the order of their rows
         self._bank = Bank({}, 0, self.device)
@@ -107,7 +109,7 @@ class Pack:
         adapters = lora.match(self.model, self.trainable.targets(self.model, params))
         weights = class_weights(self._labels, len(self.classes), params.class_weighting).to(self.device)
         member = Member(params, seed, horizon, adapters, weights, self.device)
-        start = member.begin(self.model, state)
+        start = member.begin(self.model, state, partial(self.trainable.own, self.model, params, self.classes))
         slot = next(s for s in range(self.capacity) if s not in self._members)
         self._settle({**self._members, slot: member}, {slot: start})
         return slot
@@ -151,15 +153,10 @@ class Pack:
 
     def _step(self, chosen: Sequence[int]) -> dict[int, float]:
         members = [self._members[slot] for slot in chosen]
-        batches = [m.batch(len(self._pixels)) for m in members]
-        index = torch.cat(batches).to(self.device)
+        batches = [m.batch(len(self._train)) for m in members]
         slots = self._layout(chosen, [len(b) for b in batches], training=True)
-        images = augment(
-            self._pixels.take(index),
-            [m.params.augmentation for m in members],
-            slots.counts,
-            [m.augmentation() for m in members],
-        )
+        inputs = self._train.take(batches, members)
+        index = torch.cat(batches).to(self.device)
         labels = self._labels[index]
         weights = torch.cat([m.weights[labels[rows]] for m, rows in zip(members, slots.rows, strict=True)])
         bank, size = self._bank, len(index)
@@ -168,21 +165,21 @@ class Pack:
         for first in range(0, size, each):
             rows = slice(first, min(first + each, size))
             part = slots if each == size else replace(slots, counts=(rows.stop - first,))
-            loss = part.means(cross_entropy(self._logits(images[rows], part), labels[rows], weights[rows]))
+            loss = part.means(cross_entropy(self._logits(inputs[rows], part), labels[rows], weights[rows]))
             loss = loss * ((rows.stop - first) / size) if each < size else loss
             bank.differentiate(loss.sum(), add=first > 0)
             losses += loss.detach()
         for place, member in zip(slots.places, members, strict=True):
             if member.steps == 0:
-                member.silent = bank.silent(place, [f"{name}.{lora.PARTS[1]}" for name in member.adapters])
+                member.silent = bank.silent(place, [*(f"{n}.{lora.PARTS[1]}" for n in member.adapters), *member.own])
         bank.step(slots.places, [m.advance() for m in members])
         return dict(zip(chosen, losses.tolist(), strict=True))
 
     def verify(self, slot: int) -> None:
-        """Check that the trial's very first step reached every adapter; call it after that step.
+        """Check that the trial's very first step reached everything it trains; call it after that step.
 
         Raises:
-            TrialError: an adapter got no gradient: it would never learn, and its axes of the search would be dead.
+            TrialError: something got no gradient: it would never learn, and its axes of the search would be dead.
         """
         silent = self._members[slot].silent
         if silent:
@@ -195,7 +192,7 @@ class Pack:
 
     @torch.no_grad()
     def predict(
-        self, images: np.ndarray | Tensor, slots: Sequence[int] | None = None, *, batch_size: int = 64
+        self, images: np.ndarray | Tensor, slots: Sequence[int] | None = None, *, batch_size: int | None = None
     ) -> dict[int, Tensor]:
         """Score images with the weights as they are: no augmentation, no dropout, every image once.
 
@@ -205,29 +202,28 @@ class Pack:
         Args:
             images: uint8 ``(M, H, W)``.
             slots: which trials; default all.
-            batch_size: images at a time.
+            batch_size: images at a time; by default as many as suit the inputs.
 
         Returns:
             Float32 ``(M, classes)`` probabilities on the CPU, for each slot.
         """
-        pixels = Pixels(images, self.device)
-        return {slot: self._scores(slot, pixels, batch_size) for slot in (self.slots if slots is None else slots)}
+        inputs = self._sources.of(images)
+        stride = batch_size or inputs.stride
+        return {slot: self._scores(slot, inputs, stride) for slot in (self.slots if slots is None else slots)}
 
-    def _scores(self, slot: int, pixels: Pixels, batch_size: int) -> Tensor:
-        memo: dict[Any, Any] = {}
-        parts: list[Tensor] = []
-        first = 0
-        while first < len(pixels):
-            batch = pixels.take(torch.arange(first, min(first + batch_size, len(pixels)), device=self.device))
-            layout = self._layout([slot], [len(batch)], training=False, memo=memo)
+    def _scores(self, slot: int, inputs: Fresh | Kept, stride: int) -> Tensor:
+        memo, parts, first = {}, [], 0
+        while first < len(inputs):
+            last = min(first + stride, len(inputs))
+            layout = self._layout([slot], [last - first], training=False, memo=memo)
             try:
-                parts.append(self._logits(batch, layout).float().softmax(1).cpu())
-                first += len(batch)
+                parts.append(self._logits(inputs.plain(first, last), layout).float().softmax(1).cpu())
+                first = last
                 continue
             except (RuntimeError, MemoryError) as error:
-                if not memory.exhausted(error) or len(batch) == 1:
+                if not memory.exhausted(error) or last - first == 1:
                     raise
-            batch_size = len(batch) // 2
+            stride = (last - first) // 2
             memory.release()
         return torch.cat(parts)
 
@@ -240,9 +236,10 @@ class Pack:
         return {**self._bank.read(self._place(slot), member.shapes), **member.progress()}
 
     def adapter(self, slot: int) -> dict[str, Tensor]:
-        """Return the LoRA weights at their true rank, on the CPU, under PEFT's names."""
-        state = self._bank.read(self._place(slot), self._members[slot].shapes)
-        return {f"base_model.model.{name}.weight": tensor[0].cpu() for name, tensor in state.items()}
+        """Return what the trial trains, at its true shape, on the CPU: LoRA weights under PEFT's names."""
+        member = self._members[slot]
+        state = {name: tensor[0].cpu() for name, tensor in self._bank.read(self._place(slot), member.shapes).items()}
+        return {n if n in member.own else f"base_model.model.{n}.weight": tensor for n, tensor in state.items()}
 
     def _place(self, slot: int) -> int:
         """Return a slot's index in the stacked parameters."""
@@ -254,8 +251,9 @@ class Pack:
         members = dict(sorted(members.items(), key=lambda item: (item[1].params.batch_size, item[0])))
         layers = {name for member in members.values() for name in member.adapters}
         names = [name for name in lora.linears(self.model) if name in layers]
+        own = dict.fromkeys(name for member in members.values() for name in member.own)
         shapes = {}
-        for key in (f"{name}.{part}" for name in names for part in lora.PARTS):
+        for key in (*(f"{name}.{part}" for name in names for part in lora.PARTS), *own):
             sizes = [member.shapes[key] for member in members.values() if key in member.shapes]
             shapes[key] = tuple(map(max, zip(*sizes, strict=True)))
         bank = Bank(shapes, len(members), self.device)
@@ -272,9 +270,9 @@ class Pack:
     def _layout(
         self, slots: Sequence[int], counts: Sequence[int], *, training: bool, memo: dict[Any, Any] | None = None
     ) -> Slots:
-        members = [self._members[slot] for slot in slots]
+        members, places = [self._members[slot] for slot in slots], {s: i for i, s in enumerate(self._members)}
         return Slots(
-            places=tuple(self._place(slot) for slot in slots),
+            places=tuple(places[slot] for slot in slots),
             counts=tuple(counts),
             params=tuple(m.params for m in members),
             bits=tuple(m.bits() for m in members) if training else (),
@@ -282,9 +280,21 @@ class Pack:
             training=training,
             whole=len(self._members),
             memo={} if memo is None else memo,
+            stacked=self._bank.parameters,
         )
 
-    def _logits(self, images: Tensor, slots: Slots) -> Tensor:
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> Tensor:
+        with self._showing(None):
+            parts = [self.trainable.features(self.model, some) for some in images.to(self.device).split(_AT_ONCE)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _logits(self, inputs: Tensor, slots: Slots) -> Tensor:
+        with self._showing(slots):
+            return self.trainable.logits(self.model, inputs, slots)
+
+    @contextmanager
+    def _showing(self, slots: Slots | None) -> Iterator[None]:
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with self._stage.showing(slots), mixed:
-            return self.trainable.logits(self.model, images, slots)
+            yield

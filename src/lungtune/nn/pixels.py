@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from lungtune.nn.augment import augment
+from lungtune.nn.member import Member
 
 _UPLOAD = 512
 """Images sent to a device at a time, so that a memory map need not be read whole."""
@@ -45,3 +51,51 @@ class Pixels:
         else:
             picked = self._images[index.to(self.device)]
         return picked.unsqueeze(1).float().div_(255.0)
+
+    def digest(self) -> str:
+        """Return a hash of all images in their order."""
+        sums = hashlib.blake2b(str(tuple(self._images.shape)).encode(), digest_size=16)
+        for first in range(0, len(self), _UPLOAD):
+            part = self._images[first : first + _UPLOAD]
+            sums.update(np.ascontiguousarray(part if isinstance(part, np.ndarray) else part.cpu().numpy()))
+        return sums.hexdigest()
+
+
+class Fresh:
+    """What the model gets to see when nothing is kept: images augmented afresh in every step.
+
+    Args:
+        pixels: the images.
+        compute: the family's ``features`` of a batch.
+
+    Attributes:
+        stride: images that are best scored at a time.
+    """
+
+    stride = 64
+
+    def __init__(self, pixels: Pixels, compute: Callable[[Tensor], Tensor]) -> None:
+        self._pixels = pixels
+        self._compute = compute
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._pixels)
+
+    def take(self, chosen: Sequence[Tensor], members: Sequence[Member]) -> Tensor:
+        """Return the features of a step's images, augmented as each trial wants it.
+
+        Args:
+            chosen: indices ``(n_i,)`` of each trial's batch, on the CPU.
+            members: the trials.
+
+        Returns:
+            ``(sum n_i, ...)`` on the device, trial after trial.
+        """
+        images = self._pixels.take(torch.cat(list(chosen)))
+        levels = [m.params.augmentation for m in members]
+        return self._compute(augment(images, levels, [len(c) for c in chosen], [m.augmentation() for m in members]))
+
+    def plain(self, first: int, last: int) -> Tensor:
+        """Return the features ``(last - first, ...)`` of images as they are."""
+        return self._compute(self._pixels.take(torch.arange(first, last)))

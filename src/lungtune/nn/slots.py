@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lungtune.nn.dropout import Bits
+from lungtune.nn.dropout import Bits, kept
 
 _MASK64 = (1 << 64) - 1
 
@@ -78,6 +78,7 @@ class Slots:
         training: whether dropout acts.
         whole: number of slots that the stacked parameters hold.
         memo: what a family computed once for as long as the weights stay as they are (an evaluation pass).
+        stacked: all parameters of the pack ``(whole, *shape)``, by name.
     """
 
     places: tuple[int, ...]
@@ -88,6 +89,7 @@ class Slots:
     training: bool
     whole: int
     memo: dict[Any, Any] = field(default_factory=dict)
+    stacked: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.groups: tuple[Group, ...] = tuple(_groups(self.counts))
@@ -119,6 +121,7 @@ class Slots:
             training=self.training,
             whole=self.whole,
             memo=self.memo,
+            stacked=self.stacked,
         )
         with self.stage.showing(inner):
             yield inner
@@ -138,6 +141,30 @@ class Slots:
             return stacked[first : last + 1]
         return stacked[list(self.places)]
 
+    def own(self, name: str) -> Tensor:
+        """Return the trials' own parameter ``(len(self), *shape)``, padded with zeros to the pack's largest."""
+        return self.pick(self.stacked[name])
+
+    def kept(self, x: Tensor, chances: Sequence[float]) -> Tensor | None:
+        """Draw what dropout keeps: ones and zeros, an element each; None when nobody drops or trains.
+
+        Args:
+            x: ``(N, ...)``, rows laid out as here, of a shape that no trial's neighbours decide: never padded.
+            chances: probability in [0, 1) to drop, of each slot.
+        """
+        if not self.training or not any(chances):
+            return None
+        each = x[0].numel()
+        return kept([each * count for count in self.counts], chances, self.bits, x)
+
+    def dropout(self, x: Tensor, chances: Sequence[float]) -> Tensor:
+        """Return ``x`` with elements dropped by each slot's own chance and the rest scaled up; see ``kept``."""
+        mask = self.kept(x, chances)
+        if mask is None:
+            return x
+        scale = torch.tensor([1.0 / (1.0 - p) for p in chances]).repeat_interleave(torch.tensor(self.counts))
+        return x * mask.view_as(x) * scale.to(x.device, non_blocking=True).view(-1, *[1] * (x.ndim - 1))
+
     def matmul(self, x: Tensor, matrices: Tensor) -> Tensor:
         """Multiply each row by the matrix of the slot it belongs to.
 
@@ -155,6 +182,20 @@ class Slots:
             part = x[group.rows]
             product = torch.bmm(part.reshape(group.size, -1, x.shape[-1]), matrices[group.slots])
             parts.append(product.view(*part.shape[:-1], -1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def affine(self, x: Tensor, matrices: Tensor, biases: Tensor) -> Tensor:
+        """Return ``x`` by the matrix and plus the bias of each row's slot; shapes as in ``matmul``.
+
+        Args:
+            x: ``(N, i)``.
+            matrices: ``(len(self), i, o)``.
+            biases: ``(len(self), o)``.
+        """
+        parts = []
+        for group in self.groups:
+            part = x[group.rows].view(group.size, group.each, -1)
+            parts.append(torch.baddbmm(biases[group.slots].unsqueeze(1), part, matrices[group.slots]).flatten(0, 1))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def means(self, x: Tensor) -> Tensor:

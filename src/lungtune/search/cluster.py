@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, not a copy of it
@@ -31,11 +34,32 @@ def start() -> None:
         if address:
             ray.init(address=address, **quiet)
         else:
-            ray.init(address="local", include_dashboard=False, object_store_memory=128 * 2**20, **quiet)
+            with _few_processes():
+                ray.init(address="local", include_dashboard=False, object_store_memory=128 * 2**20, **quiet)
             _protect_token()
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray could not be started"
         raise StudyError(f"{where}: {' '.join(str(error).split())[:300]}. The study is kept: resume it.") from error
+
+
+@contextmanager
+def _few_processes() -> Iterator[None]:
+    """Keep Ray from starting its log monitor and its autoscaler's monitor: two seconds, and nothing for them to do.
+
+    ``ray.init`` has no switch for them; where Ray's insides are not as expected, they are started as always.
+    """
+    params = getattr(ray._private.parameter, "RayParams", None)
+    filled_in = getattr(params, "update_if_absent", None)
+    if filled_in is None:
+        yield
+        return
+
+    def without(self: Any, **defaults: Any) -> None:
+        filled_in(self, **defaults | {"include_log_monitor": False})
+        self.no_monitor = True
+
+    with mock.patch.object(params, "update_if_absent", without):
+        yield
 
 
 def _protect_token() -> None:

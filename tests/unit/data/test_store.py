@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 
+from lungtune.core.cache import sample
 from lungtune.data import images, store
 from lungtune.data.sources import index_source
 from lungtune.data.store import open_pixels
@@ -139,9 +140,9 @@ def test_a_damaged_store_is_no_source_of_rows(files, cache, decoded):
 
 
 def test_a_large_store_is_checked_in_samples():
-    assert list(store._sample(3)) == [0, 1, 2]
-    assert list(store._sample(1)) == [0]
-    blocks = list(store._sample(10_000))
+    assert list(sample(3)) == [0, 1, 2]
+    assert list(sample(1)) == [0]
+    blocks = list(sample(10_000))
     assert len(blocks) == 256
     assert (blocks[0], blocks[-1]) == (0, 9_999)
 

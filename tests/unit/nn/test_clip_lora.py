@@ -55,7 +55,7 @@ def test_embeddings_are_open_clips(base: Base, shipped: bool) -> None:
             means = [clip.encode_text(tokenize(c), normalize=True).mean(0) for c in prompts(CLASSES, style)]
             wanted = F.normalize(torch.stack(means), dim=1)
             torch.testing.assert_close(model.fixed_matrix(style, slots), wanted, atol=1e-5, rtol=0)
-        logits = TRAINABLE.logits(model, images, slots)
+        logits = TRAINABLE.logits(model, TRAINABLE.features(model, images), slots)
         matrix = model.fixed_matrix(Params().prompt_style, slots)
     torch.testing.assert_close(logits, clip.logit_scale.exp() * expected @ matrix.T, atol=1e-4, rtol=0)
 
@@ -100,6 +100,31 @@ def test_frozen_lower_blocks_build_no_graph(base: Base) -> None:
     blocks[1].mlp.register_forward_hook(lambda _m, _i, out: seen.append(out.requires_grad))
     pack.step()
     assert seen == [False, True]
+
+
+def test_frozen_blocks_are_not_run_again_and_not_adapted(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path))
+    images, labels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8), np.arange(12) % 3
+    losses, runs = [], []
+    for views in (0, 1):
+        pack = Pack(TRAINABLE, replace(base, frozen_blocks=1, views=views), CLASSES, images, labels, capacity=1)
+        ran = []
+        pack.model.visual.transformer.resblocks[0].register_forward_hook(lambda _m, _i, out, ran=ran: ran.append(1))
+        slot = pack.join(Params(augmentation=0, lr=1e-2), seed=0, horizon=100)
+        assert {name.split(".resblocks.")[1][0] for name in pack.adapter(slot)} == {"1"}
+        losses.append([pack.step()[slot] for _ in range(9)])
+        runs.append(len(ran))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert runs == [9, 2]  # one image for the shape, then all
+
+
+def test_frozen_blocks_that_make_no_sense_are_explained(base: Base) -> None:
+    with pytest.raises(SpaceError, match="frozen_blocks < 2 must hold, the blocks of this image tower, but got 2"):
+        TRAINABLE.backbone(replace(base, frozen_blocks=2), CLASSES)
+    with pytest.raises(SpaceError, match="frozen_blocks >= 1 must hold where views are kept"):
+        TRAINABLE.check(replace(base, views=2))
 
 
 def test_text_is_not_run_again_for_trials_that_leave_it_alone(base: Base) -> None:

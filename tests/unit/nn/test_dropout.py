@@ -45,6 +45,26 @@ def test_pieces_are_fresh_and_repeatable(sizes: list[int]) -> None:
     assert len({tuple(piece[:shortest].tolist()) for piece in first}) == len(sizes)
 
 
+@pytest.mark.parametrize("sizes", [[100, 30_000, 5, 60_000], [100, 70_000, 100], [65_536, 3]])
+def test_what_is_drawn_by_and_by_is_what_is_drawn_at_once(sizes: list[int]) -> None:
+    """Chunks of 65,536 values and, in their order, requests that are larger: each is one draw of the generator."""
+    bits, generator = Bits(CPU).restart(5), torch.Generator().manual_seed(5)
+    chunk, at = torch.empty(0, dtype=torch.int16), 0
+    for size in sizes:
+        whole = -(-size // 4) * 4
+        fresh = whole > 65_536
+        if fresh or at + whole > len(chunk):
+            words = torch.empty(max(whole, 65_536) // 4, dtype=torch.int64)
+            drawn = words.random_(-(2**63), None, generator=generator).view(torch.int16)
+        if fresh:
+            assert torch.equal(bits.take(size), drawn[:size])
+            continue
+        if at + whole > len(chunk):
+            chunk, at = drawn, 0
+        assert torch.equal(bits.take(size), chunk[at : at + size])
+        at += whole
+
+
 def test_restart_forgets_the_last_step() -> None:
     bits = Bits(CPU).restart(1)
     before = bits.take(100).clone()

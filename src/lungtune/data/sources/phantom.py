@@ -142,7 +142,7 @@ def ensure(made: Recipe) -> Path:
     """
     from filelock import FileLock
 
-    from lungtune.data import cache
+    from lungtune.core import cache
     from lungtune.data.phantom import VERSION
 
     key = hashlib.sha256(json.dumps([VERSION, asdict(made)], sort_keys=True).encode()).hexdigest()[:16]

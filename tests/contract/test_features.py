@@ -1,0 +1,155 @@
+"""Every family whose base can keep features trains on them as it would without, and computes them once for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lungtune.core.params import specs
+from lungtune.nn import features
+from lungtune.nn.augment import augment
+from lungtune.nn.slots import mix
+
+from .conftest import HORIZON, Family
+
+VIEWS = 2
+CLOSE = {"atol": 1e-5, "rtol": 1e-4}
+
+
+@pytest.fixture
+def kept(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
+    """A family that keeps features, in a cache of its own."""
+    if "views" not in specs(family.trainable.Base):
+        pytest.skip("keeps no features")
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
+    return replace(family, base=replace(family.base, views=VIEWS))
+
+
+@pytest.fixture
+def computed(kept: Family, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many images each call of the family's ``features`` got."""
+    counts: list[int] = []
+    true = type(kept.trainable).features
+
+    def counting(self: object, model: torch.nn.Module, images: Tensor) -> Tensor:
+        counts.append(len(images))
+        return true(self, model, images)
+
+    monkeypatch.setattr(type(kept.trainable), "features", counting)
+    return counts
+
+
+def train(family: Family, level: int, steps: int = 4) -> tuple[list[float], Tensor]:
+    pack = family.pack(1)
+    slot = pack.join(replace(family.default, augmentation=level), seed=1, horizon=HORIZON)
+    return [pack.step()[slot] for _ in range(steps)], pack.predict(family.images)[slot]
+
+
+def test_images_as_they_are_train_as_without_a_cache(family: Family, kept: Family) -> None:
+    (losses, scores), (losses_2, scores_2) = train(family, 0), train(kept, 0)
+    torch.testing.assert_close(torch.tensor(losses_2), torch.tensor(losses), **CLOSE)
+    torch.testing.assert_close(scores_2, scores, **CLOSE)
+
+
+@pytest.mark.parametrize("level", [1, 3])
+def test_views_are_those_everybody_computes(kept: Family, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image of a batch is one of its views; two passes show both, and another trial gets its own turn."""
+    pack, seen, images = kept.pack(2), [], torch.from_numpy(kept.images).unsqueeze(1).float() / 255
+    true = type(kept.trainable).logits
+    monkeypatch.setattr(
+        type(kept.trainable), "logits", lambda self, m, inputs, s: seen.append(inputs) or true(self, m, inputs, s)
+    )
+    size = len(images)
+    params = replace(kept.default, augmentation=level, batch_size=size)
+    chosen = []
+    for seed in (1, 2):
+        pack.join(params, seed=seed, horizon=HORIZON)
+    for _ in range(VIEWS):
+        chosen.append([member.batch(size) for member in pack._members.values()])
+        pack.step()
+    with torch.no_grad():
+        views = torch.stack(
+            [
+                kept.trainable.features(
+                    pack.model,
+                    augment(images, [level], [size], [torch.Generator().manual_seed(mix(level, view, 0))]),
+                )
+                for view in range(VIEWS)
+            ]
+        )
+    shown = []
+    for batches, inputs in zip(chosen, seen, strict=True):
+        for index, rows in zip(batches, inputs.split(size), strict=True):
+            far = (views[:, index] - rows).flatten(2).abs().amax(2)
+            assert far.amin(0).max() < 1e-4
+            shown.append(far.argmin(0)[index.argsort()])
+    first, second, first_2, second_2 = shown
+    assert torch.equal(first + first_2, torch.ones_like(first))
+    assert torch.equal(second + second_2, torch.ones_like(second))
+    assert not torch.equal(first, second)
+
+
+def test_a_second_study_computes_no_features(kept: Family, computed: list[int]) -> None:
+    first = train(kept, 2)
+    assert sum(computed) == (1 + VIEWS) * len(kept.images) + 1  # one image tells the shape
+    computed.clear()
+    again = train(kept, 2)
+    assert sum(computed) == 1
+    assert again[0] == first[0]
+    assert torch.equal(again[1], first[1])
+
+
+def test_more_views_take_what_is_there(kept: Family, computed: list[int]) -> None:
+    train(kept, 2)
+    computed.clear()
+    train(replace(kept, base=replace(kept.base, views=VIEWS + 1)), 2)
+    assert sum(computed) == len(kept.images) + 1
+
+
+def test_other_images_and_other_weights_have_their_own(kept: Family, computed: list[int]) -> None:
+    train(kept, 0)
+    computed.clear()
+    other = kept.images.copy()
+    other[3, 5, 5] ^= 1
+    train(replace(kept, images=other), 0)
+    assert sum(computed) == len(other) + 1
+    computed.clear()
+    pack = kept.pack(1)
+    with torch.no_grad():
+        next(pack.model.parameters()).add_(1e-3)
+    changed = features.identity(kept.trainable, kept.base, pack.model, pack.device, pack.precision)
+    assert changed != pack._sources.identity
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_damaged_store_is_said_once_and_rebuilt(
+    kept: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    first = train(kept, 0)
+    (file,) = (tmp_path / "cache" / "features").glob("*.bin")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data) if damage == "flip" else bytes(data[:-1]))
+    capsys.readouterr()
+    again = train(kept, 0)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "damaged" in said[0]
+    assert again[0] == first[0]
+
+
+def test_a_pack_on_kept_features_gives_each_trial_what_it_gets_alone(kept: Family) -> None:
+    variants = kept.variants(6)
+    pack = kept.pack(6)
+    slots = [pack.join(v, seed=i, horizon=HORIZON) for i, v in enumerate(variants)]
+    got = [pack.step() for _ in range(3)]
+    for i, slot in enumerate(slots):
+        solo = kept.pack(1)
+        solo.join(variants[i], seed=i, horizon=HORIZON)
+        expected = [solo.step()[0] for _ in range(3)]
+        torch.testing.assert_close(torch.tensor([g[slot] for g in got]), torch.tensor(expected), atol=1e-5, rtol=5e-4)

@@ -1,0 +1,102 @@
+"""A head on the frozen tower: the linear probe as a textbook has it, and an export that loads with open_clip alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from lungtune.nn.pack import Pack
+from trainables import _clip
+from trainables.clip_head import TRAINABLE, Base, Params
+
+CLASSES = ("normal", "bacterial", "viral")
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
+LABELS = np.arange(12) % 3
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return TRAINABLE.miniature(tmp_path_factory.mktemp("mini"))
+
+
+def trained(base: Base, params: Params, steps: int) -> Pack:
+    pack = Pack(TRAINABLE, base, CLASSES, IMAGES, LABELS, capacity=2)
+    pack.join(params, seed=0, horizon=1000)
+    for _ in range(steps):
+        pack.step()
+    return pack
+
+
+def test_features_are_open_clips_before_the_projection(base: Base) -> None:
+    clip, model = _clip.plain_clip(base), TRAINABLE.backbone(base, CLASSES)
+    images = torch.rand(3, 1, 16, 16)
+    mean, std = _clip.pixel_statistics(clip)
+    clip.visual.proj = None
+    normalised = (images.expand(-1, 3, -1, -1) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(TRAINABLE.features(model, images), clip.encode_image(normalised), atol=1e-5, rtol=0)
+
+
+def test_the_linear_probe_is_torchs_linear_trained_by_adamw(base: Base) -> None:
+    """The whole fold as one batch: the order of a pass makes no difference."""
+    params = Params(lr=1e-2, batch_size=12, weight_decay=0.1)
+    start, pack = trained(base, params, 0), trained(base, params, 5)
+    head = start.adapter(0)
+    linear = torch.nn.Linear(*head["head.weight"].shape)
+    linear.weight.data, linear.bias.data = head["head.weight"].T.clone(), head["head.bias"].clone()
+    optimiser = torch.optim.AdamW(linear.parameters(), lr=1e-2, weight_decay=0.1)
+    with torch.no_grad():
+        x = TRAINABLE.features(start.model, torch.from_numpy(IMAGES).unsqueeze(1).float() / 255)
+    from lungtune.nn.optim import rate
+
+    for step in range(5):
+        optimiser.param_groups[0]["lr"] = rate(step, peak=1e-2, total=84, warmup=0.0)
+        optimiser.zero_grad()
+        F.cross_entropy(linear(x), torch.from_numpy(LABELS)).backward()
+        optimiser.step()
+    torch.testing.assert_close(pack.adapter(0)["head.weight"], linear.weight.T, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pack.adapter(0)["head.bias"], linear.bias, atol=1e-5, rtol=1e-4)
+
+
+def test_padding_of_narrow_heads_stays_zero(base: Base) -> None:
+    pack = trained(base, Params(lr=1e-1, hidden=3, dropout=0.3), 1)
+    pack.join(Params(hidden=8), seed=1, horizon=1000)
+    for _ in range(4):
+        pack.step()
+    hidden, out = (pack._bank.parameters[f"hidden.{part}"][0] for part in ("weight", "head"))
+    assert hidden[:, :3].any()
+    assert not hidden[:, 3:].any()
+    assert not out[3:].any()
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_readme_snippet_runs_without_lungtune(base: Base, tmp_path: Path, hidden: int) -> None:
+    pack = trained(base, Params(lr=1e-2, hidden=hidden, batch_size=4), 5)
+    folder = tmp_path / "export"
+    TRAINABLE.export(base, Params(hidden=hidden), CLASSES, pack.adapter(0), folder)
+    snippet = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert "lungtune" not in snippet
+    pixels = np.random.default_rng(5).integers(0, 256, (16, 16), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    script = tmp_path / "infer.py"
+    script.write_text("import sys\nsys.modules['lungtune'] = None\nsys.modules['trainables'] = None\n" + snippet)
+    done = subprocess.run(
+        [sys.executable, script, folder, tmp_path / "x.png"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout)
+    assert list(scores) == list(CLASSES)
+    assert list(scores.values()) == pytest.approx(pack.predict(pixels[None])[0][0].tolist(), abs=1e-4)

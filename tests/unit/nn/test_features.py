@@ -1,0 +1,110 @@
+"""Kept features: built once by whoever comes first, each view in its turn, equal whoever is beside a trial."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lungtune.errors import DataError
+from lungtune.nn.features import Kept
+from lungtune.nn.member import Member
+
+N = 70
+IMAGES = np.random.default_rng(0).integers(0, 256, (N, 8, 8), dtype=np.uint8)
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Params:
+    """What a member reads."""
+
+    augmentation: int = 0
+    batch_size: int = 7
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def halves(images: Tensor) -> Tensor:
+    return images.flatten(1)[:, :32].contiguous()
+
+
+def member(seed: int, **params: int) -> Member:
+    return Member(Params(**params), seed, 1000, {}, torch.ones(3), CPU)
+
+
+def test_features_have_the_type_that_was_computed() -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for _ in range(2):  # computed, then opened
+            kept = Kept(IMAGES, f"toy-{dtype}", lambda x, dtype=dtype: halves(x).to(dtype), 1, CPU)
+            found = kept.plain(3, 9)
+            assert found.dtype == dtype
+            assert torch.equal(found, halves(torch.from_numpy(IMAGES[3:9]).float() / 255).to(dtype))
+
+
+def test_every_view_of_an_image_comes_once_before_any_comes_again() -> None:
+    one, other = member(1, augmentation=2), member(2, augmentation=2)
+    turns = {1: torch.zeros(N, 3, dtype=torch.int64), 2: torch.zeros(N, 3, dtype=torch.int64)}
+    starts = []
+    for trial in (one, other):
+        for step in range(3 * N // 7):
+            chosen = trial.batch(N)
+            views = trial.views(chosen, N, 3)
+            if step < N // 7:
+                starts.append(views)
+            turns[trial.seed].index_put_((chosen, views), torch.ones(7, dtype=torch.int64), accumulate=True)
+            trial.samples += 7
+    assert all((t == 1).all() for t in turns.values())
+    assert not torch.equal(torch.cat(starts[:10]), torch.cat(starts[10:]))
+
+
+def test_each_trial_gets_its_level_whoever_is_beside_it() -> None:
+    members = [member(1), member(2, augmentation=1), member(3, augmentation=3)]
+    chosen = [m.batch(N) for m in members]
+    together = Kept(IMAGES, "toy-x", halves, 2, CPU).take(chosen, members)
+    for m, index, rows in zip(members, chosen, together.split(7), strict=True):
+        assert torch.equal(Kept(IMAGES, "toy-x", halves, 2, CPU).take([index], [m]), rows)
+    assert torch.equal(together[:7], halves(torch.from_numpy(IMAGES[chosen[0].numpy()]).float() / 255))
+
+
+def _child(log: Path) -> None:
+    def compute(images: Tensor) -> Tensor:
+        with log.open("a") as file:
+            file.write(f"{len(images)}\n")
+        time.sleep(0.2)
+        return halves(images)
+
+    Kept(IMAGES, "toy-y", compute, 1, CPU).plain(0, 1)
+
+
+def test_processes_that_come_together_compute_once(tmp_path: Path, cache: Path) -> None:
+    children = [multiprocessing.get_context("fork").Process(target=_child, args=(tmp_path / "log",)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    counts = sorted(int(line) for line in (tmp_path / "log").read_text().split())
+    assert counts == [1, 1, 1, N - 64, 64]  # one image each for the shape
+    assert len(list(cache.glob("features/*.bin"))) == 1
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"feature store, but: No space left on device\. LUNGTUNE_CACHE moves"):
+        Kept(IMAGES, "toy-z", halves, 1, CPU).plain(0, 1)

@@ -1,0 +1,122 @@
+"""A classifier head on CLIP's frozen image tower: the linear probe, and a hidden layer beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from lungtune.core.params import param
+from lungtune.core.trainable import Trainable
+from trainables import _clip_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from lungtune.nn.slots import Slots
+
+
+@dataclass(frozen=True)
+class Base:
+    """The frozen CLIP; trials with equal ones may share a pack."""
+
+    model: str = param("ViT-L-14", help="open_clip's name of the architecture; not read when weights is a folder")
+    weights: str = param(
+        "openai", help="tag of the hub, tiny_clip (shipped with lungtune), or a folder in open_clip's local-dir format"
+    )
+    image_size: int = param(224, low=16, high=1024, unit="px", help="side of the square input image")
+    views: int = param(
+        4, low=0, high=64, help="augmented views of an image kept for each level; 0 runs the tower in every step"
+    )
+
+
+@dataclass(frozen=True)
+class Params:
+    """What one trial chooses. The defaults are the plain linear probe."""
+
+    lr: float = param(1e-3, low=1e-7, high=1.0, help="peak learning rate of AdamW")
+    weight_decay: float = param(0.01, low=0.0, high=1.0, help="decoupled weight decay of AdamW")
+    batch_size: int = param(32, low=1, high=4096, unit="images", help="images of one optimiser step")
+    warmup: float = param(0.0, low=0.0, high=0.9, help="share of the maximum fidelity over which lr rises from zero")
+    augmentation: int = param(0, low=0, high=3, help="strength of X-ray-safe augmentation; 0 none, 3 with flips")
+    class_weighting: str = param(
+        "none", choices=("none", "sqrt", "balanced"), help="weight of rare classes in the loss"
+    )
+    hidden: int = param(0, low=0, high=4096, unit="units", help="hidden units beside the linear map; 0: linear probe")
+    dropout: float = param(0.0, low=0.0, high=0.9, help="share of the features dropped in training")
+
+
+class ClipHead(Trainable):
+    """``x W + b``, plus ``gelu(x U + u) V`` where there are hidden units, over the tower's features x.
+
+    x is what the tower puts out before its projection into the space shared with the text, as in the linear probes
+    of Radford et al. (arXiv 2103.00020, appendix A.3).
+    """
+
+    summary: ClassVar[str] = "CLIP's frozen image tower with a trained classifier head"
+    Base: ClassVar[type] = Base
+    Params: ClassVar[type] = Params
+
+    def check(self, base: Base) -> None:
+        """See ``Trainable.check``. Downloads from the hub when it answers within five seconds."""
+        _clip_weights.find(base.model, base.weights, fetch=True)
+
+    def miniature(self, folder: Path) -> Base:
+        """See ``Trainable.miniature``: two blocks of width 32."""
+        from trainables import _clip
+
+        _clip.write_random(folder)
+        return Base(weights=str(folder), image_size=16, views=0)
+
+    def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
+        """See ``Trainable.backbone``."""
+        from trainables import _clip
+
+        return _clip.ClipImages(_clip.plain_clip(base)).eval()
+
+    def own(
+        self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
+    ) -> Mapping[str, torch.Tensor]:
+        """See ``Trainable.own``: matrices ``(in, out)`` and biases, uniform within 1 / sqrt(in) as torch's Linear."""
+        import torch
+
+        def uniform(size: int, *shape: int) -> torch.Tensor:
+            return torch.empty(shape).uniform_(-(size**-0.5), size**-0.5, generator=generator)
+
+        width, hidden = model.width, params.hidden
+        head = {"head.weight": uniform(width, width, len(classes)), "head.bias": torch.zeros(len(classes))}
+        if not hidden:
+            return head
+        return head | {
+            "hidden.weight": uniform(width, width, hidden),
+            "hidden.bias": torch.zeros(hidden),
+            "hidden.head": uniform(hidden, hidden, len(classes)),
+        }
+
+    def features(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """See ``Trainable.features``: ``(N, width)`` float32."""
+        return model.upper(model.lower(images)).float()
+
+    def logits(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> torch.Tensor:
+        """See ``Trainable.logits``."""
+        import torch
+
+        with torch.autocast(inputs.device.type, enabled=False):  # a head costs nothing; bf16 would cost digits
+            x = slots.dropout(inputs, [p.dropout for p in slots.params])
+            scores = slots.affine(x, slots.own("head.weight"), slots.own("head.bias"))
+            if not any(p.hidden for p in slots.params):
+                return scores
+            hidden = slots.affine(x, slots.own("hidden.weight"), slots.own("hidden.bias"))
+            return scores + slots.matmul(torch.nn.functional.gelu(hidden), slots.own("hidden.head"))
+
+    def export(
+        self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+    ) -> None:
+        """See ``Trainable.export``: CLIP in open_clip's local-dir format, the head beside it."""
+        from trainables import _clip_export
+
+        _clip_export.write_head(base, classes, adapter, folder)
+
+
+TRAINABLE = ClipHead()
