@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import time
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ SUSPECT = 2
 
 MAX_DEATHS = 3
 """How often in a row a host may die before it is ready."""
+
+SHARE = 0.25
+"""Of a search's trials, at most this share trains at a time (but one on each device)."""
 
 
 @dataclass(eq=False)
@@ -58,6 +62,7 @@ class Hosts:
     def __init__(self, conductor: Conductor, host: type[PackHost]) -> None:
         self.conductor = conductor
         count, on_gpus = cluster.devices()
+        self._count = count
         threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // count)
         driver = None if os.environ.get("RAY_ADDRESS") else os.getpid()
         most = max(conductor.space.slots, conductor.space.max_slots)
@@ -81,8 +86,14 @@ class Hosts:
         return Place(device, deaths, handle, handle.ready.remote())
 
     def room(self) -> bool:
-        """Whether a trial could be placed now."""
-        return any(place.takes(alone=False) for place in self._places)
+        """Whether one more trial should be placed now.
+
+        However many slots there are, no more than a quarter of all trials train at a time: a sampler that was shown
+        nothing yet chooses blindly.
+        """
+        most = max(self._count, math.ceil(self.conductor.history.target * SHARE))
+        placed = sum(len(place.trials) for place in self._places)
+        return placed < most and any(place.takes(alone=False) for place in self._places)
 
     def place(self, assignment: Assignment) -> Place | None:
         """Choose a host for a trial; None when there is no room now."""
