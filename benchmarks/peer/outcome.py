@@ -33,15 +33,12 @@ def of_lungtune(home: Path, noted: Path, metric: str) -> dict[str, Any]:
     ]
     noted_lines = marks.read(noted)
     first = [line["time"] for line in noted_lines if line["event"] == "first step"]
-    # Without marks: a trial's first report less its training; late by one evaluation.
-    guessed = [e["time"] - e["samples"] / e["metrics"]["samples_per_second"] for e in events if e["event"] == "report"][
-        :1
-    ]
+    begun = [e["time"] - e["seconds"] for e in events if e["event"] == "report"]  # when its trial joined or went on
     when: dict[str, float] = {}
     for e in events:
         when[e["event"]] = when.get(e["event"], e["time"]) if e["event"] in ("start", "report") else e["time"]
     return {
-        **_summed(reports, min(first or guessed)),
+        **_summed(reports, min(first or begun)),
         "split": json.loads((study / "split.json").read_text())["hash"],
         "phases": _phases(noted_lines),
         "when": {

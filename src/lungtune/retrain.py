@@ -118,6 +118,7 @@ def retrain(
         numbers = range(space.seed, space.seed + seeds)
         runs = [_Run(number, folder / "work" / mark / str(number)) for number in numbers]
         session = Session(trainable, base, dataset, space.fidelity, space.objective, slots=min(seeds, PACKED))
+        session.alone(space.fixed)
         for first in range(0, seeds, PACKED):
             _train(session, space, runs[first : first + PACKED], origin.fidelity)
         if runs[0].failure is not None:

@@ -253,8 +253,8 @@ def test_a_run_that_fails_says_so(home, recipes, monkeypatch):
     """The second seed's failure is a line of the report; that of the recipe's own seed ends the retraining."""
     step, broken = Pack.step, {1}
 
-    def nan(pack):
-        return {slot: float("nan") if slot in broken else loss for slot, loss in step(pack).items()}
+    def nan(pack, slots=None):
+        return {slot: float("nan") if slot in broken else loss for slot, loss in step(pack, slots).items()}
 
     monkeypatch.setattr(Pack, "step", nan)
     done = retrain(recipes[0], seeds=2)

@@ -75,6 +75,22 @@ def measure(pack: Pack, configurations: Sequence[Any], cap: int) -> Capacity:
     return Capacity(chosen.slots, f"{why}; {ended}", tuple(rates))
 
 
+def use_threads(pack: Pack, configuration: Any) -> int:
+    """Let torch use all its threads, or only one where that trains a lone trial faster; return how many.
+
+    A small model's steps are too short to be shared out. The pack is empty before and after.
+    """
+    every = torch.get_num_threads()
+    if pack.device.type == "cpu" and every > 1:
+        rates = {}
+        for count in (every, 1):
+            torch.set_num_threads(count)
+            rate = _rate(pack, [configuration])
+            rates[count] = rate.images if rate else 0.0
+        torch.set_num_threads(max(rates, key=lambda count: rates[count]))
+    return torch.get_num_threads()
+
+
 def _rate(pack: Pack, configurations: Sequence[Any]) -> Rate | None:
     """Time steps of a pack of these; None when they do not fit into memory together."""
     cuda = pack.device.type == "cuda"

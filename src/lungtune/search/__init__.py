@@ -1,1 +1,1 @@
-"""The search: proposes configurations, runs them as Ray Tune trials, stops the hopeless ones, survives anything."""
+"""The search: proposes configurations, trains them in packs on Ray, stops the hopeless ones, survives anything."""
