@@ -12,11 +12,11 @@ from typing import Any
 
 import open_clip
 import torch
-from peer import model as peer_models
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from lungtune.nn.pack import Pack
+from peer import model as peer_models
 from trainables import _clip, _clip_weights, clip_lora
 
 CLASSES = ("normal", "bacterial", "viral")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from lungtune.search.simulator import Table, target
+from simulator import Table, target
 
 LOG_RATIO = 50
 """A positive column that spans more than this factor is searched on a log scale."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from contestants import DEVICE, Eager, Packed, Setting, forget, matmul_rate, memory, rate
 
 

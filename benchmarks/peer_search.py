@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import processes
+from lungtune.core import environment
 from peer import job as jobs
 from peer import outcome
-
-from lungtune.core import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES = ("lungtune", "i", "ii")

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import curves as tables  # beside this file
 import numpy as np
 
+import curves as tables  # beside this file
+from contenders import Lungtune, ShortPass, StockRay
 from lungtune.core.scheduler import Scheduler
-from lungtune.search.contenders import Lungtune, ShortPass, StockRay
-from lungtune.search.simulator import run
+from simulator import run
 
 HERE = Path(__file__).parent
 GENEROUS = 460

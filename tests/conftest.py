@@ -9,6 +9,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))  # the simulator of schedulers
 
 
 def pytest_collection_modifyitems(config, items):

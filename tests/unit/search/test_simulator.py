@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from contenders import Lungtune, ShortPass, StockRay
 from lungtune.core.scheduler import Scheduler
 from lungtune.core.trial import State
 from lungtune.search import sampler
-from lungtune.search.contenders import Lungtune, ShortPass, StockRay
-from lungtune.search.simulator import Table, run, target
+from simulator import Table, run, target
 
 AXES = {"x": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b"])}
 

@@ -1,4 +1,4 @@
-"""The searches that :mod:`lungtune.search.simulator` runs: lungtune's own code, Ray Tune's own, and a simple one."""
+"""The searches that ``simulator.py`` runs: lungtune's own code, Ray Tune's own, and a simple one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History, Objective
 from lungtune.search import sampler
 from lungtune.search.conductor import Conductor
-from lungtune.search.simulator import Curves
+from simulator import Curves
 
 
 class _Memory:
