@@ -162,7 +162,7 @@ class PackHost:
     def _outcome(self, call: _Call, due: Any) -> dict[str, Any]:
         number = call.assignment["number"]
         if isinstance(due, BaseException):
-            reason = due.reason if isinstance(due, TrialError) else "oom" if _out_of_memory(due) else "error"
+            reason = due.reason if isinstance(due, TrialError) else _reason(due)
             message = "".join(traceback.format_exception(due))[-8000:]
             return {"number": number, "failure": {"reason": reason, "message": message}}
         return {
@@ -201,8 +201,10 @@ class PackHost:
         return session
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+def _reason(error: BaseException) -> str:
+    from lungtune.nn import memory
+
+    return "oom" if memory.exhausted(error) else "error"
 
 
 def _beyond_repair(error: BaseException) -> bool:
