@@ -16,7 +16,6 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,6 +35,7 @@ from lungtune.data import dataset
 from lungtune.data.dataset import Dataset
 from lungtune.errors import TrialError
 from lungtune.training import Session
+from processes import measure
 
 PROBE = {"augmentation": 0, "batch_size": 32, "hidden": 0}
 """What all trials share when linear probes are asked for."""
@@ -123,23 +123,26 @@ def _train(
 
 
 def _searches(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Time whole searches: features missing, features at hand, none kept."""
+    """Time whole searches, all processes counted: from an empty cache (images are read as well), features at hand, none."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="lungtune-features-") as folder:
-        shared = dict(os.environ) | {"LUNGTUNE_HOME": folder}
-        cache = Path(os.environ.get("LUNGTUNE_CACHE", folder)) / "features"
+        env = dict(os.environ) | {"LUNGTUNE_HOME": folder, "LUNGTUNE_CACHE": f"{folder}/cache"}
+        cache = Path(folder) / "cache" / "features"
         for what, count, views in (
-            ("search, features missing", args.trials, None),
+            ("search, empty cache", args.trials, None),
             ("search, features at hand", args.trials, None),
+            ("search, features at hand", 1, None),
             ("search without kept features", args.uncached, 0),
         ):
             before = len(list(cache.glob("*.bin")))
             command = [sys.executable, str(ROOT / "scripts" / "search.py"), "--space", args.space, "--data", args.data]
             command += ["--profile", args.profile, "--trials", str(count), "--study", f"s{len(rows)}"]
             command += [] if views is None else ["--set", f"views={views}"]
-            timed = _timed(lambda command=command: subprocess.run(command, env=shared, check=True, capture_output=True))
+            used = measure(command, Path(folder) / "log", env, ROOT, 3600.0)
+            if used.code:
+                raise SystemExit((Path(folder) / "log").read_text()[-2000:])
             new = len(list(cache.glob("*.bin"))) - before
-            rows.append({"what": f"{what}, {count} trials", **timed, "files": new})
+            rows.append({"what": f"{what}, {count} trials", "wall": used.wall, "cpu": used.cpu, "files": new})
     return rows
 
 
