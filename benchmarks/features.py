@@ -123,7 +123,7 @@ def _train(
 
 
 def _searches(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Time whole searches, all processes counted: cache empty (images are read as well), features at hand, none kept."""
+    """Time whole searches, all processes counted: cache empty (images are read as well), features at hand, none."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="lungtune-features-") as folder:
         env = dict(os.environ) | {"LUNGTUNE_HOME": folder, "LUNGTUNE_CACHE": f"{folder}/cache"}
