@@ -61,7 +61,7 @@ class Trial:
     duplicate_of: int | None = None
     reports: list[Report] = field(default_factory=list)
     lost: int = 0
-    """How often its process died since its last report."""
+    """How often its host died since its last report."""
     paused: float = 0.0
     """The fidelity at which it was paused last."""
 

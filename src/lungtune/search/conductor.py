@@ -36,7 +36,7 @@ class Assignment:
     known: float
     """Passes whose report the journal holds already."""
     lost: int = 0
-    """How often its process died since its last report."""
+    """How often its host died since its last report."""
 
 
 class Conductor:
@@ -179,7 +179,7 @@ class Conductor:
     def _hopeless(self, trial: Trial) -> bool:
         if trial.lost <= MAX_LOST:
             return False
-        message = f"its process died {trial.lost} times without a report in between"
+        message = f"its host died {trial.lost} times without a report in between"
         self._end(trial.number, State.FAIL, reason="lost", message=message)
         return True
 

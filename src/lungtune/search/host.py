@@ -213,7 +213,7 @@ def _beyond_repair(error: BaseException) -> bool:
 
 
 def die_with(driver: int) -> None:
-    """Leave when a process of this machine is gone: a worker that lives on would train for nobody."""
+    """Leave when a process of this machine is gone: a host that lives on would train for nobody."""
 
     def watch() -> None:
         while True:

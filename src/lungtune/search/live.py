@@ -105,7 +105,7 @@ class View:
         if kind == "host":
             return self._devices[-1]
         if kind == "lost":
-            return f"trial {entry['trial']:3d}  its process died; it will be tried again ({entry['why'][:80]})"
+            return f"trial {entry['trial']:3d}  its host died; it will be tried again ({entry['why'][:80]})"
         if kind == "end":
             trial = self.history.trials[entry["trial"]]
             why = f" ({entry['reason']})" if entry.get("reason") else ""
