@@ -98,17 +98,17 @@ class ClipHead(Trainable):
         """See ``Trainable.features``: ``(N, width)`` float32."""
         return model.upper(model.lower(images)).float()
 
-    def logits(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> torch.Tensor:
-        """See ``Trainable.logits``."""
+    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> Mapping[str, torch.Tensor]:
+        """See ``Trainable.outputs``."""
         import torch
 
         with torch.autocast(inputs.device.type, enabled=False):  # a head costs nothing; bf16 would cost digits
             x = slots.dropout(inputs, [p.dropout for p in slots.params])
             scores = slots.affine(x, slots.own("head.weight"), slots.own("head.bias"))
             if not any(p.hidden for p in slots.params):
-                return scores
+                return {"logits": scores}
             hidden = slots.affine(x, slots.own("hidden.weight"), slots.own("hidden.bias"))
-            return scores + slots.matmul(torch.nn.functional.gelu(hidden), slots.own("hidden.head"))
+            return {"logits": scores + slots.matmul(torch.nn.functional.gelu(hidden), slots.own("hidden.head"))}
 
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -126,13 +126,13 @@ class ClipLora(Trainable):
         halved = model.frozen and torch.is_autocast_enabled(images.device.type)
         return tokens.to(torch.get_autocast_dtype(images.device.type)) if halved else tokens
 
-    def logits(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> torch.Tensor:
-        """See ``Trainable.logits``."""
+    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> Mapping[str, torch.Tensor]:
+        """See ``Trainable.outputs``."""
         import torch
 
         matrices, features = _matrices(model, slots), model.embed(inputs.float())
         with torch.autocast(inputs.device.type, enabled=False):  # both are float32 on purpose
-            return slots.matmul(features, matrices.transpose(1, 2)) * model.scale
+            return {"logits": slots.matmul(features, matrices.transpose(1, 2)) * model.scale}
 
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path

@@ -206,7 +206,7 @@ def _train(session: Session, space: SearchSpace, runs: list[_Run], fidelity: flo
                     run.failure = str(due)
                 elif due.fidelity >= fidelity - 1e-6:
                     slot = session.runs[number].slot
-                    run.probabilities = session.predict(number, session.dataset.validation).numpy()
+                    run.probabilities = session.judge(number, session.dataset.validation)["probabilities"]
                     run.adapter = session.pack.adapter(slot)
                     run.scores = {key: float(value) for key, value in due.metrics.items()}
                     run.value = run.scores[space.objective.metric]
@@ -228,7 +228,7 @@ def _test(
     for run, row in zip(runs, content["runs"], strict=True):
         if run.failure is None:
             _resume(session, space, run, fidelity)
-            predicted = session.predict(run.seed, part).numpy()
+            predicted = session.judge(run.seed, part)["probabilities"]
             session.leave(run.seed)
             first = predicted if run is runs[0] else first
             row["test"] = metrics.classification(part.labels, predicted, data.classes)[metric]

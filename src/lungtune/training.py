@@ -26,6 +26,7 @@ from lungtune.evaluate import metrics
 from lungtune.nn import capacity, checkpoint
 from lungtune.nn.capacity import Capacity
 from lungtune.nn.pack import Pack
+from lungtune.nn.pixels import Masks
 
 log = logging.getLogger(__name__)
 _STATE = "state."
@@ -83,6 +84,7 @@ class Session:
             dataset.classes,
             images=dataset.train.images,
             labels=dataset.train.labels,
+            masks=self._masks(dataset.train),
             capacity=slots,
             device=device(),
         )
@@ -146,7 +148,7 @@ class Session:
             run.trained += samples - before[number]
             run.seconds += seconds
             run.losses.append(loss)
-            problem = self._first_step(run)
+            problem = self._unreached(run)
             if problem is not None:
                 due.append((number, problem))
             elif not math.isfinite(loss):
@@ -155,15 +157,13 @@ class Session:
                 due.append((number, self._report(run, samples)))
         return due
 
-    def _first_step(self, run: Run) -> TrialError | None:
-        """After a trial's first step here, make sure that every adapter got a gradient."""
-        if run.verified:
-            return None
-        run.verified = True
-        try:
-            self.pack.verify(run.slot)
-        except TrialError as error:
-            return error
+    def _unreached(self, run: Run) -> TrialError | None:
+        """In a trial's first steps here, make sure that all it trains gets a gradient."""
+        if not run.verified:
+            try:
+                run.verified = self.pack.verify(run.slot)
+            except TrialError as error:
+                return error
         return None
 
     def until_report(self, progress: Callable[[int], None] | None = None) -> list[tuple[int, Report | TrialError]]:
@@ -179,18 +179,31 @@ class Session:
         """The next fidelity at which a trial reports."""
         return next((level for level in self._reports if level > run.fidelity + 1e-9), self.fidelity.max)
 
-    def predict(self, number: int, part: Part) -> torch.Tensor:
-        """Return a trial's class probabilities ``(N, classes)`` on a part of the data."""
-        slot = self.runs[number].slot
-        return self.pack.predict(part.images, slots=[slot])[slot]
+    def judge(self, number: int, part: Part) -> dict[str, np.ndarray]:
+        """Return what trial ``number`` makes of a part of the data.
+
+        Returns:
+            ``probabilities`` ``(N, classes)`` and whatever the family tells beside it (``Trainable.judge``).
+        """
+        return self._judged(self.runs[number].slot, part)
+
+    def _judged(self, slot: int, part: Part) -> dict[str, np.ndarray]:
+        found = self.pack.judge(part.images, slots=[slot], masks=self._masks(part))[slot]
+        return {name: tensor.numpy() for name, tensor in found.items()}
+
+    def _masks(self, part: Part) -> Masks | None:
+        masks = getattr(part, "masks", None)
+        return Masks(masks, part.masked) if self.trainable.needs_masks and masks is not None else None
 
     def _report(self, run: Run, samples: int) -> Report | TrialError:
         cases = len(self.dataset.train.labels)  # a large batch may pass several levels at once
         run.fidelity = max(level for level in self._reports if round(level * cases) <= samples)
         part = self.dataset.validation
-        probabilities = self.pack.predict(part.images, slots=[run.slot])[run.slot].numpy()
+        judged = self._judged(run.slot, part)
+        probabilities = judged.pop("probabilities")
         try:
             scores = metrics.classification(part.labels, probabilities, self.dataset.classes)
+            scores |= metrics.beside(part.labels, judged)
         except TrialError as error:
             return error
         scores |= {

@@ -15,6 +15,7 @@ from lungtune.core.params import ParamSpec, specs
 from lungtune.core.paths import ROOT
 from lungtune.core.trainable import Trainable
 from lungtune.nn.pack import Pack
+from lungtune.nn.pixels import Masks
 
 NAMES = sorted(p.stem for p in (ROOT / "trainables").glob("*.py") if not p.stem.startswith("_"))
 CLASSES = ("normal", "bacterial", "viral")
@@ -32,6 +33,7 @@ class Family:
         base: what ``miniature`` returned.
         images: uint8 ``(22, S, S)``, sorted by class; each class has its own brightness, over noise.
         labels: int64 ``(22,)``.
+        masks: a darker square in each image but one, where the family wants masks.
     """
 
     name: str
@@ -39,10 +41,11 @@ class Family:
     base: Any
     images: np.ndarray
     labels: np.ndarray
+    masks: Masks | None
 
     def pack(self, capacity: int = 8) -> Pack:
         """Return a new pack on this family's images."""
-        return Pack(self.trainable, self.base, CLASSES, self.images, self.labels, capacity=capacity)
+        return Pack(self.trainable, self.base, CLASSES, self.images, self.labels, masks=self.masks, capacity=capacity)
 
     @property
     def default(self) -> Any:
@@ -94,4 +97,10 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     labels = np.repeat(np.arange(len(CLASSES)), COUNTS)
     noise = random.integers(0, 120, (len(labels), base.image_size, base.image_size))
     images = (noise + 60 * labels[:, None, None]).astype(np.uint8)
-    return Family(request.param, trainable, base, images, labels)
+    masks = np.zeros_like(images)
+    edge = base.image_size // 4
+    masks[:, edge:-edge, edge:-edge] = 255
+    known = np.arange(len(labels)) != 1
+    images[:, edge:-edge, edge:-edge] //= 2
+    given = Masks(masks * known[:, None, None].astype(np.uint8), known) if trainable.needs_masks else None
+    return Family(request.param, trainable, base, images, labels, given)

@@ -60,9 +60,9 @@ def test_images_as_they_are_train_as_without_a_cache(family: Family, kept: Famil
 def test_views_are_those_everybody_computes(kept: Family, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each image of a batch is one of its views; two passes show both, and another trial gets its own turn."""
     pack, seen, images = kept.pack(2), [], torch.from_numpy(kept.images).unsqueeze(1).float() / 255
-    true = type(kept.trainable).logits
+    true = type(kept.trainable).outputs
     monkeypatch.setattr(
-        type(kept.trainable), "logits", lambda self, m, inputs, s: seen.append(inputs) or true(self, m, inputs, s)
+        type(kept.trainable), "outputs", lambda self, m, inputs, s: seen.append(inputs) or true(self, m, inputs, s)
     )
     size = len(images)
     params = replace(kept.default, augmentation=level, batch_size=size)

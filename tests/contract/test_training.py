@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lungtune.core.params import specs
 from lungtune.nn import checkpoint
+from lungtune.nn.member import PATIENCE
 from lungtune.nn.pack import Pack
 
 from .conftest import CLASSES, HORIZON, Family
@@ -97,13 +98,16 @@ def test_resume_alone_is_bit_identical(family: Family) -> None:
     assert same(again.state(slot), whole.state(0))
 
 
-def test_every_target_matches_and_every_adapter_gets_a_gradient_in_the_first_step(family: Family) -> None:
+def test_every_target_matches_and_all_that_trains_gets_a_gradient(family: Family) -> None:
     seen = set()
     for params in family.variants(8):
         pack = family.pack(1)
         slot = pack.join(params, seed=1, horizon=HORIZON)
-        pack.step()
-        pack.verify(slot)
+        for _ in range(PATIENCE):
+            pack.step()
+            if pack.verify(slot):
+                break
+        assert pack.verify(slot)
         names = {name.rpartition(".lora_")[0] for name in pack.adapter(slot)}
         assert names
         seen.add(frozenset(names))

@@ -79,9 +79,9 @@ class Toy(Trainable):
         """Return one target."""
         return [LoraTarget(p, params.rank, params.alpha, params.dropout) for p in params.targets.split("|")]
 
-    def logits(self, model: nn.Module, images: Tensor, slots: Slots) -> Tensor:
+    def outputs(self, model: nn.Module, images: Tensor, slots: Slots) -> dict[str, Tensor]:
         """Run the net."""
-        return model(images)
+        return {"logits": model(images)}
 
     def export(self, *args: Any) -> None:
         """Nothing to write."""

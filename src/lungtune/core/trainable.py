@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     import torch
 
+    from lungtune.nn.losses import Targets
     from lungtune.nn.slots import Slots
 
 
@@ -42,9 +43,14 @@ class Trainable(ABC):
     ``warmup`` (share of the horizon), ``augmentation`` (level 0..3) and ``class_weighting`` (none, sqrt, balanced):
     the loop reads these. A ``Base`` that has ``views`` lets the loop keep what ``features`` returns: 0 keeps nothing
     and augments afresh in every step; n >= 1 keeps n augmented views of an image for each level (one for level 0).
+
+    A family trains adapters on a frozen backbone (``targets``), parameters of its own (``own``), or both; where all or
+    part of the backbone itself trains, that is its own too, and ``nn.network`` runs it (``trainables/_network.py``).
     """
 
     summary: ClassVar[str]
+    needs_masks: ClassVar[bool] = False
+    """Whether images come with lung masks; a search on data without any is refused."""
     Base: ClassVar[type]
     Params: ClassVar[type]
 
@@ -84,6 +90,14 @@ class Trainable(ABC):
         """
         return {}
 
+    def statistics(self, model: torch.nn.Module, params: Any) -> Sequence[str]:
+        """Return the names of the backbone's buffers of which this trial keeps its own: statistics training moves."""
+        return ()
+
+    def scales(self, model: torch.nn.Module, params: Any) -> Mapping[str, float]:
+        """Return factors on the learning rate of the trial's own parameters, by name; those not named have 1."""
+        return {}
+
     def features(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
         """Return what no trial of this base changes: the part of the model below everything that trains.
 
@@ -100,8 +114,8 @@ class Trainable(ABC):
         return images
 
     @abstractmethod
-    def logits(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> torch.Tensor:
-        """Score a batch.
+    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> Mapping[str, torch.Tensor]:
+        """Run a batch.
 
         Args:
             model: the backbone with the adapters of all slots of the pack attached.
@@ -109,8 +123,27 @@ class Trainable(ABC):
             slots: which rows belong to which trial, each trial's ``Params`` and its own parameters.
 
         Returns:
-            ``(N, classes)`` logits.
+            ``logits`` ``(N, classes)``, and whatever else ``loss`` and ``judge`` want, N rows each.
         """
+
+    def loss(self, outputs: Mapping[str, torch.Tensor], targets: Targets, slots: Slots) -> torch.Tensor:
+        """Return each row's loss ``(N,)``; by default the cross-entropy with the trial's class weights.
+
+        Args:
+            outputs: what ``outputs`` returned.
+            targets: labels, class weights and masks of the rows.
+            slots: as in ``outputs``.
+        """
+        return targets.cross_entropy(outputs["logits"])
+
+    def judge(self, outputs: Mapping[str, torch.Tensor], targets: Targets) -> Mapping[str, torch.Tensor]:
+        """Return what a report tells of each case beside the class probabilities; by default nothing.
+
+        Returns:
+            By name: measures ``(N,)``, NaN where a case has none, whose mean is reported; or probabilities
+            ``(N, classes)`` of further heads, of which macro-F1 is reported.
+        """
+        return {}
 
     @abstractmethod
     def export(
@@ -122,6 +155,6 @@ class Trainable(ABC):
             base: the family's ``Base``.
             params: the trial's ``Params``.
             classes: class names.
-            adapter: what ``Pack.adapter`` returned: the trial's own parameters by name, its LoRA by PEFT's names.
+            adapter: what ``Pack.adapter`` returned: own parameters and statistics by name, LoRA by PEFT's names.
             folder: where to.
         """

@@ -116,6 +116,28 @@ def classification(labels: np.ndarray, probabilities: np.ndarray, classes: Seque
     return {name: float(value) for name, value in scores.items()}
 
 
+def beside(labels: np.ndarray, judged: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Score what a family tells of each case beside the class probabilities (``Trainable.judge``).
+
+    Args:
+        labels: whole numbers ``(N,)``.
+        judged: by name, measures ``(N,)``, NaN where a case has none, or further heads' probabilities ``(N, C)``.
+
+    Returns:
+        The mean of each measure that any case has, under its name; ``macro_f1_<name>`` of each head.
+    """
+    import numpy as np
+
+    scores = {}
+    for name, values in judged.items():
+        if values.ndim > 1:
+            classes = [str(k) for k in range(values.shape[1])]
+            scores[f"macro_f1_{name}"] = classification(labels, values, classes)["macro_f1"]
+        elif not np.isnan(values).all():
+            scores[name] = float(np.nanmean(values))
+    return scores
+
+
 def _areas(labels: np.ndarray, probabilities: np.ndarray) -> dict[int, float]:
     """One-vs-rest area under the ROC curve of each class that has both cases and non-cases.
 

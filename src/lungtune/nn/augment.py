@@ -51,13 +51,14 @@ def augment(
     """Return augmented copies; a slot's result depends on its own images, level and generator only.
 
     Args:
-        images: float ``(N, 1, H, W)`` in [0, 1], rows of one slot together.
+        images: float ``(N, 1, H, W)`` in [0, 1], rows of one slot together; or ``(N, 2, H, W)``: the second channel is
+            a mask of zeros and ones, which goes wherever the image goes and stays one.
         levels: 0..3, one for each slot.
         counts: rows of each slot.
         generators: one for each slot, on the images' device; level 0 draws nothing.
 
     Returns:
-        ``(N, 1, H, W)`` in [0, 1]; the input itself when every level is 0.
+        The shape of ``images``, in [0, 1]; the input itself when every level is 0.
     """
     moving = [level > 0 for level in levels]
     if not any(moving):
@@ -79,8 +80,10 @@ def augment(
         [torch.rand(n, _DRAWS, generator=g, device=device) for n, g in zip(counts, generators, strict=True)]
     )
     limits = _limits(levels, counts, device)
-    noise = _noise(images, levels, counts, generators)
-    return _intensity(_geometry(images, draws, limits), draws, limits, noise)
+    noise = _noise(images[:, :1], levels, counts, generators)
+    moved = _geometry(images, draws, limits)
+    pictures = _intensity(moved[:, :1], draws, limits, noise)
+    return pictures if images.shape[1] == 1 else torch.cat([pictures, (moved[:, 1:] > 0.5).float()], 1)
 
 
 def _limits(levels: Sequence[int], counts: Sequence[int], device: torch.device) -> Tensor:

@@ -28,6 +28,19 @@ class Entry:
         return math.prod(self.shape)
 
 
+def padded(shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    """Return the smallest shape of each parameter that holds it in every slot.
+
+    Args:
+        shapes: for each slot, the true shapes of what it has.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for own in shapes:
+        for name, shape in own.items():
+            found[name] = tuple(map(max, found.get(name, shape), shape))
+    return found
+
+
 class Bank:
     """Four ``(K, P)`` matrices: values, first moments, second moments and gradients of K slots with P elements each.
 
@@ -38,9 +51,16 @@ class Bank:
         shapes: padded shape of each parameter for one slot.
         slots: K.
         device: where the block lives.
+        scales: for each slot, factors on its learning rate by parameter; those not named have 1.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], slots: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        slots: int,
+        device: torch.device,
+        scales: Sequence[Mapping[str, float]] = (),
+    ) -> None:
         self.entries: dict[str, Entry] = {}
         end = 0
         for name, shape in shapes.items():
@@ -52,6 +72,12 @@ class Bank:
         self.grads = torch.zeros(slots, end, device=device)
         self.parameters = {name: nn.Parameter(self._view(self.values, name)) for name in self.entries}
         self._grads = [self._view(self.grads, name) for name in self.entries]
+        self._scales: Tensor | None = None
+        if any(scales):
+            self._scales = torch.ones(slots, end, device=device)
+            for row, factors in zip(self._scales, scales, strict=True):
+                for name, factor in factors.items():
+                    row[self.entries[name].start :][: self.entries[name].size] = factor
 
     def differentiate(self, loss: Tensor, *, add: bool = False) -> None:
         """Fill ``grads`` with the gradient of a scalar, or add it; parameters it does not depend on get zero."""
@@ -66,7 +92,8 @@ class Bank:
         for end in range(1, len(places) + 1):
             if end == len(places) or places[end] != places[end - 1] + 1:  # neighbours are stepped together
                 rows = slice(places[first], places[end - 1] + 1)
-                adamw(*(stack[rows] for stack in stacks), updates[first:end])
+                scales = None if self._scales is None else self._scales[rows]
+                adamw(*(stack[rows] for stack in stacks), updates[first:end], scales)
                 first = end
 
     def read(self, slot: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

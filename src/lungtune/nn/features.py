@@ -29,7 +29,7 @@ from lungtune.core.trainable import Trainable
 from lungtune.nn import checkpoint
 from lungtune.nn.augment import augment
 from lungtune.nn.member import Member
-from lungtune.nn.pixels import Fresh, Pixels
+from lungtune.nn.pixels import Fresh, Masks, Pixels
 from lungtune.nn.slots import mix
 
 _CHUNK = 64
@@ -88,22 +88,22 @@ class Sources:
         self._device = device
         self._last: deque[tuple[Any, Fresh | Kept]] = deque(maxlen=2)  # training and validation come again and again
 
-    def of(self, images: np.ndarray | Tensor) -> Fresh | Kept:
-        """Return what the model gets to see of ``images``, uint8 ``(N, H, W)``."""
+    def of(self, images: np.ndarray | Tensor, masks: Masks | None = None) -> Fresh | Kept:
+        """Return what the model gets to see of ``images``, uint8 ``(N, H, W)``; masks go with fresh images only."""
         for known, source in self._last:
             if known is images:
                 return source
         source: Fresh | Kept = (
             Kept(images, self.identity, self._compute, self._views, self._device)
             if self._views
-            else Fresh(Pixels(images, self._device), self._compute)
+            else Fresh(Pixels(images, self._device), self._compute, masks)
         )
         self._last.append((images, source))
         return source
 
 
 class Kept:
-    """Features of one image set, computed when first wanted and kept on disk.
+    """Features of one image set, computed when first wanted and kept on disk; there are no masks to them.
 
     Args:
         images: uint8 ``(N, H, W)``.
@@ -112,6 +112,8 @@ class Kept:
         views: augmented views of an image for each level above 0, >= 1.
         device: where ``take`` and ``plain`` deliver.
     """
+
+    known = None
 
     def __init__(
         self,
@@ -137,8 +139,8 @@ class Kept:
         """As many as make 4 million numbers, 64 at least."""
         return max(64, (1 << 22) // self._example.numel())
 
-    def take(self, chosen: Sequence[Tensor], members: Sequence[Member]) -> Tensor:
-        """Return the features of a step's images, each in the view that is its trial's turn.
+    def take(self, chosen: Sequence[Tensor], members: Sequence[Member]) -> tuple[Tensor, None]:
+        """Return the features of a step's images, each in the view that is its trial's turn, and no masks.
 
         Args:
             chosen: indices ``(n_i,)`` of each trial's batch, on the CPU.
@@ -151,7 +153,7 @@ class Kept:
         numbers = torch.cat([self._numbers(m, c) for m, c in zip(members, chosen, strict=True)])
         wanted = numbers.unique().tolist()
         if len(wanted) == 1:
-            return self._rows(wanted[0], index)
+            return self._rows(wanted[0], index), None
         found: Tensor | None = None
         for number in wanted:
             places = (numbers == number).nonzero().squeeze(1)
@@ -160,11 +162,11 @@ class Kept:
                 found = part.new_empty(len(index), *part.shape[1:])
             found[places.to(self._device)] = part
         assert found is not None  # a step has images
-        return found
+        return found, None
 
-    def plain(self, first: int, last: int) -> Tensor:
+    def plain(self, first: int, last: int) -> tuple[Tensor, None]:
         """Return the features ``(last - first, ...)`` of images as they are."""
-        return self._table(0, 0)[first:last].to(self._device)
+        return self._table(0, 0)[first:last].to(self._device), None
 
     def _numbers(self, member: Member, chosen: Tensor) -> Tensor:
         """Return which table each image of a trial's batch comes from: 0 for level 0, then view by view."""

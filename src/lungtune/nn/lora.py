@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,6 +221,26 @@ def linears(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, SlotLora)) and name not in inside
     ]
+
+
+def lay(
+    model: nn.Module, adapters: Sequence[Mapping[str, Adapter]], parameters: Mapping[str, nn.Parameter], stage: Stage
+) -> None:
+    """Let the model's Linears use these trials' stacked weights; wrap those adapted by any, unwrap the others.
+
+    Args:
+        model: the backbone.
+        adapters: what each trial adapts, by name of the layer, in the order of the stack.
+        parameters: stacked A and B ``(K, *shape)`` by ``<layer>.<part>``.
+        stage: where the layers find the layout of the batch.
+    """
+    for name in linears(model):
+        each = [mine.get(name) for mine in adapters]
+        if any(each):
+            a, b = (parameters[f"{name}.{part}"] for part in PARTS)
+            attach(model, name, stage).bind(a, b, each)
+        else:
+            detach(model, name)
 
 
 def attach(model: nn.Module, name: str, stage: Stage) -> SlotLora:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lungtune.core.trainable import Trainable
 from lungtune.errors import CheckpointError
 from lungtune.nn import lora
 from lungtune.nn.dropout import Bits
@@ -19,6 +20,12 @@ _ORDER, _AUGMENT, _DROPOUT, _INIT, _VIEW = range(5)
 """What random numbers are for: every purpose has its own stream."""
 
 _PROGRESS = "progress"
+_STATISTICS = "statistics."
+
+PATIENCE = 10
+"""Steps after which everything a trial trains must have got a gradient; its adapters must have in the first."""
+
+State = Mapping[str, Tensor]
 
 
 class Member:
@@ -49,6 +56,8 @@ class Member:
         self.steps = 0
         self.samples = 0
         self.silent: list[str] = []
+        self.scales: Mapping[str, float] = {}
+        self.statistics: dict[str, Tensor] = {}
         self.own: tuple[str, ...] = ()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._total = max(1, math.ceil(horizon / params.batch_size))
@@ -57,18 +66,14 @@ class Member:
         self._augmentation = torch.Generator(device)
         self._bits = Bits(device)
 
-    def begin(
-        self,
-        model: nn.Module,
-        state: Mapping[str, Tensor] | None,
-        own: Callable[[torch.Generator], Mapping[str, Tensor]] = lambda _: {},
-    ) -> dict[str, Tensor]:
+    def begin(self, trainable: Trainable, model: nn.Module, classes: Sequence[str], state: State | None) -> State:
         """Return the weights and moments ``(3, *shape)`` to start or to go on from, by parameter.
 
         Args:
+            trainable: the family.
             model: the backbone.
+            classes: class names.
             state: to go on from; None to start.
-            own: draws the trial's own parameters.
 
         Raises:
             CheckpointError: ``state`` belongs to a trial with other parameters.
@@ -78,25 +83,34 @@ class Member:
         for name, adapter in self.adapters.items():
             pair = lora.initial(lora.plain(model, name), adapter.rank, generator)
             fresh |= {f"{name}.{part}": value for part, value in zip(lora.PARTS, pair, strict=True)}
-        drawn = own(generator)
+        drawn = trainable.own(model, self.params, classes, generator)
         fresh |= drawn
         self.own = tuple(drawn)
+        self.silent = [*(f"{name}.{lora.PARTS[1]}" for name in self.adapters), *self.own]
+        self.scales = trainable.scales(model, self.params)
         self.shapes = {name: tuple(value.shape) for name, value in fresh.items()}
         fresh = {name: torch.stack([v, torch.zeros_like(v), torch.zeros_like(v)]) for name, v in fresh.items()}
+        buffers = dict(model.named_buffers())
+        names = trainable.statistics(model, self.params)
         if state is None:
+            self.statistics = {name: buffers[name].clone() for name in names}
             return fresh
         wanted = {name: tuple(tensor.shape) for name, tensor in fresh.items()}
+        wanted |= {_STATISTICS + name: tuple(buffers[name].shape) for name in names}
         wanted[_PROGRESS] = (2,)
         given = {name: tuple(tensor.shape) for name, tensor in state.items()}
         if given != wanted:
             wrong = sorted({name for name, _ in given.items() ^ wanted.items()})
             raise CheckpointError(f"a trial's state must fit its parameters, but these do not: {', '.join(wrong[:4])}")
         self.steps, self.samples = (int(n) for n in state[_PROGRESS])
-        return {name: tensor for name, tensor in state.items() if name != _PROGRESS}
+        self.silent = self.silent if self.steps < PATIENCE else []
+        self.statistics = {name: state[_STATISTICS + name].to(buffers[name].device, copy=True) for name in names}
+        return {name: state[name] for name in fresh}
 
     def progress(self) -> dict[str, Tensor]:
-        """Return what has to be kept beside weights and moments."""
-        return {_PROGRESS: torch.tensor([self.steps, self.samples])}
+        """Return what has to be kept beside weights and moments: statistics, steps and samples."""
+        kept = {_STATISTICS + name: tensor.clone() for name, tensor in self.statistics.items()}
+        return {**kept, _PROGRESS: torch.tensor([self.steps, self.samples])}
 
     def batch(self, size: int) -> Tensor:
         """Return the indices of the next batch from a fold of ``size`` images.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +14,27 @@ def exhausted(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "not enough memory" in str(error)  # torch's own on a CPU
+
+
+Result = TypeVar("Result")
+
+
+def in_parts(count: int, stride: int, do: Callable[[int, int], Result]) -> list[Result]:
+    """Return what ``do(first, last)`` returns for each stretch of ``stride``, which halves when memory runs out."""
+    results: list[Result] = []
+    first = 0
+    while first < count:
+        last = min(first + stride, count)
+        try:
+            results.append(do(first, last))
+            first = last
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not exhausted(error) or last - first == 1:
+                raise
+        stride = (last - first) // 2
+        release()
+    return results
 
 
 def release() -> None:

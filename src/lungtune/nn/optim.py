@@ -42,7 +42,14 @@ class Update:
     step: int
 
 
-def adamw(values: Tensor, mean: Tensor, square: Tensor, grads: Tensor, updates: Sequence[Update]) -> None:
+def adamw(
+    values: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    grads: Tensor,
+    updates: Sequence[Update],
+    scales: Tensor | None = None,
+) -> None:
     """Take one AdamW step of every slot, in place; ``grads`` is used up as scratch.
 
     Args:
@@ -51,20 +58,26 @@ def adamw(values: Tensor, mean: Tensor, square: Tensor, grads: Tensor, updates: 
         square: ``(K, P)`` running means of its square.
         grads: ``(K, P)`` gradients; overwritten.
         updates: one for each slot.
+        scales: ``(K, P)`` factors on the learning rate, which decay follows; None for 1 everywhere.
     """
     # Bias corrections in double precision, as torch does; a single host-to-device copy carries all slots' numbers.
-    table = [
+    rows = [
         (
             1.0 - u.rate * u.decay,
+            -u.rate * u.decay,
             1.0 / math.sqrt(1.0 - BETA2**u.step),
             -u.rate / (1.0 - BETA1**u.step),
         )
         for u in updates
     ]
-    keep, root, pace = torch.tensor(table, dtype=values.dtype).to(values.device, non_blocking=True).T.unsqueeze(-1)
+    table = torch.tensor(rows, dtype=values.dtype).to(values.device, non_blocking=True)
+    keep, fade, root, pace = table.T.unsqueeze(-1)
     mean.lerp_(grads, 1.0 - BETA1)
     square.mul_(BETA2).addcmul_(grads, grads, value=1.0 - BETA2)
     scratch = torch.sqrt(square, out=grads)
     scratch.mul_(root).add_(EPS)
     torch.div(mean, scratch, out=scratch)
-    values.mul_(keep).addcmul_(scratch, pace)
+    if scales is None:
+        values.mul_(keep).addcmul_(scratch, pace)
+    else:
+        values.addcmul_(values * scales, fade).addcmul_(scratch.mul_(scales), pace)

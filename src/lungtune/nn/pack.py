@@ -8,26 +8,25 @@ and step: who shares the pack changes nothing but the order of floating-point su
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lungtune.core.trainable import Trainable
 from lungtune.errors import TrialError
 from lungtune.nn import lora, memory
-from lungtune.nn.bank import Bank
+from lungtune.nn.backbone import Backbone
+from lungtune.nn.bank import Bank, padded
 from lungtune.nn.features import Kept, Sources
-from lungtune.nn.losses import class_weights, cross_entropy
-from lungtune.nn.member import Member
-from lungtune.nn.pixels import Fresh
-from lungtune.nn.slots import Slots, Stage
+from lungtune.nn.losses import Targets, class_weights
+from lungtune.nn.member import PATIENCE, Member
+from lungtune.nn.pixels import Fresh, Masks
+from lungtune.nn.slots import Slots
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 256  # images whose features are computed together: a head's batch may be too large for what is below it
@@ -42,6 +41,7 @@ class Pack:
         classes: class names; a label is an index into them.
         images: training fold, uint8 ``(N, H, W)``, numpy (may be memory-mapped) or torch.
         labels: int64 ``(N,)``.
+        masks: lung masks of the fold, for families that want them.
         capacity: most slots at a time, >= 1.
         device: torch device.
         precision: ``fp32`` or ``bf16`` (autocast; adapters, moments and losses stay float32). Default: bf16 on CUDA,
@@ -59,6 +59,7 @@ class Pack:
         images: np.ndarray | Tensor,
         labels: np.ndarray | Tensor,
         *,
+        masks: Masks | None = None,
         capacity: int,
         device: str | torch.device = "cpu",
         precision: str | None = None,
@@ -67,17 +68,10 @@ class Pack:
         self.classes = tuple(classes)
         self.capacity = capacity
         self.device = torch.device(device)
-        self.precision = precision or ("bf16" if self.device.type == "cuda" else "fp32")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision must be fp32 or bf16, but got {precision!r}")
-        self.model = trainable.backbone(base, classes).requires_grad_(False).eval().to(self.device)
-        if self.precision == "bf16":  # else autocast would cast every frozen matrix in every step
-            for module in self.model.modules():
-                if isinstance(module, nn.Linear):
-                    module.to(torch.bfloat16)
-        self._stage = Stage()
+        self._backbone = Backbone(trainable, base, classes, self.device, precision)
+        self.model, self.precision = self._backbone.model, self._backbone.precision
         self._sources = Sources(trainable, base, self.model, self._features, self.device, self.precision)
-        self._train = self._sources.of(images)
+        self._train = self._sources.of(images, masks)
         self._labels = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
         if len(labels) != len(images) or not len(labels):
             raise ValueError(f"as many labels as images must be given, but got {len(labels)}, {len(images)}")
@@ -109,7 +103,7 @@ class Pack:
         adapters = lora.match(self.model, self.trainable.targets(self.model, params))
         weights = class_weights(self._labels, len(self.classes), params.class_weighting).to(self.device)
         member = Member(params, seed, horizon, adapters, weights, self.device)
-        start = member.begin(self.model, state, partial(self.trainable.own, self.model, params, self.classes))
+        start = member.begin(self.trainable, self.model, self.classes, state)
         slot = next(s for s in range(self.capacity) if s not in self._members)
         self._settle({**self._members, slot: member}, {slot: start})
         return slot
@@ -155,77 +149,99 @@ class Pack:
         members = [self._members[slot] for slot in chosen]
         batches = [m.batch(len(self._train)) for m in members]
         slots = self._layout(chosen, [len(b) for b in batches], training=True)
-        inputs = self._train.take(batches, members)
+        inputs, masks = self._train.take(batches, members)
         index = torch.cat(batches).to(self.device)
         labels = self._labels[index]
         weights = torch.cat([m.weights[labels[rows]] for m, rows in zip(members, slots.rows, strict=True)])
+        known = self._train.known
+        targets = Targets(labels, weights, masks, None if known is None else known[index])
         bank, size = self._bank, len(index)
         each = size if len(chosen) > 1 else min(size, self.rows or size)  # only a lone slot's batch is cut
         losses = torch.zeros(len(chosen), device=self.device)
         for first in range(0, size, each):
             rows = slice(first, min(first + each, size))
             part = slots if each == size else replace(slots, counts=(rows.stop - first,))
-            loss = part.means(cross_entropy(self._logits(inputs[rows], part), labels[rows], weights[rows]))
+            with self._backbone.showing(part):
+                outputs = self.trainable.outputs(self.model, inputs[rows], part)
+            loss = part.means(self.trainable.loss(outputs, targets.rows(rows), part))
             loss = loss * ((rows.stop - first) / size) if each < size else loss
             bank.differentiate(loss.sum(), add=first > 0)
             losses += loss.detach()
         for place, member in zip(slots.places, members, strict=True):
-            if member.steps == 0:
-                member.silent = bank.silent(place, [*(f"{n}.{lora.PARTS[1]}" for n in member.adapters), *member.own])
+            if member.silent:
+                member.silent = bank.silent(place, member.silent)
         bank.step(slots.places, [m.advance() for m in members])
         return dict(zip(chosen, losses.tolist(), strict=True))
 
-    def verify(self, slot: int) -> None:
-        """Check that the trial's very first step reached everything it trains; call it after that step.
+    def verify(self, slot: int) -> bool:
+        """Check that the trial's steps reach everything it trains; call it after each, until it returns True.
+
+        Adapters must have got a gradient in the very first step, other parameters within ten: some have to wait.
 
         Raises:
             TrialError: something got no gradient: it would never learn, and its axes of the search would be dead.
         """
-        silent = self._members[slot].silent
+        member = self._members[slot]
+        due = member.steps >= PATIENCE
+        silent = [name for name in member.silent if due or name not in member.own]
         if silent:
             shown = ", ".join(silent[:3]) + (", ..." if len(silent) > 3 else "")
-            raise TrialError("error", f"every adapter must get a gradient, but {len(silent)} got none: {shown}")
+            raise TrialError("error", f"all that trains must get a gradient, but {len(silent)} got none: {shown}")
+        return due or not member.silent
 
     def samples(self, slot: int) -> int:
         """Return how many training images the trial has seen."""
         return self._members[slot].samples
 
-    @torch.no_grad()
     def predict(
         self, images: np.ndarray | Tensor, slots: Sequence[int] | None = None, *, batch_size: int | None = None
     ) -> dict[int, Tensor]:
-        """Score images with the weights as they are: no augmentation, no dropout, every image once.
+        """Return each slot's class probabilities, float32 ``(M, classes)`` on the CPU; see ``judge``."""
+        found = self.judge(images, slots, batch_size=batch_size)
+        return {slot: outcome["probabilities"] for slot, outcome in found.items()}
 
-        One trial after the other, with its adapters merged: cheaper than together, as nothing of a step's fixed cost
-        is left to share.
+    @torch.no_grad()
+    def judge(
+        self,
+        images: np.ndarray | Tensor,
+        slots: Sequence[int] | None = None,
+        *,
+        masks: Masks | None = None,
+        batch_size: int | None = None,
+    ) -> dict[int, dict[str, Tensor]]:
+        """Judge images with the weights as they are: no augmentation, no dropout, every image once.
+
+        One trial after the other, with its adapters merged: nothing of a step's fixed cost is left to share.
 
         Args:
             images: uint8 ``(M, H, W)``.
             slots: which trials; default all.
+            masks: the images' masks, where the family judges by them.
             batch_size: images at a time; by default as many as suit the inputs.
 
         Returns:
-            Float32 ``(M, classes)`` probabilities on the CPU, for each slot.
+            For each slot, on the CPU: ``probabilities`` float32 ``(M, classes)`` and what the family's ``judge`` adds.
         """
-        inputs = self._sources.of(images)
+        inputs = self._sources.of(images, masks)
         stride = batch_size or inputs.stride
-        return {slot: self._scores(slot, inputs, stride) for slot in (self.slots if slots is None else slots)}
+        return {slot: self._judged(slot, inputs, stride) for slot in (self.slots if slots is None else slots)}
 
-    def _scores(self, slot: int, inputs: Fresh | Kept, stride: int) -> Tensor:
-        memo, parts, first = {}, [], 0
-        while first < len(inputs):
-            last = min(first + stride, len(inputs))
+    def _judged(self, slot: int, inputs: Fresh | Kept, stride: int) -> dict[str, Tensor]:
+        memo: dict[Any, Any] = {}
+
+        def some(first: int, last: int) -> dict[str, Tensor]:
             layout = self._layout([slot], [last - first], training=False, memo=memo)
-            try:
-                parts.append(self._logits(inputs.plain(first, last), layout).float().softmax(1).cpu())
-                first = last
-                continue
-            except (RuntimeError, MemoryError) as error:
-                if not memory.exhausted(error) or last - first == 1:
-                    raise
-            stride = (last - first) // 2
-            memory.release()
-        return torch.cat(parts)
+            rows, masks = inputs.plain(first, last)
+            nobody = torch.full((last - first,), -1, device=self.device)
+            known = None if inputs.known is None else inputs.known[first:last]
+            targets = Targets(nobody, torch.ones_like(nobody), masks, known)
+            with self._backbone.showing(layout):
+                outputs = self.trainable.outputs(self.model, rows, layout)
+            judged = {"probabilities": outputs["logits"].float().softmax(1), **self.trainable.judge(outputs, targets)}
+            return {name: value.float().cpu() for name, value in judged.items()}
+
+        parts = memory.in_parts(len(inputs), stride, some)
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def state(self, slot: int) -> dict[str, Tensor]:
         """Return all that is needed to go on exactly: weights with their moments ``(3, ...)``, and progress.
@@ -236,10 +252,11 @@ class Pack:
         return {**self._bank.read(self._place(slot), member.shapes), **member.progress()}
 
     def adapter(self, slot: int) -> dict[str, Tensor]:
-        """Return what the trial trains, at its true shape, on the CPU: LoRA weights under PEFT's names."""
+        """Return what the trial trains, at its true shape, on the CPU; LoRA weights have PEFT's names."""
         member = self._members[slot]
         state = {name: tensor[0].cpu() for name, tensor in self._bank.read(self._place(slot), member.shapes).items()}
-        return {n if n in member.own else f"base_model.model.{n}.weight": tensor for n, tensor in state.items()}
+        named = {n if n in member.own else f"base_model.model.{n}.weight": tensor for n, tensor in state.items()}
+        return named | {name: tensor.cpu() for name, tensor in member.statistics.items()}
 
     def _place(self, slot: int) -> int:
         """Return a slot's index in the stacked parameters."""
@@ -249,22 +266,11 @@ class Pack:
         """Lay the stacked parameters out anew for these members; ``starts`` are the weights of new ones."""
         # Equal batch sizes side by side: each run of them is one batched product.
         members = dict(sorted(members.items(), key=lambda item: (item[1].params.batch_size, item[0])))
-        layers = {name for member in members.values() for name in member.adapters}
-        names = [name for name in lora.linears(self.model) if name in layers]
-        own = dict.fromkeys(name for member in members.values() for name in member.own)
-        shapes = {}
-        for key in (*(f"{name}.{part}" for name in names for part in lora.PARTS), *own):
-            sizes = [member.shapes[key] for member in members.values() if key in member.shapes]
-            shapes[key] = tuple(map(max, zip(*sizes, strict=True)))
-        bank = Bank(shapes, len(members), self.device)
+        shapes = padded([member.shapes for member in members.values()])
+        bank = Bank(shapes, len(members), self.device, [member.scales for member in members.values()])
         for place, (slot, member) in enumerate(members.items()):
             bank.write(place, starts[slot] if slot in starts else self._bank.read(self._place(slot), member.shapes))
-        for name in lora.linears(self.model):
-            if name not in layers:
-                lora.detach(self.model, name)
-                continue
-            a, b = (bank.parameters[f"{name}.{part}"] for part in lora.PARTS)
-            lora.attach(self.model, name, self._stage).bind(a, b, [m.adapters.get(name) for m in members.values()])
+        lora.lay(self.model, [m.adapters for m in members.values()], bank.parameters, self._backbone.stage)
         self._members, self._bank = members, bank
 
     def _layout(
@@ -276,25 +282,17 @@ class Pack:
             counts=tuple(counts),
             params=tuple(m.params for m in members),
             bits=tuple(m.bits() for m in members) if training else (),
-            stage=self._stage,
+            stage=self._backbone.stage,
             training=training,
             whole=len(self._members),
             memo={} if memo is None else memo,
             stacked=self._bank.parameters,
+            owned=tuple(m.own for m in members),
+            statistics=tuple(m.statistics for m in members),
         )
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> Tensor:
-        with self._showing(None):
+        with self._backbone.showing(None):
             parts = [self.trainable.features(self.model, some) for some in images.to(self.device).split(_AT_ONCE)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _logits(self, inputs: Tensor, slots: Slots) -> Tensor:
-        with self._showing(slots):
-            return self.trainable.logits(self.model, inputs, slots)
-
-    @contextmanager
-    def _showing(self, slots: Slots | None) -> Iterator[None]:
-        mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with self._stage.showing(slots), mixed:
-            yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -61,12 +62,26 @@ class Pixels:
         return sums.hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Lung masks of one fold.
+
+    Attributes:
+        pixels: uint8 ``(N, H, W)``, 0 or 255.
+        known: bool ``(N,)``: which images have one.
+    """
+
+    pixels: np.ndarray
+    known: np.ndarray
+
+
 class Fresh:
     """What the model gets to see when nothing is kept: images augmented afresh in every step.
 
     Args:
         pixels: the images.
         compute: the family's ``features`` of a batch.
+        masks: the images' masks, where the family wants them; they are moved as the images are.
 
     Attributes:
         stride: images that are best scored at a time.
@@ -74,28 +89,36 @@ class Fresh:
 
     stride = 64
 
-    def __init__(self, pixels: Pixels, compute: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, pixels: Pixels, compute: Callable[[Tensor], Tensor], masks: Masks | None = None) -> None:
         self._pixels = pixels
         self._compute = compute
+        self._masks = Pixels(masks.pixels, pixels.device) if masks else None
+        self.known = torch.as_tensor(masks.known, device=pixels.device) if masks else None
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self._pixels)
 
-    def take(self, chosen: Sequence[Tensor], members: Sequence[Member]) -> Tensor:
-        """Return the features of a step's images, augmented as each trial wants it.
+    def take(self, chosen: Sequence[Tensor], members: Sequence[Member]) -> tuple[Tensor, Tensor | None]:
+        """Return the features of a step's images, augmented as each trial wants it, and their masks.
 
         Args:
             chosen: indices ``(n_i,)`` of each trial's batch, on the CPU.
             members: the trials.
 
         Returns:
-            ``(sum n_i, ...)`` on the device, trial after trial.
+            ``(sum n_i, ...)`` on the device, trial after trial; masks ``(sum n_i, 1, H, W)``, 0 or 1, or None.
         """
-        images = self._pixels.take(torch.cat(list(chosen)))
+        images = self._stacked(torch.cat(list(chosen)))
         levels = [m.params.augmentation for m in members]
-        return self._compute(augment(images, levels, [len(c) for c in chosen], [m.augmentation() for m in members]))
+        moved = augment(images, levels, [len(c) for c in chosen], [m.augmentation() for m in members])
+        return self._compute(moved[:, :1]), moved[:, 1:] if self._masks else None
 
-    def plain(self, first: int, last: int) -> Tensor:
-        """Return the features ``(last - first, ...)`` of images as they are."""
-        return self._compute(self._pixels.take(torch.arange(first, last)))
+    def plain(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
+        """Return the features ``(last - first, ...)`` of images as they are, and their masks."""
+        images = self._stacked(torch.arange(first, last))
+        return self._compute(images[:, :1]), images[:, 1:] if self._masks else None
+
+    def _stacked(self, index: Tensor) -> Tensor:
+        images = self._pixels.take(index)
+        return images if self._masks is None else torch.cat([images, self._masks.take(index)], 1)

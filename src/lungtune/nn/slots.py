@@ -79,6 +79,8 @@ class Slots:
         whole: number of slots that the stacked parameters hold.
         memo: what a family computed once for as long as the weights stay as they are (an evaluation pass).
         stacked: all parameters of the pack ``(whole, *shape)``, by name.
+        owned: names of each trial's own parameters.
+        statistics: each trial's own statistics, by name.
     """
 
     places: tuple[int, ...]
@@ -90,6 +92,8 @@ class Slots:
     whole: int
     memo: dict[Any, Any] = field(default_factory=dict)
     stacked: Mapping[str, Tensor] = field(default_factory=dict)
+    owned: tuple[tuple[str, ...], ...] = ()
+    statistics: tuple[Mapping[str, Tensor], ...] = ()
 
     def __post_init__(self) -> None:
         self.groups: tuple[Group, ...] = tuple(_groups(self.counts))
@@ -122,6 +126,8 @@ class Slots:
             whole=self.whole,
             memo=self.memo,
             stacked=self.stacked,
+            owned=tuple(self.owned[i] for i in chosen) if self.owned else (),
+            statistics=tuple(self.statistics[i] for i in chosen) if self.statistics else (),
         )
         with self.stage.showing(inner):
             yield inner
@@ -144,6 +150,13 @@ class Slots:
     def own(self, name: str) -> Tensor:
         """Return the trials' own parameter ``(len(self), *shape)``, padded with zeros to the pack's largest."""
         return self.pick(self.stacked[name])
+
+    def network(self, i: int) -> dict[str, Tensor]:
+        """Return all parameters and statistics that the trial at position ``i`` trains, by name."""
+        key = "unbound"
+        if key not in self.memo:
+            self.memo[key] = {name: tensor.unbind(0) for name, tensor in self.stacked.items()}
+        return {name: self.memo[key][name][self.places[i]] for name in self.owned[i]} | dict(self.statistics[i])
 
     def kept(self, x: Tensor, chances: Sequence[float]) -> Tensor | None:
         """Draw what dropout keeps: ones and zeros, an element each; None when nobody drops or trains.

@@ -22,12 +22,12 @@ class Timed(Toy):
     def __init__(self, seconds: Any, most: int = 99) -> None:
         self.seconds, self.most = seconds, most
 
-    def logits(self, model: nn.Module, images: Tensor, slots: Slots) -> Tensor:
+    def outputs(self, model: nn.Module, images: Tensor, slots: Slots) -> dict[str, Tensor]:
         """Run the net, slowly."""
         if len(slots) > self.most:
             raise torch.OutOfMemoryError("injected")
         Timed.clock += self.seconds(len(slots))
-        return model(images)
+        return {"logits": model(images)}
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ def test_embeddings_are_open_clips(base: Base, shipped: bool) -> None:
             means = [clip.encode_text(tokenize(c), normalize=True).mean(0) for c in prompts(CLASSES, style)]
             wanted = F.normalize(torch.stack(means), dim=1)
             torch.testing.assert_close(model.fixed_matrix(style, slots), wanted, atol=1e-5, rtol=0)
-        logits = TRAINABLE.logits(model, TRAINABLE.features(model, images), slots)
+        logits = TRAINABLE.outputs(model, TRAINABLE.features(model, images), slots)["logits"]
         matrix = model.fixed_matrix(Params().prompt_style, slots)
     torch.testing.assert_close(logits, clip.logit_scale.exp() * expected @ matrix.T, atol=1e-4, rtol=0)
 
@@ -262,7 +262,7 @@ def test_export_loads_with_plain_open_clip_and_embeds_the_same(exported: tuple[P
     clip, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     images = torch.rand(4, 1, 16, 16)
     slots = pack._layout([0], [4], training=False)
-    with torch.no_grad(), pack._stage.showing(slots):
+    with torch.no_grad(), pack._backbone.showing(slots):
         ours = pack.model.image_features(images)
         plain = TRAINABLE.backbone(Base(weights=str(folder), image_size=16), CLASSES).image_features(images)
     with torch.no_grad():

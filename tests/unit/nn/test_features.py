@@ -49,7 +49,7 @@ def test_features_have_the_type_that_was_computed() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for _ in range(2):  # computed, then opened
             kept = Kept(IMAGES, f"toy-{dtype}", lambda x, dtype=dtype: halves(x).to(dtype), 1, CPU)
-            found = kept.plain(3, 9)
+            found = kept.plain(3, 9)[0]
             assert found.dtype == dtype
             assert torch.equal(found, halves(torch.from_numpy(IMAGES[3:9]).float() / 255).to(dtype))
 
@@ -73,9 +73,9 @@ def test_every_view_of_an_image_comes_once_before_any_comes_again() -> None:
 def test_each_trial_gets_its_level_whoever_is_beside_it() -> None:
     members = [member(1), member(2, augmentation=1), member(3, augmentation=3)]
     chosen = [m.batch(N) for m in members]
-    together = Kept(IMAGES, "toy-x", halves, 2, CPU).take(chosen, members)
+    together = Kept(IMAGES, "toy-x", halves, 2, CPU).take(chosen, members)[0]
     for m, index, rows in zip(members, chosen, together.split(7), strict=True):
-        assert torch.equal(Kept(IMAGES, "toy-x", halves, 2, CPU).take([index], [m]), rows)
+        assert torch.equal(Kept(IMAGES, "toy-x", halves, 2, CPU).take([index], [m])[0], rows)
     assert torch.equal(together[:7], halves(torch.from_numpy(IMAGES[chosen[0].numpy()]).float() / 255))
 
 

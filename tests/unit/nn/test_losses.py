@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lungtune.nn.losses import WEIGHTINGS, class_weights, cross_entropy
+from lungtune.nn.losses import WEIGHTINGS, Targets, class_weights
 
 LABELS = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
 
@@ -39,4 +39,4 @@ def test_weights_act_even_when_a_batch_shows_one_class() -> None:
     logits, labels = torch.zeros(4, 3), torch.full((4,), 2)
     weights = class_weights(LABELS, 3, "balanced")[labels]
     expected = torch.log(torch.tensor(3.0)) * 100 / 30
-    torch.testing.assert_close(cross_entropy(logits, labels, weights).mean(), expected)
+    torch.testing.assert_close(Targets(labels, weights).cross_entropy(logits).mean(), expected)

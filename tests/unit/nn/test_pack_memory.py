@@ -20,12 +20,12 @@ class Scarce(Toy):
         self.rows = rows
         self.seen: list[int] = []
 
-    def logits(self, model: nn.Module, images: Tensor, slots: Slots) -> Tensor:
+    def outputs(self, model: nn.Module, images: Tensor, slots: Slots) -> dict[str, Tensor]:
         """Run the net if it fits."""
         if len(images) > self.rows:
             raise torch.OutOfMemoryError("CUDA out of memory (injected)")
         self.seen.append(len(images))
-        return model(images)
+        return {"logits": model(images)}
 
 
 def scarce(rows: int) -> tuple[Pack, Scarce]:
@@ -92,6 +92,6 @@ def test_a_single_row_that_does_not_fit_and_other_errors_are_raised(monkeypatch:
     def broken(*args: Any) -> Tensor:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(family, "logits", broken)
+    monkeypatch.setattr(family, "outputs", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         tight.step()

@@ -1,0 +1,179 @@
+"""Networks in a pack train as plain torch trains them, keep their own statistics, and leave frozen parts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lungtune.core.params import param
+from lungtune.nn import network, optim
+from lungtune.nn.pack import Pack
+from lungtune.nn.slots import Slots
+from toy import CLASSES, IMAGES, LABELS, Base, N, Toy
+from toy import Params as ToyParams
+
+HORIZON = 5 * N
+
+
+class Net(nn.Module):
+    """A stem that stays frozen, a trained body with batch norm, dropout and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+        self.body = nn.Sequential(
+            nn.Conv2d(4, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(0.5)
+        )
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+
+@dataclass(frozen=True)
+class Params(ToyParams):
+    """Toy's, and what a network has."""
+
+    drop: float = param(0.0)
+    whole: bool = param(False)
+    decay: float = param(1.0)
+
+
+class Family(Toy):
+    """All of ``Net`` trains, or its body and head only."""
+
+    Params = Params
+
+    def backbone(self, base: Any, classes: Sequence[str]) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Net().eval()
+
+    def targets(self, model: nn.Module, params: Params) -> list[Any]:
+        return []
+
+    def own(self, model: nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator) -> Any:
+        own = network.parameters(model, trained(params))
+        network.redraw(own, ["head"], generator)
+        return own
+
+    def statistics(self, model: nn.Module, params: Params) -> Sequence[str]:
+        return network.statistics(model, trained(params))
+
+    def scales(self, model: nn.Module, params: Params) -> Mapping[str, float]:
+        return {"body.0.weight": params.decay} if params.decay != 1 else {}
+
+    def outputs(self, model: nn.Module, images: Tensor, slots: Slots) -> dict[str, Tensor]:
+        def call(params: Params, rows: Tensor) -> dict[str, Tensor]:
+            model.body[3].p = params.drop
+            return {"logits": model(rows)}
+
+        return network.run(model, images, slots, call)
+
+
+def trained(params: Params) -> Any:
+    return lambda name: params.whole or not name.startswith("stem.")
+
+
+def pack(capacity: int = 4) -> Pack:
+    return Pack(Family(), Base(), CLASSES, IMAGES, LABELS, capacity=capacity)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("decay", [1.0, 0.25])
+def test_a_slot_trains_as_torch_does(whole: bool, decay: float) -> None:
+    """The oracle: the same module, cross-entropy and ``torch.optim.AdamW`` with its own rate of one layer."""
+    params = Params(whole=whole, decay=decay, weight_decay=0.1, warmup=0.0, batch_size=5)
+    ours = pack()
+    slot = ours.join(params, seed=7, horizon=HORIZON)
+    oracle = Net()
+    oracle.load_state_dict(Family().backbone(None, CLASSES).state_dict())
+    start = ours.adapter(slot)
+    oracle.load_state_dict({**oracle.state_dict(), **start})
+    oracle.train()
+    oracle.stem.train(whole)
+    oracle.stem.requires_grad_(whole)
+    slow = [oracle.body[0].weight]
+    rest = [p for p in oracle.parameters() if p.requires_grad and p is not slow[0]]
+    adamw = torch.optim.AdamW([{"params": slow}, {"params": rest}], weight_decay=0.1)
+    oracle.body[3].p = 0.0
+    images, labels = torch.from_numpy(IMAGES).unsqueeze(1).float() / 255, torch.from_numpy(LABELS)
+    for step in range(6):
+        chosen = ours._members[slot].batch(N)
+        rate = optim.rate(step, peak=params.lr, total=HORIZON // 5, warmup=0.0)
+        adamw.param_groups[0]["lr"], adamw.param_groups[1]["lr"] = rate * decay, rate
+        loss = nn.functional.cross_entropy(oracle(images[chosen]), labels[chosen])
+        adamw.zero_grad()
+        loss.backward()
+        adamw.step()
+        assert ours.step()[slot] == pytest.approx(loss.item(), rel=1e-4)
+    for name, tensor in ours.adapter(slot).items():
+        torch.testing.assert_close(tensor, oracle.state_dict()[name], rtol=1e-3, atol=1e-5)
+    oracle.eval()
+    torch.testing.assert_close(ours.predict(IMAGES)[slot], oracle(images).softmax(1), rtol=1e-3, atol=1e-4)
+
+
+def test_neighbours_share_neither_parameters_nor_statistics_nor_draws() -> None:
+    settings = [Params(), Params(drop=0.5, batch_size=6), Params(whole=True, drop=0.3, lr=3e-3), Params(decay=0.1)]
+    together, alone = pack(), []
+    slots = [together.join(p, seed=i, horizon=HORIZON) for i, p in enumerate(settings)]
+    got = [together.step() for _ in range(5)]
+    for i, params in enumerate(settings):
+        single = pack(1)
+        single.join(params, seed=i, horizon=HORIZON)
+        alone.append([single.step()[0] for _ in range(5)])
+        assert [g[slots[i]] for g in got] == pytest.approx(alone[i], rel=1e-4)
+        mine, theirs = together.adapter(slots[i]), single.adapter(0)
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(mine[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_the_shared_network_stays_as_it_was() -> None:
+    shared = pack()
+    before = {name: tensor.clone() for name, tensor in shared.model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    for i, params in enumerate((Params(drop=0.5), Params(whole=True))):
+        shared.join(params, seed=i, horizon=HORIZON)
+    shared.step()
+    shared.predict(IMAGES)
+    assert all(torch.equal(before[name], tensor) for name, tensor in shared.model.state_dict().items())
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_statistics_go_through_a_checkpoint() -> None:
+    params = Params(whole=True, drop=0.2)
+    whole, cut, again = pack(1), pack(1), pack(1)
+    for p in (whole, cut):
+        p.join(params, seed=3, horizon=HORIZON)
+        p.step()
+    again.join(params, seed=3, horizon=HORIZON, state=cut.state(0))
+    assert again.step() == whole.step()
+    assert all(torch.equal(tensor, again.state(0)[name]) for name, tensor in whole.state(0).items())
+    kept = {name for name in whole.state(0) if name.startswith("statistics.")}
+    parts = ("running_mean", "running_var", "num_batches_tracked")
+    assert kept == {f"statistics.{layer}.1.{part}" for layer in ("stem", "body") for part in parts}
+
+
+def test_layers_keep_their_share_of_the_rate_of_stochastic_depth() -> None:
+    class DropPath(nn.Module):
+        def __init__(self, drop_prob: float) -> None:
+            super().__init__()
+            self.drop_prob = drop_prob
+
+    layers = nn.Sequential(DropPath(0.05), nn.Identity(), DropPath(0.1))
+    network.DropPath(layers).set(0.4)
+    assert [layers[0].drop_prob, layers[2].drop_prob] == pytest.approx([0.2, 0.4])
+
+
+def test_a_frozen_part_stays_in_eval_mode() -> None:
+    trains = pack(1)
+    trains.join(replace(Params(), drop=0.5), seed=0, horizon=HORIZON)
+    trains.step()
+    assert not trains.model.stem[1].training
+    assert trains.model.body[1].training
+    assert trains.model.body[3].training
