@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import trainables
-from lungtune.core import yamlfile
+from lungtune.core import setting, yamlfile
 from lungtune.core.paths import ROOT
-from lungtune.core.space import SearchSpace
+from lungtune.core.space import SearchSpace, together
 from lungtune.core.spacefile import load_space
 from lungtune.core.trainable import Trainable
 from lungtune.errors import SpaceError, did_you_mean
@@ -48,10 +48,16 @@ def summary(name: str) -> str:
     return str(yamlfile.load(spaces()[name]).get("summary", ""))
 
 
-def default_profile(name_or_file: str, *, with_data: bool) -> str:
+def default_profile(names: str, *, with_data: bool) -> str:
     """Return the profile of a search that names none: ``full`` with one's own data, else ``demo`` if there is one."""
-    profiles = yamlfile.load(_file(name_or_file)).get("profiles", {})
-    return "demo" if not with_data and isinstance(profiles, dict) and "demo" in profiles else "full"
+    profiles = [yamlfile.load(_file(name)).get("profiles", {}) for name in _split(names)]
+    demo = all(isinstance(each, dict) and "demo" in each for each in profiles)
+    return "demo" if not with_data and demo else "full"
+
+
+def _split(names: str) -> list[str]:
+    """Take ``a,b,c`` apart; one file whose name has a comma is one file."""
+    return [names] if Path(names).expanduser().is_file() else [name.strip() for name in names.split(",")]
 
 
 def _file(name_or_file: str) -> Path:
@@ -64,10 +70,40 @@ def _file(name_or_file: str) -> Path:
     return path
 
 
-def space(name_or_file: str, profile: str = "full", settings: Mapping[str, Any] | None = None) -> SearchSpace:
+def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None = None) -> SearchSpace:
     """Load a space by shipped name or by file, resolved for ``profile`` and ``--set`` overrides.
+
+    Args:
+        names: one, or several joined by commas: one search over all of them.
+        profile: of every one of them.
+        settings: for several spaces, a setting counts for every space that has it, ``NAME.KEY`` for one of them.
 
     Raises:
         SpaceError: there is no such space, or it has mistakes (all of them are named).
     """
-    return load_space(_file(name_or_file), family, metrics=DIRECTIONS, profile=profile, settings=settings)
+    files, settings = [_file(name) for name in _split(names)], dict(settings or {})
+    if len(files) == 1:
+        return _load(files[0], profile, settings)
+    left = set(settings)
+    members = []
+    for file in files:
+        member, last = _load(file, profile, {}), None
+        for key, value in settings.items():
+            owner, _, own = key.rpartition(".")
+            if owner and owner != file.stem and owner in [other.stem for other in files]:
+                continue
+            try:
+                trainable = family(member.family)
+                member = setting.apply(member, trainable, DIRECTIONS, own if owner == file.stem else key, value)
+                left.discard(key)
+            except SpaceError as error:
+                last = error
+        members.append(member)
+    if left:
+        key = sorted(left)[0]
+        raise SpaceError(f"--set {key}={settings[key]}: {last}")
+    return together(members)
+
+
+def _load(file: Path, profile: str, settings: Mapping[str, Any]) -> SearchSpace:
+    return load_space(file, family, metrics=DIRECTIONS, profile=profile, settings=settings)

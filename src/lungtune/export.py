@@ -100,12 +100,23 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
     study, history, source, score = kept.study, kept.history, kept.source, kept.interval(trial)
     about, report = history.study, _best(history, trial)
     searched = SearchSpace.from_dict(about["space"])
-    space = dataclasses.replace(searched, axes={}, fixed=dict(trial.params), start=(), seed=trial.seed, data=source)
+    made = searched.configuration(trial.params)
+    space = dataclasses.replace(
+        searched.of(trial.params),
+        objective=searched.objective,
+        fidelity=searched.fidelity,
+        axes={},
+        base=made.base,
+        fixed=made.params,
+        start=(),
+        seed=trial.seed,
+        data=source,
+    )
     others = len(history.ranked()) - 1
     block: dict[str, Any] = {
         "study": study.name,
         "study_id": about["id"],
-        "space": searched.name,
+        "space": searched.of(trial.params).name,
         "profile": searched.profile,
         "trial": trial.number,
         "rank": (rank, f"of {others + 1} trials with a score"),

@@ -18,6 +18,7 @@ import torch
 from lungtune.core import params as parameters
 from lungtune.core.fidelity import Fidelity
 from lungtune.core.journal import write_atomic
+from lungtune.core.space import SearchSpace
 from lungtune.core.trainable import Trainable
 from lungtune.core.trial import Objective, Report
 from lungtune.data.dataset import Dataset, Part
@@ -30,6 +31,9 @@ from lungtune.nn.pixels import Masks
 
 log = logging.getLogger(__name__)
 _STATE = "state."
+
+KEPT = 3
+"""Sessions that stay open when no trial is in them."""
 
 
 def device() -> str:
@@ -226,6 +230,66 @@ class Session:
         checkpoint.save(path, tensors, meta)
         checkpoint.prune(run.folder, keep=[run.best[1]])
         return Report(run.fidelity, samples, scores, str(path))
+
+
+class Sessions:
+    """Trains trials of any family and base: one session for each, opened when a trial first needs it.
+
+    Args:
+        space: what is searched.
+        family: returns a family by its name.
+        data: opens the data set for an image size, with masks or without.
+        slots: most trials at a time of one session.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        family: Callable[[str], Trainable],
+        data: Callable[[int, bool], Dataset],
+        slots: int,
+    ) -> None:
+        self.space = space
+        self._family = family
+        self._data = data
+        self._slots = slots
+        self._open: dict[str, Session] = {}
+
+    def of(self, params: Mapping[str, Any]) -> Session:
+        """Return the session of trials with these parameters (as in the journal)."""
+        made = self.space.configuration(params)
+        key = repr((made.family, sorted(made.base.items())))
+        if key not in self._open:
+            idle = [other for other, session in self._open.items() if not session.runs]
+            for other in idle[: max(0, len(self._open) + 1 - KEPT)]:  # a backbone is large, opening one takes seconds
+                del self._open[other]
+            trainable = self._family(made.family)
+            base = parameters.build(trainable.Base, made.base)
+            data = self._data(base.image_size, trainable.needs_masks)
+            self._open[key] = Session(
+                trainable, base, data, self.space.fidelity, self.space.objective, slots=self._slots
+            )
+        self._open[key] = self._open.pop(key)  # the last one used comes last
+        return self._open[key]
+
+    @property
+    def runs(self) -> dict[int, Run]:
+        """The trials in training."""
+        return {number: run for session in self._open.values() for number, run in session.runs.items()}
+
+    def start(self, number: int, params: Mapping[str, Any], seed: int, folder: Path, known: float = 0.0) -> None:
+        """Let a trial join the session it belongs to; see ``Session.start``."""
+        own = self.space.configuration(params).params
+        self.of(params).start(number, own, seed, folder, known)
+
+    def leave(self, number: int) -> None:
+        """Let a trial leave."""
+        next(session for session in self._open.values() if number in session.runs).leave(number)
+
+    def step(self, numbers: Collection[int]) -> list[tuple[int, Report | TrialError]]:
+        """Train trials by one step, session after session; see ``Session.step``."""
+        mine = [(s, s.runs.keys() & set(numbers)) for s in list(self._open.values())]
+        return [due for session, some in mine if some for due in session.step(some)]
 
 
 def _peak_memory() -> float:

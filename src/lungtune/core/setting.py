@@ -52,6 +52,18 @@ def axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
     return FloatDistribution(float(low), float(high), log=log, step=step)
 
 
+def base_axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
+    """Turn one entry of ``base`` into choices or a checked value, as ``axis`` does; a base takes no ranges.
+
+    Raises:
+        SpaceError: the entry is not what the base setting takes.
+    """
+    result = axis(spec, value)
+    if isinstance(result, BaseDistribution) and not isinstance(result, CategoricalDistribution):
+        raise SpaceError(f"{spec.name} takes a value or a list of choices, not a range: each is a model of its own.")
+    return result
+
+
 def apply(space: SearchSpace, trainable: Trainable, metrics: Mapping[str, str], key: str, value: Any) -> SearchSpace:
     """Apply one ``--set``: fix a parameter, change a base setting or one of the space's own fields.
 
@@ -66,7 +78,11 @@ def apply(space: SearchSpace, trainable: Trainable, metrics: Mapping[str, str], 
         (axes if isinstance(result, BaseDistribution) else fixed)[key] = result
         return dataclasses.replace(space, axes=axes, fixed=fixed)
     if key in base_specs:
-        return dataclasses.replace(space, base={**space.base, key: base_specs[key].check(value)})
+        result = base_axis(base_specs[key], value)
+        axes = {name: axis for name, axis in space.axes.items() if name != key}
+        if isinstance(result, BaseDistribution):
+            return dataclasses.replace(space, axes={key: result, **axes})
+        return dataclasses.replace(space, axes=axes, base={**space.base, key: result})
     if key.startswith("fidelity."):
         fields = {**dataclasses.asdict(space.fidelity), key.removeprefix("fidelity."): value}
         return dataclasses.replace(space, fidelity=Fidelity.of(fields))

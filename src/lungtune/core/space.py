@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
 
 from lungtune.core.fidelity import Fidelity
 from lungtune.core.scheduler import Scheduler
 from lungtune.core.trial import Objective
+from lungtune.errors import SpaceError
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "nsga2")
 COUNTS = {"trials": 1, "slots": 0, "max_slots": 1}
 """Whole numbers of a space, and the least value of each."""
 
+SPACE = "space"
+"""The axis of a search over several spaces: which of them a trial's configuration is from."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What one trial trains: ``base`` and ``params`` have every field of the family's ``Base`` and ``Params``."""
+
+    family: str
+    base: Mapping[str, Any]
+    params: Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is searched, resolved for one profile. Everything in it is plain data."""
+    """What is searched, resolved for one profile. Everything in it is plain data.
+
+    Axes are over fields of the family's ``Params``, or over fields of its ``Base``, such as a model's size: trials with
+    equal bases train together. A search over several spaces has ``members``, the axis ``space`` over their names, and
+    a family for display only; everything else is the member's that a trial is of (:meth:`of`).
+    """
 
     name: str
     family: str
@@ -44,6 +68,32 @@ class SearchSpace:
     """Most that the measurement may choose."""
     scheduler: Scheduler = field(default_factory=Scheduler)
     text: str = ""
+    members: tuple[SearchSpace, ...] = ()
+
+    def of(self, params: Mapping[str, Any]) -> SearchSpace:
+        """Return the space of one family that a trial's ``params`` are from."""
+        return next((member for member in self.members if member.name == params.get(SPACE)), self)
+
+    def configuration(self, params: Mapping[str, Any]) -> Configuration:
+        """Return what a trial with these ``params`` (as in the journal) trains."""
+        space = self.of(params)
+        base = {name: params.get(name, value) for name, value in space.base.items()}
+        rest = {name: value for name, value in params.items() if name not in space.base and name != SPACE}
+        return Configuration(space.family, base, rest)
+
+    @property
+    def bases(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+        """Every (family, base) that a trial may train on."""
+        if self.members:
+            return tuple(base for member in self.members for base in member.bases)
+        names = [name for name in self.axes if name in self.base]
+        chosen = itertools.product(*(self.axes[name].choices for name in names))  # type: ignore[attr-defined]
+        points = [*self.start, *(dict(zip(names, values)) for values in chosen)]
+        return tuple({repr(c.base): (c.family, c.base) for c in map(self.configuration, points)}.values())
+
+    def searched(self, params: Mapping[str, Any]) -> list[str]:
+        """Return the names of what was searched in a trial with these ``params``."""
+        return [SPACE, *self.of(params).axes] if self.members else list(self.axes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able data from which :meth:`from_dict` builds an equal space."""
@@ -53,6 +103,7 @@ class SearchSpace:
         data["scheduler"] = dataclasses.asdict(self.scheduler)
         data["axes"] = {name: distribution_to_json(axis) for name, axis in self.axes.items()}
         data["start"] = [dict(point) for point in self.start]
+        data["members"] = [member.to_dict() for member in self.members]
         return data
 
     @classmethod
@@ -67,4 +118,37 @@ class SearchSpace:
         known["scheduler"] = Scheduler(**known.get("scheduler", {"name": "asha", "mode": "stop"}))
         known["axes"] = {name: json_to_distribution(text) for name, text in known["axes"].items()}
         known["start"] = tuple(known["start"])
+        known["members"] = tuple(map(cls.from_dict, known.get("members", ())))
         return cls(**known)
+
+
+def together(spaces: Sequence[SearchSpace]) -> SearchSpace:
+    """Return one space over several: which of them is an axis, each member's own axes hang on it.
+
+    The first one's objective, sampler and scheduler count, the longest fidelity, and the largest number of trials; the
+    first start point of each member comes first, and is never stopped.
+
+    Raises:
+        SpaceError: a space is named twice.
+    """
+    names = [space.name for space in spaces]
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise SpaceError(f"each space may be named once, but got '{doubled}' twice.")
+    first = spaces[0]
+    joined = "-".join(names)
+    return dataclasses.replace(
+        first,
+        name=joined if len(joined) <= 60 else f"{len(names)}-spaces",
+        family=" + ".join(dict.fromkeys(space.family for space in spaces)),
+        summary=f"one search over {', '.join(names)}",
+        fidelity=max((space.fidelity for space in spaces), key=lambda fidelity: fidelity.max),
+        trials=max(space.trials for space in spaces),
+        base={},
+        fixed={},
+        axes={SPACE: CategoricalDistribution(names)},
+        start=tuple({SPACE: space.name, **space.start[0]} for space in spaces if space.start),
+        why=next((space.why for space in spaces if space.why), ""),
+        text="\n---\n".join(space.text for space in spaces),
+        members=tuple(dataclasses.replace(space, text="") for space in spaces),
+    )

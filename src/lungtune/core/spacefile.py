@@ -159,38 +159,33 @@ def _resolve(
     start: list[Mapping[str, Any]] = []
     fidelity_line = 1
     scheduler = Scheduler()
+    every = {**param_specs, **base_specs}
+    groups = (
+        ("params", param_specs, fixed, "parameter", setting.axis),
+        ("base", base_specs, base, "base setting", setting.base_axis),
+    )
     for layer, lines in layers:
         plain |= {key: layer[key] for key in plain if key in layer}
-        for key, value in layer.get("params", {}).items():
-            line = layer["params"].lines[key]
-            if key not in param_specs:
-                hint = did_you_mean(key, param_specs)
-                reader.problem(line, f"'{key}' is not a parameter of {block['family']}.{hint}")
-                continue
-            axes.pop(key, None)
-            try:
-                result = setting.axis(param_specs[key], value)
-            except SpaceError as error:
-                reader.problem(line, str(error))
-                continue
-            (axes if isinstance(result, BaseDistribution) else fixed)[key] = result
-        for key, value in layer.get("base", {}).items():
-            line = layer["base"].lines[key]
-            if key not in base_specs:
-                hint = did_you_mean(key, base_specs)
-                reader.problem(line, f"'{key}' is not a base setting of {block['family']}.{hint}")
-                continue
-            try:
-                base[key] = base_specs[key].check(value)
-            except SpaceError as error:
-                reader.problem(line, str(error))
+        for group, specs, values, what, read in groups:
+            for key, value in layer.get(group, {}).items():
+                line = layer[group].lines[key]
+                if key not in specs:
+                    hint = did_you_mean(key, specs)
+                    reader.problem(line, f"'{key}' is not a {what} of {block['family']}.{hint}")
+                    continue
+                axes.pop(key, None)
+                result = reader.tried(line, read, specs[key], value)
+                if isinstance(result, BaseDistribution):
+                    axes[key] = result
+                elif result is not None:
+                    values[key] = result
         if "fidelity" in layer:
             fidelity |= layer["fidelity"]
             fidelity_line = lines["fidelity"]
         if "scheduler" in layer:
             scheduler = reader.tried(lines["scheduler"], Scheduler.of, layer["scheduler"], scheduler) or scheduler
         if "start" in layer:
-            start = [_point(reader, param_specs, point, lines["start"]) for point in layer["start"]]
+            start = [_point(reader, every, point, lines["start"]) for point in layer["start"]]
         for key, known in (("sampler", SAMPLERS), ("objective", reader.metrics)):
             if key in layer and layer[key] not in known:
                 hint = did_you_mean(str(layer[key]), known)
@@ -212,7 +207,7 @@ def _resolve(
         scheduler=scheduler,
         base=base,
         fixed={name: value for name, value in fixed.items() if name not in axes},
-        axes={name: axes[name] for name in param_specs if name in axes},
+        axes={name: axes[name] for name in (*base_specs, *param_specs) if name in axes},
         start=tuple(start),
         data=block.get("data"),
         seed=block.get("seed"),

@@ -49,6 +49,8 @@ class Trainable(ABC):
     """
 
     summary: ClassVar[str]
+    packs: ClassVar[bool] = True
+    """Whether trials that train together are quicker: where the whole backbone trains, there is nothing to share."""
     needs_masks: ClassVar[bool] = False
     """Whether images come with lung masks; a search on data without any is refused."""
     Base: ClassVar[type]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,13 +17,14 @@ from rich.markup import escape
 
 from lungtune import catalog
 from lungtune.cli import STOPPED
-from lungtune.core import environment, paths
+from lungtune.core import environment
 from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
+from lungtune.core.trainable import Trainable
 from lungtune.errors import DataError, SpaceError, StudyError
 from lungtune.evaluate import summary
-from lungtune.search import live
+from lungtune.search import conclusion, live
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     source = options.data or space.data or "phantom"
     seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
     trials = options.trials or space.trials
-    trainable = catalog.family(space.family)
-    base = parameters.build(trainable.Base, space.base)
+    made = _families(space)
 
     from lungtune.data import dataset, sources
     from lungtune.evaluate import baselines
@@ -96,7 +95,8 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     if path is not None and not path.exists():
         sources.index_source(source)  # says what is missing; before the weights, which may take a while to look for
     study = Study.new(options.study, space.name)
-    trainable.check(base)
+    for trainable, base in made:
+        trainable.check(base)
     start_ray()
 
     inspection = dataset.inspect(source, seed=seed)
@@ -104,7 +104,13 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
         console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     if inspection.audit.problems:
         raise DataError("the data can't be searched on as it is: " + " ".join(inspection.audit.problems))
-    data = dataset.load(inspection, base.image_size)
+    wanting = next((name for name, _ in space.bases if catalog.family(name).needs_masks), None)
+    if wanting and not inspection.cases["mask_path"].notna().any():
+        raise DataError(
+            f"{wanting} needs lung masks, but {inspection.source} names none. Name their folder, as in "
+            f"chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."
+        )
+    data = dataset.load(inspection, made[0][1].image_size)
     study.acquire()
     inspection.save(study.split_path)
     counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}
@@ -114,6 +120,12 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     study.begin(resolved, data=about, seed=seed, about=environment.describe())
     study.append("baselines", constant=constant)
     return study, resolved, data
+
+
+def _families(space: SearchSpace) -> list[tuple[Trainable, Any]]:
+    """Return every family with each ``Base`` that a trial may train on."""
+    families = [(catalog.family(name), base) for name, base in space.bases]
+    return [(trainable, parameters.build(trainable.Base, base)) for trainable, base in families]
 
 
 def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) -> tuple[Study, SearchSpace, Any]:
@@ -140,11 +152,11 @@ def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) 
     from lungtune.data import dataset
     from lungtune.evaluate import baselines
 
-    trainable = catalog.family(space.family)
-    base = parameters.build(trainable.Base, space.base)
-    trainable.check(base)
+    made = _families(space)
+    for trainable, base in made:
+        trainable.check(base)
     start_ray()
-    data = dataset.load(study.split_path, base.image_size)
+    data = dataset.load(study.split_path, made[0][1].image_size)
     if not history.baselines:
         constant = baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
         study.append("baselines", constant=constant)
@@ -185,9 +197,9 @@ def _search(
             study.append("stop", why=conductor.stopping or "error", **environment.process())
             raise
     result = summary.write(study, data.validation.patients)
-    study.append("summary", best=_headline(result), work=result["work"])
+    study.append("summary", best=conclusion.headline(result), work=result["work"])
     study.append("stop", why=stopped or "done", **environment.process())
-    _conclude(study, space, result, console, time.monotonic() - began)
+    conclusion.show(study, space, result, console, time.monotonic() - began)
     tracker.start()
     delivery = tracker.stop(timeout=60.0)
     if not delivery:
@@ -240,53 +252,3 @@ def _stopping(conductor: Any) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    best = result["best"]
-    return None if best is None else {key: best[key] for key in ("trial", "value", "interval", "gain_over_start")}
-
-
-def _interval(values: Mapping[str, float] | None) -> str:
-    if not values or values.get("low") is None:
-        return ""
-    return f" [{values['low']:.3f}, {values['high']:.3f}]"
-
-
-def _conclude(study: Study, space: SearchSpace, result: Mapping[str, Any], console: Console, seconds: float) -> None:
-    """Print the result and the next commands."""
-    out = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
-    metric, best, start = result["objective"]["metric"], result["best"], result["baselines"]["start"]
-    named = {"RUNNING": "unfinished"}
-    states = ", ".join(f"{n} {named.get(state, state.lower())}" for state, n in result["states"].items() if n)
-    work = result["work"]
-    out(f"{states}; {work['passes']:.1f} passes, {100 * work['saved']:.0f} % saved by ASHA; {seconds:.0f} s.")
-    if best is None:
-        out("no trial has ended with a score yet.")
-        return
-    chosen = ", ".join(f"{name}={live.short(best['params'][name])}" for name in space.axes)
-    out(f"[bold]best: trial {best['trial']}[/bold] at {best['fidelity']:.3g} passes: {chosen}")
-    out(f"  validation {metric} {best['value']:.4f}{_interval(best['interval'])} (95 % interval over patients)")
-    if best["corrected"]:
-        expected = best["corrected"]
-        out(f"  on new patients, corrected for choosing the best: {expected['value']:.4f}{_interval(expected)}")
-    if start and start["trial"] == best["trial"]:
-        out("  that is the source configuration: nothing searched so far is better")
-    elif start and best["gain_over_start"]:
-        gain, sign = best["gain_over_start"], 1 if result["objective"]["mode"] == "max" else -1
-        left = best["corrected"]["value"] - start["value"] if best["corrected"] else gain["value"]
-        beyond = gain["low"] is not None and min(sign * gain["low"], sign * gain["high"], sign * left) > 0
-        out(
-            f"  source configuration (trial {start['trial']}) {start['value']:.4f}; gain {gain['value']:+.4f}"
-            f"{_interval(gain)}, {left:+.4f} after the correction: "
-            f"{'beyond chance' if beyond else 'not distinguishable from chance'}"
-        )
-    constant = result["baselines"]["constant"].get(metric)
-    if constant is not None:
-        out(f"  constant-class baseline {constant:.4f}")
-    out("next:")
-    out(f"  python scripts/export.py --study {study.name}")
-    recipe = paths.home() / "recipes" / f"{study.name}-1.yaml"
-    recipe = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
-    out(f"  python scripts/retrain.py {recipe}   (with --test it opens the locked test set, once per study)")
-    out("  python scripts/ui.py")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from lungtune import catalog
-from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.errors import TrialError
@@ -185,20 +184,28 @@ class PackHost:
         import torch
 
         from lungtune.data import dataset
-        from lungtune.training import Session, device
+        from lungtune.training import Sessions, device
 
         torch.set_num_threads(self._threads)
         space = SearchSpace.from_dict(self._study.history().study["space"])
-        trainable = catalog.family(space.family)
-        base = parameters.build(trainable.Base, space.base)
-        data = dataset.load(self._study.split_path, base.image_size)
-        session = Session(trainable, base, data, space.fidelity, space.objective, slots=max(1, space.slots))
+        sessions = Sessions(
+            space,
+            catalog.family,
+            lambda size, masks: dataset.load(self._study.split_path, size),
+            slots=max(1, space.slots),
+        )
+        first = sessions.of(space.start[0] if space.start else {})
         name = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {self._threads} thread(s)"
         self._about = {"node": socket.gethostname(), "device": name, "slots": space.slots, "why": "set", "rates": []}
-        if not space.slots:
-            found = session.fit(space.max_slots, [{**space.fixed, **start} for start in space.start] or [space.fixed])
+        if not space.slots and len(space.bases) > 1:
+            self._about |= {"slots": 1, "why": "trials of different bases cannot share steps"}
+        elif not space.slots and not first.trainable.packs:
+            self._about |= {"slots": 1, "why": "each trial trains a whole network: there is nothing to share"}
+        elif not space.slots:
+            points = [space.configuration({**space.fixed, **start}).params for start in space.start or ({},)]
+            found = first.fit(space.max_slots, points)
             self._about |= {"slots": found.slots, "why": found.why, "rates": [asdict(rate) for rate in found.rates]}
-        return session
+        return sessions
 
 
 def _reason(error: BaseException) -> str:

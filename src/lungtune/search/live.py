@@ -170,7 +170,7 @@ class View:
         )
         for heading in ("#", "state", "passes", "best"):
             table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
-        wide = self.console.width >= 34 + 10 * len(axes)
+        wide = self.console.width >= 34 + 10 * len(axes) and not self.space.members
         for name in axes if wide else ():
             heading = name.removeprefix("lora_").replace("_", " ")
             table.add_column(heading, justify="right", overflow="ellipsis")
@@ -179,9 +179,10 @@ class View:
         ranked = [trial.number for trial in self.history.ranked()]
         for trial in self._shown(rows):
             top = bool(ranked) and trial.number == ranked[0]
-            values = [short(trial.params[name]) for name in axes]
+            names = self.space.searched(trial.params)
+            values = [short(trial.params[name]) for name in names]
             state = trial.state.value.lower() + (f" ({trial.reason})" if trial.state is State.FAIL else "")
-            told = " ".join(f"{name.removeprefix('lora_')}={value}" for name, value in zip(axes, values))
+            told = " ".join(f"{name.removeprefix('lora_')}={value}" for name, value in zip(names, values))
             table.add_row(
                 str(trial.number) + ("*" if trial.origin == "start" else ""),
                 Text(state, style=_STYLES[trial.state]),

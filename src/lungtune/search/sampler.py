@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -12,7 +12,7 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 
 from lungtune.core.fidelity import TOLERANCE
-from lungtune.core.space import SearchSpace
+from lungtune.core.space import SPACE, SearchSpace
 from lungtune.core.trial import History, State, Trial
 
 _STATES = {
@@ -30,6 +30,10 @@ RANDOM = 3
 (``benchmarks/schedulers.md``)."""
 
 
+_APART = 7_919
+"""Keeps the draws of the space apart from those of its parameters."""
+
+
 @dataclass(frozen=True)
 class Suggestion:
     """A configuration to try: ``params`` has every parameter, ``sampled`` those the sampler chose."""
@@ -43,9 +47,11 @@ class Suggestion:
 
 def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Suggestion:
     """Return trial ``number``'s configuration: the space's start points first, then the sampler's choice."""
+    if space.members:
+        return _of_several(space, history, seed, number)
     distributions = {name: distribution_to_json(axis) for name, axis in space.axes.items()}
     if number < len(space.start):
-        defaults = {name: _default(space, name) for name in space.axes}
+        defaults = {name: space.base.get(name, _default(space, name)) for name in space.axes}
         params = {**space.fixed, **defaults, **space.start[number]}
         sampled = {name: params[name] for name in space.axes}
         return Suggestion(params, sampled, distributions, "start", {})
@@ -58,6 +64,31 @@ def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Sug
     attrs = dict(study.get_trials(deepcopy=False)[asked.number].system_attrs) if keeps_state else {}
     origin = "random" if is_random(space, number) else "sampler"
     return Suggestion({**space.fixed, **sampled}, sampled, distributions, origin, attrs)
+
+
+def _of_several(space: SearchSpace, history: History, seed: int, number: int) -> Suggestion:
+    """Choose a member by what its trials scored, then ask it as if it were searched alone: its axes hang on it."""
+    if number < len(space.start):
+        name = space.start[number][SPACE]
+        point = {key: value for key, value in space.start[number].items() if key != SPACE}
+        member = replace(space.of(space.start[number]), start=(point,) * (number + 1))
+    else:
+        chooser = replace(space, members=(), start=(), sampler="random" if space.sampler == "random" else "tpe")
+        name = suggest(chooser, history, seed + _APART, number).sampled[SPACE]
+        member = replace(space.of({SPACE: name}), start=(), sampler=space.sampler)
+    own = History()
+    own.study = history.study
+    own.trials = {n: trial for n, trial in history.trials.items() if trial.params.get(SPACE) == name}
+    member = replace(member, objective=space.objective, fidelity=space.fidelity)
+    made = suggest(member, own, seed, number)
+    distribution = {SPACE: distribution_to_json(space.axes[SPACE])}
+    return Suggestion(
+        {SPACE: name, **made.params},
+        {SPACE: name, **made.sampled},
+        {**distribution, **made.distributions},
+        made.origin,
+        made.attrs,
+    )
 
 
 def rebuild(space: SearchSpace, history: History, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:

@@ -194,7 +194,8 @@ class Projection:
 
     def _open(self, trial: Trial, time: int) -> None:
         study = self.history.study
-        family = study["space"]["family"]
+        members = {member["name"]: member for member in study["space"].get("members", ())}
+        family = members.get(trial.params.get("space"), study["space"])["family"]
         tags = {
             "state": State.RUNNING.value,
             "study": study["name"],

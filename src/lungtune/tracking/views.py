@@ -23,7 +23,9 @@ SECTION = "lungtune-compare"
 
 def tag(history: History) -> tuple[str, str]:
     """Return the experiment's tag (name, value) that holds a study's view."""
-    params = list(history.study["space"].get("axes", {}))
+    space = history.study["space"]
+    every = [space, *space.get("members", ())]
+    params = list(dict.fromkeys(name for one in every for name in one.get("axes", {})))
     while True:
         value = json.dumps(_state(history, params), separators=(",", ":"))
         if len(value.encode()) <= MAX_TAG or not params:

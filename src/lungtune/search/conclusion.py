@@ -1,0 +1,65 @@
+"""A search's last words: the result and the next commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lungtune.core import paths
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.search import live
+
+
+def headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the journal says of a summary."""
+    best = result["best"]
+    return None if best is None else {key: best[key] for key in ("trial", "value", "interval", "gain_over_start")}
+
+
+def _interval(values: Mapping[str, float] | None) -> str:
+    if not values or values.get("low") is None:
+        return ""
+    return f" [{values['low']:.3f}, {values['high']:.3f}]"
+
+
+def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: Console, seconds: float) -> None:
+    """Print the result and the next commands."""
+    out = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+    metric, best, start = result["objective"]["metric"], result["best"], result["baselines"]["start"]
+    named = {"RUNNING": "unfinished"}
+    states = ", ".join(f"{n} {named.get(state, state.lower())}" for state, n in result["states"].items() if n)
+    work = result["work"]
+    out(f"{states}; {work['passes']:.1f} passes, {100 * work['saved']:.0f} % saved by ASHA; {seconds:.0f} s.")
+    if best is None:
+        out("no trial has ended with a score yet.")
+        return
+    chosen = ", ".join(f"{name}={live.short(best['params'][name])}" for name in space.searched(best["params"]))
+    out(f"[bold]best: trial {best['trial']}[/bold] at {best['fidelity']:.3g} passes: {chosen}")
+    out(f"  validation {metric} {best['value']:.4f}{_interval(best['interval'])} (95 % interval over patients)")
+    if best["corrected"]:
+        expected = best["corrected"]
+        out(f"  on new patients, corrected for choosing the best: {expected['value']:.4f}{_interval(expected)}")
+    if start and start["trial"] == best["trial"]:
+        out("  that is the source configuration: nothing searched so far is better")
+    elif start and best["gain_over_start"]:
+        gain, sign = best["gain_over_start"], 1 if result["objective"]["mode"] == "max" else -1
+        left = best["corrected"]["value"] - start["value"] if best["corrected"] else gain["value"]
+        beyond = gain["low"] is not None and min(sign * gain["low"], sign * gain["high"], sign * left) > 0
+        out(
+            f"  source configuration (trial {start['trial']}) {start['value']:.4f}; gain {gain['value']:+.4f}"
+            f"{_interval(gain)}, {left:+.4f} after the correction: "
+            f"{'beyond chance' if beyond else 'not distinguishable from chance'}"
+        )
+    constant = result["baselines"]["constant"].get(metric)
+    if constant is not None:
+        out(f"  constant-class baseline {constant:.4f}")
+    out("next:")
+    out(f"  python scripts/export.py --study {study.name}")
+    recipe = paths.home() / "recipes" / f"{study.name}-1.yaml"
+    recipe = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
+    out(f"  python scripts/retrain.py {recipe}   (with --test it opens the locked test set, once per study)")
+    out("  python scripts/ui.py")

@@ -1,0 +1,102 @@
+"""Several spaces in one search: which one is an axis, and each trial's configuration is its own space's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from optuna.distributions import CategoricalDistribution
+
+from lungtune import catalog
+from lungtune.core.space import SPACE, SearchSpace
+from lungtune.core.trial import History
+from lungtune.errors import SpaceError
+from lungtune.search import sampler
+
+
+@pytest.fixture(scope="module")
+def both() -> SearchSpace:
+    return catalog.space("clip_lora,clip_head", "demo")
+
+
+def test_the_space_is_an_axis_and_the_longest_fidelity_counts(both: SearchSpace) -> None:
+    assert both.axes == {SPACE: CategoricalDistribution(["clip_lora", "clip_head"])}
+    assert (both.name, both.family) == ("clip_lora-clip_head", "clip_lora + clip_head")
+    assert both.fidelity == catalog.space("clip_head", "demo").fidelity
+    assert both.trials == 64
+    assert [point[SPACE] for point in both.start] == ["clip_lora", "clip_head"]
+
+
+def test_it_goes_through_the_journal(both: SearchSpace) -> None:
+    assert SearchSpace.from_dict(both.to_dict()) == both
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_trial_is_a_whole_configuration_of_one_space(both: SearchSpace, number: int) -> None:
+    history = History([{"event": "study", "space": both.to_dict()}])
+    made = sampler.suggest(both, history, 0, number)
+    name = made.params[SPACE]
+    member = both.of(made.params)
+    assert member.name == name
+    assert made.sampled.keys() == {SPACE, *member.axes}
+    assert made.sampled.keys() == made.distributions.keys()
+    configuration = both.configuration(made.params)
+    assert (configuration.family, configuration.base) == (member.family, member.base)
+    assert configuration.params.keys() == {*member.fixed, *member.axes}
+    assert made.origin == ("start" if number < 2 else "random" if number % 3 == 2 else "sampler")
+    assert sampler.suggest(both, history, 0, number) == made
+
+
+def test_suggestions_of_a_space_learn_from_its_own_trials(both: SearchSpace) -> None:
+    """The other space's scores move nothing but the choice of the space."""
+    history = History([{"event": "study", "space": both.to_dict()}])
+    for number in range(40):
+        params = sampler.suggest(both, history, 1, number)
+        score = 0.9 if params.params[SPACE] == "clip_head" else 0.1
+        fields = ("params", "sampled", "distributions", "origin")
+        told = {name: getattr(params, name) for name in fields}
+        history.apply({"event": "trial", "trial": number, "seed": 0, **told})
+        report = {"fidelity": 9.0, "samples": 9, "checkpoint": "x", "time": 0.0}
+        history.apply({"event": "report", "trial": number, "metrics": {"macro_f1": score}, **report})
+        history.apply({"event": "end", "trial": number, "state": "COMPLETE"})
+    late = [history.trials[n].params[SPACE] for n in range(20, 40) if history.trials[n].origin == "sampler"]
+    assert late.count("clip_head") > 0.7 * len(late)
+
+
+def test_settings_reach_every_space_that_has_them_or_the_one_that_is_named() -> None:
+    space = catalog.space("clip_lora,clip_head", "demo", {"clip_lora.lr": 1e-3, "trials": 5, "hidden": 64})
+    lora, head = space.members
+    assert lora.fixed["lr"] == 1e-3
+    assert "lr" in head.axes
+    assert head.fixed["hidden"] == 64
+    assert space.trials == 5
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "message"),
+    [
+        ("clip_lora,clip_lora", {}, "each space may be named once, but got 'clip_lora' twice"),
+        ("clip_lora,clip_haed", {}, "did you mean 'clip_head'"),
+        ("clip_lora,clip_head", {"hiden": 4}, "--set hiden=4: 'hiden' can't be set.*did you mean 'hidden'"),
+        ("clip_lora,clip_head", {"clip_head.lr": -1.0}, "--set clip_head.lr=-1.0: lr >= 1e-07 must hold"),
+    ],
+)
+def test_mistakes_are_named(names: str, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(SpaceError, match=f"(?i){message}"):
+        catalog.space(names, "demo", settings)
+
+
+def test_a_list_in_the_base_is_an_axis_of_its_own_kind(tmp_path: Path) -> None:
+    text = catalog.spaces()["clip_head"].read_text()
+    file = tmp_path / "sizes.yaml"
+    file.write_text(text.replace("image_size: 224, views: 4", "image_size: [224, 448], views: 4"))
+    space = catalog.space(str(file))
+    assert next(iter(space.axes)) == "image_size"
+    assert [base["image_size"] for _, base in space.bases] == [224, 448]
+    made = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
+    assert made.params["image_size"] == 224, "a start point that does not name it has the default"
+    configuration = space.configuration({**made.params, "image_size": 448})
+    assert configuration.base["image_size"] == 448
+    assert "image_size" not in configuration.params
+    with pytest.raises(SpaceError, match="image_size takes a value or a list of choices, not a range"):
+        catalog.space("clip_head", "full", {"image_size": {"low": 32, "high": 64}})
