@@ -1,8 +1,7 @@
 """The vision Conformer: a convolutional and a transformer branch that tell each other what they see, block by block.
 
 After Peng et al., "Conformer: Local Features Coupling Global Representations for Visual Recognition" (ICCV 2021,
-arXiv 2105.03889). Parts bear the names of the published checkpoints, so that those load (``load``); parameters count as
-published: Ti 23,524,704, S 37,673,424, B 83,289,136 at 1,000 classes.
+arXiv 2105.03889). Parts bear the names of the published checkpoints, so that those load (``load``).
 """
 
 from __future__ import annotations
@@ -262,15 +261,20 @@ def _draw(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def conformer(name: str, in_chans: int = 3, classes: int = 1000, **settings: Any) -> Conformer:
-    """Build one of ``SIZES``; ``settings`` override its arguments.
+def known(name: str) -> None:
+    """Make sure that there is a Conformer of that name.
 
     Raises:
-        WeightsError: there is none of that name.
+        WeightsError: there is none.
     """
     if name not in SIZES:
         raise WeightsError(f"model '{name}' is not a Conformer of ours.{did_you_mean(name, SIZES)}")
-    return Conformer(in_chans, classes, **{**SIZES[name], **settings})
+
+
+def conformer(name: str, in_chans: int = 3, classes: int = 1000, **settings: Any) -> Conformer:
+    """Build one of ``SIZES``; ``settings`` override its arguments, and ``known`` says what it raises."""
+    known(name)
+    return Conformer(in_chans, classes, **SIZES[name] | settings)
 
 
 def load(model: Conformer, state: Mapping[str, Tensor]) -> None:

@@ -1,18 +1,86 @@
-"""The pretraining itself: one contrastive loss, first between paraphrases, then between pictures and captions."""
+"""Pretraining a CLIP: one contrastive loss, first between paraphrases, then between pictures and captions."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from lungtune.data.phantom.captions import FINDINGS
-from lungtune.pretrain.corpus import MEAN, STD, Corpus, Recipe, augment
+from lungtune.pretrain.corpus import MEAN, STD, Corpus, augment
+from lungtune.pretrain.recipe import Recipe, dense_loss, descend, half, set_lr
 
-_DENSE = (1.0, *(3.0 for _ in FINDINGS))  # weights of lung map and findings' maps in the auxiliary loss
+
+@dataclass(frozen=True)
+class Contrastive(Recipe):
+    """A CLIP that learns from captions.
+
+    Attributes:
+        model: open_clip's model configuration.
+        text_steps: steps in which the text tower alone learns that paraphrases mean the same (captions: twice as many
+            as images a step); then the image tower learns to meet the captions.
+        text_lr: peak learning rate of these steps.
+        temperature: fixed softmax temperature of the contrastive loss.
+    """
+
+    model: dict[str, Any]
+    text_steps: int
+    text_lr: float
+    temperature: float
+
+    @property
+    def size(self) -> int:
+        """See ``Recipe.size``."""
+        return int(self.model["vision_cfg"]["image_size"])
+
+    def steps(self, images: int) -> int:
+        """See ``Recipe.steps``."""
+        return self.text_steps + super().steps(images)
+
+    def train(self, data: Corpus, seed: int, tick: Callable[[float], None] = lambda loss: None) -> torch.nn.Module:
+        """See ``Recipe.train``: open_clip's CLIP."""
+        import open_clip
+        from open_clip.model import CLIP
+
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        model = CLIP(**self.model)
+        # Words that no caption holds, such as the names of diseases, stay as they are drawn: wide enough to differ.
+        torch.nn.init.normal_(model.token_embedding.weight, std=0.3)
+        whiten(model.visual, data.images[:600])
+        length = self.model["text_cfg"]["context_length"]
+        tokens = open_clip.SimpleTokenizer(context_length=length)(data.captions)
+        for loss in _read(model, tokens, self, data, generator):
+            tick(loss)
+        with torch.no_grad():
+            texts = torch.cat([model.encode_text(part, normalize=True) for part in tokens.split(256)])
+            model.logit_scale.fill_(math.log(1 / self.temperature))
+        for loss in _see(model, texts, self, data, generator):
+            tick(loss)
+        return model.eval()
+
+    def write(self, model: torch.nn.Module, folder: Path) -> None:
+        """See ``Recipe.write``: open_clip's local-dir format."""
+        from safetensors.torch import save_file
+
+        pixels = {
+            "size": [self.size] * 2,
+            "mode": "RGB",
+            "mean": [MEAN] * 3,
+            "std": [STD] * 3,
+            "interpolation": "bicubic",
+            "resize_mode": "squash",
+        }
+        config = {"model_cfg": self.model, "preprocess_cfg": pixels}
+        save_file(half(model), folder / "open_clip_model.safetensors")
+        (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def contrastive_loss(left: Tensor, right: Tensor, meaning: Tensor, temperature: float) -> Tensor:
@@ -60,95 +128,40 @@ def whiten(visual: torch.nn.Module, images: Tensor) -> None:
 
 
 def _read(
-    model: torch.nn.Module, tokens: Tensor, recipe: Recipe, data: Corpus, generator: torch.Generator
+    model: torch.nn.Module, tokens: Tensor, recipe: Contrastive, data: Corpus, generator: torch.Generator
 ) -> Iterator[float]:
     """Teach the text tower which captions mean the same; yield the loss of every step."""
     kin = {int(m): torch.nonzero(data.meaning == m).flatten() for m in data.meaning.unique()}
     weights = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit_"))]
     optimiser = torch.optim.AdamW(weights, lr=recipe.text_lr, betas=(0.9, 0.98), weight_decay=0.0)
     for step in range(recipe.text_steps):
-        _set_lr(optimiser, recipe.text_lr, step, recipe.text_steps)
+        set_lr(optimiser, recipe.text_lr, step, recipe.text_steps)
         rows = torch.randperm(len(tokens), generator=generator)[: 2 * recipe.batch]
         groups = [kin[int(m)] for m in data.meaning[rows]]
         twins = torch.stack([g[torch.randint(len(g), (1,), generator=generator)[0]] for g in groups])
         left, right = (model.encode_text(tokens[at], normalize=True) for at in (rows, twins))
         loss = contrastive_loss(left, right, data.meaning[rows], recipe.temperature)
-        _descend(loss, optimiser, weights)
+        descend(loss, optimiser, weights)
         yield float(loss.detach())
 
 
 def _see(
-    model: torch.nn.Module, texts: Tensor, recipe: Recipe, data: Corpus, generator: torch.Generator
+    model: torch.nn.Module, texts: Tensor, recipe: Contrastive, data: Corpus, generator: torch.Generator
 ) -> Iterator[float]:
     """Teach the image tower to meet the captions; yield the contrastive loss of every step."""
-    visual, side = model.visual, recipe.model["vision_cfg"]["patch_size"]
+    visual = model.visual
     head = torch.nn.Linear(recipe.model["vision_cfg"]["width"], 1 + len(FINDINGS))
     weights = [*visual.parameters(), *head.parameters()]
-    groups = [
-        {"params": [p for p in weights if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
-    steps = steps_of(recipe, len(data.images))
+    optimiser = recipe.optimiser(weights)
+    steps = recipe.steps(len(data.images)) - recipe.text_steps
     visual.output_tokens = True
-    for step, rows in enumerate(_batches(len(data.images), recipe, generator)):
-        _set_lr(optimiser, recipe.lr, step, steps)
+    for step, rows in enumerate(recipe.batches(len(data.images), generator)):
+        set_lr(optimiser, recipe.lr, step, steps)
         images, maps = augment(data.images[rows], data.maps[rows], generator)
-        image, patches = visual(images)
+        image, patches = visual(images.expand(-1, 3, -1, -1))
         loss = contrastive_loss(
             functional.normalize(image, dim=-1), texts[rows], data.meaning[rows], recipe.temperature
         )
-        logits, share = head(patches), functional.avg_pool2d(maps, side).flatten(2).transpose(1, 2)
-        share = torch.cat([share[..., :1], share[..., 1:] * data.kinds[rows][:, None]], -1)
-        dense = functional.binary_cross_entropy_with_logits(logits, share, reduction="none").mean((0, 1))
-        _descend(loss + recipe.dense * (dense * torch.tensor(_DENSE)).sum(), optimiser, weights)
+        descend(loss + recipe.dense * dense_loss(head(patches), maps, data.kinds[rows]), optimiser, weights)
         yield float(loss.detach())
     visual.output_tokens = False
-
-
-def _set_lr(optimiser: torch.optim.Optimizer, peak: float, step: int, steps: int) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = peak * min((step + 1) / (0.1 * steps), 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-def _descend(loss: Tensor, optimiser: torch.optim.Optimizer, weights: list[Tensor]) -> None:
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(weights, 1.0)
-    optimiser.step()
-
-
-def train(
-    recipe: Recipe, data: Corpus, seed: int, tick: Callable[[float], None] = lambda loss: None
-) -> torch.nn.Module:
-    """Return an open_clip CLIP trained on ``data``; ``tick`` hears every step's loss."""
-    import open_clip
-    from open_clip.model import CLIP
-
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    model = CLIP(**recipe.model)
-    # Words that no caption holds, such as the names of diseases, stay as they are drawn: wide enough to differ.
-    torch.nn.init.normal_(model.token_embedding.weight, std=0.3)
-    whiten(model.visual, data.images[:600])
-    tokens = open_clip.SimpleTokenizer(context_length=recipe.model["text_cfg"]["context_length"])(data.captions)
-    for loss in _read(model, tokens, recipe, data, generator):
-        tick(loss)
-    with torch.no_grad():
-        texts = torch.cat([model.encode_text(part, normalize=True) for part in tokens.split(256)])
-        model.logit_scale.fill_(math.log(1 / recipe.temperature))
-    for loss in _see(model, texts, recipe, data, generator):
-        tick(loss)
-    return model.eval()
-
-
-def steps_of(recipe: Recipe, images: int) -> int:
-    """Return how many steps the image tower takes over ``images`` pictures."""
-    return recipe.passes * (images // recipe.batch)
-
-
-def _batches(images: int, recipe: Recipe, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    for _ in range(recipe.passes):
-        order = torch.randperm(images, generator=generator)
-        for i in range(images // recipe.batch):
-            yield order[i * recipe.batch : (i + 1) * recipe.batch]
