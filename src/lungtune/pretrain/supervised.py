@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from lungtune.data.phantom.captions import FINDINGS
 from lungtune.pretrain.corpus import MEAN, STD, Corpus, augment
+from lungtune.pretrain.patches import whiten
 from lungtune.pretrain.recipe import Recipe, dense_loss, descend, half, set_lr
 
 
@@ -36,6 +37,8 @@ class Supervised(Recipe):
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         body = self.body()
+        if hasattr(body, "patch_embed"):
+            whiten(body.patch_embed.proj.weight, body.pos_embed[0], data.images)
         with torch.no_grad():
             shapes = [(pooled.shape[1], cells.shape[2]) for pooled, cells in branches(body.eval(), self._blank())]
         tell = nn.ModuleList(nn.Linear(width, data.places.shape[1]) for width, _ in shapes)

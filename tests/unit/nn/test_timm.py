@@ -175,11 +175,11 @@ def test_misspelt_models_are_explained(model: str, weights: str, message: str) -
 
 def test_weights_of_another_model_are_refused(tmp_path: Path, resnet: tuple[torch.nn.Module, Path]) -> None:
     file = str(resnet[1] / "model.safetensors")
-    with pytest.raises(WeightsError, match="must be weights of resnet18, but: .*Missing key"):
+    with pytest.raises(WeightsError, match=r"must be weights of resnet18, but: .*Missing key"):
         _timm.build("resnet18", file, 64)
     with pytest.raises(WeightsError, match="must be weights of vit_tiny_patch16_224, but: "):
         _timm.build("vit_tiny_patch16_224", file, 64, **SMALL)
-    with pytest.raises(WeightsError, match="must be weights of conformer_micro, but: .*Missing key"):
+    with pytest.raises(WeightsError, match=r"must be weights of conformer_micro, but: .*Missing key"):
         _timm.build("conformer_micro", file, 64)
 
 
@@ -196,7 +196,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="must hold a state dict and nothing else"):
         _weights.read(tmp_path / "torn.safetensors")
     (tmp_path / "w.npz").write_bytes(b"")
-    with pytest.raises(WeightsError, match="must be a file that ends with .safetensors or .pth"):
+    with pytest.raises(WeightsError, match=r"must be a file that ends with .safetensors or .pth"):
         _timm.find("resnet18", str(tmp_path / "w.npz"), fetch=False)
     assert not (tmp_path / "ran").exists()
 
