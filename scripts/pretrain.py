@@ -1,8 +1,9 @@
 """Pretrain a shipped base on phantoms of domain A.
 
-    python scripts/pretrain.py tiny_clip --out /tmp/tiny_clip
+    python scripts/pretrain.py tiny_vit --out /tmp/tiny_vit
 
-The default writes into the package, over the shipped base.
+Bases: tiny_clip (learns from captions), tiny_resnet, tiny_vit, tiny_convnext and tiny_conformer (learn which findings
+are where). The default writes into the package, over the shipped base.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from lungtune.cli import Parser, run
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("base", help="name of the base: tiny_clip")
+    parser.add_argument("base", help="tiny_clip, tiny_resnet, tiny_vit, tiny_convnext or tiny_conformer")
     parser.add_argument("--out", type=Path, help="folder to write (default: the shipped one)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and phantoms (default 0)")
     parser.add_argument("--patients", type=int, help="fewer or more patients than the recipe's")

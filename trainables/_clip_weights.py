@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lungtune.errors import WeightsError, did_you_mean
+from trainables import _weights
+from trainables._weights import shipped as shipped
 
 _CONFIG = "open_clip_config.json"
-_log = logging.getLogger(__name__)
-_PATIENCE = 5.0
-"""Seconds to wait for the hub's first answer."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +29,6 @@ class Weights:
     model: str
     file: Path | None
     settings: dict[str, Any]
-
-
-def shipped(name: str) -> Path:
-    """Return where a base that comes with the project lies, whether it is there or not."""
-    import lungtune
-
-    return Path(lungtune.__file__).parent / "nn" / "bases" / name
 
 
 def find(model: str, weights: str, *, fetch: bool) -> Weights:
@@ -57,9 +47,8 @@ def find(model: str, weights: str, *, fetch: bool) -> Weights:
     for folder in (home, Path(weights).expanduser()):
         if folder.is_dir():
             return _folder(folder)
-    looks_like_path = os.sep in weights or weights.startswith((".", "~"))
     file = Path(weights).expanduser()
-    if looks_like_path and not file.is_file():
+    if _weights.is_path(weights) and not file.is_file():
         raise WeightsError(f"weights must name a folder with {_CONFIG} and weights, but {weights} does not exist.")
     return _named(model, weights, file if file.is_file() else None, fetch=fetch)
 
@@ -101,21 +90,16 @@ def _named(model: str, tag: str, file: Path | None, *, fetch: bool) -> Weights:
     found = _cached(config) or (fetch and _download(config))
     if not found:
         raise WeightsError(_remedy(model, tag, config))
-    return Weights(model, Path(found), settings)
+    return Weights(model, found, settings)
 
 
-def _cached(config: dict[str, Any]) -> str | None:
+def _cached(config: dict[str, Any]) -> Path | None:
     """Return the file of a tag if a cache on this machine holds it."""
-    from huggingface_hub import try_to_load_from_cache
-
-    for repo, name in _candidates(config):
-        path = try_to_load_from_cache(repo, name)
-        if isinstance(path, str):
-            return path
-    if not config.get("hf_hub") and config.get("url"):
+    found = _weights.cached(_candidates(config))
+    if found is None and not config.get("hf_hub") and config.get("url"):
         path = Path("~/.cache/clip").expanduser() / Path(config["url"]).name
-        return str(path) if path.is_file() else None
-    return None
+        return path if path.is_file() else None
+    return found
 
 
 def _candidates(config: dict[str, Any]) -> list[tuple[str, str]]:
@@ -129,29 +113,14 @@ def _candidates(config: dict[str, Any]) -> list[tuple[str, str]]:
     return [(repo, f"{stem}.safetensors"), (repo, name)] if end in (".bin", ".pth") else [(repo, name)]
 
 
-def _download(config: dict[str, Any]) -> str | None:
+def _download(config: dict[str, Any]) -> Path | None:
     """Fetch a tag's weights, with the hub's progress bar; None when the hub does not answer at once."""
-    from huggingface_hub import constants, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
     from open_clip.pretrained import download_pretrained
 
-    if constants.HF_HUB_OFFLINE:
-        return None
-    for repo, name in _candidates(config):
-        request = urllib.request.Request(hf_hub_url(repo, name), headers=build_hf_headers(), method="HEAD")
-        try:
-            with urllib.request.urlopen(request, timeout=_PATIENCE):
-                return download_pretrained(config)
-        except OSError as error:  # no network, no such file, a download that broke off, a full disk
-            _log.info("%s of %s cannot be fetched: %s", name, repo, error)
-    return None
+    return _weights.fetched(_candidates(config), lambda repo, name: download_pretrained(config))
 
 
 def _remedy(model: str, tag: str, config: dict[str, Any]) -> str:
     repo = os.path.split(config.get("hf_hub", ""))[0]
-    fetch = f"`huggingface-cli download {repo}`" if repo else f"`open_clip.create_model('{model}', '{tag}')`"
-    return (
-        f"The weights '{tag}' of {model} are neither in a cache of this machine nor to be had from the hub: run "
-        f"{fetch} once where there is a network and copy the cache, or give a folder in open_clip's local-dir format "
-        "with `--set weights=DIR`."
-    )
+    fetch = f"hf download {repo}" if repo else f"open_clip.create_model('{model}', '{tag}')"
+    return _weights.remedy(tag, model, fetch, "in open_clip's local-dir format")

@@ -1,13 +1,12 @@
-"""Pretrains the shipped tiny base: a CLIP that has read reports of phantoms but never heard of a disease.
+"""Pretrains the shipped tiny bases: models that know phantoms but never heard of a disease.
 
-LoRA over random weights learns nothing, so the demo profile needs a base that knows what a chest X-ray looks like.
-It is trained contrastively on domain A, whose captions name findings and places; a search then adapts it to the
-diseases of domain B.
+What adapts random weights learns nothing, so the demo profiles need bases that know what a chest X-ray looks like. They
+learn from domain A which findings a picture shows, and where: a CLIP from captions, the others from lists. A search
+then adapts them to the diseases of domain B.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -17,47 +16,23 @@ from pathlib import Path
 import torch
 
 from lungtune.errors import UserError, did_you_mean
-from lungtune.pretrain.corpus import MEAN, RECIPES, STD, Corpus, Recipe, corpus
-from lungtune.pretrain.learn import contrastive_loss, steps_of, train
+from lungtune.pretrain.contrastive import contrastive_loss
+from lungtune.pretrain.corpus import Corpus, corpus
+from lungtune.pretrain.recipe import Recipe
+from lungtune.pretrain.recipes import RECIPES
 
-__all__ = [
-    "RECIPES",
-    "SHIPPED",
-    "Corpus",
-    "Recipe",
-    "contrastive_loss",
-    "corpus",
-    "pretrain",
-    "save",
-    "steps_of",
-    "train",
-]
+__all__ = ["RECIPES", "SHIPPED", "Corpus", "Recipe", "contrastive_loss", "corpus", "pretrain", "save"]
 
 SHIPPED = Path(__file__).parents[1] / "nn" / "bases"
 """Where bases are shipped, one folder each."""
 
 
 def save(model: torch.nn.Module, recipe: Recipe, folder: Path) -> None:
-    """Write open_clip's local-dir format, half precision; the folder appears complete or not at all."""
-    from safetensors.torch import save_file
-
-    config = {
-        "model_cfg": recipe.model,
-        "preprocess_cfg": {
-            "size": [recipe.model["vision_cfg"]["image_size"]] * 2,
-            "mode": "RGB",
-            "mean": [MEAN] * 3,
-            "std": [STD] * 3,
-            "interpolation": "bicubic",
-            "resize_mode": "squash",
-        },
-    }
+    """Write a base; the folder appears complete or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))
     try:
-        weights = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}
-        save_file(weights, part / "open_clip_model.safetensors")
-        (part / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        recipe.write(model, part)
         for file in (part, *part.iterdir()):
             file.chmod(0o755 if file.is_dir() else 0o644)
         if folder.exists():
@@ -93,8 +68,8 @@ def pretrain(
     lively = console.is_terminal
     with Progress(*columns, console=console, disable=not lively) as bar:
         job = bar.add_task("Rendering phantoms", total=None)
-        data = corpus(recipe, seed, lambda: bar.advance(job))
-        steps = recipe.text_steps + steps_of(recipe, len(data.images))
+        data = recipe.corpus(seed, lambda: bar.advance(job))
+        steps = recipe.steps(len(data.images))
         bar.update(job, total=len(data.images))
         job = bar.add_task("Pretraining", total=steps)
 
@@ -104,7 +79,7 @@ def pretrain(
             if not lively and done % max(1, steps // 20) == 0:
                 console.print(f"step {done} of {steps}: loss {loss:.3f}", highlight=False)
 
-        model = train(recipe, data, seed, tick)
+        model = recipe.train(data, seed, tick)
     folder = out or SHIPPED / name
     save(model, recipe, folder)
     return folder

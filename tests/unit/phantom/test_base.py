@@ -1,6 +1,7 @@
-"""The shipped base is small, loads with plain open_clip and can be made again."""
+"""The shipped CLIP is small, loads with plain open_clip and can be made again."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -15,7 +16,7 @@ FOLDER = pretrain.SHIPPED / "tiny_clip"
 @pytest.fixture(scope="module")
 def small():
     recipe = replace(pretrain.RECIPES["tiny_clip"], patients=24, text_steps=2, passes=1, batch=8, render_size=64)
-    return recipe, pretrain.corpus(recipe, 0)
+    return recipe, recipe.corpus(0)
 
 
 def _embed(folder):
@@ -53,9 +54,9 @@ def test_knows_findings_it_was_told(small):
 def test_training_is_reproducible_and_saves_what_loads(small, tmp_path):
     recipe, data = small
     losses = []
-    one = pretrain.train(recipe, data, 0, losses.append)
-    two = pretrain.train(recipe, data, 0)
-    assert len(losses) == recipe.text_steps + pretrain.steps_of(recipe, len(data.images))
+    one = recipe.train(data, 0, losses.append)
+    two = recipe.train(data, 0)
+    assert len(losses) == recipe.steps(len(data.images))
     for (name, a), b in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     pretrain.save(one, recipe, tmp_path / "base")
@@ -80,6 +81,11 @@ def test_captions_fit_the_text_tower(small):
     length = recipe.model["text_cfg"]["context_length"]
     tokens = open_clip.SimpleTokenizer(context_length=77)(data.captions)
     assert float(((tokens != 0).sum(1) <= length).float().mean()) > 0.9
+
+
+def test_the_script_names_every_base():
+    text = (Path(__file__).parents[3] / "scripts" / "pretrain.py").read_text()
+    assert all(text.count(name) >= 2 for name in pretrain.RECIPES)
 
 
 def test_unknown_base():

@@ -1,0 +1,71 @@
+"""The shipped bases: name -> how to make each, in a few minutes of one core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lungtune.pretrain.contrastive import Contrastive
+from lungtune.pretrain.recipe import Recipe
+from lungtune.pretrain.supervised import Supervised
+
+_TEXT = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+_VISION = {
+    "image_size": 64,
+    "layers": 4,
+    "width": 128,
+    "head_width": 32,
+    "patch_size": 8,
+    "mlp_ratio": 4.0,
+    "pool_type": "avg",  # small lesions count from the first step; a class token first has to learn to look
+}
+_COMMON: dict[str, Any] = {"patients": 3000, "render_size": 96, "batch": 64, "weight_decay": 0.05}
+_NARROW = {"output_stride": 16}  # the last map keeps 4x4 cells of a 64 px image, or a lesion would be a part of one
+
+RECIPES: dict[str, Recipe] = {
+    "tiny_clip": Contrastive(
+        model={"embed_dim": 128, "vision_cfg": _VISION, "text_cfg": _TEXT},
+        text_steps=120,
+        passes=9,
+        text_lr=3.0e-3,
+        lr=2.0e-3,
+        temperature=0.07,
+        dense=2.0,
+        **_COMMON,
+    ),
+    "tiny_resnet": Supervised(
+        architecture="resnet18",
+        settings={"layers": [1, 1, 1, 1], "channels": [32, 64, 96, 128], **_NARROW},
+        passes=24,
+        lr=3.0e-3,
+        dense=1.0,
+        **_COMMON,
+    ),
+    "tiny_vit": Supervised(
+        architecture="vit_tiny_patch16_224",
+        settings={
+            "img_size": 64,
+            "patch_size": 8,
+            "embed_dim": 96,
+            "depth": 4,
+            "num_heads": 4,
+            "class_token": False,  # see pool_type above
+            "global_pool": "avg",
+        },
+        passes=16,
+        lr=2.0e-3,
+        dense=1.0,
+        **_COMMON,
+    ),
+    "tiny_convnext": Supervised(
+        architecture="convnext_atto",
+        settings={"depths": [1, 1, 2, 1], "dims": [32, 64, 96, 128], **_NARROW},
+        passes=28,
+        lr=3.0e-3,
+        dense=1.0,
+        **_COMMON,
+    ),
+    "tiny_conformer": Supervised(
+        architecture="conformer_micro", settings={}, passes=24, lr=2.0e-3, dense=1.0, **_COMMON
+    ),
+}
+"""Name of a base -> how to make it."""
