@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lungtune.core import cache
@@ -44,11 +45,16 @@ class Weights:
 
 
 class Built(NamedTuple):
-    """A model in eval mode on the CPU, and the pixel statistics it wants its input to have, one for each channel."""
+    """A model in eval mode on the CPU, and the pixel statistics it wants its input to have, one for each channel.
+
+    Its library builds it from ``architecture`` and ``settings``.
+    """
 
     model: torch.nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    architecture: str = ""
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 def check(model: str, weights: str) -> None:
@@ -191,12 +197,16 @@ def build(model: str, weights: str, image_size: int, in_chans: int = 1, num_clas
 
     found = find(model, weights, fetch=True)
     state = _weights.read(found.file) if found.file else None
+    settings = {**found.settings, **settings}
+    if found.config.get("fixed_input_size"):
+        settings["img_size"] = image_size
     make = _conformer if found.architecture.startswith(_OURS) else _of_timm
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = make(found, state, image_size, in_chans, num_classes, settings)
     config = {**_IMAGENET, **found.config}
-    return Built(net.eval(), *(_each(config[key], in_chans) for key in ("mean", "std")))
+    statistics = (_each(config[key], in_chans) for key in ("mean", "std"))
+    return Built(net.eval(), *statistics, found.architecture, settings)
 
 
 def _each(values: Any, channels: int) -> tuple[float, ...]:
@@ -208,7 +218,7 @@ def _conformer(
 ) -> torch.nn.Module:
     from trainables import _conformer
 
-    net = _conformer.conformer(found.architecture, in_chans, classes, **{**found.settings, **settings})
+    net = _conformer.conformer(found.architecture, in_chans, classes, **settings)
     _fits(image_size, net.stride, found.architecture)
     try:
         if state is not None:
@@ -226,9 +236,7 @@ def _of_timm(
     timm = _quick.timm()
     wanted = {field.name for field in fields(timm.models.PretrainedCfg)} - set(_SOURCES)
     config = {key: value for key, value in found.config.items() if key in wanted}
-    settings = {**found.settings, **settings, "in_chans": in_chans}
-    if config.get("fixed_input_size"):
-        settings["img_size"] = image_size
+    settings = {**settings, "in_chans": in_chans}
     if state is not None:
         config |= {"state_dict": state, **_shapes(config, state)}
     # With as many outputs as the file has, timm lets no weight be missing or left over.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lungtune.core.params import param
 from lungtune.core.trainable import Trainable
-from trainables import _clip_weights
+from trainables import _clip_weights, _head
 
 if TYPE_CHECKING:
     import torch
@@ -78,21 +78,8 @@ class ClipHead(Trainable):
     def own(
         self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.own``: matrices ``(in, out)`` and biases, uniform within 1 / sqrt(in) as torch's Linear."""
-        import torch
-
-        def uniform(size: int, *shape: int) -> torch.Tensor:
-            return torch.empty(shape).uniform_(-(size**-0.5), size**-0.5, generator=generator)
-
-        width, hidden = model.width, params.hidden
-        head = {"head.weight": uniform(width, width, len(classes)), "head.bias": torch.zeros(len(classes))}
-        if not hidden:
-            return head
-        return head | {
-            "hidden.weight": uniform(width, width, hidden),
-            "hidden.bias": torch.zeros(hidden),
-            "hidden.head": uniform(hidden, hidden, len(classes)),
-        }
+        """See ``Trainable.own``."""
+        return _head.draw(model.width, params.hidden, len(classes), generator)
 
     def features(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
         """See ``Trainable.features``: ``(N, width)`` float32."""
@@ -100,15 +87,7 @@ class ClipHead(Trainable):
 
     def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> Mapping[str, torch.Tensor]:
         """See ``Trainable.outputs``."""
-        import torch
-
-        with torch.autocast(inputs.device.type, enabled=False):  # a head costs nothing; bf16 would cost digits
-            x = slots.dropout(inputs, [p.dropout for p in slots.params])
-            scores = slots.affine(x, slots.own("head.weight"), slots.own("head.bias"))
-            if not any(p.hidden for p in slots.params):
-                return {"logits": scores}
-            hidden = slots.affine(x, slots.own("hidden.weight"), slots.own("hidden.bias"))
-            return {"logits": scores + slots.matmul(torch.nn.functional.gelu(hidden), slots.own("hidden.head"))}
+        return {"logits": _head.scores(inputs, slots)}
 
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
