@@ -39,6 +39,11 @@ class Interval:
             return f"{self.value:.3f} (no interval: one patient)"
         return f"{self.value:.3f} ({100 * self.level:g} % interval {self.low:.3f} to {self.high:.3f})"
 
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the interval of a difference leaves out 0."""
+        return self.low > 0 or self.high < 0
+
     def to_dict(self) -> dict[str, float | None]:
         """Return JSON-able fields; an unknown bound is ``None``."""
         return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
