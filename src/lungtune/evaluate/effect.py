@@ -2,7 +2,8 @@
 
 For an axis whose 0 switches something off (``lambda2``, the weight of the segmentation loss), the models trained with
 0 are the control. Every other value gets a paired interval over patients of its gain, jointly right for all values
-(Bonferroni), as the best of them is looked for on the same cases.
+(Bonferroni), as the best of them is looked for on the same cases. Give all models of a value, or none chosen for its
+score: the best of ten against a single one looks like an effect.
 """
 
 from __future__ import annotations

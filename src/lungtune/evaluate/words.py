@@ -9,6 +9,7 @@ from lungtune.evaluate import seeds
 from lungtune.evaluate.metrics import METRICS
 from lungtune.evaluate.seeds import spread_text
 
+_TOO_NARROW = "An interval that is a single point is too narrow: no drawn sample shows what no case shows."
 _HEADLINE = ("macro_f1", "balanced_accuracy", "accuracy")
 
 
@@ -42,9 +43,8 @@ def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]
         row, recall = part["per_class"][name], interval_text(part["metrics"][f"recall_{name}"])
         rest = " | ".join(f"{row[key]:.3f}" for key in ("precision", "specificity", "f1", "auroc", "ap"))
         lines.append(f"| {shown} | {row['cases']} | {recall} | {rest} |")
-    recalls = [part["metrics"][f"recall_{name}"] for name in classes]
-    if any(recall["low"] is not None and recall["low"] == recall["high"] for recall in recalls):
-        lines += ["", "An interval that is a single point is too narrow: no drawn sample shows what no case shows."]
+    if any(_is_point(part["metrics"][f"recall_{name}"]) for name in classes):
+        lines += ["", _TOO_NARROW]
     lines += ["", "| truth \\ predicted | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for shown, row in zip(names, part["confusion"], strict=True):
         lines.append(f"| {shown} | " + " | ".join(map(str, row)) + " |")
@@ -76,9 +76,19 @@ def _operating(part: Mapping[str, Any]) -> list[str]:
         shown = [interval_text(row[key]) if row[key] else "-" for key in ("sensitivity", "specificity")]
         threshold = "-" if row["threshold"] is None else f"{row['threshold']:.4g}"
         lines.append(f"| {cell(row['target'])} | {threshold} | {row['cases']} | " + " | ".join(shown) + " |")
-    for row in part["operating"]:
-        lines += ["", cell(row["note"])] if row["note"] else []
+    if any(_is_point(row[key]) for row in part["operating"] for key in ("sensitivity", "specificity") if row[key]):
+        lines += ["", _TOO_NARROW]
+    noted = [row for row in part["operating"] if row["note"]]
+    if noted and not part["fitted_here"]:
+        names = ", ".join(cell(row["target"]) for row in noted)
+        return [*lines, "", f"Not to be relied on, for reasons told under Validation: the thresholds of {names}."]
+    for row in noted:
+        lines += ["", cell(row["note"])]
     return lines
+
+
+def _is_point(interval: Mapping[str, float | None]) -> bool:
+    return interval["low"] is not None and interval["low"] == interval["high"]
 
 
 def _calibration(part: Mapping[str, Any]) -> list[str]:

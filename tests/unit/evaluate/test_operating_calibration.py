@@ -77,6 +77,19 @@ def test_a_report_says_where_thresholds_and_temperature_come_from():
     assert "Thresholds set on validation for a sensitivity of 0.95, left as they are here." in words
     assert "fitted on 300 validation cases." in words
     assert "| abnormal | 0." in words
+    assert "Not to be relied on" not in words
+
+
+def test_reasons_stand_where_thresholds_are_set_and_are_pointed_at_elsewhere():
+    labels, probabilities = predictions(12)
+    fitted = report.fit(labels, probabilities, CLASSES)
+    given = (labels, probabilities, np.arange(12), CLASSES, labels, {}, fitted)
+    words = [
+        report.section_markdown("Part", report.section(*given, fitted_here=here), CLASSES) for here in (True, False)
+    ]
+    assert "too few to set a sensitivity of 0.95" in words[0]
+    assert "too few" not in words[1]
+    assert "for reasons told under Validation: the thresholds of bacterial, Normal, viral, abnormal." in words[1]
 
 
 def test_too_few_cases_are_said_in_words():
