@@ -1,9 +1,10 @@
 """Train a recipe again: weights that load without lungtune, and a report with intervals over patients.
 
-    python scripts/retrain.py RECIPE.yaml [--seeds N] [--test]
+    python scripts/retrain.py RECIPE.yaml [--seeds N] [--test [--no-blackout]]
 
 The recipe's own seed gives the searched validation score again. --test opens the locked test set, once per study,
-and writes that down in the study's ledger.
+and writes that down in the study's ledger; with lung masks it also trains the recipe on images with black lungs, which
+tells whether the model needs to look at them.
 """
 
 from pathlib import Path
@@ -18,6 +19,9 @@ def main() -> None:
         "--seeds", type=cli.positive, default=1, metavar="N", help="train N seeds; report mean and deviation"
     )
     parser.add_argument("--test", action="store_true", help="open the locked test set: once per study, recorded")
+    parser.add_argument(
+        "--no-blackout", action="store_true", help="with --test: don't train again with black lungs, as a baseline"
+    )
     parser.add_argument("--data", metavar="SOURCE[:PATH]", help="the same data, lying elsewhere")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of weights and report (default: models/)")
     options = parser.parse_args()
@@ -25,7 +29,8 @@ def main() -> None:
     from lungtune.evaluate import report
     from lungtune.retrain import retrain
 
-    done = retrain(options.recipe, options.seeds, options.test, options.out, options.data)
+    blackout = not options.no_blackout
+    done = retrain(options.recipe, options.seeds, options.test, options.out, options.data, blackout)
     print(report.text(done.content))
     print(f"report:  {done.folder / 'report.md'}\nweights: {done.weights}")
 

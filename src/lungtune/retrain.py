@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 
-from lungtune import catalog
+from lungtune import catalog, controls, runs
 from lungtune.core import environment, paths, recipe
 from lungtune.core import params as parameters
 from lungtune.core.journal import write_atomic
 from lungtune.core.ledger import Ledger
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.errors import CheckpointError, DataError, SpaceError, StudyError, TrialError, did_you_mean
-from lungtune.evaluate import metrics, report
+from lungtune.errors import DataError, SpaceError, StudyError, TrialError, did_you_mean
+from lungtune.evaluate import baselines, metrics, report
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from lungtune.data.dataset import Dataset, Inspection, Part
     from lungtune.training import Session
 
@@ -55,25 +56,13 @@ class RetrainReport:
         return self.folder / "weights"
 
 
-@dataclass
-class _Run:
-    """One seed's training."""
-
-    seed: int
-    folder: Path
-    value: float | None = None
-    failure: str | None = None
-    scores: dict[str, float] = field(default_factory=dict)
-    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0))
-    adapter: dict[str, Any] = field(default_factory=dict)
-
-    def row(self) -> dict[str, Any]:
-        """Return what the report says of this run."""
-        return {"seed": self.seed, "value": self.value, "failure": self.failure, "metrics": self.scores, "test": None}
-
-
 def retrain(
-    path: Path, seeds: int = 1, test: bool = False, out: Path | None = None, data: str | None = None
+    path: Path,
+    seeds: int = 1,
+    test: bool = False,
+    out: Path | None = None,
+    data: str | None = None,
+    blackout: bool = True,
 ) -> RetrainReport:
     """Train a recipe to the fidelity its score was searched at; write weights and a report.
 
@@ -85,6 +74,7 @@ def retrain(
         test: open the locked test set, once per study.
         out: folder; by default ``models/<recipe's name>`` in lungtune's home.
         data: the data source, when it lies elsewhere than the recipe says. It must hold the same split.
+        blackout: with ``test`` and lung masks, train once more on images with black lungs, as a baseline.
 
     Raises:
         SpaceError: the recipe has mistakes or is none.
@@ -115,31 +105,52 @@ def retrain(
         dataset = open_dataset(inspection, base.image_size)
 
         assert space.seed is not None  # provenance made sure
-        numbers = range(space.seed, space.seed + seeds)
-        runs = [_Run(number, folder / "work" / mark / str(number)) for number in numbers]
+        work = folder / "work" / mark
+        each = [runs.Run(number, work / str(number)) for number in range(space.seed, space.seed + seeds)]
         session = Session(trainable, base, dataset, space.fidelity, space.objective, slots=min(seeds, PACKED))
         session.alone(space.fixed)
         for first in range(0, seeds, PACKED):
-            _train(session, space, runs[first : first + PACKED], origin.fidelity)
-        if runs[0].failure is not None:
-            raise TrialError("error", f"the run of the recipe's seed {runs[0].seed} failed: {runs[0].failure}")
-        _weights(trainable, base, space, dataset, runs[0], folder)
-        part, rows = dataset.validation, [run.row() for run in runs]
-        predictions = {"validation": report.Predictions(part.case_ids, part.labels, runs[0].probabilities)}
+            runs.train(session, space, each[first : first + PACKED], origin.fidelity)
+        if each[0].failure is not None:
+            raise TrialError("error", f"the run of the recipe's seed {each[0].seed} failed: {each[0].failure}")
+        part, found = dataset.validation, each[0].prediction
+        fitted = report.fit(part.labels, found["probabilities"], dataset.classes)
+        _weights(trainable, base, space, dataset, each[0], folder, fitted)
+        predictions = {"validation": report.Predictions(part.case_ids, part.labels, found["probabilities"])}
+        blind = controls.metadata(inspection, dataset.train, "validation", part, found["probabilities"])
         section = report.section(
-            part.labels, runs[0].probabilities, part.patients, dataset.classes, dataset.train.labels
-        )
+            part.labels, found["probabilities"], part.patients, dataset.classes, dataset.train.labels, found, fitted,
+            fitted_here=True, beside={controls.METADATA: blind},
+        )  # fmt: skip
         about = {"recipe": path.name, "fingerprint": mark, "weights": str(folder / "weights")}
         about["data"] = {"source": inspection.source, "split": origin.split, "classes": list(dataset.classes)}
         about["versions"] = environment.describe()["versions"]
-        content = report.content(space, origin, about, rows, section)
+        content = report.content(space, origin, about, [run.row() for run in each], section)
         if test:
-            for run in (run for run in runs if run.failure is None):  # before anything is opened
-                _resume(session, space, run, origin.fidelity)
+            masks = {"masks": True} if blackout and controls.masked(inspection) else {}
+            dark = None
+            if masks:
+                seen = open_dataset(inspection, base.image_size, **masks)
+                dark = controls.Blackout(trainable, base, seen, space, origin.fidelity, work / "blackout")
+            for run in (run for run in each if run.failure is None):  # before anything is opened
+                runs.resume(session, space, run, origin.fidelity)
                 session.leave(run.seed)
             ledger.opened(mark, path.name)
-            locked = open_dataset(inspection, base.image_size, test=True).test
-            predictions["test"] = _test(session, space, locked, runs, origin.fidelity, content)
+            locked = open_dataset(inspection, base.image_size, test=True, **masks).test
+            assert locked is not None
+            first = _score(session, space, locked, each, origin.fidelity, content)
+            said = first["probabilities"]
+            beside = {controls.METADATA: controls.metadata(inspection, dataset.train, "test", locked, said)}
+            beside[controls.BLACKOUT] = (
+                dark.beside(locked, said)
+                if dark
+                else baselines.missing(controls.NO_MASKS if blackout else controls.LEFT_OUT)
+            )
+            content["test"] = report.section(
+                locked.labels, said, locked.patients, dataset.classes, dataset.train.labels, first, fitted,
+                beside=beside,
+            )  # fmt: skip
+            predictions["test"] = report.Predictions(locked.case_ids, locked.labels, said)
         report.write(folder, content, predictions)
         write_atomic(folder / "recipe.yaml", path.read_bytes())
         if test:
@@ -193,73 +204,32 @@ def _inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, 
     return found
 
 
-def _train(session: Session, space: SearchSpace, runs: list[_Run], fidelity: float) -> None:
-    """Train runs together up to ``fidelity`` passes; fill in their scores, predictions and adapters."""
-    for run in runs:
-        session.start(run.seed, space.fixed, run.seed, run.folder)
-    open_runs = {run.seed: run for run in runs}
-    with _bar(f"training {len(runs)} seed{'s' * (len(runs) > 1)}", fidelity) as told:
-        while open_runs:
-            for number, due in session.step():
-                run = open_runs[number]
-                if isinstance(due, TrialError):
-                    run.failure = str(due)
-                elif due.fidelity >= fidelity - 1e-6:
-                    slot = session.runs[number].slot
-                    run.probabilities = session.judge(number, session.dataset.validation)["probabilities"]
-                    run.adapter = session.pack.adapter(slot)
-                    run.scores = {key: float(value) for key, value in due.metrics.items()}
-                    run.value = run.scores[space.objective.metric]
-                else:
-                    continue
-                session.leave(number)
-                del open_runs[number]
-            done = [session.pack.samples(session.runs[number].slot) for number in open_runs]
-            told(min(done) / len(session.dataset.train.labels) if done else fidelity)
-
-
-def _test(
-    session: Session, space: SearchSpace, part: Part | None, runs: list[_Run], fidelity: float, content: dict[str, Any]
-) -> report.Predictions:
-    """Score every seed's model on the test part; return the first one's predictions."""
-    assert part is not None
-    data, metric = session.dataset, space.objective.metric
-    first = np.empty(0)
-    for run, row in zip(runs, content["runs"], strict=True):
+def _score(
+    session: Session, space: SearchSpace, part: Part, each: list[runs.Run], fidelity: float, content: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Score every seed's model on the test part; return what the first one says."""
+    metric, found = space.objective.metric, []
+    for run, row in zip(each, content["runs"], strict=True):
         if run.failure is None:
-            _resume(session, space, run, fidelity)
-            predicted = session.judge(run.seed, part)["probabilities"]
+            runs.resume(session, space, run, fidelity)
+            found.append(session.judge(run.seed, part))
             session.leave(run.seed)
-            first = predicted if run is runs[0] else first
-            row["test"] = metrics.classification(part.labels, predicted, data.classes)[metric]
-    content["test"] = report.section(part.labels, first, part.patients, data.classes, data.train.labels)
+            scores = metrics.classification(part.labels, found[-1]["probabilities"], session.dataset.classes)
+            row["test"] = scores[metric]
     content["test_spread"] = report.spread([row["test"] for row in content["runs"] if row["test"] is not None])
-    return report.Predictions(part.case_ids, part.labels, first)
+    return found[0]
 
 
-def _resume(session: Session, space: SearchSpace, run: _Run, fidelity: float) -> None:
-    """Let a trained run join again as it ended; an older checkpoint, or none, will not do.
-
-    Raises:
-        CheckpointError: its newest checkpoint is lost or damaged.
-    """
-    session.start(run.seed, space.fixed, run.seed, run.folder, known=fidelity)
-    reached = session.runs[run.seed].fidelity
-    if abs(reached - fidelity) > 1e-6:
-        session.leave(run.seed)
-        raise CheckpointError(
-            f"seed {run.seed} must go on from {fidelity:g} passes to be scored on the test set, but its newest sound "
-            f"checkpoint in {run.folder} is from {reached:g}. Run the same command again: it trains the rest."
-        )
-
-
-def _weights(trainable: Any, base: Any, space: SearchSpace, dataset: Dataset, run: _Run, folder: Path) -> None:
-    """Write the weights beside their place, then put them in it."""
+def _weights(
+    trainable: Any, base: Any, space: SearchSpace, dataset: Dataset, run: runs.Run, folder: Path, fitted: report.Fitted
+) -> None:
+    """Write the weights and their temperature beside their place, then put them in it."""
     draft, place = folder / ".weights.draft", folder / "weights"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     values = parameters.build(trainable.Params, space.fixed)
     trainable.export(base, values, dataset.classes, run.adapter, draft)
+    write_atomic(draft / "temperature.json", json.dumps(fitted.temperature.to_dict(), indent=1).encode())
     if place.exists():
         shutil.rmtree(place)
     os.replace(draft, place)
@@ -282,19 +252,3 @@ def _owned(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def _bar(what: str, total: float) -> Iterator[Any]:
-    """Show passes done on a terminal, one line in a pipe; yield the function that is told them."""
-    if not sys.stderr.isatty():
-        print(f"{what}: {total:g} passes ...", file=sys.stderr, flush=True)
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.1f}/{task.total:g} passes"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=min(done, total))

@@ -120,10 +120,10 @@ def test_the_test_set_opens_once(home, recipes, monkeypatch):
     opened = []
     load = dataset.load
 
-    def watched(data, size, *, test=False):
+    def watched(data, size, *, test=False, **more):
         if test:
             opened.append([entry["event"] for entry in ledger(home)])
-        return load(data, size, test=test)
+        return load(data, size, test=test, **more)
 
     monkeypatch.setattr(dataset, "load", watched)
     done = retrain(recipes[0], seeds=2, test=True)

@@ -1,7 +1,7 @@
 """Intervals by bootstrap over patients: images of one patient are drawn, or left out, together.
 
 Every metric of :data:`lungtune.evaluate.metrics.METRICS` is a function of sums over cases (confusion counts, log
-losses, calibration bins) or, for the AUROC, of case weights in the order of the scores. So all draws are one matrix
+losses, calibration bins) or, for AUROC and AP, of case weights in the order of the scores. So all draws are one matrix
 product of patient weights and per-patient sums: 1,000 draws over 1,000 cases take some tens of milliseconds.
 """
 
@@ -39,6 +39,11 @@ class Interval:
             return f"{self.value:.3f} (no interval: one patient)"
         return f"{self.value:.3f} ({100 * self.level:g} % interval {self.low:.3f} to {self.high:.3f})"
 
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the interval of a difference leaves out 0."""
+        return self.low > 0 or self.high < 0
+
     def to_dict(self) -> dict[str, float | None]:
         """Return JSON-able fields; an unknown bound is ``None``."""
         return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
@@ -71,8 +76,8 @@ class Scorer:
         """
         if callable(metric):
             return np.array([metric(self.labels[rows], self.probabilities[rows]) for rows in self._rows(weights)])
-        if metric == "macro_auroc":
-            return self._auroc(weights)
+        if metric in ("macro_auroc", "macro_ap"):
+            return self._ordered(metric, weights)
         if metric in ("nll", "brier"):
             total = weights @ self._per_patient("cases")
             return (weights @ self._per_patient(metric) / np.maximum(total, 1))[:, 0]
@@ -103,9 +108,10 @@ class Scorer:
             self._sums[what] = flat.reshape(self.patients, width)
         return self._sums[what]
 
-    def _auroc(self, weights: np.ndarray) -> np.ndarray:
-        """Mean one-vs-rest area under weights: P(score of a case > of a non-case) + P(equal) / 2."""
-        areas = np.full((len(weights), self.classes), np.nan)
+    def _ordered(self, metric: str, weights: np.ndarray) -> np.ndarray:
+        """Mean over the classes of the one-vs-rest area or average precision, of case weights in order of the score."""
+        one = _area if metric == "macro_auroc" else _precision
+        found = np.full((len(weights), self.classes), np.nan)
         step = max(1, _CHUNK // len(self.labels))
         for k in range(self.classes):
             order = np.argsort(self.probabilities[:, k], kind="stable")
@@ -116,18 +122,31 @@ class Scorer:
                 chunk = weights[first : first + step][:, self.groups[order]].astype(np.float64)
                 cases = np.add.reduceat(chunk * case, starts, axis=1)
                 others = np.add.reduceat(chunk * ~case, starts, axis=1)
-                below = np.cumsum(others, axis=1) - others
-                pairs = cases.sum(axis=1) * others.sum(axis=1)
-                won = (cases * (below + others / 2)).sum(axis=1)
-                areas[first : first + step, k] = np.divide(won, pairs, out=np.full(len(chunk), np.nan), where=pairs > 0)
-        found = np.isfinite(areas)
-        return np.where(
-            found.any(axis=1), np.where(found, areas, 0).sum(axis=1) / np.maximum(found.sum(axis=1), 1), 0.5
-        )
+                found[first : first + step, k] = one(cases, others)
+        known = np.isfinite(found)
+        mean = np.where(known, found, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+        return np.where(known.any(axis=1), mean, 0.5)
 
     def _rows(self, weights: np.ndarray) -> Iterator[np.ndarray]:
         for row in weights:
             yield np.repeat(np.arange(len(self.labels)), row[self.groups])
+
+
+def _area(cases: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """P(score of a case > of a non-case) + P(equal) / 2 of weights ``(D, S)`` in rising order of S distinct scores."""
+    below = np.cumsum(others, axis=1) - others
+    pairs = cases.sum(axis=1) * others.sum(axis=1)
+    won = (cases * (below + others / 2)).sum(axis=1)
+    return np.divide(won, pairs, out=np.full(len(cases), np.nan), where=pairs > 0)
+
+
+def _precision(cases: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Average precision of weights ``(D, S)`` in rising order of S distinct scores."""
+    total = cases.sum(axis=1)
+    found = np.cumsum(cases[:, ::-1], axis=1)
+    called = np.cumsum((cases + others)[:, ::-1], axis=1)
+    won = (cases[:, ::-1] * found / np.maximum(called, 1)).sum(axis=1)
+    return np.divide(won, total, out=np.full(len(cases), np.nan), where=total > 0)
 
 
 def _from_counts(metric: str, counts: np.ndarray) -> np.ndarray:

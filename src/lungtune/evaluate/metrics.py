@@ -8,7 +8,8 @@ Conventions, the same in every place that shows a score:
 * A class that is neither in the labels nor predicted does not count in ``macro_f1``; predicted but absent, it counts
   with 0. ``balanced_accuracy`` averages over the classes in the labels. The recall of a class without cases is 0.
 * ``macro_auroc`` is the mean of the one-vs-rest areas of the classes that have both cases and non-cases; 0.5 when
-  there is none. ``mcc`` is 0 when labels or predictions hold one class only.
+  there is none. ``macro_ap`` is the mean of the one-vs-rest average precisions of the classes in the labels; a blind
+  model has the class's share of the cases. ``mcc`` is 0 when labels or predictions hold one class only.
 * ``ece`` has 15 equal-width bins of the predicted class's probability, bins closed on the right (Guo et al. 2017).
 * ``brier`` is the sum over the classes (0 best, 2 worst); ``nll`` is in nats, probabilities floored at 1e-12.
 """
@@ -28,6 +29,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "balanced_accuracy": ("max", "mean over the classes of recall"),
     "accuracy": ("max", "share of cases classified right; read it beside the constant-class baseline"),
     "macro_auroc": ("max", "mean over the classes of the one-vs-rest area under the ROC curve"),
+    "macro_ap": ("max", "mean over the classes of the one-vs-rest average precision"),
     "mcc": ("max", "Matthews correlation of labels and predictions, 0 for a constant class"),
     "nll": ("min", "negative log-likelihood of the right class, nats per case"),
     "brier": ("min", "squared distance of the probabilities from the truth, summed over the classes"),
@@ -72,6 +74,7 @@ def check(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np
         raise ValueError(
             f"Labels must be whole numbers in 0..{probabilities.shape[1] - 1}, but got {np.unique(labels)}."
         )
+    sums[np.abs(sums - 1) < 1e-12] = 1  # checked before: dividing again would break ties by the last digit
     return labels.astype(np.int64), probabilities / sums[:, None]
 
 
@@ -102,11 +105,13 @@ def classification(labels: np.ndarray, probabilities: np.ndarray, classes: Seque
     # Gorodkin's correlation of K categories (Comput. Biol. Chem. 28, 2004).
     spread = (len(labels) ** 2 - (cases**2).sum()) * (len(labels) ** 2 - (called**2).sum())
     truth = np.eye(len(classes))[labels]
+    areas, precisions = ranked(labels, probabilities)
     scores = {
         "macro_f1": f1[cases + called > 0].mean(),
         "balanced_accuracy": recalls[cases > 0].mean(),
         "accuracy": hits.sum() / len(labels),
-        "macro_auroc": np.mean(list(_areas(labels, probabilities).values()) or [0.5]),
+        "macro_auroc": np.mean(list(areas.values()) or [0.5]),
+        "macro_ap": np.mean(list(precisions.values())),
         "mcc": (hits.sum() * len(labels) - cases @ called) / spread**0.5 if spread else 0.0,
         "nll": -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], FLOOR)).mean(),
         "brier": ((probabilities - truth) ** 2).sum(axis=1).mean(),
@@ -138,21 +143,30 @@ def beside(labels: np.ndarray, judged: Mapping[str, np.ndarray]) -> dict[str, fl
     return scores
 
 
-def _areas(labels: np.ndarray, probabilities: np.ndarray) -> dict[int, float]:
-    """One-vs-rest area under the ROC curve of each class that has both cases and non-cases.
+def ranked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[dict[int, float], dict[int, float]]:
+    """Return what the order of each class's probabilities is worth: areas under ROC curves, average precisions.
 
-    The area is the share of (case, non-case) pairs in the right order, ties counting half: from the cases' ranks.
+    The area is the share of (case, non-case) pairs in the right order, ties counting half: from the cases' ranks. The
+    average precision is the mean over the cases of the precision at the threshold where each is found; equal
+    probabilities are found together.
+
+    Returns:
+        Class -> area, of classes that have both cases and non-cases; class -> average precision, of classes that have
+        cases.
     """
     import numpy as np
 
-    present, areas = np.unique(labels), {}
-    for k in present if len(present) > 1 else ():
+    areas, precisions = {}, {}
+    for k in map(int, np.unique(labels)):
         own = labels == k
-        _, place, ties = np.unique(probabilities[:, k], return_inverse=True, return_counts=True)
-        ranks = (np.cumsum(ties) - (ties - 1) / 2)[place]
-        cases = int(own.sum())
-        areas[int(k)] = float((ranks[own].sum() - cases * (cases + 1) / 2) / (cases * (len(labels) - cases)))
-    return areas
+        _, place, ties = np.unique(-probabilities[:, k], return_inverse=True, return_counts=True)  # the surest first
+        hits, called = np.bincount(place, weights=own, minlength=len(ties)), np.cumsum(ties)
+        cases, found = int(own.sum()), np.cumsum(hits)
+        precisions[k] = float((hits * found / called).sum() / cases)
+        if others := len(labels) - cases:
+            after = others - np.cumsum(ties - hits)
+            areas[k] = float((hits * (after + (ties - hits) / 2)).sum() / (cases * others))
+    return areas, precisions
 
 
 def bins(confidence: np.ndarray) -> np.ndarray:
@@ -181,13 +195,13 @@ def confusion(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def per_class(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return per class ``cases``, ``precision``, ``recall``, ``specificity``, ``f1`` and one-vs-rest ``auroc``.
+    """Return per class ``cases``, ``precision``, ``recall``, ``specificity``, ``f1``, one-vs-rest ``auroc`` and ``ap``.
 
     A ratio of nothing (a class without cases, or never predicted) is 0; an area that does not exist is 0.5.
     """
     labels, probabilities = check(labels, probabilities)
     counts = confusion(labels, probabilities)
-    areas = _areas(labels, probabilities)
+    areas, precisions = ranked(labels, probabilities)
     table = {}
     for k, name in enumerate(classes):
         hit, cases, called = int(counts[k, k]), int(counts[k].sum()), int(counts[:, k].sum())
@@ -199,6 +213,7 @@ def per_class(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[s
             "specificity": (others - called + hit) / others if others else 0.0,
             "f1": 2 * hit / (cases + called) if cases + called else 0.0,
             "auroc": areas.get(k, 0.5),
+            "ap": precisions.get(k, 0.0),
         }
     return table
 

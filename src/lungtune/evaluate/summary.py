@@ -15,7 +15,7 @@ from lungtune.core.journal import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import History, Objective, Report, State, Trial
-from lungtune.evaluate import bootstrap, selection
+from lungtune.evaluate import bootstrap, metrics, selection
 
 
 def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
@@ -29,8 +29,8 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
         ``study``, ``id``, ``space``, ``profile``, ``objective``, ``data``, ``seed``, ``states`` {state: count},
         ``work`` {passes, passes_if_none_were_stopped, saved}, ``baselines`` {constant {metric: value},
         start {trial, value, interval}}, ``best`` {trial, params, value, interval, corrected, gain_over_start,
-        gain_over_constant} or null, and ``trials``: number, state, reason, message, origin, params, seed,
-        duplicate_of, value, best {fidelity, checkpoint}, passes, reports.
+        gain_over_constant, collapsed (a sentence, empty when it is not)} or null, and ``trials``: number, state,
+        reason, message, origin, params, seed, duplicate_of, value, best {fidelity, checkpoint}, passes, reports.
     """
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
@@ -173,6 +173,7 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
         "corrected": None if honest is None else honest.to_dict(),
         "gain_over_start": None,
         "gain_over_constant": None if constant is None else best.value(history.objective) - constant,
+        "collapsed": "" if found is None else metrics.collapse_sentence(found[1], history.study["data"]["classes"]),
     }
     if found is None:
         return result

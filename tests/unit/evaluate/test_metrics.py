@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lungtune.errors import TrialError
 from lungtune.evaluate import metrics
@@ -125,3 +127,55 @@ def test_names_and_directions_are_known_without_scikit_learn():
     code = "import sys; import lungtune.evaluate.metrics as m; assert m.DIRECTIONS['nll'] == 'min'; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"sklearn", "numpy", "torch", "scipy"} & set(loaded)
+
+
+@given(
+    labels=st.lists(st.integers(0, 2), min_size=1, max_size=40),
+    seed=st.integers(0, 2**32 - 1),
+    ties=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_order_of_the_scores_is_worth_what_scikit_learn_says(labels, seed, ties):
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    labels = np.array(labels)
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(3), len(labels))
+    if ties:
+        probabilities = np.round(probabilities, 1) + 0.01
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+    table = metrics.per_class(labels, probabilities, CLASSES)
+    scores = metrics.classification(labels, probabilities, CLASSES)
+    present, both = np.unique(labels), len(np.unique(labels)) > 1
+    precisions = [average_precision_score(labels == k, probabilities[:, k]) for k in present]
+    areas = [roc_auc_score(labels == k, probabilities[:, k]) for k in present] if both else [0.5]
+    assert [table[CLASSES[k]]["ap"] for k in present] == pytest.approx(precisions)
+    assert scores["macro_ap"] == pytest.approx(np.mean(precisions))
+    assert scores["macro_auroc"] == pytest.approx(np.mean(areas))
+
+
+def test_the_average_precision_of_a_blind_model_is_the_share_of_the_class():
+    table = metrics.per_class(np.repeat([0, 1], [30, 10]), np.tile([0.6, 0.3, 0.1], (40, 1)), CLASSES)
+    assert [row["ap"] for row in table.values()] == [0.75, 0.25, 0.0]
+
+
+@given(labels=st.lists(st.integers(0, 2), min_size=6, max_size=40), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_every_metric_that_scikit_learn_knows_is_its(labels, seed):
+    from sklearn import metrics as oracle
+
+    labels = np.array([0, 1, 2, *labels])
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(3), len(labels))
+    said, scores = probabilities.argmax(axis=1), metrics.classification(labels, probabilities, CLASSES)
+    expected = {
+        "macro_f1": oracle.f1_score(labels, said, average="macro"),
+        "balanced_accuracy": oracle.balanced_accuracy_score(labels, said),
+        "accuracy": oracle.accuracy_score(labels, said),
+        "macro_auroc": oracle.roc_auc_score(labels, probabilities, multi_class="ovr"),
+        "macro_ap": oracle.average_precision_score(np.eye(3)[labels], probabilities),
+        "mcc": oracle.matthews_corrcoef(labels, said),
+        "nll": oracle.log_loss(labels, probabilities),
+        "brier": ((probabilities - np.eye(3)[labels]) ** 2).sum(axis=1).mean(),
+    }
+    assert expected.keys() == metrics.METRICS.keys() - {"ece"}
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
+    assert (metrics.confusion(labels, probabilities) == oracle.confusion_matrix(labels, said)).all()

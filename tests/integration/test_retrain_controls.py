@@ -1,0 +1,199 @@
+"""Beside a test score stands what needs no look at a lung; temperature and thresholds come from validation."""
+
+import dataclasses
+import json
+import runpy
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lungtune import controls, runs
+from lungtune.core.paths import ROOT
+from lungtune.core.study import Study
+from lungtune.data import dataset
+from lungtune.data.dataset import Part
+from lungtune.evaluate import calibration, report, summary
+from lungtune.export import export
+from lungtune.retrain import retrain
+from tests.integration import retrain_study
+
+
+@dataclasses.dataclass(frozen=True)
+class Masked(Part):
+    """A part opened with masks."""
+
+    masks: np.ndarray | None = None
+    masked: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
+
+
+def with_masks(part, every=5):
+    """Lungs are the middle half of an image; of ``every`` cases the first has no mask."""
+    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    masked = np.arange(len(part)) % every > 0
+    masks = np.zeros(part.images.shape, np.uint8)
+    side = masks.shape[1] // 4
+    masks[masked, side:-side, side:-side] = 255
+    return Masked(**values | {"masks": masks, "masked": masked})
+
+
+def small(labels=(0, 1, 2, 0, 1, 2), masked=None):
+    count = len(labels)
+    names = np.arange(count).astype(str)
+    part = Part(np.full((count, 8, 8), 200, np.uint8), np.array(labels), names, names, **extra(count))
+    part = with_masks(part, every=count + 1) if masked is None else with_masks(part)
+    return part if masked is None else dataclasses.replace(part, masked=np.array(masked, bool))
+
+
+def extra(count):
+    """Return what parts hold besides, where they know of masks themselves."""
+    named = {field.name for field in dataclasses.fields(Part)}
+    return {"masks": None, "masked": np.zeros(count, bool)} if "masks" in named else {}
+
+
+def test_black_lungs_are_black_and_all_else_stays():
+    part = small(masked=[1, 0, 1, 1, 0, 1])
+    part = dataclasses.replace(part, masks=np.where(part.masked[:, None, None], with_masks(part, 99).masks[1], 0))
+    dark = controls.darkened(part)
+    assert dark.case_ids.tolist() == ["0", "2", "3", "5"]
+    assert dark.labels.tolist() == [0, 2, 0, 2]
+    assert dark.images.dtype == np.uint8
+    assert (dark.images[:, 2:-2, 2:-2] == 0).all()
+    assert (dark.images[:, :2] == 200).all()
+    assert (part.images == 200).all()
+    assert len(controls.darkened(dataclasses.replace(part, masks=None))) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"masks": None}, "it needs lung masks. Name their folder in the data source: masks=DIR."),
+        ({"masked": np.array([1, 1, 0, 1, 1, 0], bool)}, "no training image of viral has a lung mask"),
+    ],
+)
+def test_what_stands_in_the_way_is_said_and_nothing_trains(change, sentence, tmp_path):
+    train = dataclasses.replace(small(), **change)
+    data = dataset.Dataset(("normal", "bacterial", "viral"), train, train, None, None, None, "")
+    dark = controls.Blackout(None, None, data, None, 1.0, tmp_path)
+    assert sentence in dark.problem
+    found = dark.beside(train, np.eye(3)[train.labels])
+    assert found == {"computed": False, "sentence": dark.problem}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    return retrain_study.copy(tmp_path / "home", monkeypatch.setenv)
+
+
+@pytest.fixture
+def recipe(home):
+    return export("mini", top=1)[0]
+
+
+@pytest.fixture
+def masks(monkeypatch):
+    """Data with masks; return the keywords of every opening."""
+    load, asked = dataset.load, []
+
+    def opened(data, size, *, test=False, masks=False):
+        asked.append({"test": test, "masks": masks})
+        found = load(data, size, test=test)
+        if not masks:
+            return found
+        parts = {name: getattr(found, name) for name in ("train", "validation", "test")}
+        return dataclasses.replace(found, **{name: part and with_masks(part) for name, part in parts.items()})
+
+    monkeypatch.setattr(dataset, "load", opened)
+    monkeypatch.setattr(controls, "masked", lambda inspection: True)
+    return asked
+
+
+def test_the_columns_of_files_follow_the_parts(home, recipe):
+    inspection = dataset.inspect(retrain_study.SOURCE, seed=3)
+    entries = inspection.manifest.parts["validation"]
+    found = controls.outside(inspection, "validation")
+    assert found.keys() == {"width", "height", "mode", "type"}
+    facts = inspection.facts.loc[entries.path[0]]
+    assert {name: column[0] for name, column in found.items()} == {name: facts[name] for name in found}
+    assert {len(column) for column in found.values()} == {len(entries)}
+    assert found["width"].dtype.kind == "i"
+
+
+def test_the_recipe_is_trained_again_with_black_lungs_before_the_test_set_opens(home, recipe, masks, capsys):
+    done = retrain(recipe, test=True)
+    assert masks == [{"test": False, "masks": False}, {"test": False, "masks": True}, {"test": True, "masks": True}]
+    found = done.content["test"]["baselines"]["lungs blacked out"]
+    assert found["computed"]
+    assert (found["cases"], found["left_out"]) == (28, 8)
+    assert found["gain"]["value"] == pytest.approx(found["model"]["value"] - found["baseline"]["value"])
+    assert found["sentence"].startswith("The same recipe with the lungs blacked out scores 0.")
+    assert "8 cases are left out of this." in found["sentence"]
+    assert "trained once more, on images with black lungs" in capsys.readouterr().err
+    words = (done.folder / "report.md").read_text()
+    assert "| lungs blacked out | 28 |" in words
+    assert "| metadata only | 36 |" in words
+    assert "The same recipe with the lungs blacked out scores" in report.text(done.content)
+    assert done.reproduced == "yes"
+    assert not (done.folder / "work").exists()
+
+
+def test_a_control_that_fails_costs_no_report(home, recipe, masks, monkeypatch):
+    train = runs.train
+
+    def broken(session, space, each, fidelity, what=""):
+        train(session, space, each, fidelity, what)
+        if "black" in what:
+            each[0].failure = "the training loss became nan"
+
+    monkeypatch.setattr(runs, "train", broken)
+    found = retrain(recipe, test=True).content["test"]["baselines"]["lungs blacked out"]
+    assert found["sentence"] == "Not computed: the training with black lungs failed: the training loss became nan."
+
+
+def test_without_masks_or_wish_the_report_says_how_to_get_it(home, recipe, masks, monkeypatch):
+    sentence = retrain(recipe, test=True, blackout=False).content["test"]["baselines"]["lungs blacked out"]["sentence"]
+    assert sentence == controls.LEFT_OUT
+    assert not any(each["masks"] for each in masks)
+    (home / "studies" / "mini" / "ledger.jsonl").unlink()
+    monkeypatch.setattr(controls, "masked", lambda inspection: False)
+    part = retrain(recipe, test=True, out=home / "again").content["test"]
+    assert part["baselines"]["lungs blacked out"] == {"computed": False, "sentence": controls.NO_MASKS}
+    assert part["baselines"]["metadata only"]["computed"]
+    assert "masks=DIR" in (home / "again" / "report.md").read_text()
+
+
+def test_the_temperature_lies_beside_the_weights_and_nothing_of_the_test_set_moves_it(home, recipe):
+    done = retrain(recipe, test=True)
+    told = json.loads((done.weights / "temperature.json").read_text())
+    for part in ("validation", "test"):
+        assert done.content[part]["calibration"]["temperature"] == told["temperature"]
+        assert done.content[part]["fitted_here"] == (part == "validation")
+    rows = np.loadtxt(done.folder / "validation.csv", delimiter=",", skiprows=1, dtype=str)
+    probabilities = rows[:, 2:].astype(float)
+    labels = np.array([done.content["data"]["classes"].index(name) for name in rows[:, 1]])
+    again = calibration.fit(labels, probabilities / probabilities.sum(axis=1, keepdims=True))
+    assert again.value == pytest.approx(told["temperature"], rel=1e-3)
+    points = [[row["threshold"] for row in done.content[part]["operating"]] for part in ("validation", "test")]
+    assert points[0] == points[1]
+    assert len(points[0]) == len(done.content["data"]["classes"]) + 1  # abnormal
+
+
+def test_a_searchs_last_words_can_say_that_its_best_has_collapsed(home):
+    study = Study.open("mini")
+    patients = dataset.load(study.split_path, 32).validation.patients
+    best = summary.build(study, patients)["best"]
+    assert best["collapsed"] == ""
+    for path in study.folder.glob("checkpoints/*/*.safetensors"):
+        tensors = load_file(path)
+        tensors["probabilities"] = np.tile(np.eye(6, dtype=np.float32)[2], (len(patients), 1))
+        save_file(tensors, path)
+    found = summary.build(study, patients)["best"]["collapsed"]
+    assert found == "The model has collapsed: it predicts 'covid' for 100.0 % of the cases."
+
+
+def test_the_script_passes_the_wish_on(home, recipe, masks, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["retrain.py", str(recipe), "--test", "--no-blackout"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(ROOT / "scripts" / "retrain.py"), run_name="__main__")
+    assert controls.LEFT_OUT in capsys.readouterr().out

@@ -1,0 +1,86 @@
+"""Models that cannot know, beside a model on the same cases."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lungtune.evaluate import baselines, metrics, report
+
+CLASSES = ("normal", "bacterial", "viral")
+
+
+def files(labels, telling, seed=0):
+    """What files look like; where ``telling``, bacterial ones are wide PNGs and viral ones RGB."""
+    rng = np.random.default_rng(seed)
+    shown = labels if telling else rng.integers(0, 3, len(labels))
+    return {
+        "width": np.where(shown == 1, 1200, 900) + rng.integers(0, 50, len(labels)),
+        "height": rng.integers(700, 800, len(labels)),
+        "type": np.where(shown == 1, "PNG", "JPEG").astype(object),
+        "mode": np.where(shown == 2, "RGB", "L").astype(object),
+    }
+
+
+@pytest.mark.parametrize("telling", [True, False])
+def test_a_forest_of_outsides_finds_what_is_there_and_nothing_else(telling):
+    train, labels = np.arange(300) % 3, np.arange(120) % 3
+    found = baselines.metadata(files(train, telling), train, files(labels, telling, 1), CLASSES)
+    assert found.sum(axis=1) == pytest.approx(1)
+    score = metrics.classification(labels, found, CLASSES)["balanced_accuracy"]
+    assert score > 0.95 if telling else score < 0.5
+
+
+def test_files_that_all_look_the_same_tell_the_shares_only():
+    train = np.repeat([0, 1, 2], [10, 20, 30])
+    alike = {"width": np.full(60, 64), "mode": np.full(60, "L")}
+    found = baselines.metadata(alike, train, {"width": np.full(5, 99), "mode": np.full(5, "RGB")}, CLASSES)
+    assert (found == baselines.prior(train, 3, 5)).all()
+
+
+def test_a_class_missing_from_training_and_a_word_never_seen_are_scored():
+    train = np.arange(60) % 2
+    seen = {"mode": np.where(train, "L", "RGB")}
+    found = baselines.metadata(seen, train, {"mode": np.array(["CMYK", "L"])}, CLASSES)
+    assert found.shape == (2, 3)
+    assert (found[:, 2] == 0).all()
+    assert found[1, 1] > 0.9
+
+
+def compared(right=True, rows=None):
+    labels = np.arange(120) % 3
+    model = 0.8 * np.eye(3)[labels if right else np.zeros(120, int)] + 0.2 / 3
+    blind = np.random.default_rng(0).dirichlet(np.ones(3), 120)
+    return labels, model, baselines.beside(labels, model, blind, np.arange(120), CLASSES, "A guess", rows)
+
+
+def test_the_comparison_is_paired_on_the_same_cases():
+    rows = np.arange(120) < 90
+    labels, _, found = compared(rows=rows)
+    assert (found["cases"], found["left_out"]) == (90, 30)
+    assert found["gain"]["value"] == pytest.approx(found["model"]["value"] - found["baseline"]["value"])
+    assert found["gain"]["low"] > 0
+    assert found["sentence"].startswith("A guess scores 0.")
+    assert found["sentence"].endswith("30 cases are left out of this.")
+    assert "does not show" not in found["sentence"]
+    assert len(labels) == 120
+
+
+def test_a_model_no_better_than_a_guess_is_said_in_words():
+    assert "so the score does not show that the model reads the lungs." in compared(right=False)[2]["sentence"]
+
+
+def test_no_case_to_score_on_is_no_comparison():
+    found = compared(rows=np.zeros(120, bool))[2]
+    assert found == {"computed": False, "sentence": "A guess was not scored: none of these cases can be."}
+
+
+def test_a_report_shows_baselines_and_says_why_one_is_missing():
+    labels, model, found = compared()
+    beside = {"metadata": found, "lungs blacked out": baselines.missing("Not computed: name them with masks=DIR.")}
+    part = report.section(labels, model, np.arange(120), CLASSES, labels, beside=beside)
+    assert json.loads(json.dumps(part)) == part
+    words = report.section_markdown("Test", part, CLASSES)
+    assert f"| metadata | 120 | {found['baseline']['value']:.3f} (" in words
+    assert "Lungs blacked out: Not computed: name them with masks=DIR." in words
+    assert "| lungs blacked out |" not in words
