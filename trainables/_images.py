@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,3 +41,21 @@ class Normalised(nn.Module):
 def width(model: Normalised, image_size: int) -> int:
     """Return how many numbers ``embed`` makes of an image."""
     return int(model.embed(torch.zeros(1, 1, image_size, image_size)).shape[1])
+
+
+class Outputs(nn.Module):
+    """A model with its outputs put into another form.
+
+    Args:
+        net: the model.
+        form: from what it returns to a tuple of tensors.
+    """
+
+    def __init__(self, net: nn.Module, form: Callable[[Any], tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.net = net
+        self._form = form
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the model."""
+        return self._form(self.net(images))

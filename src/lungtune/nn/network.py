@@ -18,6 +18,7 @@ from torch.func import functional_call
 from lungtune.nn.slots import Slots
 
 Outputs = Mapping[str, Tensor]
+_RATES = ("drop_prob", "drop_path")
 _modules: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], list[tuple[nn.Module, bool]]]] = WeakKeyDictionary()
 
 
@@ -95,18 +96,18 @@ class DropPath:
     The network is built with a rate above zero, so that its layers exist; each keeps its share of it.
 
     Args:
-        model: holds layers with a ``drop_prob``.
+        model: holds layers with a ``drop_prob`` (timm's) or ``drop_path`` (our Conformer's).
     """
 
     def __init__(self, model: nn.Module) -> None:
-        layers = [m for m in model.modules() if type(m).__name__ == "DropPath" and m.drop_prob]
-        most = max((layer.drop_prob for layer in layers), default=1.0)
-        self._layers = [(layer, layer.drop_prob / most) for layer in layers]
+        found = [(m, name) for m in model.modules() for name in _RATES if isinstance(getattr(m, name, None), float)]
+        rates = [getattr(module, name) for module, name in found]
+        self._layers = [(*at, rate / max(rates)) for at, rate in zip(found, rates, strict=True) if rate]
 
     def set(self, rate: float) -> None:
         """Let the deepest layer drop its branch with probability ``rate`` in [0, 1), the others in proportion."""
-        for layer, share in self._layers:
-            layer.drop_prob = rate * share
+        for layer, name, share in self._layers:
+            setattr(layer, name, rate * share)
 
 
 def _modes(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Module, bool]]:

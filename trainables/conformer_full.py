@@ -1,0 +1,103 @@
+"""A Conformer that trains as a whole: two branches, two heads, one prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from lungtune.core.params import param
+from trainables import _network, _timm
+
+if TYPE_CHECKING:
+    import torch
+
+    from lungtune.nn.losses import Targets
+    from lungtune.nn.slots import Slots
+
+
+@dataclass(frozen=True)
+class Base:
+    """The Conformer and where its weights come from."""
+
+    model: str = param(
+        "conformer_small",
+        choices=("conformer_micro", "conformer_tiny", "conformer_small", "conformer_base"),
+        help="its size; not read when weights is a folder",
+    )
+    weights: str = param(
+        "random", help="random, a file of the published checkpoints, a shipped base, or a folder in timm's format"
+    )
+    image_size: int = param(224, low=32, high=1024, unit="px", help="side of the square input image, a multiple of 32")
+
+
+@dataclass(frozen=True)
+class Params(_network.Params):
+    """What one trial chooses."""
+
+    drop_path: float = param(
+        0.1, low=0.0, high=0.9, help="chance that training skips the last transformer block; falls to 0 at the first"
+    )
+
+
+class Conformer(_network.Network):
+    """Peng et al. (arXiv 2105.03889): the loss is the mean of both heads', the prediction the sum of their logits."""
+
+    summary: ClassVar[str] = "Conformer, trained as a whole; both of its heads are reported"
+    Base: ClassVar[type] = Base
+    Params: ClassVar[type] = Params
+    heads = ("conv_cls_head", "trans_cls_head")
+    small = ("conformer_micro", {"base": 8, "width": 24, "heads": 2, "depth": 3})
+
+    def build(self, base: Base, classes: Sequence[str]) -> _timm.Built:
+        """See ``Network.build``."""
+        return _timm.build(base.model, base.weights, base.image_size, num_classes=len(classes), drop_path=0.1)
+
+    def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
+        """See ``Trainable.backbone``."""
+        from lungtune.nn import network
+
+        model = super().backbone(base, classes)
+        model.drop_path = network.DropPath(model.net)
+        return model
+
+    def prepare(self, model: torch.nn.Module, params: Params) -> None:
+        """See ``Network.prepare``."""
+        model.drop_path.set(params.drop_path)
+
+    def run(self, model: torch.nn.Module, params: Params, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """See ``Network.run``."""
+        convolutions, transformer = model(images)
+        return {"logits": convolutions + transformer, "convolutions": convolutions, "transformer": transformer}
+
+    def loss(self, outputs: Mapping[str, torch.Tensor], targets: Targets, slots: Slots) -> torch.Tensor:
+        """See ``Trainable.loss``."""
+        smoothing = [p.label_smoothing for p in slots.params]
+        losses = [targets.cross_entropy(outputs[name], smoothing, slots.counts) for name in _BRANCHES]
+        return (losses[0] + losses[1]) / 2
+
+    def judge(self, outputs: Mapping[str, torch.Tensor], targets: Targets) -> Mapping[str, torch.Tensor]:
+        """See ``Trainable.judge``: the probabilities of either head."""
+        return {name: outputs[name].float().softmax(1) for name in _BRANCHES}
+
+    def export(
+        self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+    ) -> None:
+        """See ``Trainable.export``: a program for torch alone."""
+        from trainables import _export, _images
+
+        _, built = self.trained_model(base, classes, adapter)
+        what = "A Conformer (Peng et al. 2021): it puts out the sum of its heads' logits, and those of either head."
+        program = _images.Outputs(built.model, _summed)
+        _export.write_program(program, built, base.image_size, classes, folder, what)
+
+
+_BRANCHES = ("convolutions", "transformer")
+
+
+def _summed(logits: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    return logits[0] + logits[1], *logits
+
+
+TRAINABLE = Conformer()

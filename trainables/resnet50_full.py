@@ -1,0 +1,55 @@
+"""A ResNet-50, of which the head, the last stage or everything trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from lungtune.core.params import param
+from trainables import _network
+
+if TYPE_CHECKING:
+    import torch
+
+_UNFREEZE = {"head": ("net.fc.",), "last_stage": ("net.fc.", "net.layer4."), "all": ("",)}
+
+
+@dataclass(frozen=True)
+class Base:
+    """The pretrained ResNet."""
+
+    model: str = param("resnet50", help="timm's name of the architecture; not read when weights is a folder")
+    weights: str = param(
+        "default", help="tag of timm's or default, a shipped base, a folder in timm's format, a weights file, or random"
+    )
+    image_size: int = param(224, low=16, high=1024, unit="px", help="side of the square input image")
+
+
+@dataclass(frozen=True)
+class Params(_network.Params):
+    """What one trial chooses."""
+
+    drop_rate: float = param(0.0, low=0.0, high=0.9, help="share of the pooled features dropped in training")
+    unfreeze: str = param("all", choices=tuple(_UNFREEZE), help="what trains; the rest is frozen, its batch norm too")
+
+
+class ResNet(_network.Network):
+    """He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385)."""
+
+    summary: ClassVar[str] = "ResNet-50, fine-tuned as a whole or from its last stage on"
+    Base: ClassVar[type] = Base
+    Params: ClassVar[type] = Params
+    small = ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]})
+
+    def trained(self, model: torch.nn.Module, params: Params) -> Callable[[str], bool]:
+        """See ``Network.trained``."""
+        prefixes = _UNFREEZE[params.unfreeze]
+        return lambda name: name.startswith(prefixes)
+
+    def prepare(self, model: torch.nn.Module, params: Params) -> None:
+        """See ``Network.prepare``."""
+        model.net.drop_rate = params.drop_rate
+
+
+TRAINABLE = ResNet()
