@@ -10,21 +10,21 @@ Person numbers may restart in the test part, so test is a name space of its own:
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lungtune.data.sources._files import SPLIT_NAMES, folders, images, named, require_folder
+from lungtune.data.sources import _masks
+from lungtune.data.sources._files import SPLIT_NAMES, folders, images, kermany_patient, named, require_folder
 from lungtune.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SUMMARY = "paediatric chest X-rays of Kermany et al. (Kaggle or Mendeley folder): normal, bacterial, viral"
-OPTIONS: dict[str, str] = {}
+OPTIONS = dict(_masks.OPTION)
+PATHS = _masks.PATHS
 CLASSES = ("normal", "bacterial", "viral")
 
-_PATIENT = re.compile(r"^(normal\d*-im-\d+|im-\d+|person\d+|(?:normal|bacteria|virus)-\d+)", re.IGNORECASE)
 _DEPTH = 4  # Mendeley's archive nests CellData/chest_xray; users nest once or twice more
 
 
@@ -53,13 +53,13 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
                     unclear.append(file.relative_to(root).as_posix())
                     continue
                 space = "test" if split == "test" else "train"
-                match = _PATIENT.match(file.name)
+                patient = kermany_patient(file.name)
                 rows.append(
                     {
                         "case_id": name,
                         "path": str(file),
                         "label": label,
-                        "patient_id": f"{space}/{match.group(1).lower()}" if match else None,
+                        "patient_id": f"{space}/{patient}" if patient else None,
                         "source": "chest_xray",
                         "split": split,
                     }
@@ -71,7 +71,8 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
             "Rename or remove them, or use folder:DIR with one folder per class."
         )
     if not rows:
-        raise DataError(f"{root} has train and test folders but no PNG or JPEG image in NORMAL or PNEUMONIA.")
+        raise DataError(f"{root} has train and test folders but no PNG, JPEG or DICOM image in NORMAL or PNEUMONIA.")
+    _masks.add_masks(rows, root, options)
     return table(rows, classes=CLASSES, restarts=True)
 
 
