@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from lungtune.data import dicom
@@ -106,6 +107,17 @@ def images(path: Path, *, below: bool = True) -> list[Path]:
         seen.add(real)
         found += [Path(root, f) for f in files if not junk(f) and os.path.splitext(f)[1].lower() in SUFFIXES]
     return sorted(found)
+
+
+def nested(path: Path, fits: Callable[[Path], bool]) -> Path | None:
+    """Return the first folder that fits, at `path` or up to three levels below: archives and users nest."""
+    level = [path]
+    for _ in range(4):
+        for folder in level:
+            if fits(folder):
+                return folder
+        level = [inner for folder in level for inner in folders(folder)]
+    return None
 
 
 def unwrap(path: Path) -> Path:

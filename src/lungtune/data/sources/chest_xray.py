@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lungtune.data.sources import _masks
-from lungtune.data.sources._files import SPLIT_NAMES, folders, images, kermany_patient, named, require_folder
+from lungtune.data.sources._files import SPLIT_NAMES, folders, images, kermany_patient, named, nested, require_folder
 from lungtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ SUMMARY = "paediatric chest X-rays of Kermany et al. (Kaggle or Mendeley folder)
 OPTIONS = dict(_masks.OPTION)
 PATHS = _masks.PATHS
 CLASSES = ("normal", "bacterial", "viral")
-
-_DEPTH = 4  # Mendeley's archive nests CellData/chest_xray; users nest once or twice more
 
 
 def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
@@ -93,14 +91,15 @@ def _root(path: Path) -> Path:
     Raises:
         DataError: there is none.
     """
-    level = [path]
-    for _ in range(_DEPTH):
-        for folder in level:
-            parts = [p for p in folders(folder) if p.name.lower() in SPLIT_NAMES]
-            if any(group.name.lower() in ("normal", "pneumonia") for part in parts for group in folders(part)):
-                return folder
-        level = [inner for folder in level for inner in folders(folder)]
+    root = nested(path, _holds_parts)
+    if root is not None:
+        return root
     raise DataError(
         f"chest_xray needs a folder with train/NORMAL, train/PNEUMONIA, test/NORMAL and test/PNEUMONIA, but there is "
         f"none in {path}. For one folder per class use folder:{path}."
     )
+
+
+def _holds_parts(folder: Path) -> bool:
+    parts = [p for p in folders(folder) if p.name.lower() in SPLIT_NAMES]
+    return any(group.name.lower() in ("normal", "pneumonia") for part in parts for group in folders(part))
