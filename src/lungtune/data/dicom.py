@@ -8,8 +8,9 @@
   learns who set it.
 - MONOCHROME1 is inverted, so that air is dark. The tag is believed: that it lies can't be seen from one file.
 
-The codecs: pydicom decodes what is not compressed, deflate and RLE; GDCM (Apache-2.0) all of JPEG, JPEG-LS and
-JPEG 2000. Through pydicom it refuses 12-bit lossy JPEG and progressive JPEG, so those go to GDCM directly.
+The codecs: pydicom decodes what is not compressed, deflate and RLE; Pillow 8-bit baseline JPEG; GDCM (Apache-2.0) all
+other JPEG, JPEG-LS and JPEG 2000. Through pydicom it refuses 12-bit lossy and progressive JPEG, so those go to it
+directly.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".dcm", ".dicom"})
 MODES = ("MONOCHROME1", "MONOCHROME2")
 
+_BASELINE = "1.2.840.10008.1.2.4.50"
 _GDCM_ONLY = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55")
 
 
@@ -144,8 +146,10 @@ def _stored(header: Dataset) -> np.ndarray:
             raise UnreadableImageError(f"is truncated: it has {got:,} of {need:,} bytes of pixels")
     elif _directly(header, syntax):
         return _gdcm_frame(header, syntax)
-    elif "gdcm" in get_decoder(syntax).available_plugins:
-        header.pixel_array_options(decoding_plugin="gdcm")  # the same pixels whatever else is installed
+    else:  # named, so that pixels are the same whatever else is installed; Pillow lets other threads work meanwhile
+        plugin = "pillow" if syntax == _BASELINE else "gdcm"
+        if plugin in get_decoder(syntax).available_plugins:
+            header.pixel_array_options(decoding_plugin=plugin)
     return header.pixel_array
 
 

@@ -14,6 +14,7 @@ A digest names an image's bytes, and the way they are read where there are two: 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -164,6 +165,8 @@ def letterboxed_mask(mask: bytes, image: bytes, size: int) -> np.ndarray:
     Raises:
         UnreadableImageError: either file cannot be read, or the mask is dark everywhere without being black.
     """
+    if dicom.is_dicom(mask):
+        raise UnreadableImageError("is a DICOM file, but a mask must be PNG or JPEG")
     left, top, width, height = _box(_extent(image), size)
     inside = Image.fromarray(_inside(_open(mask)))
     return _laid(np.asarray(inside.resize((width, height), Image.Resampling.NEAREST)), left, top, size)
@@ -196,14 +199,15 @@ def _inside(image: Image.Image) -> np.ndarray:
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
-        wide = image.mode.startswith(("I", "F"))
-        channels = np.atleast_3d(np.asarray(image if wide else image.convert("RGB")))
+        gray = image.mode.startswith(("L", "I", "F"))
+        bands = [np.asarray(band) for band in (image if gray else image.convert("RGB")).split()]
+        values = bands[0] if gray else functools.reduce(np.maximum, bands)  # what follows in gray is transparency
     except _UNREADABLE as error:
         raise UnreadableImageError(f"is damaged: {short(error)}") from error
-    brightest = channels.max()
+    brightest = values.max()
     if 0 < brightest <= 127:
         raise UnreadableImageError(f"must be white (above 127) inside, but its brightest pixel is {brightest}")
-    return ((channels > 127).any(axis=2) * 255).astype(np.uint8)
+    return np.where(values > 127, np.uint8(255), np.uint8(0))
 
 
 def _open(data: bytes) -> Image.Image:

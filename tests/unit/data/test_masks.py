@@ -109,6 +109,11 @@ def test_masks_of_zeros_and_ones_are_refused(source, tmp_path):
         load(inspect(source), 16, masks=True)
 
 
+def test_dicom_masks_are_refused():
+    with pytest.raises(images.UnreadableImageError, match="is a DICOM file, but a mask must be PNG or JPEG"):
+        images.letterboxed_mask(bytes(128) + b"DICM", encoded(np.zeros((8, 8), np.uint8)), 8)
+
+
 def encoded(values, **options):
     import io
 
