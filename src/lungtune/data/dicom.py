@@ -110,9 +110,10 @@ def _header(data: bytes) -> Dataset:
         samples, bits = int(header.get("SamplesPerPixel") or 1), int(header.get("BitsStored") or 0)
     except Exception as error:  # pydicom raises anything on damaged files
         raise UnreadableImageError(f"is damaged: {short(error)}") from error
+    if not len(header):  # pydicom forgets what it has read when a file ends inside an element
+        raise UnreadableImageError("is truncated: it ends inside its header or its compressed pixels")
     if not has:
-        what = f" ({header.get('Modality')})" if header.get("Modality") else ""
-        raise UnreadableImageError(f"is a DICOM file without pixels{what}, or its pixels were cut off")
+        raise UnreadableImageError(f"is a DICOM file without pixels ({header.get('Modality') or 'no modality'})")
     if frames > 1:
         raise UnreadableImageError(f"has {frames} frames, but an X-ray must have one")
     if kind not in MODES or samples != 1:
