@@ -325,6 +325,13 @@ def test_medmnist_fetches_once_and_says_where_the_file_must_lie(tmp_path, cache,
     assert where.is_file()
 
 
+def test_medmnist_touches_nothing_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    npz(tmp_path / "pneumoniamnist.npz")
+    index_source(f"medmnist:{tmp_path / 'pneumoniamnist.npz'}")
+    assert not (tmp_path / "home").exists()
+
+
 def test_medmnist_names_stay_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute("medmnist:pneumoniamnist,root=here") == f"medmnist:pneumoniamnist,root={tmp_path / 'here'}"

@@ -8,12 +8,12 @@ holds `<part>/<class>/<number>.png` and `table.csv`; it appears in one rename wh
 
 from __future__ import annotations
 
+import ast
 import csv
 import hashlib
 import importlib.util
 import os
 import re
-import runpy
 import shutil
 import tempfile
 from functools import partial
@@ -97,11 +97,12 @@ def _unusable(name: str, about: dict[str, Any]) -> str:
 
 
 def _info() -> dict[str, dict[str, Any]]:
-    """Return the package's table of sets, without importing the package: that would import torch."""
+    """Return the package's table of sets, read and not imported: that would import torch and make a folder in HOME."""
     package = importlib.util.find_spec("medmnist")
     assert package is not None
-    file = Path(str(package.origin)).with_name("info.py")
-    return runpy.run_path(str(file))["INFO"]
+    tree = ast.parse(Path(str(package.origin)).with_name("info.py").read_text(encoding="utf-8"))
+    values = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
+    return ast.literal_eval(values["INFO"])
 
 
 def _find(stem: str, root: str | None) -> Path:
