@@ -193,7 +193,7 @@ def _inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, 
     found = dataset.inspect(source, seed=origin.split_seed)
     if found.audit.problems:
         raise DataError("the data can't be trained on as it is: " + " ".join(found.audit.problems))
-    if found.manifest.hash != origin.split:
+    if not found.manifest.matches(origin.split):
         raise DataError(
             f"{source} must hold the split the recipe was searched on ({origin.split[:12]}), but holds "
             f"{found.manifest.hash[:12]}: images, labels or patients differ, so scores can't be compared. "

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from lungtune.data.dataset import Inspection, inspect, load
+from lungtune.data.sources import index_source
 
+MASKS = Path(__file__).resolve().parents[2] / "../shared/data/chest_xray_lung_masks"
 FOLDER = Path(__file__).resolve().parents[2] / "../shared/data/chest_xray"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the real X-rays are not here")
 
@@ -56,6 +58,14 @@ def test_no_group_is_in_two_parts(found):
 
 def test_no_shortcut_is_seen(found):
     assert not [item for item in found.audit.shortcuts if item.alarm]
+
+
+@pytest.mark.skipif(not MASKS.is_dir(), reason="the masks are not here")
+def test_all_images_but_five_have_a_mask():
+    cases = index_source(f"chest_xray:{FOLDER},masks={MASKS}")
+    assert cases["mask_path"].notna().sum() == 5_835
+    without = cases.loc[cases["mask_path"].isna(), "case_id"].str.rpartition("_")[2]
+    assert list(without) == [f"{number}.jpeg" for number in range(2471, 2476)]
 
 
 def test_opening_again_is_quick(found, tmp_path):

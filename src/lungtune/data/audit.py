@@ -12,6 +12,7 @@ import pandas as pd
 from lungtune.data.cases import classes_of
 from lungtune.data.duplicates import Pair
 from lungtune.data.manifest import PARTS, Manifest
+from lungtune.data.masks import mask_facts, mask_problems
 from lungtune.data.shortcuts import Shortcut, shortcuts
 from lungtune.data.sources._files import named
 from lungtune.data.splits import MIN_VALIDATION, Links, link, make_manifest
@@ -36,6 +37,7 @@ class Audit:
         notes: how the split was made, a sentence per decision.
         problems: sentences; a search must not start while there is one.
         warnings: sentences; a search may start.
+        masks: number of cases with a readable lung mask.
     """
 
     source: str
@@ -52,6 +54,7 @@ class Audit:
     notes: tuple[str, ...]
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
+    masks: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -67,7 +70,12 @@ class Audit:
 
 
 def audit(
-    cases: pd.DataFrame, facts: pd.DataFrame, manifest: Manifest | None = None, *, links: Links | None = None
+    cases: pd.DataFrame,
+    facts: pd.DataFrame,
+    manifest: Manifest | None = None,
+    *,
+    links: Links | None = None,
+    masks: pd.DataFrame | None = None,
 ) -> Audit:
     """Check a data set and its split.
 
@@ -76,9 +84,12 @@ def audit(
         facts: what `scan` returned for `cases["path"]`, same order.
         manifest: the split to judge; the default split when absent.
         links: what `splits.link` returned, if it has been called already.
+        masks: what `scan_masks` returned for `cases`, if they are to be checked.
     """
     links = links or link(cases, facts)
-    manifest = manifest or make_manifest(cases, facts, links=links)
+    manifest = manifest or make_manifest(cases, facts, links=links, masks=masks)
+    with_mask, gaps = mask_facts(cases, masks) if masks is not None else (0, [])
+    odd_masks = mask_problems(cases, facts, masks) if masks is not None else []
     unreadable = {str(p): str(e) for p, e in zip(cases["path"], facts["error"], strict=True) if e is not None}
     found = _shortcuts(cases, facts, links, manifest)
     near = _near(cases, links.near)
@@ -96,8 +107,9 @@ def audit(
         shortcuts=tuple(found),
         constant={part: _constant(manifest, part) for part in ("validation", "test") if len(manifest.parts[part])},
         notes=manifest.notes,
-        problems=tuple(_problems(cases, manifest, links, unreadable)),
-        warnings=tuple(_warnings(cases, manifest, exact, near, found)),
+        problems=(*_problems(cases, manifest, links, unreadable), *odd_masks),
+        warnings=(*_warnings(cases, manifest, exact, near, found), *gaps),
+        masks=with_mask,
     )
 
 
@@ -154,7 +166,8 @@ def _shortcuts(cases: pd.DataFrame, facts: pd.DataFrame, links: Links, manifest:
     """Measure on training and validation cases; the test part stays unseen."""
     known = {*manifest.parts["train"].case_id, *manifest.parts["validation"].case_id}
     keep = cases["case_id"].isin(known).to_numpy()
-    return shortcuts(cases["label"].to_numpy()[keep], facts[keep], links.groups[keep])
+    origins = cases["source"].to_numpy(dtype=str)
+    return shortcuts(cases["label"].to_numpy()[keep], facts[keep], links.groups[keep], origins[keep])
 
 
 def _constant(manifest: Manifest, part: str) -> dict[str, Any]:

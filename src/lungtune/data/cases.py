@@ -6,7 +6,7 @@
 | `path`       | absolute path of the image |
 | `label`      | class name, lower case |
 | `patient_id` | patient, or None when the source does not know |
-| `source`     | name of the source format |
+| `source`     | name of the source format; after a colon the archive the image came from, where known |
 | `split`      | the official part (train, validation, test), or None |
 | `mask_path`  | absolute path of a lung mask, or None |
 | `text`       | caption or report, or None |

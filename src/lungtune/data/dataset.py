@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pandas as pd
 
 from lungtune.data.audit import Audit, audit
 from lungtune.data.manifest import Manifest
+from lungtune.data.masks import scan_masks
 from lungtune.data.scan import scan
-from lungtune.data.sources import index_source, parse_source
+from lungtune.data.sources import absolute, index_source
 from lungtune.data.splits import link, make_manifest
-from lungtune.data.store import open_pixels
+from lungtune.data.store import open_masks, open_pixels
 from lungtune.errors import DataError
 
 
@@ -26,12 +28,17 @@ class Part:
         labels: int64 `(N,)`, positions in `Dataset.classes`.
         patients: str `(N,)`, group names: patient joined with duplicates. The unit of the bootstrap.
         case_ids: str `(N,)`.
+        masks: uint8 `(N, S, S)`, 0 or 255, lungs in the same letterbox as their image, a read-only memory map; a row
+            is black where its case has no mask. None unless asked for, and in data without any mask.
+        masked: bool `(N,)`, which cases have a mask.
     """
 
     images: np.ndarray
     labels: np.ndarray
     patients: np.ndarray
     case_ids: np.ndarray
+    masks: np.ndarray | None
+    masked: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,10 +59,14 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found; no pixels are kept. `audit.problems` is empty when a search may start."""
+    """What `inspect` found; no pixels are kept. `audit.problems` is empty when a search may start.
+
+    `facts` has a row per case about its image, `masks` one about its mask.
+    """
 
     cases: pd.DataFrame
     facts: pd.DataFrame
+    masks: pd.DataFrame
     manifest: Manifest
     audit: Audit
     source: str
@@ -80,13 +91,19 @@ def inspect(source: str, *, seed: int = 0, folds: int = 5, fold: int = 0) -> Ins
         DataError: the source cannot be indexed at all, or `folds`/`fold` is out of range.
     """
     cases = index_source(source)
-    facts = scan(list(cases["path"]))
+    facts = scan(list(cases["path"]), voi=cases.attrs["voi"])
+    masks = scan_masks(cases)
     links = link(cases, facts)
-    manifest = make_manifest(cases, facts, folds=folds, fold=fold, seed=seed, source=_absolute(source), links=links)
-    return Inspection(cases, facts, manifest, audit(cases, facts, manifest, links=links), manifest.source)
+    manifest = make_manifest(
+        cases, facts, folds=folds, fold=fold, seed=seed, source=absolute(source), links=links, masks=masks
+    )
+    checked = audit(cases, facts, manifest, links=links, masks=masks)
+    return Inspection(cases, facts, masks, manifest, checked, manifest.source)
 
 
-def load(data: Inspection | Manifest | Path | str, image_size: int, *, test: bool = False) -> Dataset:
+def load(
+    data: Inspection | Manifest | Path | str, image_size: int, *, test: bool = False, masks: bool = False
+) -> Dataset:
     """Open training and validation pixels, decoding them first if no process has done so.
 
     Args:
@@ -94,9 +111,10 @@ def load(data: Inspection | Manifest | Path | str, image_size: int, *, test: boo
             touched only if the pixel cache was deleted.
         image_size: side in pixels.
         test: also decode and open the test part.
+        masks: also decode and open the lung masks.
 
     Raises:
-        DataError: there are problems, the manifest is damaged, or an image is gone or changed.
+        DataError: there are problems, the manifest is damaged, or an image or a mask is gone or changed.
     """
     if isinstance(data, Inspection):
         manifest, checked = data.manifest, data.audit
@@ -107,33 +125,31 @@ def load(data: Inspection | Manifest | Path | str, image_size: int, *, test: boo
         checked = Audit.from_dict(saved) if saved else None
     if checked is None:
         cases = index_source(manifest.source)
-        checked = audit(cases, scan(list(cases["path"])), manifest)
+        facts = scan(list(cases["path"]), voi=cases.attrs["voi"])
+        checked = audit(cases, facts, manifest, masks=scan_masks(cases))
     if checked.problems:
         raise DataError(" ".join(checked.problems))
-    numbers = {name: number for number, name in enumerate(manifest.classes)}
+    part = partial(_part, manifest, image_size=image_size, masks=masks and manifest.masked)
     return Dataset(
         classes=manifest.classes,
-        train=_part(manifest, "train", numbers, image_size),
-        validation=_part(manifest, "validation", numbers, image_size),
-        test=_part(manifest, "test", numbers, image_size) if test else None,
+        train=part("train"),
+        validation=part("validation"),
+        test=part("test") if test else None,
         manifest=manifest,
         audit=checked,
         source=manifest.source,
     )
 
 
-def _part(manifest: Manifest, name: str, numbers: dict[str, int], image_size: int) -> Part:
+def _part(manifest: Manifest, name: str, image_size: int, masks: bool) -> Part:
     entries = manifest.parts[name]
+    numbers = {label: number for number, label in enumerate(manifest.classes)}
+    images = entries.path, entries.sha1
     return Part(
-        images=open_pixels(entries.path, entries.sha1, image_size, name),
+        images=open_pixels(*images, image_size, name),
         labels=np.array([numbers[label] for label in entries.label], dtype=np.int64),
         patients=np.array(entries.group, dtype=str),
         case_ids=np.array(entries.case_id, dtype=str),
+        masks=open_masks(entries.mask, entries.mask_sha1, *images, image_size, name) if masks else None,
+        masked=np.array([digest is not None for digest in entries.mask_sha1], dtype=bool),
     )
-
-
-def _absolute(source: str) -> str:
-    """Return the source with an absolute path, so that a study can be resumed from any folder."""
-    name, path, options = parse_source(source)
-    tail = "".join(f",{key}={value}" for key, value in options.items())
-    return f"{name}:{path.resolve()}{tail}" if path else f"{name}{tail}"

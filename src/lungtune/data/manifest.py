@@ -1,7 +1,8 @@
 """The frozen split: which case is in which part, hashed, as one JSON file.
 
-The hash covers classes, parts (case id, label, group, image sha1), left-out cases, seed and folds. It does not
-cover the source's spelling or where the images lie, so the same data in another folder has the same hash.
+The hash covers classes, parts (case id, label, group, image sha1), left-out cases, seed and folds, and the masks'
+sha1 if any case has a mask. It does not cover the source's spelling or where the files lie, so the same data in
+another folder has the same hash.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ class Entries:
         case_id: unique names.
         label: class names.
         group: group names (patient and duplicates joined).
-        sha1: of the image file's bytes.
+        sha1: the image's digest (`images.digest`).
         path: absolute path of the image.
+        mask: absolute path of the lung mask, or None.
+        mask_sha1: of the mask file's bytes, or None.
     """
 
     case_id: tuple[str, ...]
@@ -38,6 +41,12 @@ class Entries:
     group: tuple[str, ...]
     sha1: tuple[str, ...]
     path: tuple[str, ...]
+    mask: tuple[str | None, ...] = ()
+    mask_sha1: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("mask", "mask_sha1"):  # manifests from before there were masks have neither column
+            object.__setattr__(self, name, getattr(self, name) or (None,) * len(self.case_id))
 
     def __len__(self) -> int:
         return len(self.case_id)
@@ -80,8 +89,23 @@ class Manifest:
             "folds": self.folds,
             "fold": self.fold,
         }
+        if self.masked:
+            content["masks"] = {part: sorted(masks(entries).items()) for part, entries in self.parts.items()}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def masked(self) -> bool:
+        """Whether any case has a mask."""
+        return any(masks(entries) for entries in self.parts.values())
+
+    def matches(self, digest: str) -> bool:
+        """Tell whether `digest` is this split's hash, or was before its masks were known."""
+        return digest in (self.hash, self.without_masks().hash)
+
+    def without_masks(self) -> Manifest:
+        """Return the same split of the same images, without their masks."""
+        return replace(self, parts={part: replace(e, mask=(), mask_sha1=()) for part, e in self.parts.items()})
 
     def save(self, path: Path, *, audit: Mapping[str, Any] | None = None) -> None:
         """Write JSON atomically, with the audit's `to_dict()` beside the split if given."""
@@ -136,12 +160,12 @@ class Manifest:
         return manifest, audit
 
     def verify(self, other: Manifest) -> None:
-        """Make sure that `other` is the same split of the same images.
+        """Make sure that `other` is the same split of the same images, and has the same masks if this has any.
 
         Raises:
             DataError: it is not; the message names the first differences.
         """
-        if self.hash == other.hash:
+        if self.hash == (other if self.masked else other.without_masks()).hash:
             return
         mine, theirs = self._images(), other._images()
         changed = sorted(name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name])
@@ -150,7 +174,7 @@ class Manifest:
             for what, names in (
                 ("images are missing", sorted(mine.keys() - theirs.keys())),
                 ("images are new", sorted(theirs.keys() - mine.keys())),
-                ("images changed their content, label, group or part", changed),
+                ("images changed their content, label, group, part or mask", changed),
             )
             if names
         ]
@@ -159,12 +183,17 @@ class Manifest:
             f"The split must be the one the study began with ({self.hash[:12]}), but got {other.hash[:12]}: {told}."
         )
 
-    def _images(self) -> dict[str, tuple[str, ...]]:
+    def _images(self) -> dict[str, tuple[str | None, ...]]:
         return {
             name: (part, *rest)
             for part, e in self.parts.items()
-            for name, *rest in zip(e.case_id, e.label, e.group, e.sha1, strict=True)
+            for name, *rest in zip(e.case_id, e.label, e.group, e.sha1, e.mask_sha1, strict=True)
         }
+
+
+def masks(entries: Entries) -> dict[str, str]:
+    """Return case id -> sha1 of its mask, for the cases that have one."""
+    return {name: sha1 for name, sha1 in zip(entries.case_id, entries.mask_sha1, strict=True) if sha1}
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -59,6 +59,9 @@ def show(audit: Audit, digest: str, console: Console) -> None:
             "(left-out ones do not count, those who share a picture count as one)"
         )
     console.print(Text(f"{patients}; split {digest[:12]}"))
+    if audit.masks:
+        images = sum(sum(counts.values()) for counts in audit.official.values())
+        console.print(Text(f"Lung masks: {audit.masks:,} of {images:,} images"))
     exact, near = audit.exact, audit.near
     console.print(
         Text(

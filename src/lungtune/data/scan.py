@@ -29,14 +29,17 @@ CREATE TABLE IF NOT EXISTS facts (
     mode TEXT, type TEXT, phash TEXT, detail BLOB
 )
 """
+_VOI = "voi:"  # before the path of an image read through its VOI window; no absolute path begins so
 Item = TypeVar("Item")
 
 
-def scan(files: Sequence[str]) -> pd.DataFrame:
+def scan(files: Sequence[str], *, voi: bool = False, what: str = "images") -> pd.DataFrame:
     """Return the facts of every file.
 
     Args:
         files: absolute paths.
+        voi: apply the VOI window of DICOM images; their facts are cached apart.
+        what: what the files are called while one waits.
 
     Returns:
         A table indexed by path, in the order of `files`, with the fields of `images.Facts` and `error`: None, or
@@ -44,12 +47,12 @@ def scan(files: Sequence[str]) -> pd.DataFrame:
     """
     wanted = list(dict.fromkeys(files))
     keys = {path: _key(path) for path in wanted}
-    known = _load(wanted, keys)
+    known = _load(wanted, keys, voi)
     missing = [path for path in wanted if path not in known]
     stored = True
-    for batch in _batched(track(_look(missing), len(missing), "Reading images"), 500):
+    for batch in _batched(track(_look(missing, voi), len(missing), f"Reading {what}"), 500):
         found = {path: result for path, result in batch if isinstance(result, Facts)}
-        stored = stored and _store(found, keys)  # one that fails is said once
+        stored = stored and _store(found, keys, voi)  # one that fails is said once
         known.update({path: (*astuple(result), None) for path, result in found.items()})
         errors = {path: result for path, result in batch if isinstance(result, str)}
         known.update({path: (*(None,) * (len(COLUMNS) - 1), text) for path, text in errors.items()})
@@ -60,10 +63,10 @@ def scan(files: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _look(files: Sequence[str]) -> Iterator[tuple[str, Facts | str]]:
+def _look(files: Sequence[str], voi: bool) -> Iterator[tuple[str, Facts | str]]:
     def one(path: str) -> tuple[str, Facts | str]:
         try:
-            return path, facts(path)
+            return path, facts(path, voi=True) if voi else facts(path)
         except UnreadableImageError as error:
             return path, str(error)
 
@@ -97,14 +100,18 @@ def _connect() -> sqlite3.Connection:
     return connection
 
 
-def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None]) -> dict[str, tuple[object, ...]]:
+def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bool) -> dict[str, tuple[object, ...]]:
+    prefix = _VOI if voi else ""
     known: dict[str, tuple[object, ...]] = {}
     try:
         with closing(_connect()) as connection:
             for batch in _batched(files, 900):
                 marks = ",".join("?" * len(batch))
-                rows = connection.execute(f"SELECT * FROM facts WHERE path IN ({marks})", batch)
-                for path, size, mtime, *values in rows:
+                names = [prefix + path for path in batch]
+                for name, size, mtime, *values in connection.execute(
+                    f"SELECT * FROM facts WHERE path IN ({marks})", names
+                ):
+                    path = name.removeprefix(prefix)
                     if keys[path] == (size, mtime):
                         values[6] = int(values[6])
                         known[path] = (*values, None)
@@ -117,12 +124,12 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None]) -> dict
     return known
 
 
-def _store(found: dict[str, Facts], keys: dict[str, tuple[int, int] | None]) -> bool:
+def _store(found: dict[str, Facts], keys: dict[str, tuple[int, int] | None], voi: bool) -> bool:
     rows = []
     for path, fact in found.items():
         key = keys[path]
         if key is not None:
-            rows.append((path, *key, *astuple(fact)[:6], str(fact.phash), fact.detail))
+            rows.append(((_VOI if voi else "") + path, *key, *astuple(fact)[:6], str(fact.phash), fact.detail))
     try:
         with closing(_connect()) as connection, connection:
             connection.executemany(f"INSERT OR REPLACE INTO facts VALUES ({','.join('?' * 11)})", rows)

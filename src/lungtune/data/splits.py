@@ -26,6 +26,7 @@ import pandas as pd
 from lungtune.data.cases import classes_of
 from lungtune.data.duplicates import Pair, Union, exact_groups, near_pairs
 from lungtune.data.manifest import PARTS, Entries, Manifest
+from lungtune.data.masks import mask_columns
 from lungtune.errors import DataError
 
 MIN_VALIDATION = 30
@@ -101,6 +102,7 @@ def make_manifest(
     seed: int = 0,
     source: str = "",
     links: Links | None = None,
+    masks: pd.DataFrame | None = None,
 ) -> Manifest:
     """Assign every case to a part. Nothing here raises for bad data: `audit` says what is wrong with the result.
 
@@ -112,6 +114,7 @@ def make_manifest(
         seed: of the draw.
         source: the data source as the user wrote it.
         links: what `link` returned, if it has been called already.
+        masks: what `scan_masks` returned for `cases`; without it no case has a mask.
 
     Raises:
         DataError: `folds` or `fold` is out of range.
@@ -137,7 +140,7 @@ def make_manifest(
     if not validated:
         _move(draft, "train", "validation", labels, links.groups, folds, fold, seed)
         draft.notes.append(f"validation: fold {fold} of {folds}, grouped and stratified, seed {seed}.")
-    parts = {}
+    parts, (mask, mask_sha1) = {}, mask_columns(masks, len(cases))
     for part in PARTS:
         rows = np.flatnonzero(draft.part == part)
         parts[part] = Entries(
@@ -146,6 +149,8 @@ def make_manifest(
             group=tuple(links.groups[rows]),
             sha1=tuple(facts["sha1"].iloc[rows]),
             path=tuple(cases["path"].iloc[rows]),
+            mask=tuple(mask[row] for row in rows),
+            mask_sha1=tuple(mask_sha1[row] for row in rows),
         )
     excluded = {str(cases["case_id"].iloc[row]): reason for row, reason in sorted(draft.reasons.items())}
     return Manifest(

@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from lungtune.data import dataset, images, scan, store
+from lungtune.data import images, scan, store
 from lungtune.data.dataset import inspect, load
+from lungtune.data.sources import absolute
 from lungtune.errors import DataError
 
 
@@ -113,7 +114,7 @@ def test_inspection_is_the_same_in_another_folder(source, tmp_path):
 def test_relative_sources_become_absolute(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert inspect("folder:data,official=no").source == f"folder:{tmp_path / 'data'},official=no"
-    assert dataset.parse_source("phantom")[1] is None
+    assert absolute("phantom,n=300") == "phantom,n=300"
 
 
 def test_seed_and_fold_change_validation_only(source):

@@ -2,7 +2,8 @@
 
 A module `sources/<name>.py` has `SUMMARY` (one line), `OPTIONS` (option name -> what it does) and
 `index(path, options) -> DataFrame`, the table described in `lungtune.data.cases`. A source only indexes: it opens
-no image. Files that begin with an underscore are helpers, not sources.
+no image, at most a DICOM header. Options that are paths are named in `PATHS`; a source whose own path may be
+something else than a path has `located(path) -> Path`. Files that begin with an underscore are helpers, not sources.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 COMMON_OPTIONS = {
     "official": "no: ignore the source's own train/validation/test parts and draw all parts anew",
     "leaks": "drop: leave training images out that are also in the official test part, instead of stopping",
+    "voi": "yes: show DICOM images through their own VOI window or LUT instead of scaling each by its percentiles",
 }
-_COMMON_VALUES = {"official": ("yes", "no"), "leaks": ("stop", "drop")}
+_COMMON_VALUES = {"official": ("yes", "no"), "leaks": ("stop", "drop"), "voi": ("yes", "no")}
 _TAIL = re.compile(r",([A-Za-z_][A-Za-z0-9_]*)=([^,]*)$")
 
 
@@ -66,11 +68,26 @@ def parse_source(spec: str) -> tuple[str, Path | None, dict[str, str]]:
     return name.strip(), Path(path.strip()).expanduser() if path.strip() else None, dict(reversed(options.items()))
 
 
+def absolute(spec: str) -> str:
+    """Return the source with absolute paths, so that a study can be resumed from any folder.
+
+    Raises:
+        DataError: see `parse_source`.
+    """
+    name, path, options = parse_source(spec)
+    source = module(name)
+    for key in getattr(source, "PATHS", ()):
+        if options.get(key):
+            options[key] = str(Path(options[key]).expanduser().resolve())
+    tail = "".join(f",{key}={value}" for key, value in options.items())
+    return f"{name}:{getattr(source, 'located', Path.resolve)(path)}{tail}" if path else f"{name}{tail}"
+
+
 def index_source(spec: str) -> pd.DataFrame:
     """Index a data source; the options in `COMMON_OPTIONS` work with every source.
 
     Returns:
-        The case table; `attrs["leaks"]` is `stop` or `drop`.
+        The case table; `attrs["leaks"]` is `stop` or `drop`, `attrs["voi"]` whether VOI windows are applied.
 
     Raises:
         DataError: the source cannot be indexed; the message says why and what to do.
@@ -94,4 +111,5 @@ def index_source(spec: str) -> pd.DataFrame:
     if common.get("official") == "no":
         cases["split"] = None
     cases.attrs["leaks"] = common.get("leaks", "stop")
+    cases.attrs["voi"] = common.get("voi") == "yes"
     return cases

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
+from lungtune.data import dicom
 from lungtune.errors import DataError, did_you_mean
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg"}) | dicom.SUFFIXES
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -20,6 +23,8 @@ SPLIT_NAMES = {
 }
 """Names of official parts as folders and tables spell them (lower case) -> the name used here."""
 
+_KERMANY = re.compile(r"^(normal\d*-im-\d+|im-\d+|person\d+|(?:normal|bacteria|virus)-\d+)", re.IGNORECASE)
+
 
 def named(items: list[str], most: int = 10) -> str:
     """Return up to `most` items joined by commas, and how many more there are."""
@@ -27,19 +32,20 @@ def named(items: list[str], most: int = 10) -> str:
     return ", ".join(items[:most]) + more
 
 
-def require_folder(path: Path | None, source: str) -> Path:
-    """Return `path` as an absolute folder.
+def require_folder(path: Path | None, source: str, *, option: bool = False) -> Path:
+    """Return `path` as an absolute folder; `source` is the name of a source or, with `option`, of an option.
 
     Raises:
         DataError: no path, no such folder (naming a similar sibling), or a file.
     """
+    noun = f"The {'option' if option else 'source'} '{source}'"
     if path is None:
-        raise DataError(f"The source '{source}' needs a folder: write {source}:FOLDER.")
+        raise DataError(f"{noun} needs a folder: write {source}:FOLDER.")
     path = path.absolute()
     if path.is_dir():
         return path
     if path.exists():
-        raise DataError(f"The source '{source}' needs a folder, but {path} is a file.")
+        raise DataError(f"{noun} needs a folder, but {path} is a file.")
     raise DataError(f"The folder {path} does not exist.{_similar(path)}")
 
 
@@ -78,6 +84,17 @@ def folders(path: Path) -> list[Path]:
     return sorted((p for p in path.iterdir() if not junk(p.name) and p.is_dir()), key=lambda p: p.name)
 
 
+def kermany_patient(name: str) -> str | None:
+    """Return the patient in a file name of Kermany et al., lower case: `person12`, `im-0115`, `bacteria-1008087`."""
+    match = _KERMANY.match(name)
+    return match.group(1).lower() if match else None
+
+
+def header_patient(path: Path) -> str | None:
+    """Return the patient id in the header of a DICOM file, with its suffix or none; None for all other files."""
+    return dicom.patient_id(str(path)) if path.suffix.lower() in {*dicom.SUFFIXES, ""} else None
+
+
 def images(path: Path, *, below: bool = True) -> list[Path]:
     """Return the image files in `path` (and below it), sorted, junk left out. Links are followed, loops are not."""
     found: list[Path] = []
@@ -90,6 +107,17 @@ def images(path: Path, *, below: bool = True) -> list[Path]:
         seen.add(real)
         found += [Path(root, f) for f in files if not junk(f) and os.path.splitext(f)[1].lower() in SUFFIXES]
     return sorted(found)
+
+
+def nested(path: Path, fits: Callable[[Path], bool]) -> Path | None:
+    """Return the first folder that fits, at `path` or up to three levels below: archives and users nest."""
+    level = [path]
+    for _ in range(4):
+        for folder in level:
+            if fits(folder):
+                return folder
+        level = [inner for folder in level for inner in folders(folder)]
+    return None
 
 
 def unwrap(path: Path) -> Path:

@@ -10,22 +10,20 @@ Person numbers may restart in the test part, so test is a name space of its own:
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lungtune.data.sources._files import SPLIT_NAMES, folders, images, named, require_folder
+from lungtune.data.sources import _masks
+from lungtune.data.sources._files import SPLIT_NAMES, folders, images, kermany_patient, named, nested, require_folder
 from lungtune.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SUMMARY = "paediatric chest X-rays of Kermany et al. (Kaggle or Mendeley folder): normal, bacterial, viral"
-OPTIONS: dict[str, str] = {}
+OPTIONS = dict(_masks.OPTION)
+PATHS = _masks.PATHS
 CLASSES = ("normal", "bacterial", "viral")
-
-_PATIENT = re.compile(r"^(normal\d*-im-\d+|im-\d+|person\d+|(?:normal|bacteria|virus)-\d+)", re.IGNORECASE)
-_DEPTH = 4  # Mendeley's archive nests CellData/chest_xray; users nest once or twice more
 
 
 def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
@@ -53,13 +51,13 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
                     unclear.append(file.relative_to(root).as_posix())
                     continue
                 space = "test" if split == "test" else "train"
-                match = _PATIENT.match(file.name)
+                patient = kermany_patient(file.name)
                 rows.append(
                     {
                         "case_id": name,
                         "path": str(file),
                         "label": label,
-                        "patient_id": f"{space}/{match.group(1).lower()}" if match else None,
+                        "patient_id": f"{space}/{patient}" if patient else None,
                         "source": "chest_xray",
                         "split": split,
                     }
@@ -71,7 +69,8 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
             "Rename or remove them, or use folder:DIR with one folder per class."
         )
     if not rows:
-        raise DataError(f"{root} has train and test folders but no PNG or JPEG image in NORMAL or PNEUMONIA.")
+        raise DataError(f"{root} has train and test folders but no PNG, JPEG or DICOM image in NORMAL or PNEUMONIA.")
+    _masks.add_masks(rows, root, options)
     return table(rows, classes=CLASSES, restarts=True)
 
 
@@ -92,14 +91,15 @@ def _root(path: Path) -> Path:
     Raises:
         DataError: there is none.
     """
-    level = [path]
-    for _ in range(_DEPTH):
-        for folder in level:
-            parts = [p for p in folders(folder) if p.name.lower() in SPLIT_NAMES]
-            if any(group.name.lower() in ("normal", "pneumonia") for part in parts for group in folders(part)):
-                return folder
-        level = [inner for folder in level for inner in folders(folder)]
+    root = nested(path, _holds_parts)
+    if root is not None:
+        return root
     raise DataError(
         f"chest_xray needs a folder with train/NORMAL, train/PNEUMONIA, test/NORMAL and test/PNEUMONIA, but there is "
         f"none in {path}. For one folder per class use folder:{path}."
     )
+
+
+def _holds_parts(folder: Path) -> bool:
+    parts = [p for p in folders(folder) if p.name.lower() in SPLIT_NAMES]
+    return any(group.name.lower() in ("normal", "pneumonia") for part in parts for group in folders(part))

@@ -10,14 +10,19 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungtune.data.sources._files import SPLIT_NAMES, folders, images, require_folder, unwrap
+from lungtune.data.sources import _masks
+from lungtune.data.sources._files import SPLIT_NAMES, folders, header_patient, images, require_folder, unwrap
 from lungtune.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SUMMARY = "class folders, optionally below train/val/test folders"
-OPTIONS = {"patient": "regular expression on the file name; its first group is the patient id"}
+OPTIONS = {
+    "patient": "regular expression on the file name; its first group is the patient id (default: of DICOM headers)",
+    **_masks.OPTION,
+}
+PATHS = _masks.PATHS
 
 
 def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
@@ -48,21 +53,28 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for split, group in groups:
         for file, mask in _pairs(group):
-            match = pattern.search(file.name) if pattern else None
             rows.append(
                 {
                     "case_id": file.relative_to(root).as_posix(),
                     "path": str(file),
                     "label": label_name(group.name),
-                    "patient_id": (match.group(1) if match.groups() else match.group(0)) if match else None,
+                    "patient_id": _patient(file, pattern),
                     "source": "folder",
                     "split": split,
                     "mask_path": str(mask) if mask else None,
                 }
             )
     if not rows:
-        raise DataError(f"{root} has class folders but no PNG or JPEG image in them.")
+        raise DataError(f"{root} has class folders but no PNG, JPEG or DICOM image in them.")
+    _masks.add_masks(rows, root, options)
     return table(rows, classes=[label_name(group.name) for _, group in groups])
+
+
+def _patient(file: Path, pattern: re.Pattern[str] | None) -> str | None:
+    if pattern is None:
+        return header_patient(file)
+    match = pattern.search(file.name)
+    return (match.group(1) if match.groups() else match.group(0)) if match else None
 
 
 def _pairs(group: Path) -> list[tuple[Path, Path | None]]:

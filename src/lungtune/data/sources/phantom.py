@@ -9,15 +9,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lungtune.core import paths
+from lungtune.data.sources._written import written
 from lungtune.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -140,29 +138,10 @@ def ensure(made: Recipe) -> Path:
     Raises:
         DataError: the cache cannot be written.
     """
-    from filelock import FileLock
-
-    from lungtune.core import cache
     from lungtune.data.phantom import VERSION
 
     key = hashlib.sha256(json.dumps([VERSION, asdict(made)], sort_keys=True).encode()).hexdigest()[:16]
-    shelf = paths.cache() / "phantom"
-    root = shelf / key
-    if _complete(root, made.n + made.test):
-        return root
-    cache.ready(shelf)
-    with FileLock(shelf / f"{key}.lock"):
-        if not _complete(root, made.n + made.test):
-            for left in shelf.glob(f"{key}.*.part"):  # of a process that died
-                shutil.rmtree(left, ignore_errors=True)
-            part = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".part", dir=shelf))
-            try:
-                _render(made, part)
-                shutil.rmtree(root, ignore_errors=True)
-                os.replace(part, root)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-    return root
+    return written("phantom", key, partial(_complete, images=made.n + made.test), partial(_render, made))
 
 
 def _complete(root: Path, images: int) -> bool:

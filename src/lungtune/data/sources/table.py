@@ -1,7 +1,8 @@
 """A CSV with one row per image.
 
 Columns `path` and `label`; optional `patient_id`, `split`, `mask`, `text`. Paths are relative to the CSV's folder.
-Comma, semicolon or tab separates.
+Comma, semicolon or tab separates. Without a column `patient_id`, DICOM images have the patient of their header. An
+image is what its content says: a DICOM file needs no suffix here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lungtune.data.sources._files import SPLIT_NAMES, require_file
+from lungtune.data.sources._files import SPLIT_NAMES, header_patient, require_file
 from lungtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
                     close = difflib.get_close_matches(column, [c for c in columns if c not in _COLUMNS], n=1)
                     hint = f" Rename '{close[0]}' to '{column}'." if close else ""
                     raise DataError(f"{file} must have a column '{column}', but its columns are {columns}.{hint}")
+            patients = "patient_id" in columns
             reader = csv.DictReader(stream, fieldnames=columns, delimiter=separator)
             for row in reader:
                 line = reader.line_num + 1
@@ -64,7 +66,8 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
                         "case_id": case,
                         "path": str(file.parent / case),
                         "label": label_name(values["label"]),
-                        "patient_id": values.get("patient_id") or None,
+                        "patient_id": values.get("patient_id")
+                        or (None if patients else header_patient(file.parent / case)),
                         "source": "table",
                         "split": _split(values.get("split", ""), f"{file}:{line}"),
                         "mask_path": str(file.parent / mask) if mask else None,

@@ -1,0 +1,44 @@
+"""Images that a source writes into the cache itself, once, as files like any others."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from lungtune.core import cache, paths
+
+
+def written(shelf: str, key: str, complete: Callable[[Path], bool], write: Callable[[Path], None]) -> Path:
+    """Return a folder of the cache, written first, under a lock, if it is absent or damaged.
+
+    Args:
+        shelf: name of the folder in the cache that it lies in.
+        key: its name, made of what it holds.
+        complete: tells whether the folder holds all it should.
+        write: fills an empty folder, which takes its name in one rename.
+
+    Raises:
+        DataError: the cache cannot be written.
+    """
+    from filelock import FileLock
+
+    above = paths.cache() / shelf
+    folder = above / key
+    if complete(folder):
+        return folder
+    cache.ready(above)
+    with FileLock(above / f"{key}.lock"):
+        if not complete(folder):
+            for left in above.glob(f"{key}.*.part"):  # of a process that died
+                shutil.rmtree(left, ignore_errors=True)
+            part = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".part", dir=above))
+            try:
+                write(part)
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(part, folder)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    return folder
