@@ -34,11 +34,12 @@ Not a medical device: research use only.
 
 SNIPPET = """\
 import json, sys
+from pathlib import Path
 import open_clip, torch
 from PIL import Image
 folder, picture = sys.argv[1:]
 model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
-tokenize, spec = open_clip.get_tokenizer(f"local-dir:{folder}"), json.load(open(f"{folder}/classes.json"))
+tokenize, spec = open_clip.get_tokenizer(f"local-dir:{folder}"), json.loads(Path(folder, "classes.json").read_text())
 with torch.no_grad():
     means = [model.encode_text(tokenize(p), normalize=True).mean(0) for p in spec["prompts"]]
     image = model.encode_image(preprocess(Image.open(picture).convert("L")).unsqueeze(0), normalize=True)
@@ -65,6 +66,7 @@ Not a medical device: research use only.
 
 HEAD_SNIPPET = """\
 import json, sys
+from pathlib import Path
 import open_clip, torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -76,7 +78,7 @@ with torch.no_grad():
     logits = x @ head["head.weight"] + head["head.bias"]
     if "hidden.head" in head:
         logits += torch.nn.functional.gelu(x @ head["hidden.weight"] + head["hidden.bias"]) @ head["hidden.head"]
-print(json.dumps(dict(zip(json.load(open(f"{folder}/classes.json"))["classes"], logits.softmax(1)[0].tolist()))))"""
+print(json.dumps(dict(zip(json.loads(Path(folder, "classes.json").read_text())["classes"], logits.softmax(1)[0].tolist()))))"""
 
 
 def write(base: Any, params: Any, classes: Sequence[str], adapter: dict[str, Tensor], folder: Path) -> None:

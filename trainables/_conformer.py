@@ -239,7 +239,7 @@ class Conformer(nn.Module):
         stem = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, 1)
         x = self.conv_1(stem)[0]
         tokens = self.trans_patch_conv(stem).flatten(2).transpose(1, 2)
-        tokens = self.trans_1(torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1))
+        tokens = self.trans_1(torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1))
         for block in self.blocks:
             x, tokens = block(x, tokens)
         return x, self.trans_norm(tokens)

@@ -29,6 +29,7 @@ Not a medical device: research use only.
 
 _PICTURE = """\
 import json, sys
+from pathlib import Path
 import {library}
 from PIL import Image, ImageOps
 from torchvision.transforms.functional import to_tensor
@@ -38,7 +39,7 @@ image = (to_tensor(picture) - {mean:.9g}).div({std:.9g}).unsqueeze(0)
 """
 
 _CLASSES = """
-print(json.dumps(dict(zip(json.load(open(f"{folder}/classes.json"))["classes"], logits.softmax(1)[0].tolist()))))"""
+print(json.dumps(dict(zip(json.loads(Path(folder, "classes.json").read_text())["classes"], logits.softmax(1)[0].tolist()))))"""
 
 _TIMM = """\
 model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
@@ -100,7 +101,7 @@ def write_program(
     model = model.eval()
     images = torch.zeros(2, 1, image_size, image_size)
     with torch.no_grad():
-        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False)
+        program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("images")},), strict=False)
     torch.export.save(program, folder / "model.pt2")
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
     what = f"{what} `model.pt2` is the network as a program, `model.safetensors` holds its weights."

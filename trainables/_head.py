@@ -43,6 +43,14 @@ def draw(width: int, hidden: int, classes: int, generator: torch.Generator) -> d
     }
 
 
+def linear(x: torch.Tensor, slots: Slots) -> torch.Tensor:
+    """Return ``x W + b`` of features ``(N, width)``, ``(N, classes)``."""
+    import torch
+
+    with torch.autocast(x.device.type, enabled=False):  # a head costs nothing; bf16 would cost digits
+        return slots.affine(x, slots.own("head.weight"), slots.own("head.bias"))
+
+
 def scores(inputs: torch.Tensor, slots: Slots) -> torch.Tensor:
     """Return logits ``(N, classes)``: ``x W + b``, plus ``gelu(x U + u) V`` where there are hidden units.
 
@@ -52,9 +60,9 @@ def scores(inputs: torch.Tensor, slots: Slots) -> torch.Tensor:
     """
     import torch
 
-    with torch.autocast(inputs.device.type, enabled=False):  # a head costs nothing; bf16 would cost digits
+    with torch.autocast(inputs.device.type, enabled=False):
         x = slots.dropout(inputs, [p.dropout for p in slots.params])
-        logits = slots.affine(x, slots.own("head.weight"), slots.own("head.bias"))
+        logits = linear(x, slots)
         if not any(p.hidden for p in slots.params):
             return logits
         hidden = slots.affine(x, slots.own("hidden.weight"), slots.own("hidden.bias"))

@@ -53,7 +53,7 @@ def metadata(inspection: Inspection, train: Part, name: str, part: Part, probabi
 
 def masked(inspection: Inspection) -> bool:
     """Whether any case has a lung mask."""
-    return bool(getattr(inspection.manifest, "masked", False))
+    return inspection.manifest.masked
 
 
 def darkened(part: Part) -> Part:

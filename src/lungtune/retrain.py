@@ -102,7 +102,7 @@ def retrain(
         from lungtune.data.dataset import load as open_dataset
         from lungtune.training import Session
 
-        dataset = open_dataset(inspection, base.image_size)
+        dataset = open_dataset(inspection, base.image_size, masks=trainable.needs_masks)
 
         assert space.seed is not None  # provenance made sure
         work = folder / "work" / mark
@@ -127,16 +127,16 @@ def retrain(
         about["versions"] = environment.describe()["versions"]
         content = report.content(space, origin, about, [run.row() for run in each], section)
         if test:
-            masks = {"masks": True} if blackout and controls.masked(inspection) else {}
+            masks = trainable.needs_masks or (blackout and controls.masked(inspection))
             dark = None
-            if masks:
-                seen = open_dataset(inspection, base.image_size, **masks)
+            if blackout and masks:
+                seen = open_dataset(inspection, base.image_size, masks=True)
                 dark = controls.Blackout(trainable, base, seen, space, origin.fidelity, work / "blackout")
             for run in (run for run in each if run.failure is None):  # before anything is opened
                 runs.resume(session, space, run, origin.fidelity)
                 session.leave(run.seed)
             ledger.opened(mark, path.name)
-            locked = open_dataset(inspection, base.image_size, test=True, **masks).test
+            locked = open_dataset(inspection, base.image_size, test=True, masks=masks).test
             assert locked is not None
             first = _score(session, space, locked, each, origin.fidelity, content)
             said = first["probabilities"]

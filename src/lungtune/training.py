@@ -196,8 +196,7 @@ class Session:
         return {name: tensor.numpy() for name, tensor in found.items()}
 
     def _masks(self, part: Part) -> Masks | None:
-        masks = getattr(part, "masks", None)
-        return Masks(masks, part.masked) if self.trainable.needs_masks and masks is not None else None
+        return Masks(part.masks, part.masked) if self.trainable.needs_masks and part.masks is not None else None
 
     def _report(self, run: Run, samples: int) -> Report | TrialError:
         cases = len(self.dataset.train.labels)  # a large batch may pass several levels at once

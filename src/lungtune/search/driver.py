@@ -105,7 +105,7 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     if inspection.audit.problems:
         raise DataError("the data can't be searched on as it is: " + " ".join(inspection.audit.problems))
     wanting = next((name for name, _ in space.bases if catalog.family(name).needs_masks), None)
-    if wanting and not inspection.cases["mask_path"].notna().any():
+    if wanting and not inspection.manifest.masked:
         raise DataError(
             f"{wanting} needs lung masks, but {inspection.source} names none. Name their folder, as in "
             f"chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."

@@ -191,7 +191,7 @@ class PackHost:
         sessions = Sessions(
             space,
             catalog.family,
-            lambda size, masks: dataset.load(self._study.split_path, size),
+            lambda size, masks: dataset.load(self._study.split_path, size, masks=masks),
             slots=max(1, space.slots),
         )
         first = sessions.of(space.start[0] if space.start else {})

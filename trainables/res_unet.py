@@ -1,0 +1,134 @@
+"""A Res-UNet that classifies and segments at once; how much segmentation counts is searched."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from lungtune.core.params import param
+from trainables import _network, _timm
+
+if TYPE_CHECKING:
+    import torch
+
+    from lungtune.nn.losses import Targets
+    from lungtune.nn.slots import Slots
+
+_DECODER = ("net.decoder.", "net.mask.")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The pretrained encoder and the decoder's width."""
+
+    model: str = param("resnet50", help="timm's name of the encoder; not read when weights is a folder")
+    weights: str = param(
+        "default", help="tag of timm's or default, a shipped base, a folder in timm's format, a weights file, or random"
+    )
+    image_size: int = param(224, low=32, high=1024, unit="px", help="side of the square input image, a multiple of 32")
+    decoder_width: int = param(16, low=1, high=256, unit="channels", help="width of the decoder's last block")
+
+
+@dataclass(frozen=True)
+class Params(_network.Params):
+    """What one trial chooses."""
+
+    lambda2: float = param(
+        0.01, low=0.0, high=1000.0, help="weight of 1 - Dice beside the cross-entropy; 0: no decoder is trained"
+    )
+    drop_rate: float = param(0.0, low=0.0, high=0.9, help="share of the pooled features dropped in training")
+
+
+class ResUnet(_network.Network):
+    """U-Net (Ronneberger et al., arXiv 1505.04597) on a ResNet, with a class head on the deepest map.
+
+    The loss is ``cross-entropy + lambda2 (1 - Dice)``; cases without a mask count in the first term only.
+    """
+
+    summary: ClassVar[str] = "Res-UNet: lung segmentation as a second task, its weight lambda2 searched"
+    needs_masks = True
+    Base: ClassVar[type] = Base
+    Params: ClassVar[type] = Params
+    heads = ("head",)
+    small = ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]})
+
+    def miniature(self, folder: Path) -> Base:
+        """See ``Trainable.miniature``."""
+        return dataclasses.replace(super().miniature(folder), decoder_width=2)
+
+    def build(self, base: Base, classes: Sequence[str]) -> _timm.Built:
+        """See ``Network.build``."""
+        import torch
+
+        from trainables import _unet
+
+        built = _timm.build(base.model, base.weights, base.image_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return built._replace(model=_unet.ClassifyingUnet(built.model, len(classes), base.decoder_width))
+
+    def trained(self, model: torch.nn.Module, params: Params) -> Callable[[str], bool]:
+        """See ``Network.trained``: a decoder whose loss does not count stays out."""
+        return lambda name: params.lambda2 > 0 or not name.startswith(_DECODER)
+
+    def own(
+        self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
+    ) -> Mapping[str, torch.Tensor]:
+        """See ``Trainable.own``; the decoder is drawn anew."""
+        from trainables import _unet
+
+        own = dict(super().own(model, params, classes, generator))
+        _unet.redraw(own, generator)
+        return own
+
+    def prepare(self, model: torch.nn.Module, params: Params) -> None:
+        """See ``Network.prepare``."""
+        model.net.drop.p = params.drop_rate
+
+    def run(self, model: torch.nn.Module, params: Params, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """See ``Network.run``: ``mask`` are logits ``(N, 1, H, W)``, NaN from a trial without a decoder."""
+        logits, mask = model.net(model.pixels(images), segment=params.lambda2 > 0)
+        return {"logits": logits, "mask": images.new_full(images.shape, float("nan")) if mask is None else mask}
+
+    def loss(self, outputs: Mapping[str, torch.Tensor], targets: Targets, slots: Slots) -> torch.Tensor:
+        """See ``Trainable.loss``."""
+        import torch
+
+        from lungtune.nn.losses import overlap
+
+        classified = super().loss(outputs, targets, slots)
+        weights = torch.tensor([p.lambda2 for p in slots.params]).repeat_interleave(torch.tensor(slots.counts))
+        weights = weights.to(classified.device)
+        dice, _ = overlap(outputs["mask"].float().sigmoid(), targets.masks)
+        return classified + torch.where(targets.masked & (weights > 0), weights * (1 - dice), 0.0)
+
+    def judge(self, outputs: Mapping[str, torch.Tensor], targets: Targets) -> Mapping[str, torch.Tensor]:
+        """See ``Trainable.judge``: ``dice`` and ``iou`` of the mask at probability 0.5."""
+        import torch
+
+        from lungtune.nn.losses import overlap
+
+        if targets.masks is None:
+            return {}
+        told = targets.masked & ~outputs["mask"].flatten(1)[:, 0].isnan()
+        measures = overlap((outputs["mask"] > 0).float(), targets.masks)
+        return {name: torch.where(told, value, torch.nan) for name, value in zip(("dice", "iou"), measures)}
+
+    def export(
+        self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+    ) -> None:
+        """See ``Trainable.export``: a program for torch alone."""
+        from trainables import _export, _images
+
+        _, built = self.trained_model(base, classes, adapter)
+        segments = params.lambda2 > 0
+        more = " and those of the lung mask" if segments else ""
+        what = f"A Res-UNet: it puts out the logits of the classes{more}."
+        program = _images.Outputs(built.model, lambda found: found if segments else found[:1])
+        _export.write_program(program, built, base.image_size, classes, folder, what)
+
+
+TRAINABLE = ResUnet()

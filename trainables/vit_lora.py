@@ -1,0 +1,125 @@
+"""A vision transformer adapted by LoRA, with a linear head."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from lungtune.core.params import param
+from lungtune.core.trainable import LoraTarget, Trainable
+from trainables import _head, _timm
+from trainables._params import Loop
+
+if TYPE_CHECKING:
+    import torch
+
+    from lungtune.nn.slots import Slots
+
+_ATTENTION = {name: f"attn.{name}_proj" for name in ("q", "k", "v", "out")}
+_MLP = ("mlp.fc1", "mlp.fc2")
+_PROJECTIONS = {
+    "qv": (_ATTENTION["q"], _ATTENTION["v"]),
+    "qkv": (_ATTENTION["q"], _ATTENTION["k"], _ATTENTION["v"]),
+    "qkvo": tuple(_ATTENTION.values()),
+    "mlp": _MLP,
+    "qkv_mlp": (_ATTENTION["q"], _ATTENTION["k"], _ATTENTION["v"], *_MLP),
+    "qkvo_mlp": (*_ATTENTION.values(), *_MLP),
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """The frozen transformer; trials with equal ones may share a pack."""
+
+    model: str = param("vit_base_patch16_224", help="timm's name of the architecture; not read for a folder of weights")
+    weights: str = param(
+        "default", help="tag of timm's or default, a shipped base, a folder in timm's format, a weights file, or random"
+    )
+    image_size: int = param(224, low=16, high=1024, unit="px", help="side of the square input image")
+
+
+@dataclass(frozen=True)
+class Params(Loop):
+    """What one trial chooses. The defaults are the source project's configuration."""
+
+    lr: float = param(2e-5, low=1e-7, high=1.0, help="peak learning rate of AdamW")
+    lora_rank: int = param(8, low=1, high=256, help="rank r of every adapter")
+    lora_alpha: float = param(16.0, low=0.01, high=1024.0, help="strength: an adapter is scaled by alpha / rank")
+    lora_dropout: float = param(0.0, low=0.0, high=0.9, help="share of an adapter's input features dropped in training")
+    lora_targets: str = param("qv", choices=tuple(_PROJECTIONS), help="projections of a block that are adapted")
+    lora_blocks: str = param("all", choices=("all", "upper_half"), help="blocks that are adapted")
+
+
+class VitLora(Trainable):
+    """LoRA (Hu et al., arXiv 2106.09685) on a ViT whose fused ``qkv`` is taken apart, so that each can be adapted."""
+
+    summary: ClassVar[str] = "ViT-B/16 with LoRA and a linear head"
+    Base: ClassVar[type] = Base
+    Params: ClassVar[type] = Params
+
+    def check(self, base: Base) -> None:
+        """See ``Trainable.check``. Downloads from the hub when it answers within five seconds."""
+        _timm.check(base.model, base.weights)
+
+    def miniature(self, folder: Path) -> Base:
+        """See ``Trainable.miniature``: two blocks of width 24."""
+        from trainables import _export
+
+        settings = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+        _export.write_random("vit_tiny_patch16_224", settings, folder)
+        return Base(weights=str(folder), image_size=32)
+
+    def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
+        """See ``Trainable.backbone``."""
+        from trainables import _images, _vit
+
+        model = _images.Normalised(_timm.build(base.model, base.weights, base.image_size))
+        model.width = _images.width(model, base.image_size)
+        _vit.split(model.net)
+        return model
+
+    def targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
+        """See ``Trainable.targets``: one pattern for each projection, so that each must match."""
+        count = len(model.net.blocks)
+        first = count // 2 if params.lora_blocks == "upper_half" else 0
+        blocks = "|".join(map(str, range(first, count)))
+        return [
+            LoraTarget(
+                rf"net\.blocks\.({blocks})\.{re.escape(name)}",
+                params.lora_rank,
+                params.lora_alpha,
+                params.lora_dropout,
+            )
+            for name in _PROJECTIONS[params.lora_targets]
+        ]
+
+    def own(
+        self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
+    ) -> Mapping[str, torch.Tensor]:
+        """See ``Trainable.own``: the head."""
+        return _head.draw(model.width, 0, len(classes), generator)
+
+    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> Mapping[str, torch.Tensor]:
+        """See ``Trainable.outputs``."""
+        return {"logits": _head.linear(model.embed(inputs).float(), slots)}
+
+    def export(
+        self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+    ) -> None:
+        """See ``Trainable.export``: timm's format with the adapters merged in, the adapters beside it."""
+        from safetensors.torch import save_file
+
+        from trainables import _export, _vit
+
+        built = _timm.build(base.model, base.weights, base.image_size)
+        _vit.merge(built.model, adapter, params.lora_alpha / params.lora_rank)
+        head = {name: adapter[name] for name in ("head.weight", "head.bias")}
+        _export.write_timm(built, base.image_size, classes, folder, head=head)
+        rest = {name: tensor.contiguous() for name, tensor in adapter.items() if name not in head}
+        save_file(rest, folder / "adapter.safetensors")
+
+
+TRAINABLE = VitLora()
