@@ -51,7 +51,7 @@ RECIPES: dict[str, Recipe] = {
             "class_token": False,  # see pool_type above
             "global_pool": "avg",
         },
-        passes=16,
+        passes=10,
         lr=2.0e-3,
         dense=1.0,
         **_COMMON,
@@ -59,13 +59,13 @@ RECIPES: dict[str, Recipe] = {
     "tiny_convnext": Supervised(
         architecture="convnext_atto",
         settings={"depths": [1, 1, 2, 1], "dims": [32, 64, 96, 128], **_NARROW},
-        passes=28,
+        passes=8,
         lr=3.0e-3,
         dense=1.0,
         **_COMMON,
     ),
     "tiny_conformer": Supervised(
-        architecture="conformer_micro", settings={}, passes=24, lr=2.0e-3, dense=1.0, **_COMMON
+        architecture="conformer_micro", settings={}, passes=8, lr=2.0e-3, dense=1.0, **_COMMON
     ),
 }
 """Name of a base -> how to make it."""
