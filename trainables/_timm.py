@@ -82,15 +82,15 @@ def find(model: str, weights: str, *, fetch: bool) -> Weights:
         WeightsError: they cannot be had; says how to get them.
     """
     file = Path(weights).expanduser()
+    if weights == "random":
+        return Weights(model, None, {}, _config_of(model, None), "random numbers: nothing is pretrained")
     for folder in (_weights.shipped(weights), file):
         if folder.is_dir():
             return _folder(folder)
-    if weights == "random":
-        return Weights(model, None, {}, _config_of(model, None), "random numbers: nothing is pretrained")
     if file.is_file():
         if file.suffix not in _ENDINGS:
             raise WeightsError(f"weights must be a file that ends with {' or '.join(_ENDINGS)}, but got {weights}.")
-        return Weights(model, file, {}, _config_of(model, None), str(file))
+        return Weights(model, file, {}, _config_of(model, None) | {"num_classes": 0}, str(file))
     if _weights.is_path(weights) or file.suffix in _ENDINGS:
         raise WeightsError(f"weights must name a folder with {_CONFIG} and weights, but {weights} does not exist.")
     config = _config_of(model, weights)
@@ -107,9 +107,8 @@ def _folder(folder: Path) -> Weights:
     found += sorted(file for file in folder.iterdir() if file.suffix in _ENDINGS)
     if not found:
         raise WeightsError(f"{folder} must hold a weights file such as {_FILES[0]}, but has none.")
-    return Weights(
-        architecture, found[0], config.get("model_args", {}), config.get("pretrained_cfg", config), str(folder)
-    )
+    settings, about = config.get("model_args") or {}, config.get("pretrained_cfg", config)
+    return Weights(architecture, found[0], settings, {"num_classes": config.get("num_classes", 0)} | about, str(folder))
 
 
 def _config_of(model: str, tag: str | None) -> dict[str, Any]:
@@ -131,19 +130,17 @@ def _config_of(model: str, tag: str | None) -> dict[str, Any]:
     if model not in known:
         close = difflib.get_close_matches(model, known, n=1)
         raise WeightsError(f"model '{model}' is not one of timm's.{did_you_mean(model, close)}")
-    name = model if tag in (None, "default") else f"{model}.{tag}"
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False) if _has(timm, name) else None
-    if config is None or (tag is not None and not config.has_weights):
-        tags = [entry.partition(".")[2] for entry in timm.list_pretrained(f"{model}.*")]
-        raise WeightsError(f"weights '{tag}' are not known for {model}.{did_you_mean(str(tag), [*tags, 'random'])}")
-    return config.to_dict()
-
-
-def _has(timm: Any, name: str) -> bool:
     try:
-        return timm.get_pretrained_cfg(name, allow_unregistered=False) is not None
-    except RuntimeError:
-        return False
+        name = model if tag in (None, "default") else f"{model}.{tag}"
+        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError:  # there is no such tag, or none at all
+        config = None
+    if tag is None:
+        return config.to_dict() if config else dict(_IMAGENET)
+    if config is None or not config.has_weights:
+        tags = [entry.partition(".")[2] for entry in timm.list_pretrained(f"{model}.*")]
+        raise WeightsError(f"weights '{tag}' are not known for {model}.{did_you_mean(tag, [*tags, 'random'])}")
+    return config.to_dict()
 
 
 def _of_tag(model: str, tag: str, config: Mapping[str, Any], fetch: bool) -> Path:
@@ -257,10 +254,10 @@ def _of_timm(
 
 
 def _shapes(config: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Return how many outputs and channels the weights of a file have, whatever its description says."""
+    """Return how many outputs and channels weights have, where that can be seen: a description may say otherwise."""
     head, stem = ((config.get(key) or "") for key in ("classifier", "first_conv"))
     head, stem = (name if isinstance(name, str) else name[0] for name in (head, stem))
-    found: dict[str, Any] = {"num_classes": 0}
+    found: dict[str, Any] = {}
     for name in (f"{head.partition('.')[0]}.weight", f"{head}.weight"):
         if name in state:
             found["num_classes"] = len(state[name])

@@ -170,9 +170,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("offline")
 def test_missing_weights_are_explained_at_once() -> None:
     start = time.monotonic()
-    with pytest.raises(
-        WeightsError, match=r"'openai' of ViT-L-14 .* `huggingface-cli download timm/vit_large.*weights=DIR"
-    ):
+    with pytest.raises(WeightsError, match=r"'openai' of ViT-L-14 .* `hf download timm/vit_large.*weights=DIR"):
         TRAINABLE.check(Base())
     assert time.monotonic() - start < 5.0
 

@@ -35,7 +35,9 @@ def micro() -> Conformer:
 def test_parameters_count_as_published(name: str, settings: dict[str, int], count: int) -> None:
     with torch.device("meta"):
         model = conformer(name, **settings)
+        logits = model(torch.empty(2, 3, 224, 224))
     assert sum(p.numel() for p in model.parameters()) == count
+    assert [tuple(branch.shape) for branch in logits] == [(2, 1000)] * 2
 
 
 def test_the_micro_one_is_small() -> None:

@@ -36,9 +36,9 @@ def small():
 @pytest.fixture(scope="module")
 def clinic():
     """Pictures of domain B, their classes, and which are for training: other patients than the rest."""
-    phantoms = list(generate(300, seed=5, size=64))
+    phantoms = list(generate(200, seed=5, size=64))
     images = torch.from_numpy(np.stack([phantom.image for phantom in phantoms]))[:, None].float() / 255
-    train = np.array([int(phantom.patient_id[-6:]) < 200 for phantom in phantoms])
+    train = np.array([int(phantom.patient_id[-6:]) < 130 for phantom in phantoms])
     return images, np.array([phantom.label for phantom in phantoms]), train
 
 
