@@ -78,7 +78,8 @@ with torch.no_grad():
     logits = x @ head["head.weight"] + head["head.bias"]
     if "hidden.head" in head:
         logits += torch.nn.functional.gelu(x @ head["hidden.weight"] + head["hidden.bias"]) @ head["hidden.head"]
-print(json.dumps(dict(zip(json.loads(Path(folder, "classes.json").read_text())["classes"], logits.softmax(1)[0].tolist()))))"""
+classes = json.loads(Path(folder, "classes.json").read_text())["classes"]
+print(json.dumps(dict(zip(classes, logits.softmax(1)[0].tolist()))))"""
 
 
 def write(base: Any, params: Any, classes: Sequence[str], adapter: dict[str, Tensor], folder: Path) -> None:

@@ -39,7 +39,8 @@ image = (to_tensor(picture) - {mean:.9g}).div({std:.9g}).unsqueeze(0)
 """
 
 _CLASSES = """
-print(json.dumps(dict(zip(json.loads(Path(folder, "classes.json").read_text())["classes"], logits.softmax(1)[0].tolist()))))"""
+classes = json.loads(Path(folder, "classes.json").read_text())["classes"]
+print(json.dumps(dict(zip(classes, logits.softmax(1)[0].tolist()))))"""
 
 _TIMM = """\
 model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()

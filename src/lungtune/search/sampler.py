@@ -156,7 +156,8 @@ def frozen(space: SearchSpace, trial: Trial, at: float | None = None) -> optuna.
 def _holds(axis: optuna.distributions.BaseDistribution, value: Any) -> bool:
     if isinstance(axis, optuna.distributions.CategoricalDistribution):
         return value in axis.choices
-    return isinstance(value, (int, float)) and axis._contains(axis.to_internal_repr(value))
+    inside = isinstance(value, (int, float)) and axis.low <= value <= axis.high  # type: ignore[attr-defined]
+    return inside and axis._contains(axis.to_internal_repr(value))  # which raises for a log range and 0
 
 
 def _default(space: SearchSpace, name: str) -> Any:

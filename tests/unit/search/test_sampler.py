@@ -119,3 +119,10 @@ def test_one_trial_in_three_is_random_whatever_tpe_believes():
     assert sampler.suggest(space("gp"), past, 0, 11).origin == "sampler"
     drawn = sampler.suggest(space(), past, 0, 11).params
     assert sampler.suggest(space("random"), history([]), 0, 11).params == drawn
+
+
+def test_a_start_point_at_zero_outside_a_log_range_is_left_out_for_the_sampler() -> None:
+    """As lambda2 = 0: the control of an axis whose own range cannot hold it."""
+    told = history([trial(0, lr=0.0), trial(1)])
+    assert len(sampler.rebuild(space(), told).trials) == 1
+    assert sampler.suggest(space(start=()), told, 0, 2).params["lr"] > 0
