@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from lungtune.core.journal import write_atomic
-from lungtune.core.space import SearchSpace
+from lungtune.core.space import SPACE, SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import History, Objective, Report, State, Trial
-from lungtune.evaluate import bootstrap, metrics, selection
+from lungtune.evaluate import bootstrap, leaderboard, metrics, selection
 
 
 def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
         },
         "baselines": {"constant": history.baselines.get("constant", {}), "start": _start(study, history, patients)},
         "best": _best(study, history, patients),
+        "leaderboard": _leaderboard(study, space, history, patients),
         "trials": [_trial(trial, history) for _, trial in sorted(history.trials.items())],
     }
 
@@ -66,7 +67,29 @@ def write(study: Study, patients: np.ndarray) -> dict[str, Any]:
     """Build the summary and write it to the study's folder."""
     summary = build(study, patients)
     write_atomic(study.summary_path, json.dumps(summary, indent=1, ensure_ascii=False).encode())
+    if summary["leaderboard"]:
+        write_atomic(study.folder / "leaderboard.md", leaderboard.markdown(summary["leaderboard"]).encode())
     return summary
+
+
+def _leaderboard(study: Study, space: SearchSpace, history: History, patients: np.ndarray) -> dict[str, Any] | None:
+    """Compare the best trials of several spaces; None when there are not two with a score."""
+    contenders, candidates, spent, labels = [], {}, {}, np.empty(0)
+    for member in space.members:
+        mine = [trial for trial in history.ranked() if trial.params[SPACE] == member.name]
+        found = probabilities(study, mine[0].best(history.objective)) if mine else None
+        if found is None or len(found[0]) != len(patients):
+            continue
+        labels = found[0]
+        contenders.append(leaderboard.Contender(member.name, found[1], mine[0].value(history.objective)))
+        candidates[member.name] = [table for trial in mine for table in reported(study, trial)]
+        every = [t for t in history.trials.values() if t.params[SPACE] == member.name and t.duplicate_of is None]
+        best = {"trial": mine[0].number, "params": mine[0].params}
+        spent[member.name] = {**best, "trials": len(every), "passes": round(sum(t.fidelity for t in every), 4)}
+    if len(contenders) < 2:
+        return None
+    board = leaderboard.board(labels, patients, contenders, history.objective.metric, candidates)
+    return {**board, "rows": [row | spent[row["name"]] for row in board["rows"]]}
 
 
 def probabilities(study: Study, report: Report | None) -> tuple[np.ndarray, np.ndarray] | None:
@@ -142,8 +165,15 @@ def _trial(trial: Trial, history: History) -> dict[str, Any]:
     }
 
 
+def _reference(history: History) -> Trial | None:
+    """Return the source configuration all are compared with: of several spaces, that of the best trial's space."""
+    ranked, starts = history.ranked(), [t for _, t in sorted(history.trials.items()) if t.origin == "start"]
+    own = [t for t in starts if ranked and t.params.get(SPACE) == ranked[0].params.get(SPACE)]
+    return next(iter(own or starts), None)
+
+
 def _start(study: Study, history: History, patients: np.ndarray) -> dict[str, Any] | None:
-    trial = next((t for _, t in sorted(history.trials.items()) if t.origin == "start"), None)
+    trial = _reference(history)
     if trial is None or math.isnan(trial.value(history.objective)):
         return None
     return {"trial": trial.number, "params": trial.params, **_score(study, history, trial, patients)}
@@ -177,7 +207,7 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
     }
     if found is None:
         return result
-    start = next((t for _, t in sorted(history.trials.items()) if t.origin == "start"), None)
+    start = _reference(history)
     other = probabilities(study, start.best(history.objective)) if start else None
     if start is not None and other is not None:
         result["gain_over_start"] = bootstrap.paired(found[0], found[1], other[1], patients, metric).to_dict()

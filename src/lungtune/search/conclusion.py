@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from lungtune.core import paths
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
+from lungtune.evaluate import leaderboard
 from lungtune.search import live
 
 
@@ -57,6 +59,11 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     constant = result["baselines"]["constant"].get(metric)
     if constant is not None:
         out(f"  constant-class baseline {constant:.4f}")
+    if best["collapsed"]:
+        out(f"  [bold]{escape(best['collapsed'])}[/bold]")
+    if result["leaderboard"]:
+        out("[bold]leaderboard[/bold], best trial of each space; 95 % intervals over patients:")
+        out(escape(leaderboard.text(result["leaderboard"])))
     out("next:")
     out(f"  python scripts/export.py --study {study.name}")
     recipe = paths.home() / "recipes" / f"{study.name}-1.yaml"
