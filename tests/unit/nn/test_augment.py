@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lungtune.nn.augment import LEVELS, augment
+from lungtune.nn.augment import LEVELS, Strength, augment
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -68,3 +68,30 @@ def test_geometry_stays_within_its_limits() -> None:
         away = torch.stack([peak // 65 - 32, peak % 65 - 32]).abs().max() / 65
         limit = LEVELS[level].shift * (1 + LEVELS[level].scale) * 1.5  # turned shift, rounded to pixels
         assert 0.3 * limit < away < limit + 1.5 / 65
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_a_mask_goes_exactly_where_its_image_goes(level: int) -> None:
+    """Overlaid: a picture that is its own mask still is, wherever rotation, shift, scale and flip took it."""
+    shapes = torch.zeros(40, 1, 48, 48)
+    for i, shape in enumerate(shapes):
+        shape[0, 8 + i % 7 : 30, 5 : 20 + i % 11] = 1.0
+    both = torch.cat([shapes, shapes], 1)
+    moved = augment(both, [level], [40], [torch.Generator().manual_seed(3)])
+    alone = augment(shapes, [level], [40], [torch.Generator().manual_seed(3)])
+    torch.testing.assert_close(moved[:, :1], alone, rtol=0, atol=0)
+    assert set(moved[:, 1].unique().tolist()) == {0.0, 1.0}
+    picture, mask = moved[:, 0], moved[:, 1]
+    inside = torch.stack([p[m > 0].mean() for p, m in zip(picture, mask, strict=True)])
+    outside = torch.stack([p[m == 0].mean() for p, m in zip(picture, mask, strict=True)])
+    assert inside.min() > 0.55
+    assert outside.max() < 0.35
+    assert not torch.equal(mask, shapes[:, 0])
+
+
+def test_the_mask_is_the_moved_image_where_only_geometry_acts(monkeypatch: pytest.MonkeyPatch) -> None:
+    still = Strength(12, 0.08, 0.12, 0.0, 0.0, 0.0, 0.0, 0.5)
+    monkeypatch.setattr("lungtune.nn.augment.LEVELS", (still,) * 4)
+    shapes = (torch.rand(30, 1, 40, 40, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    moved = augment(torch.cat([shapes, shapes], 1), [3], [30], [torch.Generator().manual_seed(5)])
+    assert torch.equal(moved[:, 1:], (moved[:, :1] > 0.5).float())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from lungtune.nn.losses import WEIGHTINGS, Targets, class_weights
+from lungtune.nn.losses import WEIGHTINGS, Targets, class_weights, overlap
 
 LABELS = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
 
@@ -40,3 +41,28 @@ def test_weights_act_even_when_a_batch_shows_one_class() -> None:
     weights = class_weights(LABELS, 3, "balanced")[labels]
     expected = torch.log(torch.tensor(3.0)) * 100 / 30
     torch.testing.assert_close(Targets(labels, weights).cross_entropy(logits).mean(), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+def test_label_smoothing_is_torchs(smoothing: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(9, 4, generator=generator), torch.randint(4, (9,), generator=generator)
+    ours = Targets(labels, torch.ones(9)).cross_entropy(logits, [smoothing, 0.0], [5, 4])
+    expected = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    plain = F.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(ours, torch.cat([expected[:5], plain[5:]]))
+
+
+def test_overlap_of_binary_masks_is_dice_and_iou() -> None:
+    """The oracle: F1 and Jaccard score of the pixels, from scikit-learn."""
+    from sklearn.metrics import f1_score, jaccard_score
+
+    generator = torch.Generator().manual_seed(1)
+    found, truth = (torch.rand(6, 1, 9, 9, generator=generator) > 0.6 for _ in range(2))
+    dice, iou = overlap(found.float(), truth.float())
+    for i in range(6):
+        pixels = truth[i].flatten().numpy(), found[i].flatten().numpy()
+        assert dice[i].item() == pytest.approx(f1_score(*pixels), abs=1e-5)
+        assert iou[i].item() == pytest.approx(jaccard_score(*pixels), abs=1e-5)
+    nothing = torch.zeros(1, 1, 4, 4)
+    assert [value.item() for value in overlap(nothing, nothing)] == [1.0, 1.0]

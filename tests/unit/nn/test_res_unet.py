@@ -1,0 +1,98 @@
+"""The Res-UNet's two tasks: what lambda2 weighs, what cases without a mask teach, what 0 leaves out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lungtune.nn.pack import Pack
+from lungtune.nn.pixels import Masks
+from trainables.res_unet import TRAINABLE, Params
+
+CLASSES = ("normal", "ill")
+COUNT = 12
+HORIZON = 20 * COUNT
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return TRAINABLE.miniature(tmp_path_factory.mktemp("res_unet"))
+
+
+def data(known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, Masks]:
+    """Noise with a darker rectangle, which is the mask; class 1 is brighter."""
+    random = np.random.default_rng(0)
+    labels = np.arange(COUNT) % 2
+    images = (random.integers(0, 60, (COUNT, 32, 32)) + 100 + 60 * labels[:, None, None]).astype(np.uint8)
+    pixels = np.zeros_like(images)
+    for i in range(COUNT):
+        pixels[i, 6 + i % 5 : 26, 4 + i % 3 : 20] = 255
+    images[pixels > 0] //= 3
+    known = np.ones(COUNT, bool) if known is None else known
+    return images, labels, Masks(pixels * known[:, None, None].astype(np.uint8), known)
+
+
+def pack(base: Any, masks: Masks) -> Pack:
+    images, labels, _ = data()
+    return Pack(TRAINABLE, base, CLASSES, images, labels, masks=masks, capacity=2)
+
+
+def params(**changes: Any) -> Params:
+    return replace(Params(lr=1e-2, batch_size=6, augmentation=0, warmup=0.0), **changes)
+
+
+def test_the_mask_is_learnt_and_judged(base: Any) -> None:
+    torch.set_num_threads(1)
+    images, labels, masks = data()
+    made = pack(base, masks)
+    slot = made.join(params(lambda2=1.0), seed=1, horizon=HORIZON)
+    before = made.judge(images, masks=masks)[slot]
+    for _ in range(40):
+        made.step()
+    after = made.judge(images, masks=masks)[slot]
+    assert before["dice"].mean() < 0.7
+    assert after["dice"].mean() > 0.9
+    torch.testing.assert_close(after["iou"], after["dice"] / (2 - after["dice"]), atol=1e-4, rtol=1e-3)
+    assert (after["probabilities"].argmax(1).numpy() == labels).mean() > 0.9
+
+
+def test_zero_trains_no_decoder_and_tells_no_dice(base: Any) -> None:
+    images, _, masks = data()
+    made = pack(base, masks)
+    without = made.join(params(lambda2=0.0), seed=1, horizon=HORIZON)
+    with_it = made.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
+    made.step()
+    assert not any(name.startswith(("net.decoder", "net.mask")) for name in made.adapter(without))
+    assert any(name.startswith("net.decoder") for name in made.adapter(with_it))
+    judged = made.judge(images, masks=masks)
+    assert judged[without]["dice"].isnan().all()
+    assert judged[with_it]["dice"].isfinite().all()
+
+
+def test_cases_without_a_mask_count_for_the_class_only(base: Any) -> None:
+    """With no mask known, any lambda2 trains as the cross-entropy alone does."""
+    images, _, masks = data(np.zeros(COUNT, bool))
+    losses = []
+    for weight in (0.0, 5.0):
+        made = pack(base, masks)
+        slot = made.join(params(lambda2=weight), seed=1, horizon=HORIZON)
+        losses.append([made.step()[slot] for _ in range(3)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert made.judge(images, masks=masks)[slot]["dice"].isnan().all()
+
+
+def test_lambda2_weighs_one_minus_dice(base: Any) -> None:
+    """First losses of equal trials are linear in lambda2, as all else in them is the same."""
+    _, _, masks = data()
+    first = {}
+    for weight in (0.5, 1.0, 2.0):
+        made = pack(base, masks)
+        slot = made.join(params(lambda2=weight), seed=1, horizon=HORIZON)
+        first[weight] = made.step()[slot]
+    slope = (first[1.0] - first[0.5]) / 0.5
+    assert first[2.0] - first[1.0] == pytest.approx(slope, rel=1e-4)
+    assert 0 < slope < 1
