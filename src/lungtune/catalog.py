@@ -81,7 +81,7 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
     Raises:
         SpaceError: there is no such space, or it has mistakes (all of them are named).
     """
-    files, settings = [_file(name) for name in _split(names)], dict(settings or {})
+    files, settings = [_file(name) for name in _split(names)], setting.gathered(settings or {})
     if len(files) == 1:
         return _load(files[0], profile, settings)
     left = set(settings)

@@ -64,6 +64,16 @@ def base_axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
     return result
 
 
+def gathered(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Put all ``fidelity.<field>`` into one entry: they have to fit together, whatever their order."""
+    names = {key: key.partition("fidelity.") for key in settings}
+    rest = {key: value for key, value in settings.items() if not names[key][1]}
+    for key, (owner, found, field) in names.items():
+        if found:
+            rest.setdefault(f"{owner}fidelity", {})[field] = settings[key]
+    return rest
+
+
 def apply(space: SearchSpace, trainable: Trainable, metrics: Mapping[str, str], key: str, value: Any) -> SearchSpace:
     """Apply one ``--set``: fix a parameter, change a base setting or one of the space's own fields.
 
@@ -83,9 +93,8 @@ def apply(space: SearchSpace, trainable: Trainable, metrics: Mapping[str, str], 
         if isinstance(result, BaseDistribution):
             return dataclasses.replace(space, axes={key: result, **axes})
         return dataclasses.replace(space, axes=axes, base={**space.base, key: result})
-    if key.startswith("fidelity."):
-        fields = {**dataclasses.asdict(space.fidelity), key.removeprefix("fidelity."): value}
-        return dataclasses.replace(space, fidelity=Fidelity.of(fields))
+    if key == "fidelity" and isinstance(value, Mapping):
+        return dataclasses.replace(space, fidelity=Fidelity.of({**dataclasses.asdict(space.fidelity), **value}))
     if key == "scheduler" or key.startswith("scheduler."):
         entry = value if key == "scheduler" else {key.removeprefix("scheduler."): value}
         return dataclasses.replace(space, scheduler=Scheduler.of(entry, space.scheduler))

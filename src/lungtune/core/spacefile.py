@@ -120,7 +120,7 @@ def load_space(
         raise
     layers = [(block, block.lines), *_profile(reader, block, profile)]
     space = _resolve(reader, block, layers, trainable, profile)
-    for key, value in (settings or {}).items():
+    for key, value in setting.gathered(settings or {}).items():
         try:
             space = setting.apply(space, trainable, metrics, key, value)
         except SpaceError as error:
