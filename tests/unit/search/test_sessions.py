@@ -1,0 +1,109 @@
+"""A session for each base: trials find theirs, step together by base, and idle sessions do not pile up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.distributions import CategoricalDistribution
+
+from lungtune import training
+from lungtune.core.fidelity import Fidelity
+from lungtune.core.params import param
+from lungtune.core.space import SPACE, SearchSpace, together
+from lungtune.core.trial import Objective
+from lungtune.data.dataset import Dataset, Part
+from toy import CLASSES, LABELS, Toy
+
+
+@dataclass(frozen=True)
+class Base:
+    """A size, and a name that makes bases differ."""
+
+    image_size: int = param(8)
+    model: str = param("a")
+
+
+class Family(Toy):
+    """Toy's, with several bases."""
+
+    Base = Base
+
+
+def space(name: str, models: tuple[str, ...]) -> SearchSpace:
+    return SearchSpace(
+        name=name, family=name, summary="", profile="full", objective=Objective("macro_f1"), sampler="tpe", trials=4,
+        fidelity=Fidelity(3, 1), base={"image_size": 8, "model": models[0]}, fixed={"lr": 1e-2},
+        axes={"model": CategoricalDistribution(models)}, start=({},),
+    )  # fmt: skip
+
+
+def part() -> Part:
+    random = np.random.default_rng(0)
+    names = np.array([str(i) for i in range(len(LABELS))])
+    images = random.integers(0, 256, (len(LABELS), 8, 8), dtype=np.uint8)
+    return Part(images, LABELS, names, names, masks=None, masked=np.zeros(len(LABELS), bool))
+
+
+@pytest.fixture
+def sessions() -> tuple[training.Sessions, list[tuple[int, bool]]]:
+    opened: list[tuple[int, bool]] = []
+
+    def data(size: int, masks: bool) -> Dataset:
+        opened.append((size, masks))
+        return Dataset(tuple(CLASSES), part(), part(), None, None, None, "")  # type: ignore[arg-type]
+
+    both = together([space("one", ("a", "b")), space("two", ("c", "d", "e"))])
+    return training.Sessions(both, lambda name: Family(), data, slots=2), opened
+
+
+def trial(name: str, model: str) -> dict[str, Any]:
+    return {SPACE: name, "model": model, "lr": 1e-2}
+
+
+def test_trials_of_one_base_share_a_session_and_others_do_not(sessions: Any) -> None:
+    made, _ = sessions
+    assert made.of(trial("one", "a")) is made.of(trial("one", "a"))
+    assert made.of(trial("one", "a")) is not made.of(trial("one", "b"))
+    assert made.of(trial("two", "c")).base == Base(model="c")
+
+
+def test_each_trial_trains_as_in_a_session_of_its_own(sessions: Any, tmp_path: Path) -> None:
+    made, _ = sessions
+    which = {0: trial("one", "a"), 1: trial("one", "b"), 2: trial("two", "c"), 3: trial("one", "a")}
+    for number, params in which.items():
+        made.start(number, params, number, tmp_path / str(number))
+    assert made.runs.keys() == which.keys()
+    reports: dict[int, Any] = {}
+    while len(reports) < 4:
+        reports |= dict(made.step([n for n in which if n not in reports]))
+    for number, params in which.items():
+        alone = training.Session(
+            Family(), Base(model=params["model"]), made.of(params).dataset, Fidelity(3, 1), Objective("macro_f1")
+        )
+        alone.start(number, {"lr": 1e-2}, number, tmp_path / f"alone{number}")
+        ((_, expected),) = alone.until_report()
+        assert reports[number].metrics["loss"] == pytest.approx(expected.metrics["loss"], rel=1e-5)
+    made.leave(1)
+    assert made.runs.keys() == {0, 2, 3}
+
+
+def test_only_the_last_idle_sessions_stay_open(sessions: Any, tmp_path: Path) -> None:
+    made, opened = sessions
+    made.start(0, trial("one", "a"), 0, tmp_path / "0")
+    for model in "cdecde":
+        made.of(trial("two", model))
+    assert len(made._open) == training.KEPT
+    assert made.runs.keys() == {0}, "a session with a trial in it is never closed"
+    assert len(opened) > 4
+
+
+def test_parameters_of_another_family_are_named(sessions: Any, tmp_path: Path) -> None:
+    from lungtune.errors import SpaceError
+
+    made, _ = sessions
+    with pytest.raises(SpaceError, match=r"'rnak' is not a parameter of this family\. Did you mean 'rank'"):
+        made.start(0, {**trial("one", "a"), "rnak": 2}, 0, tmp_path / "0")
