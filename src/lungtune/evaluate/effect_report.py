@@ -101,8 +101,8 @@ def confirmed(compared: Comparison, validation: Mapping[str, Any], test: Mapping
     if gain is None:
         return ""
     return (
-        f"The value that was best on validation, {shown(best)}, has a gain of {interval_text(gain)} over {control} here. "
-        "Whoever picks a value by these test scores needs new patients to know what it is worth."
+        f"The value that was best on validation, {shown(best)}, has a gain of {interval_text(gain)} over "
+        f"{control} here. Whoever picks a value by these test scores needs new patients to know what it is worth."
     )
 
 
