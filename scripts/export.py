@@ -17,13 +17,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the recipes (default: recipes/)")
     options = parser.parse_args()
 
-    from lungtune.export import export
+    from lungtune.export import export, following
 
     written = export(options.study, options.top, options.out)
     print(*written, sep="\n")
     if len(written) < options.top:
         print(f"{len(written)} written: no more trials of the study have a score.")
-    print(f"next: python scripts/retrain.py {written[0]}")
+    print("next:", "\n      ".join(following(options.study, written[0])))
 
 
 if __name__ == "__main__":

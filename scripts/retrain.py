@@ -1,10 +1,12 @@
 """Train a recipe again: weights that load without lungtune, and a report with intervals over patients.
 
-    python scripts/retrain.py RECIPE.yaml [--seeds N] [--test [--no-blackout]]
+    python scripts/retrain.py RECIPE.yaml [--seeds N] [--test [--no-blackout]] [--compare NAME=A,B,...]
 
 The recipe's own seed gives the searched validation score again. --test opens the locked test set, once per study,
 and writes that down in the study's ledger; with lung masks it also trains the recipe on images with black lungs, which
 tells whether the model needs to look at them.
+--compare lambda2=0,0.01,0.1,1 trains the recipe with each of these values too and says whether the parameter helps, and
+at which value: intervals over patients, the same seeds on both sides (take --seeds 3: the searched one is left out).
 """
 
 from pathlib import Path
@@ -22,6 +24,7 @@ def main() -> None:
     parser.add_argument(
         "--no-blackout", action="store_true", help="with --test: don't train again with black lungs, as a baseline"
     )
+    parser.add_argument("--compare", metavar="NAME=A,B,...", help="does this parameter help, and at which value?")
     parser.add_argument("--data", metavar="SOURCE[:PATH]", help="the same data, lying elsewhere")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of weights and report (default: models/)")
     options = parser.parse_args()
@@ -30,7 +33,7 @@ def main() -> None:
     from lungtune.retrain import retrain
 
     blackout = not options.no_blackout
-    done = retrain(options.recipe, options.seeds, options.test, options.out, options.data, blackout)
+    done = retrain(options.recipe, options.seeds, options.test, options.out, options.data, blackout, options.compare)
     print(report.text(done.content))
     print(f"report:  {done.folder / 'report.md'}\nweights: {done.weights}")
 

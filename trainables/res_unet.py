@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lungtune.core.params import param
 from trainables import _network, _timm
@@ -50,6 +50,7 @@ class ResUnet(_network.Network):
 
     summary: ClassVar[str] = "Res-UNet: lung segmentation as a second task, its weight lambda2 searched"
     needs_masks = True
+    ablation: ClassVar[Mapping[str, Any]] = {"lambda2": 0.0}
     Base: ClassVar[type] = Base
     Params: ClassVar[type] = Params
     heads = ("head",)

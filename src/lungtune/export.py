@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lungtune import catalog
-from lungtune.core import paths, recipe
+from lungtune.core import comparison, paths, recipe
 from lungtune.core.journal import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
@@ -60,6 +60,20 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
         write_atomic(path, _text(kept, trial, rank, honest if rank == 1 else None, path).encode())
         written.append(path)
     return written
+
+
+def following(study: str, path: Path) -> list[str]:
+    """Return the commands that come next for a study's recipe: retrain it; ask whether what its family adds helps.
+
+    Args:
+        study: name of the study.
+        path: one of the files :func:`export` wrote.
+    """
+    made = catalog.space(str(path))
+    searched = SearchSpace.from_dict(Study.open(study).history().study["space"])
+    mine = next((m for m in searched.members if m.name == made.provenance.get("space")), searched)
+    asked = comparison.commands(path, catalog.family(made.family), mine, made.fixed)
+    return [f"python scripts/retrain.py {path}", *asked]
 
 
 class Predictions:

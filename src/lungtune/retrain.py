@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from lungtune import catalog, controls, runs
-from lungtune.core import environment, paths, recipe
+from lungtune.compare import Arms, compared_seeds
+from lungtune.core import comparison, environment, paths, recipe
 from lungtune.core import params as parameters
 from lungtune.core.journal import write_atomic
 from lungtune.core.ledger import Ledger
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
     from lungtune.data.dataset import Dataset, Inspection, Part
     from lungtune.training import Session
-
-PACKED = 8
-"""At most this many seeds train together."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,7 @@ def retrain(
     out: Path | None = None,
     data: str | None = None,
     blackout: bool = True,
+    compare: str | None = None,
 ) -> RetrainReport:
     """Train a recipe to the fidelity its score was searched at; write weights and a report.
 
@@ -75,9 +74,10 @@ def retrain(
         out: folder; by default ``models/<recipe's name>`` in lungtune's home.
         data: the data source, when it lies elsewhere than the recipe says. It must hold the same split.
         blackout: with ``test`` and lung masks, train once more on images with black lungs, as a baseline.
+        compare: ``NAME=VALUE,VALUE,...``: train the same with each of these values too, and say whether it helps.
 
     Raises:
-        SpaceError: the recipe has mistakes or is none.
+        SpaceError: the recipe has mistakes or is none, or ``compare`` can't be read.
         DataError: the data have problems, or are not those the recipe was searched on.
         WeightsError: pretrained weights cannot be had.
         StudyError: the test set was opened before, or another process writes to ``out``.
@@ -89,6 +89,7 @@ def retrain(
         raise StudyError(f"--seeds >= 1 must hold, but got {seeds}.")
     trainable = catalog.family(space.family)
     base = parameters.build(trainable.Base, space.base)
+    compared = comparison.read(compare, space, trainable) if compare is not None else None
     trainable.check(base)
     mark = recipe.fingerprint(space, origin.fidelity, origin.split)
     folder = out or paths.home() / "models" / path.stem
@@ -107,12 +108,16 @@ def retrain(
         assert space.seed is not None  # provenance made sure
         work = folder / "work" / mark
         each = [runs.Run(number, work / str(number)) for number in range(space.seed, space.seed + seeds)]
-        session = Session(trainable, base, dataset, space.fidelity, space.objective, slots=min(seeds, PACKED))
+        count = max(seeds, len(compared.others) * compared_seeds(seeds) if compared else 0)
+        slots = runs.room(trainable, count)
+        session = Session(trainable, base, dataset, space.fidelity, space.objective, slots=slots)
         session.alone(space.fixed)
-        for first in range(0, seeds, PACKED):
-            runs.train(session, space, each[first : first + PACKED], origin.fidelity)
+        runs.train(session, space, each, origin.fidelity)
         if each[0].failure is not None:
             raise TrialError("error", f"the run of the recipe's seed {each[0].seed} failed: {each[0].failure}")
+        arms = Arms(session, space, compared, each, origin, folder / "work") if compared else None
+        if arms:
+            arms.train()
         part, found = dataset.validation, each[0].prediction
         fitted = report.fit(part.labels, found["probabilities"], dataset.classes)
         _weights(trainable, base, space, dataset, each[0], folder, fitted)
@@ -126,15 +131,15 @@ def retrain(
         about["data"] = {"source": inspection.source, "split": origin.split, "classes": list(dataset.classes)}
         about["versions"] = environment.describe()["versions"]
         content = report.content(space, origin, about, [run.row() for run in each], section)
+        edited = content["reproduction"]["edited"]
+        content["effect"] = arms.content(edited) if arms else None
         if test:
             masks = trainable.needs_masks or (blackout and controls.masked(inspection))
             dark = None
             if blackout and masks:
                 seen = open_dataset(inspection, base.image_size, masks=True)
                 dark = controls.Blackout(trainable, base, seen, space, origin.fidelity, work / "blackout")
-            for run in (run for run in each if run.failure is None):  # before anything is opened
-                runs.resume(session, space, run, origin.fidelity)
-                session.leave(run.seed)
+            runs.make_sure(session, space, each + (arms.others if arms else []), origin.fidelity)
             ledger.opened(mark, path.name)
             locked = open_dataset(inspection, base.image_size, test=True, masks=masks).test
             assert locked is not None
@@ -150,6 +155,8 @@ def retrain(
                 locked.labels, said, locked.patients, dataset.classes, dataset.train.labels, first, fitted,
                 beside=beside,
             )  # fmt: skip
+            if arms:
+                arms.score(locked, content["effect"], edited)
             predictions["test"] = report.Predictions(locked.case_ids, locked.labels, said)
         report.write(folder, content, predictions)
         write_atomic(folder / "recipe.yaml", path.read_bytes())
@@ -208,16 +215,14 @@ def _score(
     session: Session, space: SearchSpace, part: Part, each: list[runs.Run], fidelity: float, content: dict[str, Any]
 ) -> dict[str, np.ndarray]:
     """Score every seed's model on the test part; return what the first one says."""
-    metric, found = space.objective.metric, []
+    metric = space.objective.metric
     for run, row in zip(each, content["runs"], strict=True):
         if run.failure is None:
-            runs.resume(session, space, run, fidelity)
-            found.append(session.judge(run.seed, part))
-            session.leave(run.seed)
-            scores = metrics.classification(part.labels, found[-1]["probabilities"], session.dataset.classes)
+            runs.score(session, space, run, part, fidelity)
+            scores = metrics.classification(part.labels, run.tested["probabilities"], session.dataset.classes)
             row["test"] = scores[metric]
     content["test_spread"] = report.spread([row["test"] for row in content["runs"] if row["test"] is not None])
-    return found[0]
+    return each[0].tested
 
 
 def _weights(

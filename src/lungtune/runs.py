@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,36 +11,68 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lungtune.core.comparison import shown
 from lungtune.core.space import SearchSpace
 from lungtune.errors import CheckpointError, TrialError
 
 if TYPE_CHECKING:
+    from lungtune.core.trainable import Trainable
+    from lungtune.data.dataset import Part
     from lungtune.training import Session
+
+PACKED = 8
+"""At most this many runs train together."""
 
 
 @dataclass
 class Run:
-    """One seed's training; ``prediction`` is that of the validation part."""
+    """One seed's training; ``prediction`` is that of the validation part, ``tested`` of the test part.
+
+    It trains with the recipe's parameters, ``changed`` apart. ``number`` is its own among those that train together.
+    """
 
     seed: int
     folder: Path
+    number: int = -1
+    changed: Mapping[str, Any] = field(default_factory=dict)
     value: float | None = None
     failure: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
     prediction: dict[str, np.ndarray] = field(default_factory=dict)
     adapter: dict[str, Any] = field(default_factory=dict)
+    tested: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.number = self.seed if self.number < 0 else self.number
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}" + "".join(f", {name} {shown(value)}" for name, value in self.changed.items())
 
     def row(self) -> dict[str, Any]:
         """Return what the report says of this run."""
         return {"seed": self.seed, "value": self.value, "failure": self.failure, "metrics": self.scores, "test": None}
 
 
+def room(trainable: Trainable, count: int) -> int:
+    """Return how many of ``count`` runs train together: one by one where a family gains nothing from packs."""
+    return min(count, PACKED) if trainable.packs else 1
+
+
 def train(session: Session, space: SearchSpace, runs: list[Run], fidelity: float, what: str = "") -> None:
-    """Train runs together up to ``fidelity`` passes; fill in their scores, predictions and adapters."""
+    """Train runs up to ``fidelity`` passes, as many together as the session takes; fill in what they come to."""
+    size = session.pack.capacity
+    for first in range(0, len(runs), size):
+        some = runs[first : first + size]
+        named = what or f"training {len(runs)} seed{'s' * (len(runs) > 1)}"
+        done = f", {first + 1} to {first + len(some)} of {len(runs)}" if len(runs) > size else ""
+        _together(session, space, some, fidelity, named + done)
+
+
+def _together(session: Session, space: SearchSpace, runs: list[Run], fidelity: float, what: str) -> None:
     for run in runs:
-        session.start(run.seed, space.fixed, run.seed, run.folder)
-    open_runs = {run.seed: run for run in runs}
-    with _bar(what or f"training {len(runs)} seed{'s' * (len(runs) > 1)}", fidelity) as told:
+        session.start(run.number, {**space.fixed, **run.changed}, run.seed, run.folder)
+    open_runs = {run.number: run for run in runs}
+    with _bar(what, fidelity) as told:
         while open_runs:
             for number, due in session.step():
                 run = open_runs[number]
@@ -49,7 +81,7 @@ def train(session: Session, space: SearchSpace, runs: list[Run], fidelity: float
                 elif due.fidelity >= fidelity - 1e-6:
                     slot = session.runs[number].slot
                     run.prediction = session.judge(number, session.dataset.validation)
-                    run.adapter = session.pack.adapter(slot)
+                    run.adapter = {} if run.changed else session.pack.adapter(slot)
                     run.scores = {key: float(value) for key, value in due.metrics.items()}
                     run.value = run.scores[space.objective.metric]
                 else:
@@ -66,14 +98,32 @@ def resume(session: Session, space: SearchSpace, run: Run, fidelity: float) -> N
     Raises:
         CheckpointError: its newest checkpoint is lost or damaged.
     """
-    session.start(run.seed, space.fixed, run.seed, run.folder, known=fidelity)
-    reached = session.runs[run.seed].fidelity
+    session.start(run.number, {**space.fixed, **run.changed}, run.seed, run.folder, known=fidelity)
+    reached = session.runs[run.number].fidelity
     if abs(reached - fidelity) > 1e-6:
-        session.leave(run.seed)
+        session.leave(run.number)
         raise CheckpointError(
-            f"seed {run.seed} must go on from {fidelity:g} passes to be scored on the test set, but its newest sound "
+            f"{run} must go on from {fidelity:g} passes to be scored on the test set, but its newest sound "
             f"checkpoint in {run.folder} is from {reached:g}. Run the same command again: it trains the rest."
         )
+
+
+def make_sure(session: Session, space: SearchSpace, runs: list[Run], fidelity: float) -> None:
+    """Make sure, before the test set opens, that every run that has not failed can be scored on it.
+
+    Raises:
+        CheckpointError: see :func:`resume`.
+    """
+    for run in (run for run in runs if run.failure is None):
+        resume(session, space, run, fidelity)
+        session.leave(run.number)
+
+
+def score(session: Session, space: SearchSpace, run: Run, part: Part, fidelity: float) -> None:
+    """Fill in what a trained run makes of the test part."""
+    resume(session, space, run, fidelity)
+    run.tested = session.judge(run.number, part)
+    session.leave(run.number)
 
 
 @contextmanager

@@ -50,6 +50,13 @@ def test_what_the_loop_reads_is_there(family: Family) -> None:
     assert "image_size" in specs(family.trainable.Base)
 
 
+def test_what_switches_an_addition_off_is_a_value_of_the_parameter(family: Family) -> None:
+    known = specs(family.trainable.Params)
+    assert {name: known[name].check(value) for name, value in family.trainable.ablation.items()} == dict(
+        family.trainable.ablation
+    )
+
+
 class Spy:
     """Params that note which fields are read."""
 

@@ -53,6 +53,9 @@ class Trainable(ABC):
     """Whether trials that train together are quicker: where the whole backbone trains, there is nothing to share."""
     needs_masks: ClassVar[bool] = False
     """Whether images come with lung masks; a search on data without any is refused."""
+    ablation: ClassVar[Mapping[str, Any]] = {}
+    """Parameters, each with the value that switches off what it adds: ``{"lambda2": 0.0}``. Whether they help is asked
+    by ``retrain --compare``."""
     Base: ClassVar[type]
     Params: ClassVar[type]
 

@@ -1,9 +1,9 @@
-"""Does an axis help, and where? Its values against 0 of it, on the same patients.
+"""Does an axis help, and where? Its values against a control, on the same patients.
 
 For an axis whose 0 switches something off (``lambda2``, the weight of the segmentation loss), the models trained with
-0 are the control. Every other value gets a paired interval over patients of its gain, jointly right for all values
-(Bonferroni), as the best of them is looked for on the same cases. Give all models of a value, or none chosen for its
-score: the best of ten against a single one looks like an effect.
+0 are the control; elsewhere any value may be. Every other value gets a paired interval over patients of its gain,
+jointly right for all values (Bonferroni), as the best of them is looked for on the same cases. Give all models of a
+value, or none chosen for its score: the best of ten against a single one looks like an effect.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lungtune.core.comparison import shown
 from lungtune.evaluate.bootstrap import Interval, Scorer, _interval, draw, groups_of
 from lungtune.evaluate.metrics import DIRECTIONS
 
@@ -57,27 +58,29 @@ def effect(
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
+    against: Any = 0,
 ) -> dict[str, Any]:
-    """Compare an axis's values with its 0.
+    """Compare an axis's values with one of them.
 
     Args:
         labels: whole numbers ``(N,)``.
         patients: an id per case ``(N,)``.
-        control: the models with 0.
+        control: the models with ``against``.
         treatments: value -> the models with it.
         axis: its name, for the words.
         classes: the C names; with them, where it helps is told too: the best value's gain in each class's recall.
+        against: the control's value.
 
     Returns:
-        JSON-able: ``axis``, ``metric``, ``control`` {score, seeds}, ``arms`` [{value, score, seeds, gain}], ``best``
-        (the value of the best mean score), ``helps`` (its gain is beyond chance), ``harms`` (no value helps, and the
-        best one's loss is beyond chance), ``classes`` {name: gain in recall}, ``sentence``.
+        JSON-able: ``axis``, ``metric``, ``against``, ``control`` {score, seeds}, ``arms`` [{value, score, seeds,
+        gain}], ``best`` (the value of the best mean score), ``helps`` (its gain is beyond chance), ``harms`` (no value
+        helps, and the best one's loss is beyond chance), ``classes`` {name: gain in recall}, ``sentence``.
 
     Raises:
         ValueError: there is no treatment, or shapes or the metric are wrong.
     """
     if not treatments:
-        raise ValueError(f"At least one value of {axis} other than 0 must be given.")
+        raise ValueError(f"At least one value of {axis} other than {shown(against)} must be given.")
     given = {"metric": metric, "draws": draws, "seed": seed}
     joint = 1 - (1 - level) / len(treatments)
     base = _score(labels, patients, control, metric)
@@ -95,6 +98,7 @@ def effect(
         "axis": axis,
         "metric": metric,
         "level": level,
+        "against": against,
         "control": {"score": base, "seeds": len(_seeds(control))},
         "arms": arms,
         "best": best,
@@ -112,13 +116,13 @@ def sentence(found: Mapping[str, Any]) -> str:
     change = arm["gain"]
     verdict = "helps" if found["helps"] else "harms" if found["harms"] else "makes no difference beyond chance"
     best = "its best value" if len(found["arms"]) > 1 else "its value"
+    best += f" {shown(found['best'])}"
     told = [
-        f"{axis} {verdict}: {best} {found['best']} scores {arm['score']:.3f} {metric}, 0 scores {control['score']:.3f}"
+        f"{axis} {verdict}: {best} scores {arm['score']:.3f} {metric}, {shown(found['against'])} scores "
+        f"{control['score']:.3f}"
     ]
     if change["low"] is None:
-        told[0] = (
-            f"{axis}: {best} {found['best']} changes {metric} by {change['value']:+.3f}; one patient tells no more."
-        )
+        told[0] = f"{axis}: {best} changes {metric} by {change['value']:+.3f}; one patient tells no more."
         return told[0]
     joint = f", jointly for {len(found['arms'])} values" if len(found["arms"]) > 1 else ""
     told[0] += (

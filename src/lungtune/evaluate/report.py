@@ -59,7 +59,8 @@ def content(
         JSON-able: ``about``'s fields; ``study``, ``study_id``, ``trial``, ``family``, ``params``, ``fidelity``
         (passes), ``date``; ``reproduction`` {reproduced, metric, searched, retrained, tolerance, edited, differences};
         ``runs``; ``spread`` {mean, sd}, ``spread_others``: without the first, null for fewer than three runs;
-        ``validation``, ``test``: sections; ``test_spread``.
+        ``validation``, ``test``: sections; ``test_spread``; ``effect``: of one parameter, where it was compared
+        (:meth:`lungtune.compare.Arms.content`).
     """
     edited = about["fingerprint"] != origin.fingerprint
     values = [run["value"] for run in runs if run["value"] is not None]
@@ -84,6 +85,7 @@ def content(
         "validation": validation,
         "test": None,
         "test_spread": None,
+        "effect": None,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from lungtune.evaluate import seeds
@@ -153,6 +154,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report["test"]:
         lines += [section_markdown("Test", report["test"], classes)]
         lines += ["The locked test set was opened once for this study; the opening is in the ledger.", ""]
+    if report.get("effect"):
+        lines += [_effect().markdown(report["effect"])]
     return "\n".join(lines)
 
 
@@ -180,7 +183,15 @@ def text(report: Mapping[str, Any]) -> str:
                 "  confusion matrix (rows: truth, columns: prediction)",
                 *_matrix(part, report["data"]["classes"]),
             ]
+    lines += _effect().text(report["effect"]) if report.get("effect") else []
     return "\n".join(lines)
+
+
+def _effect() -> ModuleType:
+    """The words of a comparison; they are made of these here."""
+    from lungtune.evaluate import effect_report
+
+    return effect_report
 
 
 def _called(part: Mapping[str, Any]) -> list[str]:

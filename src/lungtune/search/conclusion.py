@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from lungtune.core import paths
+from lungtune import catalog
+from lungtune.core import comparison, paths
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.evaluate import leaderboard
@@ -69,4 +70,7 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     recipe = paths.home() / "recipes" / f"{study.name}-1.yaml"
     recipe = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
     out(f"  python scripts/retrain.py {recipe}   (with --test it opens the locked test set, once per study)")
+    made = space.configuration(best["params"])
+    for command in comparison.commands(recipe, catalog.family(made.family), space.of(best["params"]), made.params):
+        out(f"  {command}   (does it help? with --test it is asked of the test set too)")
     out("  python scripts/ui.py")

@@ -1,0 +1,131 @@
+"""Which values of one parameter a recipe is compared at, and the ready command that asks whether it helps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution
+
+from lungtune.core import params as parameters
+from lungtune.core import yamlfile
+from lungtune.core.space import SearchSpace
+from lungtune.core.trainable import Trainable
+from lungtune.errors import SpaceError, did_you_mean
+
+MOST = 4
+"""At most this many values are in a ready command."""
+
+_FORM = "--compare takes NAME=VALUE,VALUE,... such as lr=1e-4,1e-3"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One parameter's values, each of which the same recipe is trained with.
+
+    Attributes:
+        axis: the parameter's name.
+        values: two or more, the recipe's own among them.
+        control: the value the others are held against.
+        own: the recipe's value.
+    """
+
+    axis: str
+    values: tuple[Any, ...]
+    control: Any
+    own: Any
+
+    @property
+    def others(self) -> tuple[Any, ...]:
+        """All values but the recipe's own."""
+        return tuple(value for value in self.values if value != self.own)
+
+
+def shown(value: Any) -> str:
+    """Write a value in few digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def read(text: str, space: SearchSpace, trainable: Trainable) -> Comparison:
+    """Read ``lambda2=0,0.01,0.1,1``, values as in a space file; the recipe's own is added where it is missing.
+
+    The control is the value that switches off what the parameter adds (``Trainable.ablation``), else 0 or ``false``,
+    else the first one given. A number that is the recipe's value in three or more digits means the recipe's value.
+
+    Raises:
+        SpaceError: there is no such parameter, it does not take a value, or there are fewer than two different ones.
+    """
+    axis, equals, listed = text.partition("=")
+    axis = axis.strip()
+    known = parameters.specs(trainable.Params)
+    if not axis or not equals:
+        raise SpaceError(f"{_FORM}, but got '{text}'.")
+    if axis in parameters.specs(trainable.Base):
+        raise SpaceError(
+            f"--compare takes a parameter of {space.family}, but '{axis}' is a setting of its base, which all compared "
+            f"models share.{did_you_mean(axis, known)}"
+        )
+    if axis not in known:
+        raise SpaceError(f"'{axis}' is not a parameter of {space.family}.{did_you_mean(axis, known)}")
+    given = yamlfile.parse(f"[{listed}]", f"--compare {axis}")
+    if not isinstance(given, list) or not given:
+        raise SpaceError(f"{_FORM}, but got no value of {axis}.")
+    spec = known[axis]
+    own = getattr(parameters.build(trainable.Params, space.fixed), axis)
+    try:
+        checked = [_own_or(spec.check(value), own) for value in given]
+    except SpaceError as error:
+        raise SpaceError(f"--compare: {error}") from error
+    values = tuple(dict.fromkeys([*checked, own]))
+    if len(values) < 2:
+        raise SpaceError(
+            f"--compare needs at least two different values of {axis}, but got only {shown(own)}, which is the "
+            f"recipe's own; name another."
+        )
+    off = [trainable.ablation[axis]] if axis in trainable.ablation else []
+    off += [0] if spec.type is not str else []
+    return Comparison(axis, values, next((value for value in values if value in off), values[0]), own)
+
+
+def _own_or(value: Any, own: Any) -> Any:
+    if isinstance(value, float) and any(value == float(f"{own:.{digits}g}") for digits in range(3, 17)):
+        return own
+    return value
+
+
+def commands(recipe: Path, trainable: Trainable, space: SearchSpace, params: Mapping[str, Any]) -> list[str]:
+    """Return the commands that ask of a recipe whether what its family adds helps, one a parameter of ``ablation``.
+
+    Args:
+        recipe: the file, which need not be there yet.
+        trainable: its family.
+        space: what was searched, of this family.
+        params: the recipe's parameters.
+    """
+    found = []
+    for axis, off in trainable.ablation.items():
+        values = _values(space, axis, off, params.get(axis, off))
+        if len(values) > 1:
+            listed = ",".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values)
+            found.append(f"python scripts/retrain.py {recipe} --compare {axis}={listed} --seeds 3")
+    return found
+
+
+def _values(space: SearchSpace, axis: str, off: Any, own: Any) -> list[Any]:
+    """The control, the recipe's value, and what lies around it: decades of a log axis, the choices of a list."""
+    searched = space.axes.get(axis)
+    more: list[Any] = []
+    if isinstance(searched, CategoricalDistribution):
+        more = list(searched.choices)
+    elif getattr(searched, "log", False):
+        low, high = max(searched.low, 1e-3), min(searched.high, 10)  # type: ignore[union-attr]
+        centre = math.log10(own if own != off and own > 0 else math.sqrt(low * high)) if low <= high else 0.0
+        decades = [power for power in range(-3, 2) if low <= 10.0**power * 1.000001 and 10.0**power <= high * 1.000001]
+        apart = [power for power in decades if own == off or abs(power - centre) >= 0.5]
+        more = [10.0**power for power in sorted(apart, key=lambda power: abs(power - centre))]
+    chosen = list(dict.fromkeys([off, own, *more]))[:MOST]
+    numbers = all(isinstance(value, (int, float)) for value in chosen)
+    return [off, *sorted(value for value in chosen if value != off)] if numbers else chosen

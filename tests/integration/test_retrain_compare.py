@@ -1,0 +1,251 @@
+"""Does a parameter help? The same recipe with other values, the same seeds, one opening of the test set."""
+
+import json
+import runpy
+import sys
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from lungtune import catalog
+from lungtune import compare as module
+from lungtune.core import params as parameters
+from lungtune.core import recipe as recipes
+from lungtune.core.paths import ROOT
+from lungtune.core.space import SearchSpace
+from lungtune.core.trial import Objective
+from lungtune.data import dataset
+from lungtune.errors import CheckpointError, SpaceError, StudyError
+from lungtune.evaluate import effect_report, metrics, report
+from lungtune.export import export, following
+from lungtune.nn.pack import Pack
+from lungtune.retrain import retrain
+from tests.integration import retrain_study
+
+DROPOUT = "lora_dropout=0,0.1"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    return retrain_study.copy(tmp_path / "home", monkeypatch.setenv)
+
+
+@pytest.fixture
+def recipe(home):
+    return export("mini", top=1)[0]
+
+
+def ledger(home):
+    path = home / "studies" / "mini" / "ledger.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def steps(monkeypatch):
+    """Count the trainings' steps, and how many train together at most."""
+    step, counted = Pack.step, []
+
+    def watched(pack, slots=None):
+        counted.append(len(slots))
+        return step(pack, slots)
+
+    monkeypatch.setattr(Pack, "step", watched)
+    return counted
+
+
+def test_values_are_compared_on_both_parts_in_one_opening(home, recipe, monkeypatch):
+    together = steps(monkeypatch)
+    done = retrain(recipe, seeds=3, test=True, compare=DROPOUT, blackout=False)
+    assert max(together) == 3
+    found = done.content["effect"]
+    seed = done.content["runs"][0]["seed"]
+    assert (found["axis"], found["control"], found["recipe_value"]) == ("lora_dropout", 0.0, 0.1)
+    assert found["left_out"] == seed
+    assert [(row["value"], row["seed"]) for row in found["runs"]] == [
+        (0.0, seed + 1), (0.0, seed + 2), (0.1, seed + 1), (0.1, seed + 2)
+    ]  # fmt: skip
+    mine = {run["seed"]: run for run in done.content["runs"]}
+    for row in found["runs"][2:]:  # the recipe's own runs, not trained again
+        assert (row["score"], row["test"]) == (mine[row["seed"]]["value"], mine[row["seed"]]["test"])
+    for name, key in (("validation", "score"), ("test", "test")):
+        control, own = found[name]["values"]
+        assert control["gain"] is None
+        assert control["score"]["mean"] == pytest.approx(np.mean([row[key] for row in found["runs"][:2]]))
+        assert own["gain"]["value"] == pytest.approx(own["score"]["mean"] - control["score"]["mean"])
+        assert own["gain"]["low"] <= own["gain"]["value"] <= own["gain"]["high"]
+        assert found[name]["seeds"] == [seed + 1, seed + 2]
+    assert [entry["event"] for entry in ledger(home)] == ["opened", "result"]
+    assert ledger(home)[0]["recipe"] == done.content["fingerprint"]
+    assert ledger(home)[1]["metrics"]["macro_f1"] == done.content["test"]["metrics"]["macro_f1"]["value"]
+    assert done.reproduced == "yes"
+    assert not (done.folder / "work").exists()
+    assert json.loads((done.folder / "report.json").read_text()) == done.content
+    words = (done.folder / "report.md").read_text()
+    for told in (words, report.text(done.content)):
+        assert f"Seed {seed} is the searched one: its score with lora_dropout 0.1 was selected" in told
+        assert "so it is left out of this" in told
+        assert "that favours 0.1" in told
+        assert "lora_dropout makes no difference beyond chance" in told
+        assert found["confirmed"] in told
+    assert "## Effect of lora_dropout" in words
+    assert words.count("| 0 (control) | 0.") == 2
+    with pytest.raises(StudyError, match="was opened on"):
+        retrain(recipe, test=True, compare="lora_dropout=0.2")
+
+
+def test_an_interrupted_comparison_goes_on_and_trains_nothing_twice(home, recipe, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(report, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            retrain(recipe, test=True, compare=DROPOUT, blackout=False)
+    folders = {path.parent.parent.name for path in (home / "models").rglob("*.safetensors") if "work" in path.parts}
+    assert len(folders) == 2, "each value has its own"
+    trained = steps(monkeypatch)
+    done = retrain(recipe, test=True, compare=DROPOUT, blackout=False)
+    assert not trained
+    assert [entry["event"] for entry in ledger(home)] == ["opened", "opened", "result"]
+    assert "it counts in this. --seeds 3 or more leave it out." in done.content["effect"]["notes"][0]
+    assert "With one seed a side" in done.content["effect"]["test"]["sentence"]
+
+
+def test_a_damaged_model_of_any_value_opens_no_test_set(home, recipe, monkeypatch):
+    train = module.Arms.train
+
+    def damage(arms):
+        train(arms)
+        for file in arms.others[0].folder.glob("*.safetensors"):
+            file.write_bytes(b"torn")
+
+    monkeypatch.setattr(module.Arms, "train", damage)
+    with pytest.raises(CheckpointError, match=r"seed \d+, lora_dropout 0 must go on from .* to be scored on the test"):
+        retrain(recipe, test=True, compare=DROPOUT, blackout=False)
+    assert not ledger(home)
+
+
+def test_a_value_that_fails_is_told_and_the_rest_is_compared(home, recipe, monkeypatch):
+    """The first of the other values diverges."""
+    step, train = Pack.step, module.Arms.train
+
+    def broken(arms):
+        with monkeypatch.context() as inner:
+            inner.setattr(Pack, "step", lambda p, s=None: step(p, s) | ({0: float("nan")} if 0 in s else {}))
+            train(arms)
+
+    monkeypatch.setattr(module.Arms, "train", broken)
+    found = retrain(recipe, compare="lora_dropout=0.9,0,0.1").content["effect"]
+    assert "the training loss became nan" in next(run for run in found["runs"] if run["value"] == 0.9)["failure"]
+    assert [row["value"] for row in found["validation"]["values"]] == [0.0, 0.1]
+    assert any(note.startswith("Failed: lora_dropout 0.9 with seed ") for note in found["notes"])
+    found = retrain(recipe, compare="lora_dropout=0,0.1").content["effect"]
+    assert found["validation"]["problem"].startswith("Not computed: trainings with lora_dropout 0 ")
+    assert "Not computed" in effect_report.markdown(found)
+
+
+def test_a_mistake_is_told_before_anything_is_read_or_written(home, recipe, monkeypatch, capsys):
+    monkeypatch.setattr(dataset, "inspect", lambda *_, **__: pytest.fail("the data were read"))
+    with pytest.raises(
+        SpaceError, match=r"'lora_dropou' is not a parameter of clip_lora\. Did you mean 'lora_dropout'"
+    ):
+        retrain(recipe, compare="lora_dropou=0,1")
+    monkeypatch.setattr(sys, "argv", ["retrain.py", str(recipe), "--compare", "lora_dropout=7"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(ROOT / "scripts" / "retrain.py"), run_name="__main__")
+    assert capsys.readouterr().err == "error: --compare: lora_dropout <= 0.9 must hold, but got 7.0.\n"
+    assert not (home / "models").exists()
+
+
+def unet(home):
+    """Write a recipe of a family with masks that trains one by one; its study is not on this machine."""
+    family = catalog.family("res_unet")
+    base = family.miniature(home / "unet")
+    values = {name: spec.default for name, spec in parameters.specs(family.Params).items()}
+    space = SearchSpace(
+        name="res_unet", family="res_unet", summary="", profile="full", objective=Objective("macro_f1"), seed=3,
+        sampler="random", trials=1, fidelity=retrain_study.FIDELITY, base=asdict(base), axes={}, start=(),
+        fixed=values | {"lambda2": 0.5, "batch_size": 16}, data=retrain_study.SOURCE,
+    )  # fmt: skip
+    split = dataset.inspect(retrain_study.SOURCE, seed=3).manifest.hash
+    about = {
+        "study": "elsewhere", "study_id": "x1", "trial": 0, "fidelity": 0.5, "split": split, "split_seed": 3,
+        "score": {"value": 0.1}, "fingerprint": recipes.fingerprint(space, 0.5, split),
+    }  # fmt: skip
+    path = home / "mail" / "unet.yaml"
+    path.parent.mkdir()
+    path.write_text(recipes.dump(space, family, about, "A recipe."))
+    return path
+
+
+def test_segmentation_is_compared_with_none_of_it_and_dice_stands_beside(home, monkeypatch):
+    together = steps(monkeypatch)
+    monkeypatch.setattr("lungtune.retrain._weights", lambda *_: None)  # seconds, and the same without a comparison
+    path = unet(home)
+    done = retrain(path, test=True, compare="lambda2=0,0.5", blackout=False)
+    assert set(together) == {1}, "whole networks train one by one"
+    for name, cases in (("validation", done.content["validation"]["cases"]), ("test", 36)):
+        control, own = done.content["effect"][name]["values"]
+        assert control["measures"]["dice"]["value"] is None
+        assert own["measures"]["dice"]["cases"] == cases
+        assert own["measures"]["dice"] == done.content[name]["measures"]["dice"]
+    words = (done.folder / "report.md").read_text()
+    assert "| lambda2 | macro_f1 | gain over 0 | seeds above | dice | iou |" in words
+    assert (path.parent / "ledger.jsonl").read_text().count('"opened"') == 1
+
+
+def test_a_finished_search_and_an_export_give_the_command(home, recipe):
+    assert following("mini", recipe) == [f"python scripts/retrain.py {recipe}"]
+    path = unet(home)
+    asked = f"python scripts/retrain.py {path} --compare lambda2=0,0.5 --seeds 3"
+    assert following("mini", path) == [f"python scripts/retrain.py {path}", asked]
+
+
+def tables(*shares):
+    """Predictions of seeds that are right for a share of the cases, and a measure."""
+    labels = np.arange(60) % 3
+    made = {}
+    for seed, share in enumerate(shares):
+        right = np.random.default_rng(seed).random(60) < share
+        made[seed] = {"probabilities": np.eye(3)[np.where(right, labels, (labels + 1) % 3)]}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [((0.9, 0.9, 0.3), "above the control in 2 of 3. Patients tell a gain, but seeds don't"), ((0.9,) * 3, "3 of 3.")],
+)
+def test_patients_and_seeds_are_two_questions(shares, said):
+    """An interval over patients can leave out 0 though one of three trainings was worse."""
+    compared = module.Comparison("lambda2", (0.0, 1.0), 0.0, 1.0)
+    predictions = {0.0: tables(0.4, 0.4, 0.4), 1.0: tables(*shares)}
+    found = effect_report.part(np.arange(60) % 3, np.arange(60), "abc", compared, predictions, "macro_f1")
+    assert found["effect"]["helps"]
+    assert said in found["sentence"]
+    scores = [
+        metrics.classification(np.arange(60) % 3, each["probabilities"], "abc")["macro_f1"]
+        for each in predictions[1.0].values()
+    ]
+    assert found["values"][1]["score"]["mean"] == pytest.approx(np.mean(scores))
+    held = effect_report.part(np.arange(60) % 3, np.arange(60), "abc", compared, {0.0: {0: {}}, 1.0: {1: {}}}, "mcc")
+    assert held["problem"] == "Not computed: no seed's training ended with all values; give more --seeds."
+
+
+def test_notes_say_only_what_is_known():
+    compared = module.Comparison("lambda2", (0.0, 1.0), 0.0, 1.0)
+    known = effect_report.notes(compared, 3, left_out=True, edited=False, failed=[])
+    assert "its score with lambda2 1 was selected and leans high, so it is left out" in known[0]
+    assert "chosen on the validation cases with lambda2 1: that favours 1" in known[1]
+    unknown = effect_report.notes(compared, 3, left_out=False, edited=True, failed=[(0.0, 4)])
+    assert "Seed 3 is the searched one: its score was selected and leans high; it counts in this." in unknown[0]
+    assert "which value its other parameters suit is not known" in unknown[1]
+    assert unknown[2].startswith("Failed: lambda2 0 with seed 4.")
+
+
+def test_without_a_better_value_on_validation_there_is_nothing_to_confirm():
+    compared = module.Comparison("lambda2", (0.0, 1.0), 0.0, 1.0)
+    labels = np.arange(60) % 3
+    worse, better = (
+        effect_report.part(labels, np.arange(60), "abc", compared, {0.0: tables(0.6), 1.0: tables(share)}, "accuracy")
+        for share in (0.3, 0.9)
+    )
+    assert effect_report.confirmed(compared, worse, better).startswith("On validation no value was better than 0")
+    assert effect_report.confirmed(compared, better, worse).startswith("The value that was best on validation, 1, has")
+    assert effect_report.confirmed(compared, {"problem": "x"}, better) == ""

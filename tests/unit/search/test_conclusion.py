@@ -1,0 +1,49 @@
+"""A search's last words end with commands that can be given as they are."""
+
+import io
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from lungtune import catalog
+from lungtune.core import params
+from lungtune.core.space import SPACE, together
+from lungtune.search import conclusion
+
+
+def told(space, chosen):
+    best = {"trial": 4, "params": chosen, "fidelity": 9.0, "value": 0.8, "interval": None, "corrected": None}
+    result = {
+        "objective": {"metric": "macro_f1", "mode": "max"},
+        "best": best,
+        "baselines": {"start": None, "constant": {}},
+        "states": {"COMPLETE": 1},
+        "work": {"passes": 9.0, "saved": 0.0},
+    }
+    console = Console(file=io.StringIO(), width=200)
+    conclusion.show(SimpleNamespace(name="mine"), space, result, console, 1.0)
+    return console.file.getvalue()
+
+
+def point(space, **values):
+    family = catalog.family(space.family)
+    defaults = {name: spec.default for name, spec in params.specs(family.Params).items()}
+    return {**defaults, **{name: space.base[name] for name in space.axes if name in space.base}, **values}
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_family_with_an_addition_is_asked_whether_it_helps(several):
+    space = catalog.space("res_unet", "demo")
+    chosen = point(space, lambda2=0.1)
+    if several:
+        space = together([replace(catalog.space("clip_lora", "demo"), start=()), replace(space, start=())])
+        chosen[SPACE] = "res_unet"
+    words = told(space, chosen)
+    assert "mine-1.yaml --compare lambda2=0,0.01,0.1,1 --seeds 3   (does it help?" in words
+
+
+def test_a_family_without_one_is_not():
+    space = catalog.space("clip_lora", "demo")
+    assert "--compare" not in told(space, point(space))
