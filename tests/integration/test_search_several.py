@@ -29,7 +29,7 @@ def script(name: str, *words: str, home: Path) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     home = tmp_path_factory.mktemp("home")
-    words = ["--space", "res_unet,resnet152_head", "--data", "phantom,n=160,test=60", "--profile", "demo"]
+    words = ["--space", "res_unet,resnet152_head", "--data", "phantom,n=100,test=30", "--profile", "demo"]
     words += ["--trials", "4", "--study", "both", "--set", "fidelity.max=1.2", "--set", "fidelity.min=0.3"]
     code, out, err = script("search", *words, home=home)
     assert code == 0, err

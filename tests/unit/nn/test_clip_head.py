@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from lungtune.nn.pack import Pack
@@ -76,27 +69,3 @@ def test_padding_of_narrow_heads_stays_zero(base: Base) -> None:
     assert hidden[:, :3].any()
     assert not hidden[:, 3:].any()
     assert not out[3:].any()
-
-
-@pytest.mark.parametrize("hidden", [0, 5])
-def test_readme_snippet_runs_without_lungtune(base: Base, tmp_path: Path, hidden: int) -> None:
-    pack = trained(base, Params(lr=1e-2, hidden=hidden, batch_size=4), 5)
-    folder = tmp_path / "export"
-    TRAINABLE.export(base, Params(hidden=hidden), CLASSES, pack.adapter(0), folder)
-    snippet = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    assert "lungtune" not in snippet
-    pixels = np.random.default_rng(5).integers(0, 256, (16, 16), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    script = tmp_path / "infer.py"
-    script.write_text("import sys\nsys.modules['lungtune'] = None\nsys.modules['trainables'] = None\n" + snippet)
-    done = subprocess.run(
-        [sys.executable, script, folder, tmp_path / "x.png"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    scores = json.loads(done.stdout)
-    assert list(scores) == list(CLASSES)
-    assert list(scores.values()) == pytest.approx(pack.predict(pixels[None])[0][0].tolist(), abs=1e-4)

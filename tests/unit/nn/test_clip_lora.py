@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -15,7 +14,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from lungtune.errors import SpaceError, WeightsError
@@ -278,28 +276,6 @@ def test_exported_adapter_carries_rank_alpha_and_layers(exported: tuple[Path, Pa
     assert len(config["target_modules"]) == 2 * 6 * 2
     adapter = load_file(folder / "adapter.safetensors")
     assert all(torch.equal(adapter[k], v) for k, v in pack.adapter(0).items())
-
-
-def test_readme_snippet_runs_without_lungtune(exported: tuple[Path, Pack, Params], tmp_path: Path) -> None:
-    folder, pack, _ = exported
-    snippet = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    assert "lungtune" not in snippet
-    assert len(snippet.strip().splitlines()) <= 12
-    pixels = np.random.default_rng(5).integers(0, 256, (16, 16), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    script = tmp_path / "infer.py"
-    script.write_text("import sys\nsys.modules['lungtune'] = None\nsys.modules['trainables'] = None\n" + snippet)
-    done = subprocess.run(
-        [sys.executable, script, folder, tmp_path / "x.png"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    scores = json.loads(done.stdout)
-    assert list(scores) == list(CLASSES)
-    assert list(scores.values()) == pytest.approx(pack.predict(pixels[None])[0][0].tolist(), abs=1e-4)
 
 
 def test_the_quick_import_of_open_clip_leaves_timm_transformers_and_the_compiler_usable() -> None:

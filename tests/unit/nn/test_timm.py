@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -199,18 +197,3 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"must be a file that ends with .safetensors or .pth"):
         _timm.find("resnet18", str(tmp_path / "w.npz"), fetch=False)
     assert not (tmp_path / "ran").exists()
-
-
-def test_the_quick_import_of_timm_leaves_the_compiler_usable() -> None:
-    code = """
-import sys
-from trainables import _quick, _timm, _weights
-assert "timm" not in sys.modules
-timm = _quick.timm()
-assert "torch._dynamo" not in sys.modules
-import torch
-model = timm.create_model("resnet18", layers=(1, 1, 1, 1), num_classes=2).eval()
-images = torch.rand(1, 3, 64, 64)
-assert torch.allclose(torch.compile(model, backend="eager")(images), model(images), atol=1e-5)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
