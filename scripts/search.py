@@ -2,6 +2,7 @@
 
 python scripts/search.py --space clip_lora                          built-in phantoms, tiny base, CPU, offline
 python scripts/search.py --space clip_lora --data chest_xray:DIR    your images, the real base
+python scripts/search.py --space resnet50_full,vit_lora,clip_lora   one search over several: which model is best?
 python scripts/search.py --resume --study NAME [--trials N]         go on, or extend
 python scripts/search.py --list                                     spaces, one line each
 python scripts/search.py --space NAME --check                       a space's parameters, rungs, planned work
@@ -12,8 +13,10 @@ from lungtune import cli
 
 def main() -> int:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--space", metavar="NAME|FILE", help="a shipped space or a YAML file of your own")
-    parser.add_argument("--data", metavar="SOURCE[:PATH]", help="phantom, chest_xray:DIR, folder:DIR, table:FILE.csv")
+    parser.add_argument("--space", metavar="NAME|FILE", help="a shipped space or a YAML file; several: a,b,c")
+    parser.add_argument(
+        "--data", metavar="SOURCE[:PATH]", help="phantom, chest_xray:DIR, folder:DIR, ... (scripts/data.py sources)"
+    )
     parser.add_argument("--profile", metavar="NAME", help="demo or full (default: full with --data, else demo)")
     parser.add_argument("--trials", type=cli.positive, metavar="N", help="how many trials (default: the space's)")
     parser.add_argument("--budget", type=cli.duration, metavar="30m", help="wall time of this run: 90s, 30m, 2h, 1d")
