@@ -12,8 +12,8 @@ import numpy as np
 
 from lungtune.core.comparison import Comparison, shown
 from lungtune.evaluate import effect, measures, metrics
+from lungtune.evaluate.phrases import cell, interval_text
 from lungtune.evaluate.seeds import spread
-from lungtune.evaluate.words import cell, interval_text
 
 Predictions = Mapping[Any, Mapping[int, Mapping[str, np.ndarray]]]
 """value -> seed -> what a session made of the part: ``probabilities (N, C)``, measures ``(N,)``."""

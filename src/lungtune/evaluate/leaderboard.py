@@ -15,7 +15,7 @@ import numpy as np
 
 from lungtune.evaluate import bootstrap, selection
 from lungtune.evaluate.metrics import DIRECTIONS
-from lungtune.evaluate.words import cell, interval_text
+from lungtune.evaluate.phrases import cell, interval_text
 
 CLAIMS = (
     "Intervals tell how far the scores may move with other patients like these, for these trained models. They do not "

@@ -17,9 +17,10 @@ from lungtune.core.journal import write_atomic
 from lungtune.core.recipe import Provenance
 from lungtune.core.space import SearchSpace
 from lungtune.evaluate import seeds
+from lungtune.evaluate.phrases import interval_text
 from lungtune.evaluate.sections import Fitted, fit, section
 from lungtune.evaluate.seeds import spread
-from lungtune.evaluate.words import interval_text, markdown, reproduction_text, section_markdown, text
+from lungtune.evaluate.words import markdown, reproduction_text, section_markdown, text
 
 __all__ = [
     "Fitted",

@@ -8,19 +8,11 @@ from typing import Any
 
 from lungtune.evaluate import seeds
 from lungtune.evaluate.metrics import METRICS
+from lungtune.evaluate.phrases import cell, interval_text
 from lungtune.evaluate.seeds import spread_text
 
 _TOO_NARROW = "An interval that is a single point is too narrow: no drawn sample shows what no case shows."
 _HEADLINE = ("macro_f1", "balanced_accuracy", "accuracy")
-
-
-def interval_text(value: Mapping[str, float | None], digits: int = 3) -> str:
-    """Return ``0.812 (0.770 to 0.850)``; without bounds the value alone, without a value a dash."""
-    if value["value"] is None:
-        return "-"
-    if value["low"] is None or value["high"] is None:
-        return f"{value['value']:.{digits}f}"
-    return f"{value['value']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
 
 
 def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]) -> str:
@@ -209,8 +201,3 @@ def _matrix(part: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
     for name, row in zip(classes, part["confusion"], strict=True):
         lines.append(f"  {name:>{width}}" + "".join(f"{count:>{width}}" for count in row))
     return lines
-
-
-def cell(text: str) -> str:
-    """Keep a name from breaking a table or a tag."""
-    return str(text).replace("|", "/").replace("<", "(").replace(">", ")").replace("\n", " ")
