@@ -68,6 +68,12 @@ def base_axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
     return result
 
 
+def among(axis: BaseDistribution, value: Any) -> Any:
+    """Return what a start point has that does not name a searched base setting: ``value``, or else the first choice."""
+    outside = isinstance(axis, CategoricalDistribution) and value not in axis.choices
+    return axis.choices[0] if outside else value
+
+
 def gathered(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Put all ``fidelity.<field>`` into one entry: they have to fit together, whatever their order."""
     names = {key: key.partition("fidelity.") for key in settings}
@@ -97,7 +103,8 @@ def apply(space: SearchSpace, trainable: Trainable, metrics: Mapping[str, str], 
         result = base_axis(base_specs[key], value)
         axes = {name: axis for name, axis in space.axes.items() if name != key}
         if isinstance(result, BaseDistribution):
-            return dataclasses.replace(space, axes={key: result, **axes})
+            base = {**space.base, key: among(result, space.base[key])}
+            return dataclasses.replace(space, axes={key: result, **axes}, base=base)
         start = tuple({name: v for name, v in point.items() if name != key} for point in space.start)
         return dataclasses.replace(space, axes=axes, base={**space.base, key: result}, start=start)
     if key == "fidelity" and isinstance(value, Mapping):

@@ -116,3 +116,14 @@ def test_a_base_setting_that_is_fixed_holds_for_the_start_points_too() -> None:
     made = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
     assert space.configuration(made.params).base["model"] == "convnext_small"
     assert made.params["lr"] == 0.1, "the rest of the start point stays"
+
+
+def test_a_start_point_that_does_not_name_a_searched_base_setting_has_one_of_its_choices(tmp_path: Path) -> None:
+    """Its default need not be among them, nor on this machine."""
+    text = catalog.spaces()["vit_lora"].read_text()
+    file = tmp_path / "weights.yaml"
+    file.write_text(text.replace("weights: default", "weights: [one, two]", 1))
+    for space in (catalog.space(str(file)), catalog.space("vit_lora", "full", {"weights": ["one", "two"]})):
+        assert [base["weights"] for _, base in space.bases] == ["one", "two"]
+        made = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
+        assert made.params["weights"] == "one"
