@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lungtune.core.params import param
+from lungtune.errors import SpaceError
 from trainables import _network, _timm
 
 if TYPE_CHECKING:
@@ -69,7 +70,11 @@ class ResUnet(_network.Network):
         built = _timm.build(base.model, base.weights, base.image_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return built._replace(model=_unet.ClassifyingUnet(built.model, len(classes), base.decoder_width))
+            try:
+                return built._replace(model=_unet.ClassifyingUnet(built.model, len(classes), base.decoder_width))
+            except (AssertionError, IndexError, AttributeError) as error:  # timm's, of networks built otherwise
+                name = built.architecture
+                raise SpaceError(f"model must have five maps, as a ResNet has, but got {name}.") from error
 
     def trained(self, model: torch.nn.Module, params: Params) -> Callable[[str], bool]:
         """See ``Network.trained``: a decoder whose loss does not count stays out."""

@@ -84,24 +84,27 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
     files, settings = [_file(name) for name in _split(names)], setting.gathered(settings or {})
     if len(files) == 1:
         return _load(files[0], profile, settings)
-    left = set(settings)
-    members = []
+    unknown: dict[str, SpaceError] = {}
+    known, members = set(), []
     for file in files:
-        member, last = _load(file, profile, {}), None
+        member = _load(file, profile, {})
         for key, value in settings.items():
             owner, _, own = key.rpartition(".")
             if owner and owner != file.stem and owner in [other.stem for other in files]:
                 continue
+            mine = owner == file.stem
             try:
-                trainable = family(member.family)
-                member = setting.apply(member, trainable, DIRECTIONS, own if owner == file.stem else key, value)
-                left.discard(key)
+                member = setting.apply(member, family(member.family), DIRECTIONS, own if mine else key, value)
+                known.add(key)
+            except setting.UnknownSettingError as error:
+                unknown[key] = error
             except SpaceError as error:
-                last = error
+                where = "" if mine else f"in {file.stem}, "
+                raise SpaceError(f"--set {key}={value}: {where}{error}") from error
         members.append(member)
-    if left:
-        key = sorted(left)[0]
-        raise SpaceError(f"--set {key}={settings[key]}: {last}")
+    for key, error in unknown.items():
+        if key not in known:
+            raise SpaceError(f"--set {key}={settings[key]}: {error}") from error
     return together(members)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import math
-import resource
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from lungtune.core.trial import Objective, Report
 from lungtune.data.dataset import Dataset, Part
 from lungtune.errors import TrialError
 from lungtune.evaluate import metrics
-from lungtune.nn import capacity, checkpoint
+from lungtune.nn import capacity, checkpoint, memory
 from lungtune.nn.capacity import Capacity
 from lungtune.nn.pack import Pack
 from lungtune.nn.pixels import Masks
@@ -48,7 +47,7 @@ class Run:
     slot: int
     folder: Path
     fidelity: float = 0.0
-    pending: list[Report] = field(default_factory=list)
+    pending: list[Report | TrialError] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     trained: int = 0
     seconds: float = 0.0
@@ -107,7 +106,7 @@ class Session:
         horizon = round(self.fidelity.max * len(self.dataset.train.labels))
         found = checkpoint.latest(folder)
         state = None
-        pending: list[Report] = []
+        pending: list[Report | TrialError] = []
         done, best = 0.0, (math.nan, "")
         if found is not None:
             path, tensors, meta = found
@@ -137,12 +136,15 @@ class Session:
     def step(self, numbers: Collection[int] | None = None) -> list[tuple[int, Report | TrialError]]:
         """Train trials (default all) by one optimiser step; return the reports that came due and trials that failed."""
         runs = {n: run for n, run in self.runs.items() if numbers is None or n in numbers}
-        due: list[tuple[int, Report | TrialError]] = []
-        for number, run in runs.items():
-            due += [(number, report) for report in run.pending]
+        if not any(run.pending for run in runs.values()):
+            self._train(runs)
+        due = [(number, report) for number, run in runs.items() for report in run.pending]
+        for run in runs.values():
             run.pending = []
-        if due:
-            return due
+        return due
+
+    def _train(self, runs: Mapping[int, Run]) -> None:
+        """Take a step. What comes due waits in its run, so that it outlives a neighbour's exception."""
         began = time.perf_counter()
         before = {number: self.pack.samples(run.slot) for number, run in runs.items()}
         losses = self.pack.step({run.slot for run in runs.values()})
@@ -154,12 +156,11 @@ class Session:
             run.losses.append(loss)
             problem = self._unreached(run)
             if problem is not None:
-                due.append((number, problem))
+                run.pending.append(problem)
             elif not math.isfinite(loss):
-                due.append((number, TrialError("nan", f"the training loss became {loss} after {samples} samples")))
+                run.pending.append(TrialError("nan", f"the training loss became {loss} after {samples} samples"))
             elif samples >= round(self._next(run) * len(self.dataset.train.labels)):
-                due.append((number, self._report(run, samples)))
-        return due
+                run.pending.append(self._report(run, samples))
 
     def _unreached(self, run: Run) -> TrialError | None:
         """In a trial's first steps here, make sure that all it trains gets a gradient."""
@@ -212,7 +213,7 @@ class Session:
         scores |= {
             "loss": sum(run.losses) / len(run.losses),
             "samples_per_second": run.trained / run.seconds,
-            "peak_memory_mb": _peak_memory(),
+            "peak_memory_mb": memory.peak(),
         }
         run.losses, run.trained, run.seconds = [], 0, 0.0
         path = run.folder / checkpoint.name(samples)
@@ -257,13 +258,17 @@ class Sessions:
     def of(self, params: Mapping[str, Any]) -> Session:
         """Return the session of trials with these parameters (as in the journal)."""
         made = self.space.configuration(params)
-        key = repr((made.family, sorted(made.base.items())))
+        return self.on(made.family, made.base)
+
+    def on(self, family: str, values: Mapping[str, Any]) -> Session:
+        """Return the session of a family's base, given as plain values."""
+        key = repr((family, sorted(values.items())))
         if key not in self._open:
             idle = [other for other, session in self._open.items() if not session.runs]
             for other in idle[: max(0, len(self._open) + 1 - KEPT)]:  # a backbone is large, opening one takes seconds
                 del self._open[other]
-            trainable = self._family(made.family)
-            base = parameters.build(trainable.Base, made.base)
+            trainable = self._family(family)
+            base = parameters.build(trainable.Base, values)
             data = self._data(base.image_size, trainable.needs_masks)
             self._open[key] = Session(
                 trainable, base, data, self.space.fidelity, self.space.objective, slots=self._slots
@@ -286,13 +291,9 @@ class Sessions:
         next(session for session in self._open.values() if number in session.runs).leave(number)
 
     def step(self, numbers: Collection[int]) -> list[tuple[int, Report | TrialError]]:
-        """Train trials by one step, session after session; see ``Session.step``."""
+        """Train trials by one step, session after session, until something is due; see ``Session.step``.
+
+        What is due goes out at once: it would be lost if a later session raised.
+        """
         mine = [(s, s.runs.keys() & set(numbers)) for s in list(self._open.values())]
-        return [due for session, some in mine if some for due in session.step(some)]
-
-
-def _peak_memory() -> float:
-    """Return the peak memory so far in MiB: of the GPU if there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        return next((due for session, some in mine if some and (due := session.step(some))), [])

@@ -20,6 +20,10 @@ from lungtune.errors import SpaceError, did_you_mean
 _RANGE_KEYS = {"low", "high", "log", "step"}
 
 
+class UnknownSettingError(SpaceError):
+    """A space has no setting of that name."""
+
+
 def axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
     """Turn one entry of ``params`` into a distribution (searched) or a checked value (fixed).
 
@@ -64,6 +68,12 @@ def base_axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
     return result
 
 
+def among(axis: BaseDistribution, value: Any) -> Any:
+    """Return what a start point has that does not name a searched base setting: ``value``, or else the first choice."""
+    outside = isinstance(axis, CategoricalDistribution) and value not in axis.choices
+    return axis.choices[0] if outside else value
+
+
 def gathered(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Put all ``fidelity.<field>`` into one entry: they have to fit together, whatever their order."""
     names = {key: key.partition("fidelity.") for key in settings}
@@ -76,6 +86,8 @@ def gathered(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def apply(space: SearchSpace, trainable: Trainable, metrics: Mapping[str, str], key: str, value: Any) -> SearchSpace:
     """Apply one ``--set``: fix a parameter, change a base setting or one of the space's own fields.
+
+    A base setting that is fixed is fixed for the start points too: no other backbone is looked for.
 
     Raises:
         SpaceError: the key is not known or does not take the value.
@@ -91,8 +103,10 @@ def apply(space: SearchSpace, trainable: Trainable, metrics: Mapping[str, str], 
         result = base_axis(base_specs[key], value)
         axes = {name: axis for name, axis in space.axes.items() if name != key}
         if isinstance(result, BaseDistribution):
-            return dataclasses.replace(space, axes={key: result, **axes})
-        return dataclasses.replace(space, axes=axes, base={**space.base, key: result})
+            base = {**space.base, key: among(result, space.base[key])}
+            return dataclasses.replace(space, axes={key: result, **axes}, base=base)
+        start = tuple({name: v for name, v in point.items() if name != key} for point in space.start)
+        return dataclasses.replace(space, axes=axes, base={**space.base, key: result}, start=start)
     if key == "fidelity" and isinstance(value, Mapping):
         return dataclasses.replace(space, fidelity=Fidelity.of({**dataclasses.asdict(space.fidelity), **value}))
     if key == "scheduler" or key.startswith("scheduler."):
@@ -115,4 +129,4 @@ def apply(space: SearchSpace, trainable: Trainable, metrics: Mapping[str, str], 
     if key in ("sampler", "objective"):
         allowed = SAMPLERS if key == "sampler" else metrics
         raise SpaceError(f"{key} must be known.{did_you_mean(str(value), allowed)}")
-    raise SpaceError(f"'{key}' can't be set.{did_you_mean(key, known)}")
+    raise UnknownSettingError(f"'{key}' can't be set.{did_you_mean(key, known)}")

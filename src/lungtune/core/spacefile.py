@@ -177,6 +177,7 @@ def _resolve(
                 result = reader.tried(line, read, specs[key], value)
                 if isinstance(result, BaseDistribution):
                     axes[key] = result
+                    values[key] = setting.among(result, values[key])
                 elif result is not None:
                     values[key] = result
         if "fidelity" in layer:

@@ -35,7 +35,8 @@ class Backbone:
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, but got {precision!r}")
         self.model = trainable.backbone(base, classes).requires_grad_(False).eval().to(device)
-        if self.precision == "bf16":  # else autocast would cast every frozen matrix in every step
+        # Else autocast would cast every frozen matrix in every step. One that trains starts from it, and stays whole.
+        if self.precision == "bf16" and trainable.packs:
             for module in self.model.modules():
                 if isinstance(module, nn.Linear):
                     module.to(torch.bfloat16)

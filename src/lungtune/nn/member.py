@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ _PROGRESS = "progress"
 _STATISTICS = "statistics."
 
 PATIENCE = 10
-"""Steps after which everything a trial trains must have got a gradient; its adapters must have in the first."""
+"""Steps after which everything a trial trains must have got a gradient; its adapters must have in the first. Where
+masks are wanted, steps that saw one."""
 
 State = Mapping[str, Tensor]
 
@@ -56,6 +58,7 @@ class Member:
         self.steps = 0
         self.samples = 0
         self.silent: list[str] = []
+        self.patience = PATIENCE
         self.scales: Mapping[str, float] = {}
         self.statistics: dict[str, Tensor] = {}
         self.own: tuple[str, ...] = ()
@@ -104,6 +107,7 @@ class Member:
             raise CheckpointError(f"a trial's state must fit its parameters, but these do not: {', '.join(wrong[:4])}")
         self.steps, self.samples = (int(n) for n in state[_PROGRESS])
         self.silent = self.silent if self.steps < PATIENCE else []
+        self.patience -= self.steps
         self.statistics = {name: state[_STATISTICS + name].to(buffers[name].device, copy=True) for name in names}
         return {name: state[name] for name in fresh}
 
@@ -159,3 +163,15 @@ class Member:
         self.steps += 1
         self.samples += params.batch_size
         return Update(lr, params.weight_decay, self.steps)
+
+
+@contextmanager
+def undone(members: Sequence[Member]) -> Iterator[None]:
+    """Put statistics back when a step fails: the forward pass has moved them, and the step is taken again."""
+    before = [{name: tensor.clone() for name, tensor in member.statistics.items()} for member in members]
+    try:
+        yield
+    except BaseException:
+        for member, statistics in zip(members, before, strict=True):
+            member.statistics = statistics
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -47,3 +48,10 @@ def release() -> None:
 def total(device: torch.device) -> int | None:
     """Return the device's memory in bytes; None on a CPU, which the pack shares with everything else."""
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def peak() -> float:
+    """Return the peak memory so far in MiB: of the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

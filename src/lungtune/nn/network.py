@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,8 @@ from lungtune.nn.slots import Slots
 
 Outputs = Mapping[str, Tensor]
 _RATES = ("drop_prob", "drop_path")
-_modules: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], list[tuple[nn.Module, bool]]]] = WeakKeyDictionary()
+_KNOWN = "_lungtune_modes"
+"""Attribute of a network that keeps what ``_modes`` found, so that it goes when the network goes."""
 
 
 def run(
@@ -42,6 +42,7 @@ def run(
     parts: list[Outputs] = []
     for i, rows in enumerate(slots.rows):
         tensors = slots.network(i)
+        model.training = slots.training
         for module, trains in _modes(model, tensors):
             module.training = trains and slots.training
         with _drawing(slots, i):
@@ -71,8 +72,12 @@ def parameters(model: nn.Module, trained: Callable[[str], bool]) -> dict[str, Te
 
 
 def statistics(model: nn.Module, trained: Callable[[str], bool]) -> list[str]:
-    """Return the names of the buffers that ``trained`` accepts: what ``Trainable.statistics`` returns."""
-    return [name for name, _ in model.named_buffers() if trained(name)]
+    """Return the names of the buffers that ``trained`` accepts: what ``Trainable.statistics`` returns.
+
+    Buffers that no state dict holds, such as a filter's taps or an index, are part of the architecture.
+    """
+    kept = model.state_dict().keys()
+    return [name for name, _ in model.named_buffers() if name in kept and trained(name)]
 
 
 @torch.no_grad()
@@ -111,11 +116,11 @@ class DropPath:
 
 
 def _modes(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Module, bool]]:
-    """Return each module, and whether it belongs to what trains: frozen parts stay in eval mode.
+    """Return each module inside, and whether it belongs to what trains: frozen parts stay in eval mode.
 
     A module without parameters, such as dropout, goes with the module it is part of.
     """
-    known = _modules.setdefault(model, {})
+    known = model.__dict__.setdefault(_KNOWN, {})
     key = tuple(tensors)
     if key not in known:
         prefixes = {name[:i] for name in tensors for i, letter in enumerate(name) if letter == "."} | {""}
@@ -124,7 +129,7 @@ def _modes(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Mod
             bare = next(module.parameters(), None) is None
             parent = found.get(name.rpartition(".")[0])
             found[name] = module, parent[1] if bare and parent else name in prefixes
-        known[key] = list(found.values())
+        known[key] = list(found.values())[1:]  # without the network itself: it would keep itself alive
     return known[key]
 
 

@@ -24,7 +24,7 @@ from lungtune.nn.backbone import Backbone
 from lungtune.nn.bank import Bank, padded
 from lungtune.nn.features import Kept, Sources
 from lungtune.nn.losses import Targets, class_weights
-from lungtune.nn.member import PATIENCE, Member
+from lungtune.nn.member import Member, undone
 from lungtune.nn.pixels import Fresh, Masks
 from lungtune.nn.slots import Slots
 
@@ -127,7 +127,8 @@ class Pack:
         while waiting:
             together = self._fitting(waiting)
             try:
-                losses |= self._step(together)
+                with undone([self._members[slot] for slot in together]):
+                    losses |= self._step(together)
                 waiting = waiting[len(together) :]
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -167,9 +168,10 @@ class Pack:
             loss = loss * ((rows.stop - first) / size) if each < size else loss
             bank.differentiate(loss.sum(), add=first > 0)
             losses += loss.detach()
-        for place, member in zip(slots.places, members, strict=True):
+        for place, rows, member in zip(slots.places, slots.rows, members, strict=True):
             if member.silent:
                 member.silent = bank.silent(place, member.silent)
+                member.patience -= targets.masked is None or bool(targets.masked[rows].any())
         bank.step(slots.places, [m.advance() for m in members])
         return dict(zip(chosen, losses.tolist(), strict=True))
 
@@ -182,7 +184,7 @@ class Pack:
             TrialError: something got no gradient: it would never learn, and its axes of the search would be dead.
         """
         member = self._members[slot]
-        due = member.steps >= PATIENCE
+        due = member.patience <= 0
         silent = [name for name in member.silent if due or name not in member.own]
         if silent:
             shown = ", ".join(silent[:3]) + (", ..." if len(silent) > 3 else "")

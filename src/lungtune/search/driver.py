@@ -110,7 +110,7 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
             f"{wanting} needs lung masks, but {inspection.source} names none. Name their folder, as in "
             f"chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."
         )
-    data = dataset.load(inspection, made[0][1].image_size)
+    data = dataset.load(inspection, made[0][1].image_size, masks=wanting is not None)
     study.acquire()
     inspection.save(study.split_path)
     counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}

@@ -194,7 +194,7 @@ class PackHost:
             lambda size, masks: dataset.load(self._study.split_path, size, masks=masks),
             slots=max(1, space.slots),
         )
-        first = sessions.of(space.start[0] if space.start else {})
+        first = sessions.on(*space.bases[0])
         name = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {self._threads} thread(s)"
         self._about = {"node": socket.gethostname(), "device": name, "slots": space.slots, "why": "set", "rates": []}
         if not space.slots and len(space.bases) > 1:

@@ -79,6 +79,13 @@ def test_settings_reach_every_space_that_has_them_or_the_one_that_is_named() -> 
         ("clip_lora,clip_haed", {}, "did you mean 'clip_head'"),
         ("clip_lora,clip_head", {"hiden": 4}, "--set hiden=4: 'hiden' can't be set.*did you mean 'hidden'"),
         ("clip_lora,clip_head", {"clip_head.lr": -1.0}, "--set clip_head.lr=-1.0: lr >= 1e-07 must hold"),
+        ("clip_lora,clip_head", {"clip_lora.hidden": 4}, "--set clip_lora.hidden=4: 'hidden' can't be set"),
+        ("clip_head,clip_lora", {"hiden": 4, "hidden": 8}, "--set hiden=4: 'hiden' can't be set"),
+        (
+            "resnet50_full,conformer_full",
+            {"image_size": 16},
+            "--set image_size=16: in conformer_full, image_size >= 32 must hold, but got 16",
+        ),
     ],
 )
 def test_mistakes_are_named(names: str, settings: dict[str, object], message: str) -> None:
@@ -100,3 +107,23 @@ def test_a_list_in_the_base_is_an_axis_of_its_own_kind(tmp_path: Path) -> None:
     assert "image_size" not in configuration.params
     with pytest.raises(SpaceError, match="image_size takes a value or a list of choices, not a range"):
         catalog.space("clip_head", "full", {"image_size": {"low": 32, "high": 64}})
+
+
+def test_a_base_setting_that_is_fixed_holds_for_the_start_points_too() -> None:
+    """Else the search would ask for the weights of a model that was ruled out."""
+    space = catalog.space("convnext_full", "full", {"model": "convnext_small"})
+    assert [base["model"] for _, base in space.bases] == ["convnext_small"]
+    made = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
+    assert space.configuration(made.params).base["model"] == "convnext_small"
+    assert made.params["lr"] == 0.1, "the rest of the start point stays"
+
+
+def test_a_start_point_that_does_not_name_a_searched_base_setting_has_one_of_its_choices(tmp_path: Path) -> None:
+    """Its default need not be among them, nor on this machine."""
+    text = catalog.spaces()["vit_lora"].read_text()
+    file = tmp_path / "weights.yaml"
+    file.write_text(text.replace("weights: default", "weights: [one, two]", 1))
+    for space in (catalog.space(str(file)), catalog.space("vit_lora", "full", {"weights": ["one", "two"]})):
+        assert [base["weights"] for _, base in space.bases] == ["one", "two"]
+        made = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
+        assert made.params["weights"] == "one"

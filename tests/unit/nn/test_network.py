@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -177,3 +179,54 @@ def test_a_frozen_part_stays_in_eval_mode() -> None:
     assert not trains.model.stem[1].training
     assert trains.model.body[1].training
     assert trains.model.body[3].training
+
+
+def test_a_network_goes_when_its_pack_goes() -> None:
+    """What is remembered about a backbone must not keep it: a search over several opens many."""
+    made = pack(1)
+    made.join(Params(), seed=0, horizon=HORIZON)
+    made.step()
+    left = weakref.ref(made.model)
+    del made
+    gc.collect()
+    assert left() is None
+
+
+def test_a_step_that_fails_moves_no_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that runs out behind the forward pass: the step is taken again, and batch norm counts it once."""
+    left = []
+    for fails in (False, True):
+        made, calls = pack(2), []
+        slots = [made.join(Params(whole=True), seed=i, horizon=HORIZON) for i in range(2)]
+
+        def loss(outputs: Any, targets: Any, slots: Slots, calls: list[int] = calls, fails: bool = fails) -> Tensor:
+            calls.append(len(slots))
+            if fails and len(calls) == 1:
+                raise MemoryError
+            return targets.cross_entropy(outputs["logits"])
+
+        monkeypatch.setattr(made.trainable, "loss", loss)
+        made.step()
+        assert calls == ([2, 1, 1] if fails else [2])
+        left.append([made.state(slot) for slot in slots])
+    for whole, again in zip(*left, strict=True):
+        for name, tensor in whole.items():
+            torch.testing.assert_close(again[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_buffers_that_no_state_dict_holds_are_no_statistics() -> None:
+    """A filter's taps belong to the architecture: an export would not find them."""
+    net = Net()
+    net.body.register_buffer("taps", torch.ones(3), persistent=False)
+    assert "body.taps" not in network.statistics(net, lambda name: True)
+    assert "body.1.running_mean" in network.statistics(net, lambda name: True)
+
+
+def test_what_trains_begins_at_the_pretrained_weights_in_bf16_too() -> None:
+    class Alone(Family):
+        packs = False
+
+    made = Pack(Alone(), Base(), CLASSES, IMAGES, LABELS, capacity=1, precision="bf16")
+    held = made.model.head.weight
+    expected = Family().backbone(None, CLASSES).head.weight
+    assert torch.equal(held, expected), "a Linear that a trial starts from must not be rounded"

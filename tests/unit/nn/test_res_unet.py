@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from lungtune.errors import SpaceError
+from lungtune.nn.member import PATIENCE
 from lungtune.nn.pack import Pack
 from lungtune.nn.pixels import Masks
 from trainables.res_unet import TRAINABLE, Params
@@ -96,3 +98,25 @@ def test_lambda2_weighs_one_minus_dice(base: Any) -> None:
     slope = (first[1.0] - first[0.5]) / 0.5
     assert first[2.0] - first[1.0] == pytest.approx(slope, rel=1e-4)
     assert 0 < slope < 1
+
+
+def test_a_trial_may_wait_for_its_first_mask(base: Any) -> None:
+    """Where few cases have masks, the decoder's gradient may come late; without any in a batch it can't come."""
+    known = np.zeros(COUNT, bool)
+    made = pack(base, data(known)[2])
+    slot = made.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
+    for _ in range(PATIENCE + 2):
+        made.step()
+        assert not made.verify(slot)
+    made = pack(base, data()[2])
+    slot = made.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
+    for _ in range(PATIENCE):
+        made.step()
+        made.verify(slot)
+    assert made.verify(slot)
+
+
+@pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto"])
+def test_an_encoder_without_five_maps_is_named(model: str) -> None:
+    with pytest.raises(SpaceError, match=f"model must have five maps, as a ResNet has, but got {model}"):
+        TRAINABLE.backbone(TRAINABLE.Base(model=model, weights="random", image_size=32), CLASSES)

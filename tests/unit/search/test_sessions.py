@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from lungtune.core.params import param
 from lungtune.core.space import SPACE, SearchSpace, together
 from lungtune.core.trial import Objective
 from lungtune.data.dataset import Dataset, Part
+from lungtune.search.host import PackHost
 from toy import CLASSES, LABELS, Toy
 
 
@@ -107,3 +110,58 @@ def test_parameters_of_another_family_are_named(sessions: Any, tmp_path: Path) -
     made, _ = sessions
     with pytest.raises(SpaceError, match=r"'rnak' is not a parameter of this family\. Did you mean 'rank'"):
         made.start(0, {**trial("one", "a"), "rnak": 2}, 0, tmp_path / "0")
+
+
+def test_what_is_due_outlives_a_neighbours_exception(sessions: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """A rung whose report is lost would never be judged."""
+    made, _ = sessions
+    which = {0: trial("one", "a"), 1: trial("one", "a"), 2: trial("two", "c")}
+    for number, params in which.items():
+        made.start(number, params, number, tmp_path / str(number))
+    save = training.checkpoint.save
+
+    def broken(path: Path, *args: Any) -> Any:
+        if path.parent.name in ("1", "2"):
+            raise RuntimeError(f"a bug of trial {path.parent.name}")
+        return save(path, *args)
+
+    monkeypatch.setattr(training.checkpoint, "save", broken)
+
+    def until_due() -> None:
+        while not made.step(which):
+            pass
+
+    with pytest.raises(RuntimeError, match="a bug of trial 1"):
+        until_due()
+    ((number, report),) = made.step([0])
+    assert (number, report.fidelity) == (0, 1)
+
+
+def test_a_session_hands_out_what_is_due_before_the_next_one_steps(sessions: Any, tmp_path: Path) -> None:
+    made, _ = sessions
+    made.start(0, trial("one", "a"), 0, tmp_path / "0")
+    made.start(1, trial("two", "c"), 1, tmp_path / "1")
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    while not (due := made.of(trial("one", "a")).step()):
+        pass
+    made.runs[0].pending = [report for _, report in due]
+    made.of(trial("two", "c")).step = broken
+    assert made.step([0, 1]) == due
+
+
+def test_a_host_opens_a_base_that_is_searched(monkeypatch: Any, tmp_path: Path) -> None:
+    """Without a start point, too: the default of a base axis need not be on this machine."""
+    models = {"one": ("b", "c"), "two": ("d",)}
+    plain = [dataclasses.replace(space(name, each), start=()) for name, each in models.items()]
+    for searched in (together(plain), dataclasses.replace(plain[0], base={"image_size": 8, "model": "not here"})):
+        opened: list[Any] = []
+        monkeypatch.setattr(training.Sessions, "on", lambda self, *base, opened=opened: opened.append(base))
+        host = object.__new__(PackHost)
+        history = SimpleNamespace(study={"space": dataclasses.replace(searched, slots=1).to_dict()})
+        host._study = SimpleNamespace(history=lambda history=history: history, split_path=tmp_path)  # type: ignore
+        host._threads = 1
+        host.open_session()
+        assert [(name, base["model"]) for name, base in opened] == [("one", "b")]
