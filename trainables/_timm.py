@@ -242,7 +242,7 @@ def _of_timm(
         net = timm.create_model(
             found.architecture, pretrained=state is not None, pretrained_cfg=config, num_classes=held, **settings
         )
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, TypeError) as error:  # TypeError: a family's setting that the model does not have
         raise _misfit(found, error) if state is not None else error from error
     net.pretrained_cfg.pop("state_dict", None)
     if config.get("fixed_input_size"):

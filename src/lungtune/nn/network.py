@@ -18,6 +18,7 @@ from lungtune.nn.slots import Slots
 
 Outputs = Mapping[str, Tensor]
 _RATES = ("drop_prob", "drop_path")
+_PARTS = "parts of the batch so far"
 _KNOWN = "_lungtune_modes"
 """Attribute of a network that keeps what ``_modes`` found, so that it goes when the network goes."""
 
@@ -135,12 +136,16 @@ def _modes(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Mod
 
 @contextmanager
 def _drawing(slots: Slots, i: int) -> Iterator[None]:
-    """Let torch's global generators draw what belongs to a slot's step; give them back as they were."""
+    """Let torch's global generators draw what belongs to a slot's step, and to the part of its batch that passes.
+
+    They are given back as they were.
+    """
     if not slots.training:
         yield
         return
     generator = slots.bits[i].generator
+    part = slots.memo[_PARTS, i] = slots.memo.get((_PARTS, i), -1) + 1
     devices: Sequence[Any] = [generator.device] if generator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(generator.initial_seed())
+        torch.manual_seed(generator.initial_seed() + part)
         yield

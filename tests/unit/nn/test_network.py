@@ -230,3 +230,21 @@ def test_what_trains_begins_at_the_pretrained_weights_in_bf16_too() -> None:
     held = made.model.head.weight
     expected = Family().backbone(None, CLASSES).head.weight
     assert torch.equal(held, expected), "a Linear that a trial starts from must not be rounded"
+
+
+def test_parts_of_a_batch_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that passes in parts, for want of memory, must not drop the same units in each."""
+    made = pack(1)
+    made.join(Params(drop=0.5, batch_size=4), seed=0, horizon=HORIZON)
+    made.rows = 2
+    drop, seen = nn.functional.dropout, []
+
+    def dropout(x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
+        kept = drop(torch.ones_like(x), p, training, inplace)
+        seen.append(kept)
+        return x * kept
+
+    monkeypatch.setattr(nn.functional, "dropout", dropout)
+    made.step()
+    assert len(seen) == 2
+    assert not torch.equal(*seen)
