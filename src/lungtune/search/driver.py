@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
@@ -22,7 +23,7 @@ from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trainable import Trainable
-from lungtune.errors import DataError, SpaceError, StudyError
+from lungtune.errors import DataError, SpaceError, StudyError, UserError
 from lungtune.evaluate import summary
 from lungtune.search import conclusion, live
 
@@ -56,6 +57,10 @@ def run(options: Options, console: Console) -> int:
             study, space, dataset = prepare(options, console, lambda: started.append(aside.submit(_start_ray)))
             try:
                 return _search(study, space, dataset, options, console, started[0])
+            except UserError:
+                if not study.history().trials:
+                    shutil.rmtree(study.folder)  # nothing was begun that could be resumed
+                raise
             finally:
                 study.release()
         finally:
@@ -111,6 +116,8 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
             f"chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."
         )
     data = dataset.load(inspection, made[0][1].image_size, masks=wanting is not None)
+    if wanting and not data.train.masked.any():
+        raise DataError(f"{wanting} needs lung masks, but no training image of {inspection.source} has one.")
     study.acquire()
     inspection.save(study.split_path)
     counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}

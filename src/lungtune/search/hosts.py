@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from lungtune.errors import UserError
 from lungtune.search import cluster
 from lungtune.search.conductor import Assignment, Conductor
 from lungtune.search.host import PackHost
@@ -120,7 +121,11 @@ class Hosts:
             self._places[self._places.index(place)] = self._make(place.device, place.deaths)
 
     def poll(self) -> None:
-        """Take note of hosts that became ready or could not open their session; call it often."""
+        """Take note of hosts that became ready or could not open their session; call it often.
+
+        Raises:
+            UserError: no trial has begun, and what keeps them from it is for the user to mend.
+        """
         for place in tuple(self._places):
             if place.opening is None or not ray.wait([place.opening], timeout=0)[0]:
                 continue
@@ -128,6 +133,8 @@ class Hosts:
             try:
                 about = ray.get(opening)
             except ray.exceptions.RayTaskError as error:  # what kept it from opening the backbone or the images
+                if isinstance(error.cause, UserError) and not self.conductor.history.trials:
+                    raise error.cause from None
                 self._give_up(f"device {place.device} cannot train", error.cause or error)
             except ray.exceptions.RayError as error:
                 place.deaths += 1

@@ -1,17 +1,19 @@
-"""What is wrong with the user's data is said before a study begins."""
+"""What the user has to mend is said before a study begins, and a study that did not begin leaves nothing behind."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
 from PIL import Image
 from rich.console import Console
 
 from lungtune.core.study import Study
-from lungtune.errors import DataError
-from lungtune.search import driver
+from lungtune.errors import DataError, SpaceError
+from lungtune.search import driver, hosts
 
 
 def test_masks_that_cannot_be_used_begin_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +32,37 @@ def test_masks_that_cannot_be_used_begin_no_study(tmp_path: Path, monkeypatch: p
     with pytest.raises(DataError, match=r"must be white \(above 127\) inside, but its brightest pixel is 1"):
         driver._new(options, Console(quiet=True), lambda: None)
     assert not Study.names()
+
+
+@pytest.mark.parametrize("trials", [0, 1])
+def test_what_the_user_must_mend_ends_a_search_that_has_not_begun(trials: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that cannot open its session for the user's mistake: an error before the first trial, a stop after it."""
+    mistake = SpaceError("image_size must be a multiple of 8 px, but got 60.")
+    failed = ray.exceptions.RayTaskError("ready", "traceback", mistake)
+    monkeypatch.setattr(ray, "wait", lambda objects, timeout: (objects, []))
+    monkeypatch.setattr(ray, "get", lambda opening: (_ for _ in ()).throw(failed))
+    conductor = SimpleNamespace(history=SimpleNamespace(trials=dict.fromkeys(range(trials))), stopping="")
+    made = hosts.Hosts.__new__(hosts.Hosts)
+    made.conductor, made._places = conductor, [hosts.Place(0, 0, None, object())]
+    if trials:
+        made.poll()
+        assert "image_size must be a multiple of 8 px" in conductor.stopping
+    else:
+        with pytest.raises(SpaceError, match=r"image_size must be a multiple of 8 px, but got 60\."):
+            made.poll()
+
+
+def test_a_study_that_never_began_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
+    monkeypatch.setattr(driver, "_start_ray", lambda: None)
+    monkeypatch.setattr(driver, "_stop_ray", lambda started: None)
+
+    def refused(*args: object) -> str:
+        raise SpaceError("image_size must be a multiple of 8 px, but got 60.")
+
+    monkeypatch.setattr(driver, "_run_trials", refused)
+    options = driver.Options(space="vit_lora", profile="demo", data="phantom,n=100,test=30", study="x")
+    with pytest.raises(SpaceError, match="multiple of 8"):
+        driver.run(options, Console(quiet=True))
+    assert Study.names() == []
+    assert not (tmp_path / "studies" / "x").exists()
