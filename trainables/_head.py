@@ -94,7 +94,8 @@ class ImageHead(Trainable):
         """See ``Trainable.backbone``."""
         from trainables import _images
 
-        model = _images.Normalised(_timm.build(base.model, base.weights, base.image_size))
+        built = _timm.build(base.model, base.weights, base.image_size)
+        model = _images.Normalised(_timm.having(built, "forward_head", "one of timm's"))
         model.width = _images.width(model, base.image_size)
         return model
 

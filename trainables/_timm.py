@@ -206,6 +206,17 @@ def build(model: str, weights: str, image_size: int, in_chans: int = 1, num_clas
     return Built(net.eval(), *statistics, found.architecture, settings)
 
 
+def having(built: Built, part: str, what: str) -> Built:
+    """Return ``built`` if its model has a part of that name.
+
+    Raises:
+        SpaceError: it has not; ``what`` says what the model must be.
+    """
+    if not hasattr(built.model, part):
+        raise SpaceError(f"model must be {what}, but got {built.architecture}.")
+    return built
+
+
 def _each(values: Any, channels: int) -> tuple[float, ...]:
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 

@@ -46,7 +46,8 @@ class ConvNeXt(_network.Network):
 
     def build(self, base: Base, classes: Sequence[str]) -> _timm.Built:
         """See ``Network.build``; there are layers for stochastic depth."""
-        return _timm.build(base.model, base.weights, base.image_size, num_classes=len(classes), drop_path_rate=0.1)
+        built = _timm.build(base.model, base.weights, base.image_size, num_classes=len(classes), drop_path_rate=0.1)
+        return _timm.having(built, "stages", "a ConvNeXt of timm's")
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
         """See ``Trainable.backbone``."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lungtune.core.params import param
-from trainables import _network
+from trainables import _network, _timm
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,10 @@ class ResNet(_network.Network):
     Base: ClassVar[type] = Base
     Params: ClassVar[type] = Params
     small = ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]})
+
+    def build(self, base: Base, classes: Sequence[str]) -> _timm.Built:
+        """See ``Network.build``: its stages have a ResNet's names."""
+        return _timm.having(super().build(base, classes), "layer4", "a ResNet of timm's")
 
     def trained(self, model: torch.nn.Module, params: Params) -> Callable[[str], bool]:
         """See ``Network.trained``."""

@@ -76,7 +76,8 @@ class VitLora(Trainable):
         """See ``Trainable.backbone``."""
         from trainables import _images, _vit
 
-        model = _images.Normalised(_timm.build(base.model, base.weights, base.image_size))
+        built = _timm.build(base.model, base.weights, base.image_size)
+        model = _images.Normalised(_timm.having(built, "blocks", "a vision transformer of timm's"))
         model.width = _images.width(model, base.image_size)
         _vit.split(model.net)
         return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -197,3 +198,18 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"must be a file that ends with .safetensors or .pth"):
         _timm.find("resnet18", str(tmp_path / "w.npz"), fetch=False)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "base", "what"),
+    [
+        ("resnet50_full", "tiny_vit", "a ResNet of timm's, but got vit_tiny_patch16_224"),
+        ("convnext_full", "tiny_resnet", "a ConvNeXt of timm's, but got resnet18"),
+        ("vit_lora", "tiny_resnet", "a vision transformer of timm's, but got resnet18"),
+        ("resnet152_head", "tiny_conformer", "one of timm's, but got conformer_micro"),
+    ],
+)
+def test_a_family_refuses_a_base_of_another_kind(family: str, base: str, what: str) -> None:
+    trainable = importlib.import_module(f"trainables.{family}").TRAINABLE
+    with pytest.raises(SpaceError, match=f"model must be {what}"):
+        trainable.backbone(trainable.Base(weights=base, image_size=64), ("a", "b"))
