@@ -30,6 +30,9 @@ RANDOM = 3
 (``benchmarks/schedulers.md``)."""
 
 
+TURNS = 3
+"""Trials that every space of several has before any is preferred, where there are enough trials."""
+
 _APART = 7_919
 """Keeps the draws of the space apart from those of its parameters."""
 
@@ -67,15 +70,19 @@ def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Sug
 
 
 def _of_several(space: SearchSpace, history: History, seed: int, number: int) -> Suggestion:
-    """Choose a member by what its trials scored, then ask it as if it were searched alone: its axes hang on it."""
-    if number < len(space.start):
-        name = space.start[number][SPACE]
-        point = {key: value for key, value in space.start[number].items() if key != SPACE}
-        member = replace(space.of(space.start[number]), start=(point,) * (number + 1))
+    """Choose a member by what its trials scored, then ask it as if it were searched alone: its axes hang on it.
+
+    First every member has its turns, or one whose source configuration does not suit the data would never be tried
+    again: its start points, of which only the first is one that is never stopped, then suggestions.
+    """
+    count = len(space.members)
+    turn, place = divmod(number, count)
+    if turn < max(1, min(TURNS, space.trials // count)):
+        name, points = space.members[place].name, space.members[place].start[turn : turn + 1]
     else:
         chooser = replace(space, members=(), start=(), sampler="random" if space.sampler == "random" else "tpe")
-        name = suggest(chooser, history, seed + _APART, number).sampled[SPACE]
-        member = replace(space.of({SPACE: name}), start=(), sampler=space.sampler)
+        name, points = suggest(chooser, history, seed + _APART, number).sampled[SPACE], ()
+    member = replace(space.of({SPACE: name}), start=points * (number + 1), sampler=space.sampler)
     own = History()
     own.study = history.study
     own.trials = {n: trial for n, trial in history.trials.items() if trial.params.get(SPACE) == name}
@@ -86,7 +93,7 @@ def _of_several(space: SearchSpace, history: History, seed: int, number: int) ->
         {SPACE: name, **made.params},
         {SPACE: name, **made.sampled},
         {**distribution, **made.distributions},
-        made.origin,
+        "sampler" if points and turn else made.origin,
         made.attrs,
     )
 

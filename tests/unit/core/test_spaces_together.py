@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,20 @@ def test_a_trial_is_a_whole_configuration_of_one_space(both: SearchSpace, number
     assert configuration.params.keys() == {*member.fixed, *member.axes}
     assert made.origin == ("start" if number < 2 else "random" if number % 3 == 2 else "sampler")
     assert sampler.suggest(both, history, 0, number) == made
+
+
+def test_every_space_has_its_turns_before_any_is_preferred() -> None:
+    """Its start points come first; only its very first is never stopped."""
+    space = catalog.space("convnext_full,clip_head,res_unet", "demo")
+    history = History([{"event": "study", "space": space.to_dict()}])
+    made = [sampler.suggest(space, history, 0, number) for number in range(9)]
+    assert [m.params[SPACE] for m in made] == ["convnext_full", "clip_head", "res_unet"] * 3
+    assert [m.origin for m in made[:3]] == ["start"] * 3
+    assert "start" not in [m.origin for m in made[3:]]
+    assert (made[0].params["lr"], made[3].params["lr"]) == (0.1, 1e-3)
+    assert [made[i].params["lambda2"] for i in (2, 5, 8)] == [0.01, 0.0, 0.01]
+    few = dataclasses.replace(space, trials=4)
+    assert sampler.suggest(few, history, 0, 3).origin == "sampler", "four trials: one each, then the choice is free"
 
 
 def test_suggestions_of_a_space_learn_from_its_own_trials(both: SearchSpace) -> None:
