@@ -101,6 +101,7 @@ def retrain(
         held.enter_context(_owned(folder))  # made only now: a refusal leaves no folder behind
 
         from lungtune.data.dataset import load as open_dataset
+        from lungtune.nn.capacity import as_searched
         from lungtune.training import Session
 
         dataset = open_dataset(inspection, base.image_size, masks=trainable.needs_masks)
@@ -111,7 +112,7 @@ def retrain(
         count = max(seeds, len(compared.others) * compared_seeds(seeds) if compared else 0)
         slots = runs.room(trainable, count)
         session = Session(trainable, base, dataset, space.fidelity, space.objective, slots=slots)
-        session.alone(space.fixed)
+        as_searched()
         runs.train(session, space, each, origin.fidelity)
         if each[0].failure is not None:
             raise TrialError("error", f"the run of the recipe's seed {each[0].seed} failed: {each[0].failure}")

@@ -129,10 +129,6 @@ class Session:
         self.pack.capacity = found.slots
         return found
 
-    def alone(self, params: Mapping[str, Any]) -> None:
-        """Have this process to itself: as many threads as train this configuration fastest; no trial may be in."""
-        capacity.use_threads(self.pack, parameters.build(self.trainable.Params, params))
-
     def step(self, numbers: Collection[int] | None = None) -> list[tuple[int, Report | TrialError]]:
         """Train trials (default all) by one optimiser step; return the reports that came due and trials that failed."""
         runs = {n: run for n, run in self.runs.items() if numbers is None or n in numbers}

@@ -75,20 +75,14 @@ def measure(pack: Pack, configurations: Sequence[Any], cap: int) -> Capacity:
     return Capacity(chosen.slots, f"{why}; {ended}", tuple(rates))
 
 
-def use_threads(pack: Pack, configuration: Any) -> int:
-    """Let torch use all its threads, or only one where that trains a lone trial faster; return how many.
+def as_searched() -> None:
+    """Compute with as many threads as a search's hosts do: one, where there is no GPU, as every core has a host.
 
-    A small model's steps are too short to be shared out. The pack is empty before and after.
+    More add up in another order, and a trial at a high learning rate then ends elsewhere: its recipe would not retrain
+    to the number it promised.
     """
-    every = torch.get_num_threads()
-    if pack.device.type == "cpu" and every > 1:
-        rates = {}
-        for count in (every, 1):
-            torch.set_num_threads(count)
-            rate = _rate(pack, [configuration])
-            rates[count] = rate.images if rate else 0.0
-        torch.set_num_threads(max(rates, key=lambda count: rates[count]))
-    return torch.get_num_threads()
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
 
 
 def _rate(pack: Pack, configurations: Sequence[Any]) -> Rate | None:

@@ -77,22 +77,3 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
 
     with pytest.raises(ValueError, match="mistake"):
         measured(broken)
-
-
-@pytest.mark.parametrize(("alone", "shared", "expected"), [(0.02, 0.03, 1), (0.03, 0.02, 2)])
-def test_as_many_threads_are_used_as_train_fastest(alone: float, shared: float, expected: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        pack = Pack(
-            Timed(lambda slots: alone if torch.get_num_threads() == 1 else shared),
-            Base(),
-            CLASSES,
-            IMAGES,
-            LABELS,
-            capacity=1,
-        )
-        assert capacity.use_threads(pack, Params()) == expected == torch.get_num_threads()
-        assert pack.slots == ()
-    finally:
-        torch.set_num_threads(before)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from optuna.distributions import CategoricalDistribution
 
 from lungtune import training
@@ -18,6 +19,7 @@ from lungtune.core.params import param
 from lungtune.core.space import SPACE, SearchSpace, together
 from lungtune.core.trial import Objective
 from lungtune.data.dataset import Dataset, Part
+from lungtune.nn import capacity
 from lungtune.search.host import PackHost
 from toy import CLASSES, LABELS, Toy
 
@@ -165,3 +167,10 @@ def test_a_host_opens_a_base_that_is_searched(monkeypatch: Any, tmp_path: Path) 
         host._threads = 1
         host.open_session()
         assert [(name, base["model"]) for name, base in opened] == [("one", "b")]
+
+
+def test_a_recipe_is_trained_with_as_many_threads_as_its_trial_was() -> None:
+    """Hosts on cores have one; two add up in another order, and what a trial at a high rate ends with is another."""
+    torch.set_num_threads(2)
+    capacity.as_searched()
+    assert torch.get_num_threads() == (2 if torch.cuda.is_available() else 1)
