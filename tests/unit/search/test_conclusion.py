@@ -15,12 +15,14 @@ from lungtune.search import conclusion
 
 def told(space, chosen):
     best = {"trial": 4, "params": chosen, "fidelity": 9.0, "value": 0.8, "interval": None, "corrected": None}
+    best |= {"collapsed": "The model has collapsed: it predicts 'a' for 99 % of the cases."}
     result = {
         "objective": {"metric": "macro_f1", "mode": "max"},
         "best": best,
         "baselines": {"start": None, "constant": {}},
         "states": {"COMPLETE": 1},
         "work": {"passes": 9.0, "saved": 0.0},
+        "leaderboard": None,
     }
     console = Console(file=io.StringIO(), width=200)
     conclusion.show(SimpleNamespace(name="mine"), space, result, console, 1.0)
@@ -46,4 +48,6 @@ def test_a_family_with_an_addition_is_asked_whether_it_helps(several):
 
 def test_a_family_without_one_is_not():
     space = catalog.space("clip_lora", "demo")
-    assert "--compare" not in told(space, point(space))
+    words = told(space, point(space))
+    assert "--compare" not in words
+    assert "The model has collapsed" in words
