@@ -56,6 +56,7 @@ def test_the_best_is_compared_with_the_source_configuration_of_its_own_space(sea
     assert start["params"]["space"] == best["params"]["space"]
 
 
+@pytest.mark.slow
 def test_recipes_are_of_one_family_and_the_res_unet_retrains_with_its_masks(searched: dict[str, Any]) -> None:
     home = searched["home"]
     code, _, err = script("export", "--study", "both", "--top", "4", home=home)

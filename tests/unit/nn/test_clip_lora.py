@@ -278,6 +278,7 @@ def test_exported_adapter_carries_rank_alpha_and_layers(exported: tuple[Path, Pa
     assert all(torch.equal(adapter[k], v) for k, v in pack.adapter(0).items())
 
 
+@pytest.mark.slow
 def test_the_quick_import_of_open_clip_leaves_timm_transformers_and_the_compiler_usable() -> None:
     code = """
 import sys
