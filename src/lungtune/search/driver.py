@@ -23,7 +23,7 @@ from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trainable import Trainable
-from lungtune.errors import DataError, SpaceError, StudyError, UserError
+from lungtune.errors import DataError, SpaceError, StudyError, WeightsError
 from lungtune.evaluate import summary
 from lungtune.search import conclusion, live
 
@@ -57,9 +57,9 @@ def run(options: Options, console: Console) -> int:
             study, space, dataset = prepare(options, console, lambda: started.append(aside.submit(_start_ray)))
             try:
                 return _search(study, space, dataset, options, console, started[0])
-            except UserError:
-                if not study.history().trials:
-                    shutil.rmtree(study.folder)  # nothing was begun that could be resumed
+            except (SpaceError, DataError, WeightsError):  # found by a host; --resume would keep what has to be mended
+                if not options.resume and not study.history().trials:
+                    shutil.rmtree(study.folder)
                 raise
             finally:
                 study.release()
