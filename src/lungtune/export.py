@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lungtune import catalog
-from lungtune.core import comparison, paths, recipe
+from lungtune.core import comparison, paths, recipe, synthetic
 from lungtune.core.journal import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
@@ -127,6 +127,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
         data=source,
     )
     others = len(history.ranked()) - 1
+    bank = about["data"].get("bank") if synthetic.Settings.among(made.params).ratio > 0 else None
     block: dict[str, Any] = {
         "study": study.name,
         "study_id": about["id"],
@@ -140,6 +141,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
         "split": (about["data"]["hash"], "hash of the split manifest; retraining refuses other data"),
         "split_seed": about["seed"],
         "classes": list(about["data"]["classes"]),
+        **({"bank": (dict(bank), "synthetic images; retraining refuses others")} if bank else {}),
         "score": (score.to_dict(), f"validation {space.objective.metric}, 95 % bootstrap interval over patients"),
         **({"corrected": (honest.to_dict(), "expected on new patients of the best of all reports")} if honest else {}),
         "validation": ({k: round(v, 6) for k, v in report.metrics.items()}, "all metrics of that report"),
@@ -147,7 +149,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
         "git": dict(about.get("git") or {}),
         "versions": {str(name): str(version) for name, version in (about.get("versions") or {}).items()},
         "fingerprint": (
-            recipe.fingerprint(space, report.fidelity, about["data"]["hash"]),
+            recipe.fingerprint(space, report.fidelity, about["data"]["hash"], bank),
             "of all that decides the weights",
         ),
     }

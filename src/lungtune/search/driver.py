@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from lungtune import catalog
 from lungtune.cli import STOPPED
-from lungtune.core import environment
+from lungtune.core import environment, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
@@ -26,6 +27,10 @@ from lungtune.core.trainable import Trainable
 from lungtune.errors import DataError, SpaceError, StudyError, WeightsError
 from lungtune.evaluate import summary
 from lungtune.search import conclusion, live
+
+if TYPE_CHECKING:
+    from lungtune.data.bank import Bank
+    from lungtune.data.dataset import Inspection
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Options:
     resume: bool = False
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    bank: Path | None = None
+    """Folder of synthetic images."""
 
 
 def run(options: Options, console: Console) -> int:
@@ -92,6 +99,11 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
     trials = options.trials or space.trials
     made = _families(space)
+    if options.bank is not None and not synthetic.wanted(space):
+        raise SpaceError(
+            f"--bank is given, but no trial of {space.name} wants synthetic images; did you mean "
+            f"--set '{synthetic.RATIO}=[0, 0.5, 1]'?"
+        )
 
     from lungtune.data import dataset, sources
     from lungtune.evaluate import baselines
@@ -115,18 +127,42 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
             f"{wanting} needs lung masks, but {inspection.source} names none. Name their folder, as in "
             f"chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."
         )
-    data = dataset.load(inspection, made[0][1].image_size, masks=wanting is not None)
+    bank = _bank(space, inspection, options)
+    data = dataset.load(inspection, made[0][1].image_size, masks=wanting is not None, bank=bank)
     if wanting and not data.train.masked.any():
         raise DataError(f"{wanting} needs lung masks, but no training image of {inspection.source} has one.")
     study.acquire()
     inspection.save(study.split_path)
     counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}
     about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
+    about |= {"bank": bank.to_dict()} if bank else {}
     resolved = SearchSpace.from_dict({**space.to_dict(), "trials": trials})
     constant = baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
     study.begin(resolved, data=about, seed=seed, about=environment.describe())
     study.append("baselines", constant=constant)
     return study, resolved, data
+
+
+def _bank(space: SearchSpace, inspection: Inspection, options: Options) -> Bank | None:
+    """Return the synthetic images that trials of this search may want, all of them sound; None where none wants any.
+
+    The one place where a search gets its bank: where none is named, one would be made here.
+
+    Raises:
+        SpaceError: some are wanted, but no bank is named.
+        DataError: the bank is damaged, of another training fold, or too small.
+    """
+    from lungtune.data.bank import Bank
+
+    if not synthetic.wanted(space):
+        return None
+    if options.bank is None:
+        raise SpaceError(
+            f"{space.name} trains on synthetic images up to {synthetic.RATIO} {synthetic.wanted(space):g}, so it needs "
+            f"a bank of them: name one with --bank DIR (python scripts/synthesize.py makes one), or leave them out with "
+            f"--set {synthetic.RATIO}=0."
+        )
+    return Bank.open(options.bank).take(inspection.manifest, space)
 
 
 def _families(space: SearchSpace) -> list[tuple[Trainable, Any]]:
@@ -140,7 +176,7 @@ def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) 
     if options.study is None:
         known = ", ".join(Study.names()) or "none yet"
         raise StudyError(f"--resume needs --study NAME; studies: {known}.")
-    for flag in ("space", "data", "profile", "seed"):
+    for flag in ("space", "data", "profile", "seed", "bank"):
         if getattr(options, flag) is not None:
             raise StudyError(f"a resumed study keeps its {flag}; leave --{flag} out, or begin a new study with it.")
     if options.settings:
@@ -157,13 +193,16 @@ def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) 
         )
 
     from lungtune.data import dataset
+    from lungtune.data.bank import Bank
     from lungtune.evaluate import baselines
 
     made = _families(space)
     for trainable, base in made:
         trainable.check(base)
+    about = history.study["data"].get("bank")
+    bank = Bank.again(about) if about else None
     start_ray()
-    data = dataset.load(study.split_path, made[0][1].image_size)
+    data = dataset.load(study.split_path, made[0][1].image_size, bank=bank)
     if not history.baselines:
         constant = baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
         study.append("baselines", constant=constant)

@@ -184,14 +184,17 @@ class PackHost:
         import torch
 
         from lungtune.data import dataset
+        from lungtune.data.bank import Bank
         from lungtune.training import Sessions, device
 
         torch.set_num_threads(self._threads)
-        space = SearchSpace.from_dict(self._study.history().study["space"])
+        begun = self._study.history().study
+        space, about = SearchSpace.from_dict(begun["space"]), begun["data"].get("bank")
+        bank = Bank.again(about) if about else None
         sessions = Sessions(
             space,
             catalog.family,
-            lambda size, masks: dataset.load(self._study.split_path, size, masks=masks),
+            lambda size, masks: dataset.load(self._study.split_path, size, masks=masks, bank=bank),
             slots=max(1, space.slots),
         )
         first = sessions.on(*space.bases[0])

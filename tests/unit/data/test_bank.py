@@ -1,4 +1,4 @@
-"""A bank of synthetic images: resumable, never half-written, verified, and refused where it was made from other images."""
+"""A bank of synthetic images: resumable, never half-written, verified, refused where made from other images."""
 
 import dataclasses
 import hashlib
@@ -260,7 +260,7 @@ def test_a_study_finds_its_images_again_in_a_bank_that_grew_and_nowhere_else(tmp
     with pytest.raises(DataError, match=r"what was trained on needs 2 of normal \(it has 0\)"):
         Bank.again(about, moved)
     Bank.open(moved).add([dataclasses.replace(item("normal", 0), pixels=np.zeros((SIZE, SIZE), np.uint8))])
-    with pytest.raises(DataError, match="must be those that were trained on .* but some were made anew since"):
+    with pytest.raises(DataError, match=r"must be those that were trained on .* but some were made anew since"):
         Bank.again(about, moved)
 
 
