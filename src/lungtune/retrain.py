@@ -143,7 +143,8 @@ def retrain(
         edited = content["reproduction"]["edited"]
         content["effect"] = arms.content(edited) if arms else None
         asked = compared is not None and compared.axis == synthetic.IMAGES
-        content["unasked"] = comparison.question(path) if source and not asked else ""
+        due = synthetic.Settings.among(space.fixed).wants_bank and not asked
+        content["unasked"] = comparison.question(path) if due else ""
         if test:
             masks = trainable.needs_masks or (blackout and controls.masked(inspection))
             dark = None

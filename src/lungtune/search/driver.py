@@ -99,11 +99,8 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
     trials = options.trials or space.trials
     made = _families(space)
-    if options.bank is not None and not synthetic.wanted(space):
-        raise SpaceError(
-            f"--bank is given, but no trial of {space.name} wants synthetic images; did you mean "
-            f"--set '{synthetic.RATIO}=[0, 0.5, 1]'?"
-        )
+    if options.bank is not None:
+        synthetic.refuse_idle(space)
 
     from lungtune.data import dataset, sources
     from lungtune.evaluate import baselines
@@ -159,7 +156,7 @@ def _bank(space: SearchSpace, inspection: Inspection, options: Options) -> Bank 
     if options.bank is None:
         raise SpaceError(
             f"{space.name} trains on synthetic images up to {synthetic.RATIO} {synthetic.wanted(space):g}, so it needs "
-            f"a bank of them: name one with --bank DIR (python scripts/synthesize.py makes one), or leave them out with "
+            "a bank of them: name one with --bank DIR (python scripts/synthesize.py makes one), or leave them out with "
             f"--set {synthetic.RATIO}=0."
         )
     return Bank.open(options.bank).take(inspection.manifest, space)

@@ -189,7 +189,7 @@ class PackHost:
 
         torch.set_num_threads(self._threads)
         begun = self._study.history().study
-        space, about = SearchSpace.from_dict(begun["space"]), begun["data"].get("bank")
+        space, about = SearchSpace.from_dict(begun["space"]), begun.get("data", {}).get("bank")
         bank = Bank.again(about) if about else None
         sessions = Sessions(
             space,
