@@ -96,7 +96,7 @@ def masks(monkeypatch):
     """Data with masks; return the keywords of every opening."""
     load, asked = dataset.load, []
 
-    def opened(data, size, *, test=False, masks=False):
+    def opened(data, size, *, test=False, masks=False, bank=None):
         asked.append({"test": test, "masks": masks})
         found = load(data, size, test=test)
         if not masks:

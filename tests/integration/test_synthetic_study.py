@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from lungtune import catalog
 from lungtune import retrain as module
 from lungtune.controls import BLACKOUT
 from lungtune.core import journal, synthetic, yamlfile
-from lungtune.core.paths import ROOT
 from lungtune.data import dataset
 from lungtune.data.bank import Bank
 from lungtune.data.shelf import Item
 from lungtune.errors import DataError, SpaceError
 from lungtune.export import export, following
 from lungtune.retrain import retrain
+from lungtune.search import driver
+from lungtune.search.conductor import Conductor
+from lungtune.search.host import PackHost
 
 SOURCE = "phantom,n=84,test=36,size=32"
 ASKED = "--compare synthetic_images=none,duplicates,generated --seeds 3"
@@ -31,7 +31,7 @@ ASKED = "--compare synthetic_images=none,duplicates,generated --seeds 3"
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A search of two trials, one with a bank's images before the real ones; features are kept."""
+    """A search of two trials without Ray, one with a bank's images before the real ones; features are kept."""
     home = tmp_path_factory.mktemp("home")
     places = {"LUNGTUNE_HOME": str(home), "LUNGTUNE_CACHE": str(home / "cache")}
     with pytest.MonkeyPatch.context() as patch:
@@ -43,26 +43,27 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         bank = Bank.create(home / "bank", classes=manifest.classes, train_hash=manifest.train_hash, **about)
         random = np.random.default_rng(0)
         bank.add([Item(*each, "", 0, random.integers(0, 256, (16, 16), np.uint8)) for each in bank.missing(24)])
-    space = home / "mixed.yaml"
-    space.write_text(
-        "summary: head\nfamily: clip_head\nsampler: random\ntrials: 2\nfidelity: {max: 1.5, min: 0.5, eta: 3}\n"
-        f"base: {{weights: {base.weights}, image_size: {base.image_size}, views: 2}}\n"
-        "params: {batch_size: 8, synthetic_ratio: [0, 0.5], synthetic_use: pretrain, augmentation: 1}\n"
-        "start:\n  - {synthetic_ratio: 0.5}\n  - {synthetic_ratio: 0}\n"
-    )
-    env = {**os.environ, **places, "COLUMNS": "200"}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, str(ROOT / "scripts" / "search.py"), "--space", str(space), "--data", SOURCE]
-    command += ["--study", "mixed", "--seed", "3", "--bank", str(bank.folder)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
-    events = journal.read(home / "studies" / "mixed" / "journal.jsonl")
-    return {"home": home, "bank": bank, "done": done, "events": events}
+        space = home / "mixed.yaml"
+        space.write_text(
+            "summary: head\nfamily: clip_head\nsampler: random\ntrials: 2\nfidelity: {max: 1.5, min: 0.5, eta: 3}\n"
+            f"base: {{weights: {base.weights}, image_size: {base.image_size}, views: 2}}\n"
+            "params: {batch_size: 8, synthetic_ratio: [0, 0.5], synthetic_use: pretrain, augmentation: 1}\n"
+            "start:\n  - {synthetic_ratio: 0.5}\n  - {synthetic_ratio: 0}\n"
+        )
+        options = driver.Options(space=str(space), data=SOURCE, study="mixed", seed=3, bank=bank.folder)
+        study, resolved, _ = driver._new(options, Console(quiet=True), lambda: None)
+        conductor, host = Conductor(study, resolved, 3), PackHost(str(study.folder), 1, None)
+        while (trial := conductor.next()) is not None:
+            while conductor.report(trial.number, host.train(asdict(trial), False)):
+                pass
+            host.leave(trial.number)
+        study.release()
+    return {"home": home, "bank": bank, "events": journal.read(study.journal_path)}
 
 
 @pytest.fixture
 def home(searched: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the study's home; caches and bank stay shared."""
-    assert searched["done"].returncode == 0, searched["done"].stderr
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("LUNGTUNE_CACHE", str(searched["home"] / "cache"))
     shutil.copytree(searched["home"] / "studies", tmp_path / "home" / "studies")
@@ -76,20 +77,14 @@ def recipe(home: Path) -> Path:
 
 
 def test_the_journal_names_the_bank_and_trials_are_as_long_with_it_as_without(searched: dict[str, Any]) -> None:
-    assert searched["done"].returncode == 0, searched["done"].stderr
     begun = next(entry for entry in searched["events"] if entry["event"] == "study")
     bank = begun["data"]["bank"]
     assert (bank["path"], bank["key"]) == (str(searched["bank"].folder), searched["bank"].key)
     assert searched["bank"].first(bank["counts"]).hash == bank["hash"]
     reports = [entry for entry in searched["events"] if entry["event"] == "report"]
     lengths = {n: [(r["fidelity"], r["samples"]) for r in reports if r["trial"] == n] for n in (0, 1)}
-    assert lengths[0] == lengths[1]
-    assert begun["data"]["counts"]["train"] == sum(
-        1
-        for _ in json.loads((searched["home"] / "studies" / "mixed" / "split.json").read_text())["parts"]["train"][
-            "path"
-        ]
-    )
+    real = begun["data"]["counts"]["train"]
+    assert lengths[0] == lengths[1] == [(level, 8 * -(-round(level * real) // 8)) for level in (0.5, 1.0, 1.5)]
 
 
 def test_a_recipe_carries_its_bank_and_retrains_to_its_number(

@@ -41,8 +41,10 @@ class Trainable(ABC):
 
     Every family's ``Base`` has ``image_size`` (px) and ``Params`` has ``lr``, ``weight_decay``, ``batch_size``,
     ``warmup`` (share of the horizon), ``augmentation`` (level 0..3) and ``class_weighting`` (none, sqrt, balanced):
-    the loop reads these. A ``Base`` that has ``views`` lets the loop keep what ``features`` returns: 0 keeps nothing
-    and augments afresh in every step; n >= 1 keeps n augmented views of an image for each level (one for level 0).
+    the loop reads these. That of a family that classifies also has ``synthetic_ratio`` and what goes with it
+    (``lungtune.core.synthetic``). A ``Base`` that has ``views`` lets the loop keep what ``features`` returns: 0 keeps
+    nothing and augments afresh in every step; n >= 1 keeps n augmented views of an image for each level (one for
+    level 0).
 
     A family trains adapters on a frozen backbone (``targets``), parameters of its own (``own``), or both; where all or
     part of the backbone itself trains, that is its own too, and ``nn.network`` runs it (``trainables/_network.py``).

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from lungtune.core import synthetic
+from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.data import dataset
@@ -73,6 +76,16 @@ def test_a_bank_that_no_trial_wants_is_a_mistake(bank: Bank) -> None:
         with pytest.raises(SpaceError, match=r"--bank is given, but no trial of clip_head wants synthetic images; did"):
             begin(bank.folder, **settings)
     assert not Study.names()
+
+
+def test_the_script_takes_a_bank(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["search.py", "--space", "clip_head", "--profile", "demo", "--bank", str(bank.folder)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(ROOT / "scripts" / "search.py"), run_name="__main__")
+    assert "--bank is given, but no trial of clip_head wants synthetic images" in capsys.readouterr().err
 
 
 def test_duplicates_alone_need_no_bank() -> None:
