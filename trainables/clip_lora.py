@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from lungtune.core.params import param
-from lungtune.core.trainable import LoraTarget, Trainable
+from lungtune.core.trainable import Classifier, LoraTarget
 from lungtune.errors import SpaceError
 from trainables import _clip_weights
 from trainables._prompts import STYLES
@@ -66,7 +66,7 @@ class Params:
     prompt_style: str = param("paper", choices=STYLES, help="how the classes are put into words")
 
 
-class ClipLora(Trainable):
+class ClipLora(Classifier):
     """Cosine of image and class caption, times CLIP's temperature; LoRA on chosen projections of either tower.
 
     The captions are those of the *classes*, the same for every batch. Scoring images against the captions of their

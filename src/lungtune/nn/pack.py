@@ -163,8 +163,7 @@ class Pack:
             rows = slice(first, min(first + each, size))
             part = slots if each == size else replace(slots, counts=(rows.stop - first,))
             with self._backbone.showing(part):
-                outputs = self.trainable.outputs(self.model, inputs[rows], part)
-            loss = part.means(self.trainable.loss(outputs, targets.rows(rows), part))
+                loss = part.means(self.trainable.losses(self.model, inputs[rows], targets.rows(rows), part))
             loss = loss * ((rows.stop - first) / size) if each < size else loss
             bank.differentiate(loss.sum(), add=first > 0)
             losses += loss.detach()
