@@ -12,18 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from torch import Tensor, nn
 
 from lungtune.errors import WeightsError
 from lungtune.nn.slots import Slots
 from trainables import _diffusion_weights as weights
 from trainables._prompts import prompts
-from trainables._quick import lean
-
-with lean():
-    import diffusers
-    import transformers
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
