@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lungtune.core.objectives import CLASSIFICATION, directions
+
 if TYPE_CHECKING:
     import torch
 
@@ -51,6 +53,8 @@ class Trainable(ABC):
     """
 
     summary: ClassVar[str]
+    metrics: ClassVar[Mapping[str, str]] = directions(CLASSIFICATION)
+    """Metric name -> direction: what a space's ``objective:`` may name, the default first."""
     packs: ClassVar[bool] = True
     """Whether trials that train together are quicker: where the whole backbone trains, there is nothing to share."""
     needs_masks: ClassVar[bool] = False
