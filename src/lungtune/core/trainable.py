@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lungtune.core.objectives import CLASSIFICATION, directions
+from lungtune.core.objectives import CLASSIFICATION, GENERATION, directions
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ class Trainable(ABC):
     """
 
     summary: ClassVar[str]
-    metrics: ClassVar[Mapping[str, str]] = directions(CLASSIFICATION)
+    metrics: ClassVar[Mapping[str, str]]
     """Metric name -> direction: what a space's ``objective:`` may name, the default first."""
     packs: ClassVar[bool] = True
     """Whether trials that train together are quicker: where the whole backbone trains, there is nothing to share."""
@@ -153,6 +153,8 @@ class Trainable(ABC):
 class Classifier(Trainable):
     """A family that tells which class an image shows."""
 
+    metrics: ClassVar[Mapping[str, str]] = directions(CLASSIFICATION)
+
     def losses(self, model: torch.nn.Module, inputs: torch.Tensor, targets: Targets, slots: Slots) -> torch.Tensor:
         """See ``Trainable.losses``: ``loss`` of the ``outputs``."""
         return self.loss(self.outputs(model, inputs, slots), targets, slots)
@@ -191,6 +193,8 @@ class Generator(Trainable):
     Its trials are judged by how far drawn images are from real ones, in what ``embedder`` makes of either. Its ``Base``
     has ``samples``: images of each class drawn for a report.
     """
+
+    metrics: ClassVar[Mapping[str, str]] = directions(GENERATION)
 
     @abstractmethod
     def draw(self, model: torch.nn.Module, labels: Sequence[int], seeds: Sequence[int], slots: Slots) -> torch.Tensor:
