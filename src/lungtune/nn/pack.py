@@ -244,6 +244,23 @@ class Pack:
         parts = memory.in_parts(len(inputs), stride, some)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
+    @torch.no_grad()
+    def draw(self, slot: int, labels: Sequence[int], seeds: Sequence[int], stride: int) -> Tensor:
+        """Draw images with a slot's weights as they are, ``stride`` at a time; see ``Generator.draw``.
+
+        Returns:
+            uint8 ``(N, H, W)`` on the CPU.
+        """
+        memo: dict[Any, Any] = {}
+
+        def some(first: int, last: int) -> Tensor:
+            layout = self._layout([slot], [last - first], training=False, memo=memo)
+            with self._backbone.showing(layout):
+                images = self.trainable.draw(self.model, labels[first:last], seeds[first:last], layout)
+            return images[:, 0].float().mul(255).round().to(torch.uint8).cpu()
+
+        return torch.cat(memory.in_parts(len(labels), stride, some))
+
     def state(self, slot: int) -> dict[str, Tensor]:
         """Return all that is needed to go on exactly: weights with their moments ``(3, ...)``, and progress.
 
