@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lungtune import catalog
 from lungtune.core import comparison, paths, recipe
 from lungtune.core.journal import write_atomic
@@ -18,8 +16,9 @@ from lungtune.core.study import Study
 from lungtune.core.trial import History, Report, State, Trial
 from lungtune.data.manifest import Manifest
 from lungtune.errors import StudyError
-from lungtune.evaluate.bootstrap import Interval, interval
-from lungtune.evaluate.summary import corrected, probabilities
+from lungtune.evaluate import bootstrap, summary
+from lungtune.evaluate.bootstrap import Interval
+from lungtune.evaluate.evidence import Evidence
 
 
 def recipes() -> Path:
@@ -77,7 +76,7 @@ def following(study: str, path: Path) -> list[str]:
 
 
 class Predictions:
-    """The validation probabilities that a study keeps, and what they allow to say."""
+    """What a study keeps of its trials' reports, class probabilities or samples, and what that allows to say."""
 
     def __init__(self, study: Study, history: History) -> None:
         self.study = study
@@ -87,21 +86,22 @@ class Predictions:
         self.source = manifest.source
         """The data source with an absolute path."""
 
-    def of(self, trial: Trial) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return labels ``(N,)`` and probabilities ``(N, C)`` of the trial's best report, None when they are lost."""
-        found = probabilities(self.study, _best(self.history, trial))
-        return found if found is not None and len(found[0]) == len(self.patients) else None
+    def of(self, trial: Trial) -> Evidence | None:
+        """Return the evidence of the trial's best report, None when it is lost."""
+        found = summary.kept(self.study, _best(self.history, trial))
+        return found if found is not None and len(found.labels) == len(self.patients) else None
 
     def interval(self, trial: Trial) -> Interval:
-        """Return the trial's score with its patient interval; the bounds are NaN when the predictions are lost."""
+        """Return the trial's score with its patient interval; the bounds are NaN when the evidence is lost."""
         found, value = self.of(trial), trial.value(self.history.objective)
         if found is None:
             return Interval(value, math.nan, math.nan)
-        return dataclasses.replace(interval(*found, self.patients, self.history.objective.metric), value=value)
+        scorer = found.scorer(bootstrap.groups_of(self.patients, len(found.labels)))
+        return dataclasses.replace(bootstrap.scored(scorer, self.history.objective.metric), value=value)
 
     def corrected(self, ranked: list[Trial]) -> Interval | None:
         """Return what the best of the study can be expected to score on new patients; None when it can't be told."""
-        return corrected(self.study, ranked, self.patients, self.history.objective)
+        return summary.corrected(self.study, ranked, self.patients, self.history.objective)
 
 
 def _best(history: History, trial: Trial) -> Report:
@@ -127,6 +127,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
         data=source,
     )
     others = len(history.ranked()) - 1
+    metric = space.objective.metric + ("" if space.objective.mode == "max" else " (lower is better)")
     block: dict[str, Any] = {
         "study": study.name,
         "study_id": about["id"],
@@ -140,7 +141,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
         "split": (about["data"]["hash"], "hash of the split manifest; retraining refuses other data"),
         "split_seed": about["seed"],
         "classes": list(about["data"]["classes"]),
-        "score": (score.to_dict(), f"validation {space.objective.metric}, 95 % bootstrap interval over patients"),
+        "score": (score.to_dict(), f"validation {metric}, 95 % bootstrap interval over patients"),
         **({"corrected": (honest.to_dict(), "expected on new patients of the best of all reports")} if honest else {}),
         "validation": ({k: round(v, 6) for k, v in report.metrics.items()}, "all metrics of that report"),
         "exported": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -153,8 +154,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
     }
     told = "" if honest is None else f"; corrected for having been chosen on them: {honest}"
     heading = (
-        f"Recipe: trial {trial.number} of the study {study.name}, rank {rank} of {others + 1} by "
-        f"{space.objective.metric}."
+        f"Recipe: trial {trial.number} of the study {study.name}, rank {rank} of {others + 1} by {metric}."
         f"\n{space.objective.metric} {score} on the validation patients{told}."
         f"\nRetrain: python scripts/retrain.py {path}"
         f"\nSame format as a search space; every parameter is one value."

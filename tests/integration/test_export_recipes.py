@@ -75,7 +75,7 @@ def test_every_report_leaves_its_predictions(home):
         tables = summary.reported(study, trial)
         assert len(list(study.checkpoints(trial.number).glob("*.npy"))) == len(trial.reports) == len(tables)
         assert {table.dtype.name for table in tables} == {"float32"}
-        _, best = summary.probabilities(study, trial.best(study.history().objective))
+        best = summary.kept(study, trial.best(study.history().objective)).probabilities
         assert any((table == best).all() for table in tables)
 
 
