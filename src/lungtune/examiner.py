@@ -157,8 +157,8 @@ class GeneratorExaminer(Examiner[Generator]):
         real = generation.real_images(self._samples(self.dataset.validation, untrained), self._train.embeddings, labels)
         classes = self.dataset.classes
         return {
-            "untrained base": self.scores(self.dataset.validation, untrained),
-            "real images": generation.scores(real, classes),
+            "untrained": self.scores(self.dataset.validation, untrained),
+            "real": generation.scores(real, classes),
         }
 
     def embedded(self, images: np.ndarray) -> np.ndarray:

@@ -97,7 +97,7 @@ def retrain(
     with ExitStack() as held:
         if test:
             held.enter_context(ledger.hold(mark))
-        inspection = _inspect(space, origin, data, test)
+        inspection = inspect(space, origin, data, test)
         held.enter_context(_owned(folder))  # made only now: a refusal leaves no folder behind
 
         from lungtune.data.dataset import load as open_dataset
@@ -193,7 +193,7 @@ def _ledger(path: Path, origin: recipe.Provenance) -> Ledger:
     return Ledger(beside, origin.study_id, origin.study)
 
 
-def _inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, test: bool) -> Inspection:
+def inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, test: bool) -> Inspection:
     """Find the data again and make sure that they are split as they were; decodes nothing for the model."""
     from lungtune.data import dataset
 

@@ -22,7 +22,7 @@ from lungtune.core import environment
 from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.core.trainable import Trainable
+from lungtune.core.trainable import Classifier, Trainable
 from lungtune.errors import DataError, SpaceError, StudyError, WeightsError
 from lungtune.evaluate import summary
 from lungtune.search import conclusion, live
@@ -94,7 +94,6 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     made = _families(space)
 
     from lungtune.data import dataset, sources
-    from lungtune.evaluate import baselines
 
     _, path, _ = sources.parse_source(source)
     if path is not None and not path.exists():
@@ -123,10 +122,19 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}
     about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
     resolved = SearchSpace.from_dict({**space.to_dict(), "trials": trials})
-    constant = baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
     study.begin(resolved, data=about, seed=seed, about=environment.describe())
-    study.append("baselines", constant=constant)
+    _constant(study, resolved, data)
     return study, resolved, data
+
+
+def _constant(study: Study, space: SearchSpace, data: Any) -> None:
+    """Note what a constant class scores; what a generator's trials are read beside, its hosts find out."""
+    from lungtune.evaluate import baselines
+
+    if isinstance(catalog.family(space.bases[0][0]), Classifier):
+        study.append(
+            "baselines", constant=baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
+        )
 
 
 def _families(space: SearchSpace) -> list[tuple[Trainable, Any]]:
@@ -157,7 +165,6 @@ def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) 
         )
 
     from lungtune.data import dataset
-    from lungtune.evaluate import baselines
 
     made = _families(space)
     for trainable, base in made:
@@ -165,8 +172,7 @@ def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) 
     start_ray()
     data = dataset.load(study.split_path, made[0][1].image_size)
     if not history.baselines:
-        constant = baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
-        study.append("baselines", constant=constant)
+        _constant(study, space, data)
     if options.trials is not None and options.trials != history.target:
         study.append("target", trials=options.trials)
     return study, space, data

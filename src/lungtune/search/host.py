@@ -59,6 +59,8 @@ class PackHost:
     def ready(self) -> dict[str, Any]:
         """Wait until trials can be trained; return ``slots``, ``why``, ``rates``, ``device`` and ``node``.
 
+        ``references`` beside them are scores that trials are read beside (``Examiner.references``).
+
         Raises:
             LungtuneError: the backbone or the images cannot be had here.
         """
@@ -187,7 +189,8 @@ class PackHost:
         from lungtune.training import Sessions, device
 
         torch.set_num_threads(self._threads)
-        space = SearchSpace.from_dict(self._study.history().study["space"])
+        history = self._study.history()
+        space = SearchSpace.from_dict(history.study["space"])
         sessions = Sessions(
             space,
             catalog.family,
@@ -195,6 +198,7 @@ class PackHost:
             slots=max(1, space.slots),
         )
         first = sessions.on(*space.bases[0])
+        points = [space.configuration({**space.fixed, **start}).params for start in space.start or ({},)]
         name = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {self._threads} thread(s)"
         self._about = {"node": socket.gethostname(), "device": name, "slots": space.slots, "why": "set", "rates": []}
         if not space.slots and len(space.bases) > 1:
@@ -202,9 +206,10 @@ class PackHost:
         elif not space.slots and not first.trainable.packs:
             self._about |= {"slots": 1, "why": "each trial trains a whole network: there is nothing to share"}
         elif not space.slots:
-            points = [space.configuration({**space.fixed, **start}).params for start in space.start or ({},)]
             found = first.fit(space.max_slots, points)
             self._about |= {"slots": found.slots, "why": found.why, "rates": [asdict(rate) for rate in found.rates]}
+        if not history.baselines:
+            self._about["references"] = first.references(points[0])
         return sessions
 
 
