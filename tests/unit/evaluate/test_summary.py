@@ -54,7 +54,9 @@ def test_the_choice_of_a_report_is_paid_for_as_well(tmp_path):
         study, trials = searched(tmp_path / str(seed), seed=seed)
         found.append(summary.corrected(study, trials, PATIENTS, OBJECTIVE).value)
         kept = [summary.kept(study, trial.best(OBJECTIVE)) for trial in trials]
-        partly.append(selection.corrected(kept[0].labels, [each.probabilities for each in kept], PATIENTS, "accuracy").value)
+        partly.append(
+            selection.corrected(kept[0].labels, [each.probabilities for each in kept], PATIENTS, "accuracy").value
+        )
     assert np.mean(partly) > 0.625
     assert np.mean(found) == pytest.approx(0.6, abs=0.015)
 
