@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lungtune.core.params import param
 from lungtune.core.trainable import Classifier
 from trainables import _timm
-from trainables._params import Loop
+from trainables._params import Loop, Synthetic
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Params(Loop):
+class Params(Synthetic, Loop):
     """What one trial of a whole network chooses."""
 
     label_smoothing: float = param(

@@ -8,6 +8,29 @@ from lungtune.core.params import param
 
 
 @dataclass(frozen=True)
+class Synthetic:
+    """Synthetic images in training, of every family that classifies; ``nn.mixture`` reads these.
+
+    Their number never makes a trial longer: fidelity counts the images it sees, whatever they are.
+    """
+
+    synthetic_ratio: float = param(
+        0.0, low=0.0, high=5.0, help="synthetic training images for each real one; needs a bank of them (--bank)"
+    )
+    synthetic_balance: str = param(
+        "uniform", choices=("uniform", "fill"), help="as many for each class, or first where real ones are few"
+    )
+    synthetic_use: str = param(
+        "mix", choices=("mix", "pretrain"), help="shuffled among the real ones, or alone before them"
+    )
+    synthetic_images: str = param(
+        "generated",
+        choices=("generated", "duplicates", "none"),
+        help="what they are: from the bank; for comparison, real ones over again, as many; or none",
+    )
+
+
+@dataclass(frozen=True)
 class Loop:
     """Parameters of the loop; a family adds its own and gives the defaults of its source."""
 

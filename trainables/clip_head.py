@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lungtune.core.params import param
 from lungtune.core.trainable import Classifier
 from trainables import _clip_weights, _head
+from trainables._params import Loop, Synthetic
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params:
+class Params(Synthetic, Loop):
     """What one trial chooses. The defaults are the plain linear probe."""
 
     lr: float = param(1e-3, low=1e-7, high=1.0, help="peak learning rate of AdamW")
@@ -40,9 +41,6 @@ class Params:
     batch_size: int = param(32, low=1, high=4096, unit="images", help="images of one optimiser step")
     warmup: float = param(0.0, low=0.0, high=0.9, help="share of the maximum fidelity over which lr rises from zero")
     augmentation: int = param(0, low=0, high=3, help="strength of X-ray-safe augmentation; 0 none, 3 with flips")
-    class_weighting: str = param(
-        "none", choices=("none", "sqrt", "balanced"), help="weight of rare classes in the loss"
-    )
     hidden: int = param(0, low=0, high=4096, unit="units", help="hidden units beside the linear map; 0: linear probe")
     dropout: float = param(0.0, low=0.0, high=0.9, help="share of the features dropped in training")
 

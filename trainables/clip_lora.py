@@ -12,6 +12,7 @@ from lungtune.core.params import param
 from lungtune.core.trainable import Classifier, LoraTarget
 from lungtune.errors import SpaceError
 from trainables import _clip_weights
+from trainables._params import Loop, Synthetic
 from trainables._prompts import STYLES
 
 if TYPE_CHECKING:
@@ -46,17 +47,11 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params:
+class Params(Synthetic, Loop):
     """What one trial chooses. The defaults are the source project's configuration."""
 
-    lr: float = param(1e-4, low=1e-7, high=1.0, help="peak learning rate of AdamW")
     weight_decay: float = param(0.01, low=0.0, high=1.0, help="decoupled weight decay of AdamW")
     batch_size: int = param(4, low=1, high=512, unit="images", help="images of one optimiser step")
-    warmup: float = param(0.1, low=0.0, high=0.9, help="share of the maximum fidelity over which lr rises from zero")
-    augmentation: int = param(1, low=0, high=3, help="strength of X-ray-safe augmentation; 0 none, 3 with flips")
-    class_weighting: str = param(
-        "none", choices=("none", "sqrt", "balanced"), help="weight of rare classes in the loss"
-    )
     lora_rank: int = param(16, low=1, high=256, help="rank r of every adapter")
     lora_alpha: float = param(32.0, low=0.01, high=1024.0, help="strength: an adapter is scaled by alpha / rank")
     lora_dropout: float = param(0.1, low=0.0, high=0.9, help="share of an adapter's input features dropped in training")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lungtune.core.params import param
 from lungtune.core.trainable import Classifier, LoraTarget
 from trainables import _head, _timm
-from trainables._params import Loop
+from trainables._params import Loop, Synthetic
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(Loop):
+class Params(Synthetic, Loop):
     """What one trial chooses. The defaults are the source project's configuration."""
 
     lr: float = param(2e-5, low=1e-7, high=1.0, help="peak learning rate of AdamW")

@@ -60,7 +60,7 @@ class Session:
     Args:
         trainable: the model family.
         base: the family's ``Base``, equal for all trials of the session.
-        dataset: training and validation images at ``base.image_size``.
+        dataset: training, synthetic and validation images at ``base.image_size``.
         fidelity: when trials report and how long their schedule is.
         objective: decides which checkpoint is the best and is kept.
         slots: most trials at a time.
@@ -87,6 +87,7 @@ class Session:
             images=dataset.train.images,
             labels=dataset.train.labels,
             masks=examiner.masks_of(trainable, dataset.train),
+            synthetic=dataset.synthetic,
             capacity=slots,
             device=device(),
         )

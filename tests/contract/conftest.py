@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class Family:
         images: uint8 ``(22, S, S)``, sorted by class; each class has its own brightness, over noise.
         labels: int64 ``(22,)``.
         masks: a darker square in each image but one, where the family wants masks.
+        synthetic: further images ``(36, S, S)``, twelve a class, made as the real ones.
     """
 
     name: str
@@ -42,10 +44,12 @@ class Family:
     images: np.ndarray
     labels: np.ndarray
     masks: Masks | None
+    synthetic: Any
 
     def pack(self, capacity: int = 8) -> Pack:
         """Return a new pack on this family's images."""
-        return Pack(self.trainable, self.base, CLASSES, self.images, self.labels, masks=self.masks, capacity=capacity)
+        given = {"masks": self.masks, "synthetic": self.synthetic, "capacity": capacity}
+        return Pack(self.trainable, self.base, CLASSES, self.images, self.labels, **given)
 
     @property
     def default(self) -> Any:
@@ -103,4 +107,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     known = np.arange(len(labels)) != 1
     images[:, edge:-edge, edge:-edge] //= 2
     given = Masks(masks * known[:, None, None].astype(np.uint8), known) if trainable.needs_masks else None
-    return Family(request.param, trainable, base, images, labels, given)
+    more = np.repeat(np.arange(len(CLASSES)), 12)
+    noise = random.integers(0, 120, (len(more), base.image_size, base.image_size))
+    synthetic = SimpleNamespace(images=(noise + 60 * more[:, None, None]).astype(np.uint8), labels=more)
+    return Family(request.param, trainable, base, images, labels, given, synthetic)

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from lungtune.core import synthetic
 from lungtune.core.params import build, specs
 from lungtune.core.trainable import Trainable
 
 from .conftest import HORIZON, NAMES, Family
 
 HEAVY = ("torch", "ray", "mlflow", "open_clip", "timm", "numpy", "pandas")
-LOOP = {"lr", "weight_decay", "batch_size", "warmup", "augmentation", "class_weighting"}
+LOOP = {"lr", "weight_decay", "batch_size", "warmup", "augmentation", "class_weighting", *synthetic.NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -45,7 +45,7 @@ def computed(kept: Family, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int
 
 
 def train(family: Family, level: int, steps: int = 4) -> tuple[list[float], Tensor]:
-    pack = family.pack(1)
+    pack = replace(family, synthetic=None).pack(1)
     slot = pack.join(replace(family.default, augmentation=level), seed=1, horizon=HORIZON)
     return [pack.step()[slot] for _ in range(steps)], pack.predict(family.images)[slot]
 
@@ -70,7 +70,7 @@ def test_views_are_those_everybody_computes(kept: Family, level: int, monkeypatc
     for seed in (1, 2):
         pack.join(params, seed=seed, horizon=HORIZON)
     for _ in range(VIEWS):
-        chosen.append([member.batch(size) for member in pack._members.values()])
+        chosen.append([member.batch() for member in pack._members.values()])
         pack.step()
     with torch.no_grad():
         views = torch.stack(
@@ -141,6 +141,21 @@ def test_a_damaged_store_is_said_once_and_rebuilt(
     assert len(said) == 1
     assert "damaged" in said[0]
     assert again[0] == first[0]
+
+
+def test_synthetic_images_train_as_without_a_cache_and_leave_the_real_ones_tables_alone(
+    family: Family, kept: Family, computed: list[int]
+) -> None:
+    train(kept, 0)
+    computed.clear()
+    params, found = replace(family.default, augmentation=0, batch_size=8, synthetic_ratio=1.0), []
+    for each in (kept, family):
+        pack = each.pack(1)
+        pack.join(params, seed=1, horizon=HORIZON)
+        found.append(torch.tensor([pack.step()[0] for _ in range(4)]))
+        if each is kept:
+            assert sum(computed) == 1 + 1 + len(kept.synthetic.images)  # an example of each set tells the shape
+    torch.testing.assert_close(*found, **CLOSE)
 
 
 def test_a_pack_on_kept_features_gives_each_trial_what_it_gets_alone(kept: Family) -> None:

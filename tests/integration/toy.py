@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from lungtune.core.params import param
 from lungtune.core.trainable import Classifier, LoraTarget
+from lungtune.nn.mixture import Phase
 from lungtune.nn.pack import Pack
 from lungtune.nn.slots import Slots
 
@@ -92,6 +93,8 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (N, 8, 8), dtype=np.uint8)
 LABELS = np.arange(N) % 3
 CLASSES = ["a", "b", "c"]
+REAL = (Phase(0, torch.arange(N), torch.ones(3)),)
+"""What a trial trains on that mixes nothing in."""
 
 
 def pack(capacity: int = 4, images: np.ndarray = IMAGES, labels: np.ndarray = LABELS, **options: object) -> Pack:

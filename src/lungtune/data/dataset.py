@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lungtune.data.audit import Audit, audit
+from lungtune.data.bank import Bank
 from lungtune.data.manifest import Manifest
 from lungtune.data.masks import scan_masks
 from lungtune.data.scan import scan
@@ -46,7 +47,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A split data set at one image size. `test` is None unless it was asked for."""
+    """A split data set at one image size.
+
+    `test` is None unless it was asked for. `synthetic` are a bank's images, class by class in the order of their index,
+    without masks; None without a bank. They are no part of the split: only training sees them.
+    """
 
     classes: tuple[str, ...]
     train: Part
@@ -55,6 +60,7 @@ class Dataset:
     manifest: Manifest
     audit: Audit
     source: str
+    synthetic: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,12 @@ def inspect(source: str, *, seed: int = 0, folds: int = 5, fold: int = 0) -> Ins
 
 
 def load(
-    data: Inspection | Manifest | Path | str, image_size: int, *, test: bool = False, masks: bool = False
+    data: Inspection | Manifest | Path | str,
+    image_size: int,
+    *,
+    test: bool = False,
+    masks: bool = False,
+    bank: Bank | None = None,
 ) -> Dataset:
     """Open training and validation pixels, decoding them first if no process has done so.
 
@@ -112,9 +123,11 @@ def load(
         image_size: side in pixels.
         test: also decode and open the test part.
         masks: also decode and open the lung masks.
+        bank: also decode and open these synthetic images.
 
     Raises:
-        DataError: there are problems, the manifest is damaged, or an image or a mask is gone or changed.
+        DataError: there are problems, the manifest is damaged, an image or a mask is gone or changed, or the bank was
+            made from another training fold.
     """
     if isinstance(data, Inspection):
         manifest, checked = data.manifest, data.audit
@@ -129,6 +142,8 @@ def load(
         checked = audit(cases, facts, manifest, masks=scan_masks(cases))
     if checked.problems:
         raise DataError(" ".join(checked.problems))
+    if bank is not None:
+        bank.refuse_unless(manifest)
     part = partial(_part, manifest, image_size=image_size, masks=masks and manifest.masked)
     return Dataset(
         classes=manifest.classes,
@@ -138,6 +153,22 @@ def load(
         manifest=manifest,
         audit=checked,
         source=manifest.source,
+        synthetic=None if bank is None else _synthetic(bank, image_size),
+    )
+
+
+def _synthetic(bank: Bank, image_size: int) -> Part:
+    entries = [entry for label in bank.classes for entry in bank.entries(label)]
+    counts = [len(bank.entries(label)) for label in bank.classes]
+    files, hashes = [str(bank.folder / entry.file) for entry in entries], [entry.sha1 for entry in entries]
+    names = np.array([f"synthetic/{entry.label}/{entry.index}" for entry in entries], dtype=str)
+    return Part(
+        images=open_pixels(files, hashes, image_size, "synthetic"),
+        labels=np.repeat(np.arange(len(counts), dtype=np.int64), counts),
+        patients=names,
+        case_ids=names,
+        masks=None,
+        masked=np.zeros(len(entries), dtype=bool),
     )
 
 

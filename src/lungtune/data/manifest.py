@@ -94,6 +94,14 @@ class Manifest:
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @cached_property
+    def train_hash(self) -> str:
+        """Hex SHA-256 of the classes and the training part alone: who may be seen by whatever is made from it."""
+        train = self.parts["train"]
+        rows = sorted(zip(train.case_id, train.label, train.group, train.sha1, strict=True))
+        text = json.dumps({"classes": self.classes, "train": rows}, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     @property
     def masked(self) -> bool:
         """Whether any case has a mask."""

@@ -16,7 +16,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from lungtune.core.trainable import Trainable
 from lungtune.nn import checkpoint
 from lungtune.nn.augment import augment
 from lungtune.nn.member import Member
-from lungtune.nn.pixels import Fresh, Masks, Pixels
+from lungtune.nn.pixels import Fresh, Masks, Pixels, gathered
 from lungtune.nn.slots import mix
 
 _CHUNK = 64
@@ -86,20 +86,30 @@ class Sources:
         self.identity = identity(trainable, base, model, device, precision) if self._views else ""
         self._compute = compute
         self._device = device
-        self._last: deque[tuple[Any, Fresh | Kept]] = deque(maxlen=2)  # training and validation come again and again
+        # training and validation come again and again
+        self._last: deque[tuple[Any, Any, Fresh | Kept]] = deque(maxlen=2)
 
-    def of(self, images: np.ndarray | Tensor, masks: Masks | None = None) -> Fresh | Kept:
-        """Return what the model gets to see of ``images``, uint8 ``(N, H, W)``; masks go with fresh images only."""
-        for known, source in self._last:
-            if known is images:
+    def of(
+        self, images: np.ndarray | Tensor, masks: Masks | None = None, synthetic: np.ndarray | Tensor | None = None
+    ) -> Fresh | Kept:
+        """Return what the model gets to see of ``images``, uint8 ``(N, H, W)``; masks go with fresh images only.
+
+        The indices of ``synthetic`` images, which only training is given, follow on.
+        """
+        for known, beside, source in self._last:
+            if known is images and beside is synthetic:
                 return source
-        source: Fresh | Kept = (
-            Kept(images, self.identity, self._compute, self._views, self._device)
-            if self._views
-            else Fresh(Pixels(images, self._device), self._compute, masks)
-        )
-        self._last.append((images, source))
+        source = self._kept(images, synthetic) if self._views else self._fresh(images, masks, synthetic)
+        self._last.append((images, synthetic, source))
         return source
+
+    def _fresh(self, images: Any, masks: Masks | None, synthetic: Any) -> Fresh:
+        further = None if synthetic is None else Pixels(synthetic, self._device)
+        return Fresh(Pixels(images, self._device), self._compute, masks, further)
+
+    def _kept(self, images: Any, synthetic: Any) -> Kept:
+        further = None if synthetic is None else self._kept(synthetic, None)
+        return Kept(images, self.identity, self._compute, self._views, self._device, further)
 
 
 class Kept:
@@ -111,6 +121,7 @@ class Kept:
         compute: float images ``(n, 1, H, W)`` in [0, 1] to features ``(n, ...)``.
         views: augmented views of an image for each level above 0, >= 1.
         device: where ``take`` and ``plain`` deliver.
+        synthetic: features of further images, whose indices follow on. Their tables are their own.
     """
 
     known = None
@@ -122,7 +133,9 @@ class Kept:
         compute: Callable[[Tensor], Tensor],
         views: int,
         device: torch.device,
+        synthetic: Kept | None = None,
     ) -> None:
+        self._synthetic = synthetic
         self._pixels = Pixels(images, torch.device("cpu"))  # views are drawn there: the same on every host
         self._function = function
         self._compute = compute
@@ -132,7 +145,7 @@ class Kept:
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self._pixels)
+        return len(self._pixels) + len(self._synthetic or ())
 
     @property
     def stride(self) -> int:
@@ -173,9 +186,14 @@ class Kept:
         level = member.params.augmentation
         if not level:
             return torch.zeros_like(chosen)
-        return member.views(chosen, len(self), self._views) + (1 + (level - 1) * self._views)
+        return member.views(self._views) + (1 + (level - 1) * self._views)
 
     def _rows(self, number: int, index: Tensor) -> Tensor:
+        if self._synthetic is None:
+            return self._own(number, index)
+        return gathered(index, len(self._pixels), partial(self._own, number), partial(self._synthetic._own, number))
+
+    def _own(self, number: int, index: Tensor) -> Tensor:
         level, view = divmod(number - 1, self._views) if number else (-1, 0)
         table = self._table(level + 1, view)
         return table[index.to(table.device)].to(self._device)
@@ -201,12 +219,12 @@ class Kept:
         def build(draft: Path) -> None:
             began = time.perf_counter()
             table = torch.from_file(str(draft), shared=True, size=size, dtype=dtype).view(shape)
-            for chunk, rows in enumerate(torch.arange(len(self)).split(_CHUNK)):
+            for chunk, rows in enumerate(torch.arange(len(self._pixels)).split(_CHUNK)):
                 generator = torch.Generator().manual_seed(mix(level, view, chunk))
                 images = augment(self._pixels.take(rows), [level], [len(rows)], [generator])
                 table[rows] = self._compute(images).cpu()
             seconds = time.perf_counter() - began
-            _log.info("features of %d images, level %d, view %d: %.1f s", len(self), level, view, seconds)
+            _log.info("features of %d images, level %d, view %d: %.1f s", len(self._pixels), level, view, seconds)
 
         path = cache.Shared(file, "feature store", about, size * dtype.itemsize).open(build)
         return torch.from_file(str(path), shared=False, size=size, dtype=dtype).view(shape)
@@ -219,6 +237,6 @@ class Kept:
     @cached_property
     def _common(self) -> dict[str, Any]:
         """What the stores of all views hold."""
-        shape = [len(self), *self._example.shape[1:]]
+        shape = [len(self._pixels), *self._example.shape[1:]]
         images = self._pixels.digest()
         return {"function": self._function, "images": images, "shape": shape, "dtype": str(self._example.dtype)}

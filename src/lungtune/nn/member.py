@@ -14,6 +14,7 @@ from lungtune.core.trainable import Trainable
 from lungtune.errors import CheckpointError
 from lungtune.nn import lora
 from lungtune.nn.dropout import Bits
+from lungtune.nn.mixture import Phase
 from lungtune.nn.optim import Update, rate
 from lungtune.nn.slots import mix
 
@@ -29,6 +30,9 @@ masks are wanted, steps that saw one."""
 
 State = Mapping[str, Tensor]
 
+_Turn = tuple[int, int, Tensor]
+"""Phase, pass over its pool, and the places ``(n,)`` in it that are taken."""
+
 
 class Member:
     """A trial's place in the schedule.
@@ -38,7 +42,7 @@ class Member:
         seed: everything random follows from it and from the step or pass.
         horizon: samples of the maximum fidelity.
         adapters: what it adapts, by name of the layer.
-        weights: class weights ``(classes,)``, on the device.
+        phases: what it trains on, one after another.
         device: where augmentation and dropout are drawn.
     """
 
@@ -48,13 +52,13 @@ class Member:
         seed: int,
         horizon: int,
         adapters: Mapping[str, lora.Adapter],
-        weights: Tensor,
+        phases: Sequence[Phase],
         device: torch.device,
     ) -> None:
         self.params = params
         self.seed = seed
         self.adapters = adapters
-        self.weights = weights
+        self.phases = phases
         self.steps = 0
         self.samples = 0
         self.silent: list[str] = []
@@ -64,8 +68,9 @@ class Member:
         self.own: tuple[str, ...] = ()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._total = max(1, math.ceil(horizon / params.batch_size))
-        self._order: tuple[int, Tensor] | None = None
-        self._first: Tensor | None = None
+        self._order: tuple[tuple[int, int], Tensor] | None = None
+        self._first: tuple[int, Tensor] | None = None
+        self._next: tuple[int, list[_Turn]] | None = None
         self._augmentation = torch.Generator(device)
         self._bits = Bits(device)
 
@@ -116,37 +121,55 @@ class Member:
         kept = {_STATISTICS + name: tensor.clone() for name, tensor in self.statistics.items()}
         return {**kept, _PROGRESS: torch.tensor([self.steps, self.samples])}
 
-    def batch(self, size: int) -> Tensor:
-        """Return the indices of the next batch from a fold of ``size`` images.
+    def batch(self) -> Tensor:
+        """Return the indices ``(batch_size,)`` of the next batch's images, real ones first, then the bank's.
 
-        Every pass is a permutation drawn from (seed, pass); a batch may run over the end of a pass into the next.
+        Every pass over a phase's pool is a permutation drawn from (seed, phase, pass); a batch may run over the end of
+        a pass, or of a phase, into the next.
         """
-        parts, at, left = [], self.samples, self.params.batch_size
-        while left:
-            number, offset = divmod(at, size)
-            if self._order is None or self._order[0] != number:
-                generator = torch.Generator().manual_seed(mix(self.seed, _ORDER, number))
-                self._order = number, torch.randperm(size, generator=generator)
-            part = self._order[1][offset : offset + left]
-            parts.append(part)
-            at, left = at + len(part), left - len(part)
-        return torch.cat(parts)
+        return torch.cat([self.phases[phase].pool[places] for phase, _, places in self._turns()])
 
-    def views(self, chosen: Tensor, size: int, count: int) -> Tensor:
+    def views(self, count: int) -> Tensor:
         """Return which of ``count`` views of each image the next batch takes, ``(batch_size,)``.
 
-        A trial begins at a random view of each image and takes the next one in every pass.
-
-        Args:
-            chosen: what ``batch`` returned.
-            size: images of the fold.
-            count: views of an image.
+        A trial begins at a random view of each place in its pool and takes the next one in every pass.
         """
-        if self._first is None or len(self._first) != size:
-            generator = torch.Generator().manual_seed(mix(self.seed, _VIEW))
-            self._first = torch.randint(2**31, (size,), generator=generator)
-        passes = torch.arange(self.samples, self.samples + len(chosen)) // size
-        return (self._first[chosen] + passes) % count
+        return torch.cat([self._begin(phase)[places] + number for phase, number, places in self._turns()]) % count
+
+    def weights(self, labels: Tensor) -> Tensor:
+        """Return the class weights ``(batch_size,)`` of the next batch's images, whose labels are given."""
+        if len(self.phases) == 1:
+            return self.phases[0].weights[labels]
+        turns = self._turns()
+        parts = labels.split([len(places) for _, _, places in turns])
+        return torch.cat([self.phases[phase].weights[part] for (phase, _, _), part in zip(turns, parts, strict=True)])
+
+    def _turns(self) -> list[_Turn]:
+        """Return what the next batch takes, one after another."""
+        if self._next is None or self._next[0] != self.samples:
+            found, at, left = [], self.samples, self.params.batch_size
+            while left:
+                phase = max(i for i, each in enumerate(self.phases) if each.first <= at)
+                number, offset = divmod(at - self.phases[phase].first, len(self.phases[phase].pool))
+                until = [each.first for each in self.phases[phase + 1 :]][:1]
+                places = self._permuted(phase, number)[offset : offset + min([left, *(end - at for end in until)])]
+                found.append((phase, number, places))
+                at, left = at + len(places), left - len(places)
+            self._next = self.samples, found
+        return self._next[1]
+
+    def _permuted(self, phase: int, number: int) -> Tensor:
+        if self._order is None or self._order[0] != (phase, number):
+            generator = torch.Generator().manual_seed(mix(self.seed, _ORDER, number, *([phase] if phase else [])))
+            self._order = (phase, number), torch.randperm(len(self.phases[phase].pool), generator=generator)
+        return self._order[1]
+
+    def _begin(self, phase: int) -> Tensor:
+        """Return the view with which each place of a phase's pool begins."""
+        if self._first is None or self._first[0] != phase:
+            generator = torch.Generator().manual_seed(mix(self.seed, _VIEW, *([phase] if phase else [])))
+            self._first = phase, torch.randint(2**31, (len(self.phases[phase].pool),), generator=generator)
+        return self._first[1]
 
     def augmentation(self) -> torch.Generator:
         """Return the generator of this step's augmentation."""

@@ -23,8 +23,9 @@ from lungtune.nn import lora, memory
 from lungtune.nn.backbone import Backbone
 from lungtune.nn.bank import Bank, padded
 from lungtune.nn.features import Kept, Sources
-from lungtune.nn.losses import Targets, class_weights
+from lungtune.nn.losses import Targets
 from lungtune.nn.member import Member, undone
+from lungtune.nn.mixture import Extra, Supply
 from lungtune.nn.pixels import Fresh, Masks
 from lungtune.nn.slots import Slots
 
@@ -42,6 +43,7 @@ class Pack:
         images: training fold, uint8 ``(N, H, W)``, numpy (may be memory-mapped) or torch.
         labels: int64 ``(N,)``.
         masks: lung masks of the fold, for families that want them.
+        synthetic: further images to train on, for trials that want them; nothing else sees them.
         capacity: most slots at a time, >= 1.
         device: torch device.
         precision: ``fp32`` or ``bf16`` (autocast; adapters, moments and losses stay float32). Default: bf16 on CUDA,
@@ -60,6 +62,7 @@ class Pack:
         labels: np.ndarray | Tensor,
         *,
         masks: Masks | None = None,
+        synthetic: Extra | None = None,
         capacity: int,
         device: str | torch.device = "cpu",
         precision: str | None = None,
@@ -71,10 +74,8 @@ class Pack:
         self._backbone = Backbone(trainable, base, classes, self.device, precision)
         self.model, self.precision = self._backbone.model, self._backbone.precision
         self._sources = Sources(trainable, base, self.model, self._features, self.device, self.precision)
-        self._train = self._sources.of(images, masks)
-        self._labels = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
-        if len(labels) != len(images) or not len(labels):
-            raise ValueError(f"as many labels as images must be given, but got {len(labels)}, {len(images)}")
+        self._train = self._sources.of(images, masks, None if synthetic is None else synthetic.images)
+        self._supply = Supply(images, labels, synthetic, classes, self.device)
         self.rows: int | None = None  # how many rows of a step fit into memory at a time; None: all
         self._members: dict[int, Member] = {}  # in the order of their rows
         self._bank = Bank({}, 0, self.device)
@@ -94,15 +95,14 @@ class Pack:
             state: what ``state`` returned, to go on from there.
 
         Raises:
-            SpaceError: a LoRA target matches no layer.
+            SpaceError, DataError: a LoRA target matches no layer; the trial wants more synthetic images than there are.
             CheckpointError: ``state`` belongs to a trial with other adapters.
             ValueError: the pack is full.
         """
         if len(self._members) >= self.capacity:
             raise ValueError(f"a pack takes at most capacity={self.capacity} trials, and this one is full")
         adapters = lora.match(self.model, self.trainable.targets(self.model, params))
-        weights = class_weights(self._labels, len(self.classes), params.class_weighting).to(self.device)
-        member = Member(params, seed, horizon, adapters, weights, self.device)
+        member = Member(params, seed, horizon, adapters, self._supply.phases(params, seed, horizon), self.device)
         start = member.begin(self.trainable, self.model, self.classes, state)
         slot = next(s for s in range(self.capacity) if s not in self._members)
         self._settle({**self._members, slot: member}, {slot: start})
@@ -148,12 +148,12 @@ class Pack:
 
     def _step(self, chosen: Sequence[int]) -> dict[int, float]:
         members = [self._members[slot] for slot in chosen]
-        batches = [m.batch(len(self._train)) for m in members]
+        batches = [m.batch() for m in members]
         slots = self._layout(chosen, [len(b) for b in batches], training=True)
         inputs, masks = self._train.take(batches, members)
         index = torch.cat(batches).to(self.device)
-        labels = self._labels[index]
-        weights = torch.cat([m.weights[labels[rows]] for m, rows in zip(members, slots.rows, strict=True)])
+        labels = self._supply.labels[index]
+        weights = torch.cat([m.weights(labels[rows]) for m, rows in zip(members, slots.rows, strict=True)])
         known = self._train.known
         targets = Targets(labels, weights, masks, None if known is None else known[index])
         bank, size = self._bank, len(index)

@@ -62,6 +62,29 @@ class Pixels:
         return sums.hexdigest()
 
 
+def gathered(
+    index: Tensor, edge: int, first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return rows of two tables laid one after the other, without joining the tables.
+
+    Args:
+        index: ``(n,)`` on the CPU.
+        edge: rows of the first table.
+        first: indices ``(k,)`` to rows ``(k, ...)`` of the first table.
+        second: the same of the second one.
+    """
+    far = index >= edge
+    if not far.any():
+        return first(index)
+    if far.all():
+        return second(index - edge)
+    near, far = (~far).nonzero().squeeze(1), far.nonzero().squeeze(1)
+    one, other = first(index[near]), second(index[far] - edge)
+    found = one.new_empty(len(index), *one.shape[1:])
+    found[near.to(one.device)], found[far.to(one.device)] = one, other
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Masks:
     """Lung masks of one fold.
@@ -82,6 +105,7 @@ class Fresh:
         pixels: the images.
         compute: the family's ``features`` of a batch.
         masks: the images' masks, where the family wants them; they are moved as the images are.
+        synthetic: further images, whose indices follow on; they have no masks.
 
     Attributes:
         stride: images that are best scored at a time.
@@ -89,15 +113,23 @@ class Fresh:
 
     stride = 64
 
-    def __init__(self, pixels: Pixels, compute: Callable[[Tensor], Tensor], masks: Masks | None = None) -> None:
-        self._pixels = pixels
+    def __init__(
+        self,
+        pixels: Pixels,
+        compute: Callable[[Tensor], Tensor],
+        masks: Masks | None = None,
+        synthetic: Pixels | None = None,
+    ) -> None:
+        self._pixels, self._synthetic = pixels, synthetic
         self._compute = compute
         self._masks = Pixels(masks.pixels, pixels.device) if masks else None
         self.known = torch.as_tensor(masks.known, device=pixels.device) if masks else None
+        if self.known is not None and synthetic is not None:
+            self.known = torch.cat([self.known, self.known.new_zeros(len(synthetic))])
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self._pixels)
+        return len(self._pixels) + len(self._synthetic or ())
 
     def take(self, chosen: Sequence[Tensor], members: Sequence[Member]) -> tuple[Tensor, Tensor | None]:
         """Return the features of a step's images, augmented as each trial wants it, and their masks.
@@ -120,5 +152,12 @@ class Fresh:
         return self._compute(images[:, :1]), images[:, 1:] if self._masks else None
 
     def _stacked(self, index: Tensor) -> Tensor:
-        images = self._pixels.take(index)
-        return images if self._masks is None else torch.cat([images, self._masks.take(index)], 1)
+        if self._synthetic is None:
+            images = self._pixels.take(index)
+            return images if self._masks is None else torch.cat([images, self._masks.take(index)], 1)
+        edge = len(self._pixels)
+        images = gathered(index, edge, self._pixels.take, self._synthetic.take)
+        if self._masks is None:
+            return images
+        black = lambda rows: images.new_zeros(len(rows), *images.shape[1:])  # noqa: E731
+        return torch.cat([images, gathered(index, edge, self._masks.take, black)], 1)

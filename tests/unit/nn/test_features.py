@@ -16,10 +16,12 @@ from torch import Tensor
 from lungtune.errors import DataError
 from lungtune.nn.features import Kept
 from lungtune.nn.member import Member
+from lungtune.nn.mixture import Phase
 
 N = 70
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, 8, 8), dtype=np.uint8)
 CPU = torch.device("cpu")
+REAL = (Phase(0, torch.arange(N), torch.ones(3)),)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def halves(images: Tensor) -> Tensor:
 
 
 def member(seed: int, **params: int) -> Member:
-    return Member(Params(**params), seed, 1000, {}, torch.ones(3), CPU)
+    return Member(Params(**params), seed, 1000, {}, REAL, CPU)
 
 
 def test_features_have_the_type_that_was_computed() -> None:
@@ -60,8 +62,8 @@ def test_every_view_of_an_image_comes_once_before_any_comes_again() -> None:
     starts = []
     for trial in (one, other):
         for step in range(3 * N // 7):
-            chosen = trial.batch(N)
-            views = trial.views(chosen, N, 3)
+            chosen = trial.batch()
+            views = trial.views(3)
             if step < N // 7:
                 starts.append(views)
             turns[trial.seed].index_put_((chosen, views), torch.ones(7, dtype=torch.int64), accumulate=True)
@@ -72,7 +74,7 @@ def test_every_view_of_an_image_comes_once_before_any_comes_again() -> None:
 
 def test_each_trial_gets_its_level_whoever_is_beside_it() -> None:
     members = [member(1), member(2, augmentation=1), member(3, augmentation=3)]
-    chosen = [m.batch(N) for m in members]
+    chosen = [m.batch() for m in members]
     together = Kept(IMAGES, "toy-x", halves, 2, CPU).take(chosen, members)[0]
     for m, index, rows in zip(members, chosen, together.split(7), strict=True):
         assert torch.equal(Kept(IMAGES, "toy-x", halves, 2, CPU).take([index], [m])[0], rows)

@@ -106,7 +106,7 @@ def test_a_slot_trains_as_torch_does(whole: bool, decay: float) -> None:
     oracle.body[3].p = 0.0
     images, labels = torch.from_numpy(IMAGES).unsqueeze(1).float() / 255, torch.from_numpy(LABELS)
     for step in range(6):
-        chosen = ours._members[slot].batch(N)
+        chosen = ours._members[slot].batch()
         rate = optim.rate(step, peak=params.lr, total=HORIZON // 5, warmup=0.0)
         adamw.param_groups[0]["lr"], adamw.param_groups[1]["lr"] = rate * decay, rate
         loss = nn.functional.cross_entropy(oracle(images[chosen]), labels[chosen])

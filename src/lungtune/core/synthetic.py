@@ -1,0 +1,122 @@
+"""How many synthetic images a trial trains on beside the real ones, and which trials of a search want any."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lungtune.core.space import SearchSpace
+
+RATIO, BALANCE, USE, IMAGES = NAMES = ("synthetic_ratio", "synthetic_balance", "synthetic_use", "synthetic_images")
+"""The parameters of every family that classifies."""
+
+GENERATED, DUPLICATES, NONE = "generated", "duplicates", "none"
+QUESTION = f"{IMAGES}={NONE},{DUPLICATES},{GENERATED}"
+"""What ``retrain --compare`` is asked to learn whether synthetic images help."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a trial chose; a family without these parameters trains on real images.
+
+    Attributes:
+        ratio: further images for each real training image.
+        balance: ``uniform`` or ``fill``, see :func:`extra`.
+        use: ``mix`` (one shuffled pool with the real images) or ``pretrain`` (first only these, then only real ones).
+        images: what the further images are: ``generated`` (a bank's), ``duplicates`` (real training images), ``none``.
+    """
+
+    ratio: float = 0.0
+    balance: str = "uniform"
+    use: str = "mix"
+    images: str = GENERATED
+
+    @classmethod
+    def of(cls, params: Any) -> Settings:
+        """Read them from a family's ``Params``."""
+        return cls(*(getattr(params, name, default) for name, default in zip(NAMES, vars(cls()).values(), strict=True)))
+
+    @classmethod
+    def among(cls, params: Mapping[str, Any]) -> Settings:
+        """Read them from plain values by name, as a recipe has them."""
+        return cls(*(params.get(name, default) for name, default in zip(NAMES, vars(cls()).values(), strict=True)))
+
+    @property
+    def adds(self) -> bool:
+        """Whether a trial trains on further images at all."""
+        return self.ratio > 0 and self.images != NONE
+
+    @property
+    def wants_bank(self) -> bool:
+        """Whether a trial trains on a bank's images."""
+        return self.ratio > 0 and self.images == GENERATED
+
+
+def extra(counts: Sequence[int], ratio: float, balance: str) -> tuple[int, ...]:
+    """Return how many further images each class gets; a larger ratio never gives a class fewer.
+
+    Together they are ``ratio`` times as many as the real ones, to the nearest whole number. ``uniform`` gives every
+    class as many; ``fill`` gives each image to the class that has the fewest by then, so that all come to have as many
+    as the largest and grow alike from there. What can't be shared out evenly goes to the first classes.
+
+    Args:
+        counts: real training images of each class.
+        ratio: >= 0.
+        balance: ``uniform`` or ``fill``.
+    """
+    total, classes = round(ratio * sum(counts)), len(counts)
+    if balance == "uniform":
+        return tuple(total // classes + (k < total % classes) for k in range(classes))
+
+    def missing(level: int) -> int:
+        return sum(max(0, level - count) for count in counts)
+
+    level = bisect.bisect_right(range(max(counts) + total + 1), total, key=missing) - 1  # the highest all can reach
+    found = [max(0, level - count) for count in counts]
+    lowest = [k for k, count in enumerate(counts) if count <= level]
+    for k in lowest[: total - sum(found)]:
+        found[k] += 1
+    return tuple(found)
+
+
+def wanted(space: SearchSpace) -> float:
+    """Return the largest ratio at which a trial of a search may want a bank's images; 0: none ever does."""
+    return max(_ratio(member) for member in space.members or (space,))
+
+
+def needed(space: SearchSpace, counts: Sequence[int]) -> tuple[int, ...]:
+    """Return how many images of each class a bank must hold for every trial that a search may come to.
+
+    Args:
+        space: what is searched, or a recipe.
+        counts: real training images of each class.
+    """
+    found = [0] * len(counts)
+    for member in space.members or (space,):
+        ratio = _ratio(member)
+        for balance in _values(member, BALANCE, "uniform") if ratio else ():
+            found = [max(pair) for pair in zip(found, extra(counts, ratio, balance), strict=True)]
+    return tuple(found)
+
+
+def plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters without those that say nothing: no ratio, no further images, whatever the rest would be."""
+    if Settings.among(params).ratio > 0:
+        return dict(params)
+    return {name: value for name, value in params.items() if name not in NAMES}
+
+
+def _ratio(space: SearchSpace) -> float:
+    generated = GENERATED in _values(space, IMAGES, GENERATED)
+    return max(map(float, _values(space, RATIO, 0.0))) if generated else 0.0
+
+
+def _values(space: SearchSpace, name: str, default: Any) -> list[Any]:
+    """All values a trial may have, of a range its ends; start points may lie outside the axis."""
+    axis = space.axes.get(name)
+    own: Iterable[Any] = [space.fixed.get(name, default)]
+    if axis is not None:
+        own = getattr(axis, "choices", None) or (axis.low, axis.high)  # type: ignore[attr-defined]
+    return [*own, *(point[name] for point in space.start if name in point)]
