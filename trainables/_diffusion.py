@@ -174,7 +174,7 @@ def _loaded(kind: Any, folder: Path, part: str) -> nn.Module:
             variant=variant,
             use_safetensors=True,
             local_files_only=True,
-            torch_dtype=torch.float32,
+            dtype=torch.float32,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:

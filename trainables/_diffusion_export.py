@@ -38,7 +38,7 @@ from pathlib import Path
 import diffusers, torch
 from PIL import Image
 base, folder, name, seed, picture = sys.argv[1:]
-pipe = diffusers.StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32, safety_checker=None)
+pipe = diffusers.StableDiffusionPipeline.from_pretrained(base, dtype=torch.float32, safety_checker=None)
 pipe.scheduler = diffusers.{sampler}.from_config(
     json.loads(Path(base, "scheduler", "scheduler_config.json").read_text()), clip_sample=False{spacing})
 pipe.load_lora_weights(folder)
