@@ -26,6 +26,7 @@ def main() -> None:
     )
     parser.add_argument("--compare", metavar="NAME=A,B,...", help="does this parameter help, and at which value?")
     parser.add_argument("--data", metavar="SOURCE[:PATH]", help="the same data, lying elsewhere")
+    parser.add_argument("--bank", type=Path, metavar="DIR", help="the same synthetic images, lying elsewhere")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of weights and report (default: models/)")
     options = parser.parse_args()
 
@@ -33,7 +34,8 @@ def main() -> None:
     from lungtune.retrain import retrain
 
     blackout = not options.no_blackout
-    done = retrain(options.recipe, options.seeds, options.test, options.out, options.data, blackout, options.compare)
+    named = {"data": options.data, "compare": options.compare, "bank": options.bank}
+    done = retrain(options.recipe, options.seeds, options.test, options.out, blackout=blackout, **named)
     print(report.text(done.content))
     print(f"report:  {done.folder / 'report.md'}\nweights: {done.weights}")
 

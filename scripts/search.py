@@ -8,6 +8,8 @@ python scripts/search.py --list                                     spaces, one 
 python scripts/search.py --space NAME --check                       a space's parameters, rungs, planned work
 """
 
+from pathlib import Path
+
 from lungtune import cli
 
 
@@ -24,6 +26,9 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="go on with --study")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of suggestions, split and training (default 0)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fix or change one setting")
+    parser.add_argument(
+        "--bank", type=Path, metavar="DIR", help="synthetic images, for trials with synthetic_ratio > 0"
+    )
     parser.add_argument("--check", action="store_true", help="check the space and show its plan; nothing is run")
     parser.add_argument("--list", action="store_true", help="list the shipped spaces")
     args = parser.parse_args()
@@ -40,7 +45,7 @@ def main() -> int:
 
     from lungtune.search import driver
 
-    chosen = ("space", "data", "profile", "trials", "budget", "study", "resume", "seed")
+    chosen = ("space", "data", "profile", "trials", "budget", "study", "resume", "seed", "bank")
     options = driver.Options(**{name: getattr(args, name) for name in chosen}, settings=settings)
     return driver.run(options, Console())
 

@@ -61,7 +61,7 @@ class Arms:
         for value in compared.values:
             changed = {compared.axis: value}
             made = dataclasses.replace(space, fixed={**space.fixed, **changed})
-            folder = work / recipe.fingerprint(made, origin.fidelity, origin.split)
+            folder = work / recipe.fingerprint(made, origin.fidelity, origin.split, origin.bank)
             self.arms[value] = mine if value == compared.own else []
             for run in mine if value != compared.own else ():
                 self.arms[value].append(runs.Run(run.seed, folder / str(run.seed), number, changed))

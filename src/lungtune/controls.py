@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lungtune import runs
+from lungtune.core import synthetic
 from lungtune.core.space import SearchSpace
 from lungtune.errors import TrialError
 from lungtune.evaluate import baselines
@@ -96,9 +97,12 @@ class Blackout:
             file=sys.stderr,
             flush=True,
         )
-        dark = dataclasses.replace(dataset, train=darkened(dataset.train), validation=darkened(dataset.validation))
+        parts = {"train": darkened(dataset.train), "validation": darkened(dataset.validation), "synthetic": None}
+        dark = dataclasses.replace(dataset, **parts)
         assert space.seed is not None
-        self._run = runs.Run(space.seed, folder)
+        # synthetic images show lungs, and have no masks: as many real ones, blackened, take their place
+        changed = {synthetic.IMAGES: synthetic.DUPLICATES} if synthetic.Settings.among(space.fixed).wants_bank else {}
+        self._run = runs.Run(space.seed, folder, changed=changed)
         self._session = _session(trainable, base, dark, space)
         runs.train(self._session, space, [self._run], fidelity, "training with black lungs")
         if self._run.failure is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lungtune import catalog
-from lungtune.core import comparison, paths, recipe
+from lungtune.core import comparison, paths, recipe, synthetic
 from lungtune.core.journal import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
@@ -128,6 +128,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
     )
     others = len(history.ranked()) - 1
     metric = space.objective.metric + ("" if space.objective.mode == "max" else " (lower is better)")
+    bank = about["data"].get("bank") if synthetic.Settings.among(made.params).ratio > 0 else None
     block: dict[str, Any] = {
         "study": study.name,
         "study_id": about["id"],
@@ -141,6 +142,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
         "split": (about["data"]["hash"], "hash of the split manifest; retraining refuses other data"),
         "split_seed": about["seed"],
         "classes": list(about["data"]["classes"]),
+        **({"bank": (dict(bank), "synthetic images; retraining refuses others")} if bank else {}),
         "score": (score.to_dict(), f"validation {metric}, 95 % bootstrap interval over patients"),
         **({"corrected": (honest.to_dict(), "expected on new patients of the best of all reports")} if honest else {}),
         "validation": ({k: round(v, 6) for k, v in report.metrics.items()}, "all metrics of that report"),
@@ -148,7 +150,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
         "git": dict(about.get("git") or {}),
         "versions": {str(name): str(version) for name, version in (about.get("versions") or {}).items()},
         "fingerprint": (
-            recipe.fingerprint(space, report.fidelity, about["data"]["hash"]),
+            recipe.fingerprint(space, report.fidelity, about["data"]["hash"], bank),
             "of all that decides the weights",
         ),
     }

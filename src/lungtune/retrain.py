@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from lungtune import catalog, controls, runs
 from lungtune.compare import Arms, compared_seeds
-from lungtune.core import comparison, environment, paths, recipe
+from lungtune.core import comparison, environment, paths, recipe, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.journal import write_atomic
 from lungtune.core.ledger import Ledger
@@ -27,6 +28,7 @@ from lungtune.evaluate import baselines, metrics, report
 if TYPE_CHECKING:
     import numpy as np
 
+    from lungtune.data.bank import Bank
     from lungtune.data.dataset import Dataset, Inspection, Part
     from lungtune.training import Session
 
@@ -62,6 +64,7 @@ def retrain(
     data: str | None = None,
     blackout: bool = True,
     compare: str | None = None,
+    bank: Path | None = None,
 ) -> RetrainReport:
     """Train a recipe to the fidelity its score was searched at; write weights and a report.
 
@@ -75,10 +78,11 @@ def retrain(
         data: the data source, when it lies elsewhere than the recipe says. It must hold the same split.
         blackout: with ``test`` and lung masks, train once more on images with black lungs, as a baseline.
         compare: ``NAME=VALUE,VALUE,...``: train the same with each of these values too, and say whether it helps.
+        bank: folder of the recipe's synthetic images, when they lie elsewhere than the recipe says.
 
     Raises:
         SpaceError: the recipe has mistakes or is none, or ``compare`` can't be read.
-        DataError: the data have problems, or are not those the recipe was searched on.
+        DataError: the data have problems, or they or the synthetic images are not those the recipe was searched on.
         WeightsError: pretrained weights cannot be had.
         StudyError: the test set was opened before, or another process writes to ``out``.
         TrialError: the run of the recipe's own seed failed.
@@ -90,8 +94,11 @@ def retrain(
     trainable = catalog.family(space.family)
     base = parameters.build(trainable.Base, space.base)
     compared = comparison.read(compare, space, trainable) if compare is not None else None
+    wants = space if compared is None else dataclasses.replace(space, start=compared.points)
+    source = _bank(wants, origin, bank)
+    origin = dataclasses.replace(origin, bank=source.to_dict() if source else origin.bank)
     trainable.check(base)
-    mark = recipe.fingerprint(space, origin.fidelity, origin.split)
+    mark = recipe.fingerprint(space, origin.fidelity, origin.split, origin.bank)
     folder = out or paths.home() / "models" / path.stem
     ledger = _ledger(path, origin)
     with ExitStack() as held:
@@ -104,7 +111,8 @@ def retrain(
         from lungtune.nn.capacity import as_searched
         from lungtune.training import Session
 
-        dataset = open_dataset(inspection, base.image_size, masks=trainable.needs_masks)
+        images = source.take(inspection.manifest, wants) if source else None
+        dataset = open_dataset(inspection, base.image_size, masks=trainable.needs_masks, bank=images)
 
         assert space.seed is not None  # provenance made sure
         work = folder / "work" / mark
@@ -134,6 +142,8 @@ def retrain(
         content = report.content(space, origin, about, [run.row() for run in each], section)
         edited = content["reproduction"]["edited"]
         content["effect"] = arms.content(edited) if arms else None
+        asked = compared is not None and compared.axis == synthetic.IMAGES
+        content["unasked"] = comparison.question(path) if source and not asked else ""
         if test:
             masks = trainable.needs_masks or (blackout and controls.masked(inspection))
             dark = None
@@ -179,6 +189,26 @@ def load(path: Path) -> tuple[SearchSpace, recipe.Provenance]:
         raise SpaceError(f"there is no recipe {path}.{did_you_mean(path.name, near)}")
     space = catalog.space(str(path))
     return space, recipe.provenance(space, path)
+
+
+def _bank(space: SearchSpace, origin: recipe.Provenance, folder: Path | None) -> Bank | None:
+    """Find the synthetic images again that a recipe, or a comparison, wants; the bank may hold more by now.
+
+    Raises:
+        SpaceError: none are wanted but a bank is named, or the other way round.
+        DataError: the bank is lost, or another one.
+    """
+    from lungtune.data.bank import Bank
+
+    if not synthetic.wanted(space):
+        if folder is not None:
+            raise SpaceError(f"--bank is given, but the recipe wants no synthetic images: its {synthetic.RATIO} is 0.")
+        return None
+    if origin.bank:
+        return dataclasses.replace(Bank.again(origin.bank, folder), limits=None)
+    if folder is None:
+        raise SpaceError("the recipe wants synthetic images, but names no bank of them; name it with --bank DIR.")
+    return Bank.open(folder)
 
 
 def _ledger(path: Path, origin: recipe.Provenance) -> Ledger:

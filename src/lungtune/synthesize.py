@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -200,6 +201,8 @@ def _bank(folder: Path, made: Origin, found: Inspection, size: int, scores: Mapp
 
 def _fill(session: Session, bank: Bank, run: runs.Run, made: Origin, wanted: Mapping[str, int]) -> None:
     """Draw what the bank still lacks, a batch at a time."""
+    import torch
+
     from lungtune.data.shelf import Item
     from lungtune.nn.slots import mix
 
@@ -207,6 +210,7 @@ def _fill(session: Session, bank: Bank, run: runs.Run, made: Origin, wanted: Map
     values = parameters.build(session.trainable.Params, made.space.fixed)
     captions = session.trainable.captions(values, bank.classes)
     slot = session.runs[run.number].slot
+    torch.set_num_threads(os.cpu_count() or 1)  # training was bound to add up as the search did; drawing is not
     with _bar(f"drawing {len(missing)} images", len(missing)) as told:
         for first in range(0, len(missing), _BATCH):
             batch = missing[first : first + _BATCH]

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 
 from lungtune.core import params as parameters
-from lungtune.core import yamlfile
+from lungtune.core import synthetic, yamlfile
 from lungtune.core.space import SearchSpace
 from lungtune.core.trainable import Trainable
 from lungtune.errors import SpaceError, did_you_mean
@@ -37,6 +37,11 @@ class Comparison:
     values: tuple[Any, ...]
     control: Any
     own: Any
+
+    @property
+    def points(self) -> tuple[dict[str, Any], ...]:
+        """All values, as start points of a space."""
+        return tuple({self.axis: value} for value in self.values)
 
     @property
     def others(self) -> tuple[Any, ...]:
@@ -85,9 +90,22 @@ def read(text: str, space: SearchSpace, trainable: Trainable) -> Comparison:
             f"--compare needs at least two different values of {axis}, but got only {shown(own)}, which is the "
             f"recipe's own; name another."
         )
-    off = [trainable.ablation[axis]] if axis in trainable.ablation else []
+    if axis in synthetic.NAMES[1:] and not synthetic.Settings.among(space.fixed).ratio:
+        raise SpaceError(
+            f"{axis} changes nothing where {synthetic.RATIO} is 0, as in this recipe; compare that instead."
+        )
+    ablation = _ablation(trainable, space.fixed)
+    off = [ablation[axis]] if axis in ablation else []
     off += [0] if spec.type is not str else []
     return Comparison(axis, values, next((value for value in values if value in off), values[0]), own)
+
+
+def _ablation(trainable: Trainable, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What a family adds, and the further images of a recipe that has any."""
+    found = dict(trainable.ablation)
+    if synthetic.Settings.among(params).ratio:
+        found[synthetic.IMAGES] = synthetic.NONE
+    return found
 
 
 def _own_or(value: Any, own: Any) -> Any:
@@ -99,19 +117,26 @@ def _own_or(value: Any, own: Any) -> Any:
 def commands(recipe: Path, trainable: Trainable, space: SearchSpace, params: Mapping[str, Any]) -> list[str]:
     """Return the commands that ask of a recipe whether what its family adds helps, one a parameter of ``ablation``.
 
+    A recipe with synthetic images is asked about them first of all, against none and against as many duplicates.
+
     Args:
         recipe: the file, which need not be there yet.
         trainable: its family.
         space: what was searched, of this family.
         params: the recipe's parameters.
     """
-    found = []
+    found = [question(recipe)] if synthetic.Settings.among(params).wants_bank else []
     for axis, off in trainable.ablation.items():
         values = _values(space, axis, off, params.get(axis, off))
         if len(values) > 1:
             listed = ",".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values)
             found.append(f"python scripts/retrain.py {recipe} --compare {axis}={listed} --seeds 3")
     return found
+
+
+def question(recipe: Path | str) -> str:
+    """Return the command that asks of a recipe whether its synthetic images help."""
+    return f"python scripts/retrain.py {recipe} --compare {synthetic.QUESTION} --seeds 3"
 
 
 def _values(space: SearchSpace, axis: str, off: Any, own: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lungtune.core import params as parameters
+from lungtune.core import synthetic
 from lungtune.core.space import SearchSpace
 from lungtune.core.trainable import Trainable
 from lungtune.errors import SpaceError
@@ -45,6 +46,7 @@ class Provenance:
         split_seed: seed the split was drawn with.
         score: the searched validation score, in the recipe's objective.
         fingerprint: of the recipe as it was exported.
+        bank: the synthetic images its study trained on (``path``, ``key``, ``hash``, ``counts``); None without any.
     """
 
     study: str
@@ -55,20 +57,30 @@ class Provenance:
     split_seed: int
     score: float
     fingerprint: str
+    bank: Mapping[str, Any] | None = None
 
 
-def fingerprint(space: SearchSpace, fidelity: float, split: str) -> str:
-    """Return a hash of all that decides what a recipe trains; comments, names and the data's place do not count."""
+def fingerprint(space: SearchSpace, fidelity: float, split: str, bank: Mapping[str, Any] | None = None) -> str:
+    """Return a hash of all that decides what a recipe trains; comments, names and the data's place do not count.
+
+    Args:
+        space: the recipe.
+        fidelity: passes it trains.
+        split: hash of the split manifest.
+        bank: its synthetic images; they count where the recipe wants any.
+    """
     decides = {
         "family": space.family,
         "objective": dataclasses.asdict(space.objective),
         "fidelity": dataclasses.asdict(space.fidelity),
         "base": space.base,
-        "params": space.fixed,
+        "params": synthetic.plain(space.fixed),
         "seed": space.seed,
         "trained": fidelity,
         "split": split,
     }
+    if bank and synthetic.Settings.among(space.fixed).ratio > 0:
+        decides["bank"] = bank["key"]
     return hashlib.sha256(json.dumps(_alike(decides), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -107,8 +119,15 @@ def provenance(space: SearchSpace, path: Path) -> Provenance:
         raise SpaceError(
             f"{path}: provenance.fidelity must be one of the recipe's reports ({levels}), but is {fidelity:g}."
         )
+    bank = block.get("bank")
+    wanted = {"path": str, "key": str, "hash": str, "counts": dict}
+    known = bank if isinstance(bank, Mapping) else {}
+    if bank is not None and not all(isinstance(known.get(key), kind) for key, kind in wanted.items()):
+        raise SpaceError(
+            f"{path}: provenance.bank must have {', '.join(wanted)}; write recipes with scripts/export.py."
+        )
     plain = {key: block[key] for key in _NEEDED if key not in ("score", "fidelity")}
-    return Provenance(fidelity=fidelity, score=float(value), **plain)
+    return Provenance(fidelity=fidelity, score=float(value), bank=bank, **plain)
 
 
 def dump(space: SearchSpace, trainable: Trainable, about: Mapping[str, Any], heading: str) -> str:

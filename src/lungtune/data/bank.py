@@ -15,12 +15,15 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lungtune.core import synthetic
+from lungtune.core.space import SearchSpace
 from lungtune.data import shelf
 from lungtune.data.manifest import Manifest, write_atomically
 from lungtune.data.shelf import Entry, Item
@@ -228,6 +231,20 @@ class Bank:
         dropped = shelf.strike(self.folder, lambda entry: bool(entry.flaw(self.folder)))
         self._forget()
         return dropped
+
+    def take(self, manifest: Manifest, space: SearchSpace) -> Bank:
+        """Return the images that trials of a search, or of a recipe, may want, after making sure of them.
+
+        Raises:
+            DataError: they are of another training fold, too few, gone or altered.
+        """
+        self.refuse_unless(manifest)
+        real = Counter(manifest.parts["train"].label)
+        needed = synthetic.needed(space, [real[label] for label in self.classes])
+        taken = self.first(dict(zip(self.classes, needed, strict=True)))
+        self.refuse_fewer(taken.limits or {}, f"synthetic_ratio {synthetic.wanted(space):g}")
+        taken.verify()
+        return taken
 
     def refuse_unless(self, manifest: Manifest) -> None:
         """Make sure that the images were made from this split's training part.

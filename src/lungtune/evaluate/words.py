@@ -12,6 +12,7 @@ from lungtune.evaluate.phrases import cell, interval_text
 from lungtune.evaluate.seeds import spread_text
 
 _TOO_NARROW = "An interval that is a single point is too narrow: no drawn sample shows what no case shows."
+_UNASKED = "Whether synthetic images helped was not asked here. This asks it"
 _HEADLINE = ("macro_f1", "balanced_accuracy", "accuracy")
 
 
@@ -148,6 +149,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += ["The locked test set was opened once for this study; the opening is in the ledger.", ""]
     if report.get("effect"):
         lines += [_effect().markdown(report["effect"])]
+    if report.get("unasked"):
+        lines += [f"{_UNASKED}: `{report['unasked']}`", ""]
     return "\n".join(lines)
 
 
@@ -176,6 +179,7 @@ def text(report: Mapping[str, Any]) -> str:
                 *_matrix(part, report["data"]["classes"]),
             ]
     lines += _effect().text(report["effect"]) if report.get("effect") else []
+    lines += [f"{_UNASKED}: {report['unasked']}"] if report.get("unasked") else []
     return "\n".join(lines)
 
 

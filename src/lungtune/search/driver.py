@@ -10,22 +10,26 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from lungtune import catalog
 from lungtune.cli import STOPPED
-from lungtune.core import environment
+from lungtune.core import environment, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trainable import Classifier, Trainable
 from lungtune.errors import DataError, SpaceError, StudyError, WeightsError
 from lungtune.evaluate import summary
-from lungtune.search import conclusion, live
+from lungtune.search import conclusion, live, supply
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Options:
     resume: bool = False
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    bank: Path | None = None
+    """Folder of synthetic images."""
 
 
 def run(options: Options, console: Console) -> int:
@@ -92,6 +98,11 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
     trials = options.trials or space.trials
     made = _families(space)
+    if options.bank is not None and not synthetic.wanted(space):
+        raise SpaceError(
+            f"--bank is given, but no trial of {space.name} wants synthetic images; did you mean "
+            f"--set '{synthetic.RATIO}=[0, 0.5, 1]'?"
+        )
 
     from lungtune.data import dataset, sources
 
@@ -114,13 +125,15 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
             f"{wanting} needs lung masks, but {inspection.source} names none. Name their folder, as in "
             f"chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."
         )
-    data = dataset.load(inspection, made[0][1].image_size, masks=wanting is not None)
+    bank = supply.bank(space, inspection, options.bank, profile, console)
+    data = dataset.load(inspection, made[0][1].image_size, masks=wanting is not None, bank=bank)
     if wanting and not data.train.masked.any():
         raise DataError(f"{wanting} needs lung masks, but no training image of {inspection.source} has one.")
     study.acquire()
     inspection.save(study.split_path)
     counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}
     about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
+    about |= {"bank": bank.to_dict()} if bank else {}
     resolved = SearchSpace.from_dict({**space.to_dict(), "trials": trials})
     study.begin(resolved, data=about, seed=seed, about=environment.describe())
     _constant(study, resolved, data)
@@ -148,7 +161,7 @@ def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) 
     if options.study is None:
         known = ", ".join(Study.names()) or "none yet"
         raise StudyError(f"--resume needs --study NAME; studies: {known}.")
-    for flag in ("space", "data", "profile", "seed"):
+    for flag in ("space", "data", "profile", "seed", "bank"):
         if getattr(options, flag) is not None:
             raise StudyError(f"a resumed study keeps its {flag}; leave --{flag} out, or begin a new study with it.")
     if options.settings:
@@ -165,12 +178,15 @@ def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) 
         )
 
     from lungtune.data import dataset
+    from lungtune.data.bank import Bank
 
     made = _families(space)
     for trainable, base in made:
         trainable.check(base)
+    about = history.study["data"].get("bank")
+    bank = Bank.again(about) if about else None
     start_ray()
-    data = dataset.load(study.split_path, made[0][1].image_size)
+    data = dataset.load(study.split_path, made[0][1].image_size, bank=bank)
     if not history.baselines:
         _constant(study, space, data)
     if options.trials is not None and options.trials != history.target:

@@ -186,15 +186,17 @@ class PackHost:
         import torch
 
         from lungtune.data import dataset
+        from lungtune.data.bank import Bank
         from lungtune.training import Sessions, device
 
         torch.set_num_threads(self._threads)
         history = self._study.history()
-        space = SearchSpace.from_dict(history.study["space"])
+        space, about = SearchSpace.from_dict(history.study["space"]), history.study["data"].get("bank")
+        bank = Bank.again(about) if about else None
         sessions = Sessions(
             space,
             catalog.family,
-            lambda size, masks: dataset.load(self._study.split_path, size, masks=masks),
+            lambda size, masks: dataset.load(self._study.split_path, size, masks=masks, bank=bank),
             slots=max(1, space.slots),
         )
         first = sessions.on(*space.bases[0])
