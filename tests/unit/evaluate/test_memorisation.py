@@ -59,6 +59,18 @@ def test_fresh_images_are_not_called_copies_nor_are_typical_ones(world, spread):
         assert np.median(found.distance) < np.quantile(copies(validation, train, validation).distance, 0.5)
 
 
+def test_what_is_nearer_to_all_training_images_is_no_copy_of_one():
+    """Half as spread out as the training images: most are nearer to one than nearly all validation images are."""
+    rng = np.random.default_rng(0)
+    train, validation, typical = (
+        Pictures(values, values)
+        for values in (10 * np.eye(64)[0] + s * rng.normal(size=(n, 64)) for n, s in ((500, 1), (300, 1), (300, 0.5)))
+    )
+    found, usual = copies(typical, train, validation), copies(validation, train, validation)
+    assert np.mean(found.distance < np.quantile(usual.distance, 0.01)) > 0.8
+    assert found.share <= 0.02
+
+
 def test_both_the_embedding_and_the_pixels_have_to_be_near(world):
     latent, train, validation, rng = world
     fresh, same = pictures(rng.normal(size=(100, HIDDEN)), rng), pictures(latent[:100], rng)

@@ -162,6 +162,24 @@ def test_the_figure_of_a_generator_is_its_contact_sheet_where_there_is_one(study
     assert found == {0: {}, 1: {"figures/samples.png": b"\x89PNG sheet"}}
 
 
+def test_figures_are_delivered_once(study):
+    projection = Projection()
+    for line in study.journal_path.read_text().splitlines():
+        projection.feed(json.loads(line))
+    sent = {key: SimpleNamespace(files={}) for key in projection.runs}
+    names = []
+
+    def put(key, name, content, version=None):
+        names.append((key, name))
+        sent[key].files[name] = version
+        return True
+
+    for _ in range(2):
+        assert charts.deliver(study.folder, projection, SimpleNamespace(sent=sent, put_file=put))
+    assert names.count(("1", "figures/samples.png")) == 1
+    assert names.count((STUDY, "plots.html")) == 1
+
+
 def test_lost_checkpoints_leave_the_value(tmp_path):
     study = searched(tmp_path / "lost", spaces()[0])
     for path in study.folder.glob("checkpoints/*/*"):
