@@ -26,9 +26,7 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="go on with --study")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of suggestions, split and training (default 0)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="fix or change one setting")
-    parser.add_argument(
-        "--bank", type=Path, metavar="DIR", help="synthetic images, for trials with synthetic_ratio > 0"
-    )
+    parser.add_argument("--bank", type=Path, metavar="DIR", help="synthetic images, where synthetic_ratio is searched")
     parser.add_argument("--check", action="store_true", help="check the space and show its plan; nothing is run")
     parser.add_argument("--list", action="store_true", help="list the shipped spaces")
     args = parser.parse_args()

@@ -130,11 +130,13 @@ class GeneratorExaminer(Examiner[Generator]):
 
     def scores(self, part: Part, judged: Judged) -> dict[str, float]:
         """See ``Examiner.scores``."""
-        return generation.scores(self._samples(part, judged), self.dataset.classes, self.copies(judged))
+        return generation.scores(self.evidence(part, judged), self.dataset.classes, self.copies(judged))
 
-    def evidence(self, part: Part, judged: Judged) -> Evidence:
+    def evidence(self, part: Part, judged: Judged) -> generation.Samples:
         """See ``Examiner.evidence``."""
-        return self._samples(part, judged)
+        mine = part is self.dataset.validation
+        real = self._validation.embeddings if mine else self.embedded(part.images)
+        return generation.Samples(real, part.labels, judged["samples"], judged["drawn"], self._sigma)
 
     def copies(self, judged: Judged) -> memorisation.Copies:
         """Find the samples that are near-copies of training images; validation images tell what is near."""
@@ -148,18 +150,21 @@ class GeneratorExaminer(Examiner[Generator]):
 
     def references(self, pack: Pack, params: Any) -> dict[str, dict[str, float]]:
         """See ``Examiner.references``: the base without adapters, and real training images in the place of samples."""
+        part, untrained = self.dataset.validation, self.untrained(pack, params)
+        real = generation.scores(self.real(part, untrained), self.dataset.classes)
+        return {"untrained": self.scores(part, untrained), "real": real}
+
+    def untrained(self, pack: Pack, params: Any) -> dict[str, np.ndarray]:
+        """Return what the base draws without adapters, as a trial's ``Params`` want it."""
         slot = pack.join(params, seed=0, horizon=1)
         try:
-            untrained = self.judge(pack, slot, self.dataset.validation)
+            return self.judge(pack, slot, self.dataset.validation)
         finally:
             pack.leave(slot)
-        labels = self.dataset.train.labels
-        real = generation.real_images(self._samples(self.dataset.validation, untrained), self._train.embeddings, labels)
-        classes = self.dataset.classes
-        return {
-            "untrained": self.scores(self.dataset.validation, untrained),
-            "real": generation.scores(real, classes),
-        }
+
+    def real(self, part: Part, judged: Judged) -> generation.Samples:
+        """Return real training images in the place of samples: what a perfect generator would score."""
+        return generation.real_images(self.evidence(part, judged), self._train.embeddings, self.dataset.train.labels)
 
     def embedded(self, images: np.ndarray) -> np.ndarray:
         """Return what the judging model makes of images uint8 ``(N, H, W)``: ``(N, D)``."""
@@ -189,8 +194,3 @@ class GeneratorExaminer(Examiner[Generator]):
 
     def _pictures(self, part: Part) -> memorisation.Pictures:
         return memorisation.Pictures(self.embedded(part.images), memorisation.small(part.images))
-
-    def _samples(self, part: Part, judged: Judged) -> generation.Samples:
-        mine = part is self.dataset.validation
-        real = self._validation.embeddings if mine else self.embedded(part.images)
-        return generation.Samples(real, part.labels, judged["samples"], judged["drawn"], self._sigma)

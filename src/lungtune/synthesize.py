@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lungtune import catalog, retrain, runs
+from lungtune import catalog, reopen, runs
 from lungtune.core import environment, paths, recipe
 from lungtune.core import params as parameters
 from lungtune.core.journal import write_atomic
@@ -90,8 +90,8 @@ def synthesize(
     from lungtune.data import dataset
 
     if path is not None:
-        space, origin = retrain.load(path)
-        found = retrain.inspect(space, origin, data, test=False)
+        space, origin = reopen.load(path)
+        found = reopen.inspect(space, origin, data, test=False)
         made = Origin(path.stem, space, origin.fidelity, recipe.fingerprint(space, origin.fidelity, origin.split))
     else:
         found = dataset.inspect(data or "phantom", seed=seed)
@@ -135,7 +135,7 @@ def _best(found: Inspection) -> Origin | None:
     best: tuple[float, Origin] | None = None
     for path in sorted((paths.home() / "recipes").glob("*.yaml")):
         try:
-            space, origin = retrain.load(path)
+            space, origin = reopen.load(path)
         except SpaceError:
             continue
         if not isinstance(catalog.family(space.family), Generator) or not found.manifest.matches(origin.split):

@@ -92,7 +92,7 @@ def read(text: str, space: SearchSpace, trainable: Trainable) -> Comparison:
         )
     if axis in synthetic.NAMES[1:] and not synthetic.Settings.among(space.fixed).ratio:
         raise SpaceError(
-            f"{axis} changes nothing where {synthetic.RATIO} is 0, as in this recipe; compare that instead."
+            f"{axis} changes nothing where {synthetic.RATIO} is 0, as in this recipe; compare {synthetic.RATIO}."
         )
     ablation = _ablation(trainable, space.fixed)
     off = [ablation[axis]] if axis in ablation else []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lungtune.core.space import SearchSpace
+from lungtune.errors import SpaceError
 
 RATIO, BALANCE, USE, IMAGES = NAMES = ("synthetic_ratio", "synthetic_balance", "synthetic_use", "synthetic_images")
 """The parameters of every family that classifies."""
@@ -84,6 +85,19 @@ def extra(counts: Sequence[int], ratio: float, balance: str) -> tuple[int, ...]:
 def wanted(space: SearchSpace) -> float:
     """Return the largest ratio at which a trial of a search may want a bank's images; 0: none ever does."""
     return max(_ratio(member) for member in space.members or (space,))
+
+
+def refuse_idle(space: SearchSpace) -> None:
+    """Make sure that a search which is given a bank has trials that take from it.
+
+    Raises:
+        SpaceError: it has none.
+    """
+    if not wanted(space):
+        raise SpaceError(
+            f"--bank is given, but no trial of {space.name} wants synthetic images; did you mean "
+            f"--set '{RATIO}=[0, 0.5, 1]'?"
+        )
 
 
 def needed(space: SearchSpace, counts: Sequence[int]) -> tuple[int, ...]:

@@ -116,7 +116,7 @@ class Bank:
             if schema != SCHEMA:
                 raise DataError(f"{file} must be of schema {SCHEMA}, but is of schema {schema!r}; update lungtune.")
             values = {f.name: content[f.name] for f in dataclasses.fields(cls) if f.name not in _OWN}
-            _check(values)
+            shelf.check(values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{file} must describe a bank of synthetic images, but is damaged ({type(error).__name__}: {error}); "
@@ -295,11 +295,3 @@ class Bank:
 
 _OWN = ("folder", "limits")
 """What a description does not hold."""
-
-_KINDS = {"key": str, "generator": dict, "classes": list, "train_hash": str, "size": int, "seed": int, "about": dict}
-
-
-def _check(values: Mapping[str, Any]) -> None:
-    wrong = [name for name, kind in _KINDS.items() if not isinstance(values[name], kind)]
-    if wrong or not values["classes"] or values["size"] < 1:
-        raise ValueError(f"{', '.join(wrong) or 'classes, size'} can't be read")

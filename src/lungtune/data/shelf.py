@@ -8,9 +8,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -19,6 +20,7 @@ from PIL import Image
 from lungtune.data.manifest import write_atomically
 from lungtune.errors import DataError
 
+_KINDS = {"key": str, "generator": dict, "classes": list, "train_hash": str, "size": int, "seed": int, "about": dict}
 _LIST, _LOCK = "images.jsonl", ".lock"
 
 
@@ -62,6 +64,17 @@ class Entry:
         except OSError as error:
             return "it is gone" if isinstance(error, FileNotFoundError) else f"it can't be read: {error.strerror}"
         return "" if hashlib.sha256(data).hexdigest() == self.sha256 else "its content has changed"
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Make sure that a bank's description has values of the right kinds.
+
+    Raises:
+        KeyError, ValueError: it has not.
+    """
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(values[name], kind)]
+    if wrong or not values["classes"] or values["size"] < 1:
+        raise ValueError(f"{', '.join(wrong) or 'classes, size'} can't be read")
 
 
 def listed(folder: Path) -> list[Entry]:

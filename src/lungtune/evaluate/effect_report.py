@@ -12,7 +12,8 @@ import numpy as np
 
 from lungtune.core import objectives
 from lungtune.core.comparison import Comparison, shown
-from lungtune.evaluate import effect, measures, metrics
+from lungtune.core.synthetic import IMAGES
+from lungtune.evaluate import effect, helped, measures, metrics
 from lungtune.evaluate.phrases import cell, interval_text
 from lungtune.evaluate.seeds import spread
 
@@ -42,7 +43,8 @@ def part(
         JSON-able: ``problem`` (why nothing could be compared; empty when it could), and then ``seeds``, ``values``
         [{value, score {mean, sd}, gain (null for the control), above (seeds whose score is better than the control's
         of the same seed), measures {name: {value, low, high, level, cases}}}], ``effect``
-        (:func:`lungtune.evaluate.effect.effect`), ``sentence``.
+        (:func:`lungtune.evaluate.effect.effect`), ``sentence``, ``synthetic``
+        (:func:`lungtune.evaluate.helped.verdict`, null for other axes).
     """
     found = {value: predictions[value] for value in compared.values if predictions.get(value)}
     if compared.control not in found or len(found) < 2:
@@ -52,6 +54,8 @@ def part(
     if not seeds:
         return {"problem": "Not computed: no seed's training ended with all values; give more --seeds."}
     tables = {value: [each[seed]["probabilities"] for seed in seeds] for value, each in found.items()}
+    asked = compared.axis == IMAGES
+    verdict = helped.verdict(labels, patients, tables, compared.values, metric) if asked else None
     control = tables.pop(compared.control)
     told = effect.effect(
         labels, patients, control, tables, compared.axis, classes, metric, against=compared.control
@@ -78,7 +82,8 @@ def part(
         sentence += f" Seed by seed, {shown(told['best'])} is above the control in {best['above']} of {len(seeds)}."
         if told["helps"] and best["above"] < len(seeds):
             sentence += " Patients tell a gain, but seeds don't agree: another training may turn it round."
-    return {"problem": "", "seeds": seeds, "values": rows, "effect": told, "sentence": sentence}
+    found = {"problem": "", "seeds": seeds, "values": rows, "effect": told, "sentence": sentence}
+    return {**found, "synthetic": verdict}
 
 
 def _measures(each: Sequence[Mapping[str, np.ndarray]], patients: Sequence[Any] | np.ndarray) -> dict[str, Any]:
@@ -149,7 +154,15 @@ def markdown(found: Mapping[str, Any]) -> str:
         if found[name]:
             lines += ["", f"### On {name}", "", *_table(axis, found, found[name])]
             lines += ["", cell(found["confirmed"])] if name == "test" and found["confirmed"] else []
+    verdicts = _verdicts(found)
+    lines += ["", "## Synthetic images", "", *(cell(line) for line in verdicts)] if verdicts else []
     return "\n".join(lines) + "\n"
+
+
+def _verdicts(found: Mapping[str, Any]) -> list[str]:
+    """Whether synthetic images helped, a sentence a part; nothing of other axes."""
+    parts = [(name, found[name].get("synthetic")) for name in ("validation", "test") if found[name]]
+    return [f"On {name}, {verdict['sentence']}" for name, verdict in parts if verdict]
 
 
 def _table(axis: str, found: Mapping[str, Any], each: Mapping[str, Any]) -> list[str]:
@@ -189,4 +202,5 @@ def text(found: Mapping[str, Any]) -> list[str]:
             more = "".join(f"; {key} {interval_text(value)}" for key, value in row["measures"].items())
             lines.append(f"    {shown(row['value']):>10}  {_score(row['score'])}; {gain}{more}")
         lines += [f"  {found['confirmed']}"] if name == "test" and found["confirmed"] else []
+    lines += [f"  {verdict}" for verdict in _verdicts(found)]
     return [*lines, *(f"  {note}" for note in found["notes"])]

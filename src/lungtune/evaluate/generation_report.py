@@ -13,9 +13,6 @@ from lungtune.evaluate.phrases import cell, interval_text
 from lungtune.evaluate.report import reproduction_text
 from lungtune.evaluate.seeds import spread_text
 
-TOLERANCE = 0.5
-"""Retrained and searched ``cmmd`` count as equal within so much, or 2 % of the searched one, whichever is more."""
-
 _CAUTION = (
     "A distance near that of real images says that the judging model cannot tell samples from real images in the mean. "
     "It does not say that they show what patients have, nor that they help a classifier: train one and compare "

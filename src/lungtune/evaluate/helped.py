@@ -35,8 +35,8 @@ def verdict(
         metric: what decides.
 
     Returns:
-        JSON-able: ``gains`` {control: interval, jointly right for both}, ``helped`` (both lower bounds above 0; null
-        where a control is missing that might have said otherwise), ``sentence``, to stand after a comma.
+        JSON-able: ``gains`` {control: interval, jointly right for both}, ``helped`` (both lower bounds are above 0;
+        null where a control is missing that might have said otherwise), ``sentence``, to stand after a comma.
     """
     joint = 1 - (1 - _LEVEL) / len(_CONTROLS)
     found = {

@@ -98,11 +98,8 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
     trials = options.trials or space.trials
     made = _families(space)
-    if options.bank is not None and not synthetic.wanted(space):
-        raise SpaceError(
-            f"--bank is given, but no trial of {space.name} wants synthetic images; did you mean "
-            f"--set '{synthetic.RATIO}=[0, 0.5, 1]'?"
-        )
+    if options.bank is not None:
+        synthetic.refuse_idle(space)
 
     from lungtune.data import dataset, sources
 

@@ -19,6 +19,7 @@ from typing import Any
 from lungtune import catalog
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
+from lungtune.core.trainable import Generator
 from lungtune.errors import TrialError
 
 
@@ -191,7 +192,7 @@ class PackHost:
 
         torch.set_num_threads(self._threads)
         history = self._study.history()
-        space, about = SearchSpace.from_dict(history.study["space"]), history.study["data"].get("bank")
+        space, about = SearchSpace.from_dict(history.study["space"]), history.study.get("data", {}).get("bank")
         bank = Bank.again(about) if about else None
         sessions = Sessions(
             space,
@@ -200,7 +201,6 @@ class PackHost:
             slots=max(1, space.slots),
         )
         first = sessions.on(*space.bases[0])
-        points = [space.configuration({**space.fixed, **start}).params for start in space.start or ({},)]
         name = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {self._threads} thread(s)"
         self._about = {"node": socket.gethostname(), "device": name, "slots": space.slots, "why": "set", "rates": []}
         if not space.slots and len(space.bases) > 1:
@@ -208,11 +208,15 @@ class PackHost:
         elif not space.slots and not first.trainable.packs:
             self._about |= {"slots": 1, "why": "each trial trains a whole network: there is nothing to share"}
         elif not space.slots:
-            found = first.fit(space.max_slots, points)
+            found = first.fit(space.max_slots, _starts(space))
             self._about |= {"slots": found.slots, "why": found.why, "rates": [asdict(rate) for rate in found.rates]}
-        if not history.baselines:
-            self._about["references"] = first.references(points[0])
+        if isinstance(first.trainable, Generator) and not history.baselines:
+            self._about["references"] = first.references(_starts(space)[0])
         return sessions
+
+
+def _starts(space: SearchSpace) -> list[Mapping[str, Any]]:
+    return [space.configuration({**space.fixed, **start}).params for start in space.start or ({},)]
 
 
 def _reason(error: BaseException) -> str:
