@@ -13,6 +13,7 @@ from lungtune.core import comparison, paths, recipe, synthetic
 from lungtune.core.journal import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
+from lungtune.core.trainable import Generator
 from lungtune.core.trial import History, Report, State, Trial
 from lungtune.data.manifest import Manifest
 from lungtune.errors import StudyError
@@ -62,7 +63,7 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
 
 
 def following(study: str, path: Path) -> list[str]:
-    """Return the commands that come next for a study's recipe: retrain it; ask whether what its family adds helps.
+    """Return the commands that come next for a recipe: retrain it, draw with it, ask if what its family adds helps.
 
     Args:
         study: name of the study.
@@ -71,8 +72,9 @@ def following(study: str, path: Path) -> list[str]:
     made = catalog.space(str(path))
     searched = SearchSpace.from_dict(Study.open(study).history().study["space"])
     mine = next((m for m in searched.members if m.name == made.provenance.get("space")), searched)
-    asked = comparison.commands(path, catalog.family(made.family), mine, made.fixed)
-    return [f"python scripts/retrain.py {path}", *asked]
+    trainable = catalog.family(made.family)
+    drawn = [f"python scripts/synthesize.py {path} --per-class 200"] if isinstance(trainable, Generator) else []
+    return [f"python scripts/retrain.py {path}", *drawn, *comparison.commands(path, trainable, mine, made.fixed)]
 
 
 class Predictions:

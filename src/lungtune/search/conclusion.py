@@ -13,6 +13,7 @@ from lungtune import catalog
 from lungtune.core import comparison, paths
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
+from lungtune.core.trainable import Generator
 from lungtune.evaluate import leaderboard, phrases
 from lungtune.search import live
 
@@ -78,6 +79,8 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     recipe = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
     out(f"  python scripts/retrain.py {recipe}   (with --test it opens the locked test set, once per study)")
     made = space.configuration(best["params"])
+    if isinstance(catalog.family(made.family), Generator):
+        out(f"  python scripts/synthesize.py {recipe} --per-class 200   (a bank of images for classifiers to train on)")
     for command in comparison.commands(recipe, catalog.family(made.family), space.of(best["params"]), made.params):
         out(f"  {command}   (does it help? with --test it is asked of the test set too)")
     out("  python scripts/ui.py")

@@ -130,7 +130,9 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     inspection.save(study.split_path)
     counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}
     about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
-    about |= {"bank": bank.to_dict()} if bank else {}
+    if bank:
+        about["bank"] = bank.to_dict()
+        supply.show(bank, study)
     resolved = SearchSpace.from_dict({**space.to_dict(), "trials": trials})
     study.begin(resolved, data=about, seed=seed, about=environment.describe())
     _constant(study, resolved, data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from lungtune.core.space import SearchSpace
 from lungtune.errors import DataError
 
 if TYPE_CHECKING:
+    from lungtune.core.study import Study
     from lungtune.data.bank import Bank
     from lungtune.data.dataset import Inspection
 
@@ -62,3 +65,9 @@ def bank(
             f"leave them out with --set {synthetic.RATIO}=0."
         )
     return Bank.open(Path(done.stdout.splitlines()[-1])).take(inspection.manifest, space)
+
+
+def show(bank: Bank, study: Study) -> None:
+    """Lay the bank's contact sheet beside the study's other documents, for MLflow."""
+    with contextlib.suppress(OSError):
+        shutil.copyfile(bank.folder / "samples.png", study.folder / "synthetic.png")

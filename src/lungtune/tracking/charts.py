@@ -35,7 +35,7 @@ p {{ margin: 4px 0 8px; color: #555; max-width: 60em }}</style></head><body><h1>
 
 def deliver(folder: Path, projection: Projection, writer: Writer) -> bool:
     """Store the study's documents, charts and figures that are new; False when one did not get through."""
-    for name in ("split.json", "summary.json", "leaderboard.md"):
+    for name in ("split.json", "summary.json", "leaderboard.md", "synthetic.png"):
         try:
             content = (folder / name).read_bytes()
         except OSError:
