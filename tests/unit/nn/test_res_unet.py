@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -120,3 +121,23 @@ def test_a_trial_may_wait_for_its_first_mask(base: Any) -> None:
 def test_an_encoder_without_five_maps_is_named(model: str) -> None:
     with pytest.raises(SpaceError, match=f"model must have five maps, as a ResNet has, but got {model}"):
         TRAINABLE.backbone(TRAINABLE.Base(model=model, weights="random", image_size=32), CLASSES)
+
+
+def test_synthetic_images_have_no_mask_and_count_for_the_class_only(base: Any) -> None:
+    """Whatever stands where their masks would be, black or not, changes nothing; real ones keep theirs."""
+    images, labels, masks = data()
+    synthetic = SimpleNamespace(images=images[::-1].copy(), labels=labels[::-1].copy())
+    made = Pack(TRAINABLE, base, CLASSES, images, labels, masks=masks, synthetic=synthetic, capacity=1)
+    index = torch.tensor([len(images) + 2, 1, len(images)])
+    slot = made.join(params(synthetic_ratio=1.0, augmentation=0, synthetic_use="pretrain"), seed=1, horizon=64)
+    seen, known = made._train.take([index], [made._members[slot]])[1], made._train.known[index]
+    assert known.tolist() == [False, bool(masks.known[1]), False]
+    assert not seen[[0, 2]].any()
+    assert torch.equal(seen[1, 0], torch.from_numpy(masks.pixels[1]).float() / 255)
+    alone = made._members[slot].patience
+    made.step()
+    assert made._members[slot].patience == alone  # no mask was seen yet: the decoder waits for one
+    while made.samples(slot) < 48:
+        assert np.isfinite(made.step()[slot])
+    assert made._members[slot].patience < alone
+    assert made.verify(slot) or made._members[slot].patience > 0

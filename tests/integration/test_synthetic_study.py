@@ -1,0 +1,149 @@
+"""Synthetic images from a search to a verdict: one study with a bank, its recipe, and whether they helped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lungtune import catalog
+from lungtune import retrain as module
+from lungtune.controls import BLACKOUT
+from lungtune.core import journal, synthetic, yamlfile
+from lungtune.core.paths import ROOT
+from lungtune.data import dataset
+from lungtune.data.bank import Bank
+from lungtune.data.shelf import Item
+from lungtune.errors import DataError, SpaceError
+from lungtune.export import export, following
+from lungtune.retrain import retrain
+
+SOURCE = "phantom,n=84,test=36,size=32"
+ASKED = "--compare synthetic_images=none,duplicates,generated --seeds 3"
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A search of two trials, one with a bank's images before the real ones; features are kept."""
+    home = tmp_path_factory.mktemp("home")
+    places = {"LUNGTUNE_HOME": str(home), "LUNGTUNE_CACHE": str(home / "cache")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in places.items():
+            patch.setenv(name, value)
+        base = catalog.family("clip_head").miniature(home / "tiny")
+        manifest = dataset.inspect(SOURCE, seed=3).manifest
+        about = {"key": "ab" * 16, "generator": {"recipe": "sd-1.yaml"}, "size": 16, "seed": 0}
+        bank = Bank.create(home / "bank", classes=manifest.classes, train_hash=manifest.train_hash, **about)
+        random = np.random.default_rng(0)
+        bank.add([Item(*each, "", 0, random.integers(0, 256, (16, 16), np.uint8)) for each in bank.missing(24)])
+    space = home / "mixed.yaml"
+    space.write_text(
+        "summary: head\nfamily: clip_head\nsampler: random\ntrials: 2\nfidelity: {max: 1.5, min: 0.5, eta: 3}\n"
+        f"base: {{weights: {base.weights}, image_size: {base.image_size}, views: 2}}\n"
+        "params: {batch_size: 8, synthetic_ratio: [0, 0.5], synthetic_use: pretrain, augmentation: 1}\n"
+        "start:\n  - {synthetic_ratio: 0.5}\n  - {synthetic_ratio: 0}\n"
+    )
+    env = {**os.environ, **places, "COLUMNS": "200"}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, str(ROOT / "scripts" / "search.py"), "--space", str(space), "--data", SOURCE]
+    command += ["--study", "mixed", "--seed", "3", "--bank", str(bank.folder)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    events = journal.read(home / "studies" / "mixed" / "journal.jsonl")
+    return {"home": home, "bank": bank, "done": done, "events": events}
+
+
+@pytest.fixture
+def home(searched: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the study's home; caches and bank stay shared."""
+    assert searched["done"].returncode == 0, searched["done"].stderr
+    monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(searched["home"] / "cache"))
+    shutil.copytree(searched["home"] / "studies", tmp_path / "home" / "studies")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def recipe(home: Path) -> Path:
+    """The recipe of the trial with synthetic images, whatever its rank."""
+    return next(path for path in export("mixed", top=2) if "synthetic_ratio: 0.5" in path.read_text())
+
+
+def test_the_journal_names_the_bank_and_trials_are_as_long_with_it_as_without(searched: dict[str, Any]) -> None:
+    assert searched["done"].returncode == 0, searched["done"].stderr
+    begun = next(entry for entry in searched["events"] if entry["event"] == "study")
+    bank = begun["data"]["bank"]
+    assert (bank["path"], bank["key"]) == (str(searched["bank"].folder), searched["bank"].key)
+    assert searched["bank"].first(bank["counts"]).hash == bank["hash"]
+    reports = [entry for entry in searched["events"] if entry["event"] == "report"]
+    lengths = {n: [(r["fidelity"], r["samples"]) for r in reports if r["trial"] == n] for n in (0, 1)}
+    assert lengths[0] == lengths[1]
+    assert begun["data"]["counts"]["train"] == sum(
+        1
+        for _ in json.loads((searched["home"] / "studies" / "mixed" / "split.json").read_text())["parts"]["train"][
+            "path"
+        ]
+    )
+
+
+def test_a_recipe_carries_its_bank_and_retrains_to_its_number(
+    searched: dict[str, Any], home: Path, recipe: Path, tmp_path: Path
+) -> None:
+    assert following("mixed", recipe)[1] == f"python scripts/retrain.py {recipe} {ASKED}"
+    kept = yamlfile.load(recipe)["provenance"]["bank"]
+    assert kept["key"] == searched["bank"].key
+    (plain,) = (path for path in export("mixed", top=2) if path != recipe)
+    assert "bank" not in yamlfile.load(plain)["provenance"]
+    assert retrain(plain, blackout=False).reproduced == "yes"
+    with pytest.raises(SpaceError, match="--bank is given, but the recipe wants no synthetic images"):
+        retrain(plain, bank=searched["bank"].folder)
+    moved = shutil.copytree(searched["bank"].folder, tmp_path / "moved")
+    recipe.write_text(recipe.read_text().replace(kept["path"], "/lost/bank"))
+    with pytest.raises(DataError, match=r"must be at /lost/bank, but is not there; .* takes --bank DIR"):
+        retrain(recipe)
+    done = retrain(recipe, bank=moved)
+    assert done.reproduced == "yes"
+    assert done.content["unasked"] == f"python scripts/retrain.py {recipe} {ASKED}"
+    told = (done.folder / "report.md").read_text()
+    assert "Whether synthetic images helped was not asked here. This asks it: `python scripts/retrain.py" in told
+    (moved / "bank.json").write_text((moved / "bank.json").read_text().replace("abab", "cdcd"))
+    with pytest.raises(DataError, match="must be the bank of synthetic images abababababab, but is cdcdcdcdcdcd"):
+        retrain(recipe, bank=moved)
+
+
+def test_whether_they_helped_is_asked_with_the_same_seeds_against_both_controls(home: Path, recipe: Path) -> None:
+    done = retrain(recipe, seeds=3, compare=synthetic.QUESTION, test=True, blackout=False)
+    found = done.content["effect"]
+    assert (found["control"], found["recipe_value"]) == ("none", "generated")
+    assert [row["value"] for row in found["validation"]["values"]] == ["none", "duplicates", "generated"]
+    assert done.content["unasked"] == ""
+    for name in ("validation", "test"):
+        verdict = found[name]["synthetic"]
+        assert set(verdict["gains"]) == {"none", "duplicates"}
+        assert verdict["helped"] is False  # noise teaches nothing about lungs
+        assert verdict["sentence"].startswith("synthetic images did not help here: no better than")
+    words = (done.folder / "report.md").read_text()
+    assert "## Synthetic images" in words
+    assert "On test, synthetic images did not help here" in words
+
+
+def test_the_control_with_black_lungs_sees_no_synthetic_lungs(
+    home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Synthetic images have no masks to blacken: as many real ones, blackened, take their place."""
+    seen, true = [], module.runs.train
+
+    def watched(session: Any, space: Any, runs: Any, *rest: Any) -> None:
+        seen.append((session.dataset.synthetic is None, dict(runs[0].changed)))
+        true(session, space, runs, *rest)
+
+    monkeypatch.setattr(module.runs, "train", watched)
+    done = retrain(recipe, test=True)
+    assert seen == [(False, {}), (True, {"synthetic_images": "duplicates"})]
+    assert done.content["test"]["baselines"][BLACKOUT]["computed"]

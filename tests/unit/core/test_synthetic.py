@@ -1,0 +1,113 @@
+"""Which searches want synthetic images and how many, what recipes say of them, how it is asked whether they help."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from lungtune import catalog
+from lungtune.core import comparison, params, recipe, synthetic
+from lungtune.core.fidelity import Fidelity
+from lungtune.core.space import SearchSpace, together
+from lungtune.core.trial import Objective
+from lungtune.errors import SpaceError
+
+FAMILY = catalog.family("vit_lora")
+SPACE = catalog.space("vit_lora", "demo")
+COUNTS = (9, 6, 5)
+FIXED = {name: spec.default for name, spec in params.specs(FAMILY.Params).items()}
+BANK = {"path": "/banks/a", "key": "ab" * 8, "hash": "f" * 64, "counts": {"normal": 3}}
+
+
+def space(start=(), axes=None, **fixed):
+    kept = {name: value for name, value in (FIXED | fixed).items() if name not in (axes or {})}
+    return replace(SPACE, axes=axes or {}, fixed=kept, start=tuple(start))
+
+
+@pytest.mark.parametrize(
+    ("made", "ratio"),
+    [
+        (space(), 0),
+        (space(synthetic_ratio=1.5), 1.5),
+        (space(axes={"synthetic_ratio": FloatDistribution(0, 2)}), 2),
+        (space(axes={"synthetic_ratio": CategoricalDistribution([0.0, 0.5])}), 0.5),
+        (space(axes={"synthetic_ratio": FloatDistribution(0, 2)}, start=[{"synthetic_ratio": 3.0}]), 3),
+        (space(synthetic_ratio=1.0, synthetic_images="duplicates"), 0),
+        (space(synthetic_ratio=1.0, synthetic_images="none"), 0),
+        (space(synthetic_ratio=1.0, axes={"synthetic_images": CategoricalDistribution(["none", "generated"])}), 1),
+    ],
+)
+def test_a_bank_is_wanted_where_a_trial_may_take_from_it(made, ratio):
+    assert synthetic.wanted(made) == ratio
+    assert synthetic.wanted(SearchSpace.from_dict(made.to_dict())) == ratio
+    other = replace(space(), name="other")
+    assert synthetic.wanted(together([other, made])) == ratio
+    if not ratio:
+        with pytest.raises(SpaceError, match=r"no trial of vit_lora wants .* --set 'synthetic_ratio=\[0, 0\.5, 1\]'\?"):
+            synthetic.refuse_idle(made)
+    else:
+        synthetic.refuse_idle(made)
+
+
+def test_studies_from_before_there_were_any_want_none():
+    old = replace(space(), fixed={name: value for name, value in FIXED.items() if name not in synthetic.NAMES})
+    assert synthetic.wanted(old) == 0
+
+
+def test_a_bank_must_hold_enough_for_every_ratio_and_balance_that_may_come():
+    assert synthetic.needed(space(synthetic_ratio=1.0), COUNTS) == (7, 7, 6)
+    assert synthetic.needed(space(synthetic_ratio=1.0, synthetic_balance="fill"), COUNTS) == (5, 7, 8)
+    both = {"synthetic_balance": CategoricalDistribution(["uniform", "fill"])}
+    assert synthetic.needed(space(synthetic_ratio=1.0, axes=both), COUNTS) == (7, 7, 8)
+    joint = together([replace(space(synthetic_ratio=2.0), name="other"), space(synthetic_ratio=1.0, axes=both)])
+    assert synthetic.needed(joint, COUNTS) == (14, 13, 13)
+    assert synthetic.needed(space(), COUNTS) == (0, 0, 0)
+
+
+def test_a_fingerprint_knows_the_bank_and_nothing_changes_without_synthetic_images():
+    """A recipe from before there were any has none of the parameters; read today, it has their defaults."""
+    old = SearchSpace(
+        name="s", family="f", summary="", profile="full", objective=Objective("macro_f1"), sampler="tpe", trials=1,
+        fidelity=Fidelity(max=3, min=1), base={"weights": "w"}, fixed={"lr": 1e-3}, axes={}, start=(), seed=4,
+    )  # fmt: skip
+    today = replace(old, fixed={**dict(zip(synthetic.NAMES, (0.0, "uniform", "mix", "generated"))), **old.fixed})
+    mark = recipe.fingerprint(old, 3, "split")
+    assert mark == "0a90f2beeb1eba08"  # as it was
+    assert recipe.fingerprint(today, 3, "split") == recipe.fingerprint(today, 3, "split", BANK) == mark
+    assert recipe.fingerprint(replace(today, fixed={**today.fixed, "synthetic_use": "pretrain"}), 3, "split") == mark
+    mixed = space(synthetic_ratio=1.0)
+    found = recipe.fingerprint(mixed, 3, "split", BANK)
+    assert found != mark
+    assert recipe.fingerprint(mixed, 3, "split", {**BANK, "path": "/elsewhere", "hash": "e"}) == found
+    assert recipe.fingerprint(mixed, 3, "split", {**BANK, "key": "cd" * 8}) != found
+    assert recipe.fingerprint(space(synthetic_ratio=2.0), 3, "split", BANK) != found
+
+
+@pytest.mark.parametrize("bank", ["here", {"path": "/banks/a"}, {**BANK, "counts": 3}])
+def test_a_recipes_bank_must_be_whole(bank, tmp_path):
+    about = {"study": "s", "study_id": "i", "trial": 0, "fidelity": SPACE.fidelity.max, "split": "h", "split_seed": 0}
+    about |= {"score": {"value": 0.5}, "fingerprint": "f"}
+    made = replace(space(synthetic_ratio=1.0), seed=1, provenance={**about, "bank": BANK})
+    assert recipe.provenance(made, tmp_path).bank == BANK
+    assert recipe.provenance(replace(made, provenance=about), tmp_path).bank is None
+    with pytest.raises(SpaceError, match=r"provenance\.bank must have path, key, hash, counts"):
+        recipe.provenance(replace(made, provenance={**about, "bank": bank}), tmp_path)
+
+
+def test_a_recipe_with_synthetic_images_is_asked_whether_they_help():
+    asked = "python scripts/retrain.py r.yaml --compare synthetic_images=none,duplicates,generated --seeds 3"
+    mixed = space(synthetic_ratio=1.0)
+    assert comparison.commands(Path("r.yaml"), FAMILY, mixed, mixed.fixed) == [asked]
+    assert comparison.commands(Path("r.yaml"), FAMILY, mixed, space().fixed) == []
+    found = comparison.read(synthetic.QUESTION, mixed, FAMILY)
+    assert (found.control, found.own) == ("none", "generated")
+    assert found.others == ("none", "duplicates")
+    assert comparison.read("synthetic_images=duplicates,none", mixed, FAMILY).control == "none"
+    assert synthetic.wanted(replace(space(), start=comparison.read("synthetic_ratio=0,2", space(), FAMILY).points)) == 2
+
+
+@pytest.mark.parametrize("text", ["synthetic_images=none,generated", "synthetic_use=mix,pretrain"])
+def test_what_changes_nothing_is_not_compared(text):
+    with pytest.raises(SpaceError, match=r"changes nothing where synthetic_ratio is 0, as in this recipe; compare"):
+        comparison.read(text, space(), FAMILY)

@@ -1,0 +1,130 @@
+"""A search's synthetic images: mistakes are said before a study begins, which keeps the images it began with."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from lungtune.core import synthetic
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.data import dataset
+from lungtune.data.bank import Bank
+from lungtune.data.shelf import Item
+from lungtune.errors import DataError, SpaceError, StudyError
+from lungtune.search import driver
+from lungtune.search.host import PackHost
+
+SOURCE = "phantom,n=84,test=36,size=32"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for all tests here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies of the test's own."""
+    monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(cache))
+
+
+def fill(bank: Bank, per_class: int) -> None:
+    random = np.random.default_rng(per_class)
+    new = [Item(*each, "a chest", 0, random.integers(0, 256, (16, 16), np.uint8)) for each in bank.missing(per_class)]
+    bank.add(new)
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Bank:
+    """Twelve images of each class, made for the data split with seed 3."""
+    manifest = dataset.inspect(SOURCE, seed=3).manifest
+    about = {"key": "ab" * 16, "generator": {"recipe": "sd-1.yaml"}, "size": 16, "seed": 0}
+    made = Bank.create(tmp_path / "bank", classes=manifest.classes, train_hash=manifest.train_hash, **about)
+    fill(made, 12)
+    return made
+
+
+def begin(bank: Path | None, seed: int = 3, **settings: Any) -> tuple[Study, SearchSpace, Any]:
+    options = driver.Options(
+        space="clip_head", profile="demo", data=SOURCE, study="x", seed=seed, settings=settings, bank=bank
+    )
+    return driver._new(options, Console(quiet=True), lambda: None)
+
+
+def test_a_search_that_wants_a_bank_says_so_and_how_to_go_without() -> None:
+    message = r"clip_head trains on synthetic images up to synthetic_ratio 0\.5, so it needs .*--bank DIR .*or leave"
+    with pytest.raises(SpaceError, match=message):
+        begin(None, synthetic_ratio=[0, 0.5])
+    assert not Study.names()
+
+
+def test_a_bank_that_no_trial_wants_is_a_mistake(bank: Bank) -> None:
+    for settings in ({}, {"synthetic_ratio": 1, "synthetic_images": "duplicates"}):
+        with pytest.raises(SpaceError, match=r"--bank is given, but no trial of clip_head wants synthetic images; did"):
+            begin(bank.folder, **settings)
+    assert not Study.names()
+
+
+def test_duplicates_alone_need_no_bank() -> None:
+    study, _, data = begin(None, synthetic_ratio=1, synthetic_images=["duplicates", "none"])
+    study.release()
+    assert data.synthetic is None
+    assert "bank" not in study.history().study["data"]
+
+
+def test_images_of_another_fold_too_few_or_damaged_begin_no_study(bank: Bank) -> None:
+    with pytest.raises(DataError, match=r"was made from another training fold \(.*show validation or test patients"):
+        begin(bank.folder, seed=4, synthetic_ratio=0.5)
+    with pytest.raises(DataError, match=r"ratio 2 needs \d+ of .* \(it has 12\), .*sd-1\.yaml --per-class \d\d"):
+        begin(bank.folder, synthetic_ratio=[0, 2], synthetic_balance=["uniform", "fill"])
+    with pytest.raises(DataError, match="nowhere must be a bank of synthetic images, but does not exist"):
+        begin(bank.folder / "nowhere", synthetic_ratio=0.5)
+    (bank.folder / bank.entries(bank.classes[0])[0].file).write_bytes(b"")
+    with pytest.raises(DataError, match=r"images/0/0\.png must be the one that was made, but its content has changed"):
+        begin(bank.folder, synthetic_ratio=0.5)
+    assert not Study.names()
+
+
+def test_a_study_keeps_the_first_images_of_its_bank(bank: Bank) -> None:
+    study, space, data = begin(bank.folder, synthetic_ratio=[0, 0.5], synthetic_balance=["uniform", "fill"])
+    study.release()
+    real = Counter(data.manifest.parts["train"].label)
+    needed = synthetic.needed(space, [real[label] for label in bank.classes])
+    about = study.history().study["data"]["bank"]
+    assert about["counts"] == dict(zip(bank.classes, needed, strict=True))
+    assert (about["path"], about["key"]) == (str(bank.folder), bank.key)
+    assert np.bincount(data.synthetic.labels).tolist() == list(needed)
+
+    def opened() -> Any:
+        host = PackHost.__new__(PackHost)
+        host._study, host._threads = Study(study.folder), 1
+        return host.open_session().on(*space.bases[0]).dataset.synthetic
+
+    fill(bank, 16)  # a bank may grow
+    assert np.array_equal(opened().images, data.synthetic.images)
+    options = driver.Options(study="x", resume=True)
+    study, _, again = driver._resumed(options, Console(quiet=True), lambda: None)
+    study.release()
+    assert np.array_equal(again.synthetic.images, data.synthetic.images)
+    with pytest.raises(StudyError, match=r"a resumed study keeps its bank; leave --bank out"):
+        driver._resumed(dataclasses.replace(options, bank=bank.folder), Console(quiet=True), lambda: None)
+    entry = bank.entries(bank.classes[1])[0]
+    (bank.folder / entry.file).unlink()
+    bank.drop_damaged()
+    fill(bank, 16)  # made anew, and not as it was
+    for reopen in (opened, lambda: driver._resumed(options, Console(quiet=True), lambda: None)):
+        with pytest.raises(DataError, match="must be those that were trained on"):
+            reopen()
+    shutil.rmtree(bank.folder)
+    with pytest.raises(DataError, match=r"must be at .*bank, but is not there; put it back"):
+        opened()
