@@ -156,8 +156,10 @@ def _matrices(model: torch.nn.Module, slots: Slots) -> torch.Tensor:
             features = model.text_features(torch.cat(tokens))
         for i, rows in zip(adapted, texts.rows, strict=True):
             matrices[i] = model.class_matrix(styles[i], features[rows])
-    slots.memo[key] = torch.stack(matrices)
-    return slots.memo[key]
+    found = torch.stack(matrices)
+    if not slots.training:  # a batch that passes in parts is differentiated part by part, the captions each time anew
+        slots.memo[key] = found
+    return found
 
 
 TRAINABLE = ClipLora()
