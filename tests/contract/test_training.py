@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,12 +117,18 @@ def test_every_target_matches_and_all_that_trains_gets_a_gradient(family: Family
 
 def test_every_axis_acts(family: Family) -> None:
     """Each value of each parameter leads to other weights or, with equal weights, to other predictions."""
+
+    def trained(params: Any) -> tuple[dict[str, Tensor], Tensor]:
+        _, pack = alone(family, params, 1, 3)
+        return pack.state(0), family.told(pack, 0)
+
+    plain = trained(family.default)  # the first value of each
     for name in specs(family.trainable.Params):
-        results = []
         default = replace(family.default, synthetic_ratio=1.0) if name in synthetic.NAMES[1:] else family.default
-        for value in family.values(name):
-            _, pack = alone(family, replace(default, **{name: value}), 1, 3)
-            results.append((value, pack.state(0), family.told(pack, 0)))
+        first, *others = family.values(name)
+        results = [(first, *(plain if default is family.default else trained(default)))]
+        for value in others:
+            results.append((value, *trained(replace(default, **{name: value}))))
         for i, (value, state, scores) in enumerate(results):
             for other, state_2, scores_2 in results[:i]:
                 assert not same(state, state_2) or not torch.equal(scores, scores_2), f"{name}: {value} acts as {other}"
