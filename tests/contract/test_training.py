@@ -122,11 +122,12 @@ def test_every_axis_acts(family: Family) -> None:
         _, pack = alone(family, params, 1, 3)
         return pack.state(0), family.told(pack, 0)
 
-    plain = trained(family.default)  # the first value of each
+    usual = family.default
+    plain = trained(usual)  # the first value of each
     for name in specs(family.trainable.Params):
-        default = replace(family.default, synthetic_ratio=1.0) if name in synthetic.NAMES[1:] else family.default
+        default = replace(usual, synthetic_ratio=1.0) if name in synthetic.NAMES[1:] else usual
         first, *others = family.values(name)
-        results = [(first, *(plain if default is family.default else trained(default)))]
+        results = [(first, *(plain if default is usual else trained(default)))]
         for value in others:
             results.append((value, *trained(replace(default, **{name: value}))))
         for i, (value, state, scores) in enumerate(results):
