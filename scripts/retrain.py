@@ -30,13 +30,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of weights and report (default: models/)")
     options = parser.parse_args()
 
-    from lungtune.evaluate import report
     from lungtune.retrain import retrain
 
     blackout = not options.no_blackout
     named = {"data": options.data, "compare": options.compare, "bank": options.bank}
     done = retrain(options.recipe, options.seeds, options.test, options.out, blackout=blackout, **named)
-    print(report.text(done.content))
+    print(done.text)
     print(f"report:  {done.folder / 'report.md'}\nweights: {done.weights}")
 
 

@@ -4,8 +4,14 @@ import os
 import sys
 from pathlib import Path
 
+import platformdirs
 import pytest
 
+if sys.dont_write_bytecode:  # then each process a test starts would compile torch, MLflow and Ray again: seconds each
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.pycache_prefix = str(platformdirs.user_cache_path("lungtune") / "tests-bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent / "integration"))

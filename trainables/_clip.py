@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -223,7 +224,14 @@ def pixel_statistics(clip: nn.Module) -> tuple[Sequence[float], Sequence[float]]
 
 def tokenizer(base: Any) -> Any:
     """Return the tokenizer of a base."""
-    return open_clip.get_tokenizer(_clip_weights.find(base.model, base.weights, fetch=False).model)
+    model = _clip_weights.find(base.model, base.weights, fetch=False).model
+    return _tokenizer(model, json.dumps(open_clip.get_model_config(model), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(model: str, config: str) -> Any:
+    """Build a tokenizer: it parses 49,000 words, which takes longer than to build a small CLIP."""
+    return open_clip.get_tokenizer(model)
 
 
 def config_of(base: Any) -> dict[str, Any]:

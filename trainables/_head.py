@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lungtune.core.params import param
-from lungtune.core.trainable import Trainable
+from lungtune.core.trainable import Classifier
 from trainables import _timm
 from trainables._params import Loop, Synthetic
 
@@ -69,7 +69,7 @@ def scores(inputs: torch.Tensor, slots: Slots) -> torch.Tensor:
         return logits + slots.matmul(torch.nn.functional.gelu(hidden), slots.own("hidden.head"))
 
 
-class ImageHead(Trainable):
+class ImageHead(Classifier):
     """A head on a frozen model of timm's, which stays in eval mode: batch norm uses what it learned in pretraining.
 
     A family gives ``Base`` (with ``model``, ``weights``, ``image_size`` and ``views``), ``Params`` and ``small``.

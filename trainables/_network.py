@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lungtune.core.params import param
-from lungtune.core.trainable import Trainable
+from lungtune.core.trainable import Classifier
 from trainables import _timm
 from trainables._params import Loop, Synthetic
 
@@ -28,7 +28,7 @@ class Params(Synthetic, Loop):
     )
 
 
-class Network(Trainable):
+class Network(Classifier):
     """A pretrained network with new heads, all of which trains unless ``trained`` says otherwise.
 
     A family gives ``Base`` (with ``model``, ``weights`` and ``image_size``), ``Params``, ``heads`` and ``small``, and

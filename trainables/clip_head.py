@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from lungtune.core.params import param
-from lungtune.core.trainable import Trainable
+from lungtune.core.trainable import Classifier
 from trainables import _clip_weights, _head
 from trainables._params import Loop, Synthetic
 
@@ -45,7 +45,7 @@ class Params(Synthetic, Loop):
     dropout: float = param(0.0, low=0.0, high=0.9, help="share of the features dropped in training")
 
 
-class ClipHead(Trainable):
+class ClipHead(Classifier):
     """``x W + b``, plus ``gelu(x U + u) V`` where there are hidden units, over the tower's features x.
 
     x is what the tower puts out before its projection into the space shared with the text, as in the linear probes

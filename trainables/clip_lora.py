@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from lungtune.core.params import param
-from lungtune.core.trainable import LoraTarget, Trainable
+from lungtune.core.trainable import Classifier, LoraTarget
 from lungtune.errors import SpaceError
 from trainables import _clip_weights
 from trainables._params import Loop, Synthetic
@@ -61,7 +61,7 @@ class Params(Synthetic, Loop):
     prompt_style: str = param("paper", choices=STYLES, help="how the classes are put into words")
 
 
-class ClipLora(Trainable):
+class ClipLora(Classifier):
     """Cosine of image and class caption, times CLIP's temperature; LoRA on chosen projections of either tower.
 
     The captions are those of the *classes*, the same for every batch. Scoring images against the captions of their
@@ -156,8 +156,10 @@ def _matrices(model: torch.nn.Module, slots: Slots) -> torch.Tensor:
             features = model.text_features(torch.cat(tokens))
         for i, rows in zip(adapted, texts.rows, strict=True):
             matrices[i] = model.class_matrix(styles[i], features[rows])
-    slots.memo[key] = torch.stack(matrices)
-    return slots.memo[key]
+    found = torch.stack(matrices)
+    if not slots.training:  # a batch that passes in parts is differentiated part by part, the captions each time anew
+        slots.memo[key] = found
+    return found
 
 
 TRAINABLE = ClipLora()

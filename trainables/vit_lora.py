@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from lungtune.core.params import param
-from lungtune.core.trainable import LoraTarget, Trainable
+from lungtune.core.trainable import Classifier, LoraTarget
 from trainables import _head, _timm
 from trainables._params import Loop, Synthetic
 
@@ -53,7 +53,7 @@ class Params(Synthetic, Loop):
     lora_blocks: str = param("all", choices=("all", "upper_half"), help="blocks that are adapted")
 
 
-class VitLora(Trainable):
+class VitLora(Classifier):
     """LoRA (Hu et al., arXiv 2106.09685) on a ViT whose fused ``qkv`` is taken apart, so that each can be adapted."""
 
     summary: ClassVar[str] = "ViT-B/16 with LoRA and a linear head"

@@ -15,7 +15,6 @@ from lungtune.core.space import SearchSpace, together
 from lungtune.core.spacefile import load_space
 from lungtune.core.trainable import Trainable
 from lungtune.errors import SpaceError, did_you_mean
-from lungtune.evaluate.metrics import DIRECTIONS
 
 SPACES = ROOT / "search_spaces"
 
@@ -94,7 +93,7 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
                 continue
             mine = owner == file.stem
             try:
-                member = setting.apply(member, family(member.family), DIRECTIONS, own if mine else key, value)
+                member = setting.apply(member, family(member.family), own if mine else key, value)
                 known.add(key)
             except setting.UnknownSettingError as error:
                 unknown[key] = error
@@ -109,4 +108,4 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
 
 
 def _load(file: Path, profile: str, settings: Mapping[str, Any]) -> SearchSpace:
-    return load_space(file, family, metrics=DIRECTIONS, profile=profile, settings=settings)
+    return load_space(file, family, profile=profile, settings=settings)

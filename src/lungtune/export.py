@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lungtune import catalog
 from lungtune.core import comparison, paths, recipe, synthetic
 from lungtune.core.journal import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
+from lungtune.core.trainable import Generator
 from lungtune.core.trial import History, Report, State, Trial
 from lungtune.data.manifest import Manifest
 from lungtune.errors import StudyError
-from lungtune.evaluate.bootstrap import Interval, interval
-from lungtune.evaluate.summary import corrected, probabilities
+from lungtune.evaluate import bootstrap, summary
+from lungtune.evaluate.bootstrap import Interval
+from lungtune.evaluate.evidence import Evidence
 
 
 def recipes() -> Path:
@@ -63,7 +63,7 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
 
 
 def following(study: str, path: Path) -> list[str]:
-    """Return the commands that come next for a study's recipe: retrain it; ask whether what its family adds helps.
+    """Return the commands that come next for a recipe: retrain it, draw with it, ask if what its family adds helps.
 
     Args:
         study: name of the study.
@@ -72,12 +72,13 @@ def following(study: str, path: Path) -> list[str]:
     made = catalog.space(str(path))
     searched = SearchSpace.from_dict(Study.open(study).history().study["space"])
     mine = next((m for m in searched.members if m.name == made.provenance.get("space")), searched)
-    asked = comparison.commands(path, catalog.family(made.family), mine, made.fixed)
-    return [f"python scripts/retrain.py {path}", *asked]
+    trainable = catalog.family(made.family)
+    drawn = [f"python scripts/synthesize.py {path} --per-class 200"] if isinstance(trainable, Generator) else []
+    return [f"python scripts/retrain.py {path}", *drawn, *comparison.commands(path, trainable, mine, made.fixed)]
 
 
 class Predictions:
-    """The validation probabilities that a study keeps, and what they allow to say."""
+    """What a study keeps of its trials' reports, class probabilities or samples, and what that allows to say."""
 
     def __init__(self, study: Study, history: History) -> None:
         self.study = study
@@ -87,21 +88,22 @@ class Predictions:
         self.source = manifest.source
         """The data source with an absolute path."""
 
-    def of(self, trial: Trial) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return labels ``(N,)`` and probabilities ``(N, C)`` of the trial's best report, None when they are lost."""
-        found = probabilities(self.study, _best(self.history, trial))
-        return found if found is not None and len(found[0]) == len(self.patients) else None
+    def of(self, trial: Trial) -> Evidence | None:
+        """Return the evidence of the trial's best report, None when it is lost."""
+        found = summary.kept(self.study, _best(self.history, trial))
+        return found if found is not None and len(found.labels) == len(self.patients) else None
 
     def interval(self, trial: Trial) -> Interval:
-        """Return the trial's score with its patient interval; the bounds are NaN when the predictions are lost."""
+        """Return the trial's score with its patient interval; the bounds are NaN when the evidence is lost."""
         found, value = self.of(trial), trial.value(self.history.objective)
         if found is None:
             return Interval(value, math.nan, math.nan)
-        return dataclasses.replace(interval(*found, self.patients, self.history.objective.metric), value=value)
+        scorer = found.scorer(bootstrap.groups_of(self.patients, len(found.labels)))
+        return dataclasses.replace(bootstrap.scored(scorer, self.history.objective.metric), value=value)
 
     def corrected(self, ranked: list[Trial]) -> Interval | None:
         """Return what the best of the study can be expected to score on new patients; None when it can't be told."""
-        return corrected(self.study, ranked, self.patients, self.history.objective)
+        return summary.corrected(self.study, ranked, self.patients, self.history.objective)
 
 
 def _best(history: History, trial: Trial) -> Report:
@@ -127,6 +129,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
         data=source,
     )
     others = len(history.ranked()) - 1
+    metric = space.objective.metric + ("" if space.objective.mode == "max" else " (lower is better)")
     bank = about["data"].get("bank") if synthetic.Settings.among(made.params).ratio > 0 else None
     block: dict[str, Any] = {
         "study": study.name,
@@ -142,7 +145,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
         "split_seed": about["seed"],
         "classes": list(about["data"]["classes"]),
         **({"bank": (dict(bank), "synthetic images; retraining refuses others")} if bank else {}),
-        "score": (score.to_dict(), f"validation {space.objective.metric}, 95 % bootstrap interval over patients"),
+        "score": (score.to_dict(), f"validation {metric}, 95 % bootstrap interval over patients"),
         **({"corrected": (honest.to_dict(), "expected on new patients of the best of all reports")} if honest else {}),
         "validation": ({k: round(v, 6) for k, v in report.metrics.items()}, "all metrics of that report"),
         "exported": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -155,8 +158,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
     }
     told = "" if honest is None else f"; corrected for having been chosen on them: {honest}"
     heading = (
-        f"Recipe: trial {trial.number} of the study {study.name}, rank {rank} of {others + 1} by "
-        f"{space.objective.metric}."
+        f"Recipe: trial {trial.number} of the study {study.name}, rank {rank} of {others + 1} by {metric}."
         f"\n{space.objective.metric} {score} on the validation patients{told}."
         f"\nRetrain: python scripts/retrain.py {path}"
         f"\nSame format as a search space; every parameter is one value."

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
 
 from lungtune import catalog, controls, runs
 from lungtune.compare import Arms, compared_seeds
 from lungtune.core import comparison, environment, paths, recipe, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.journal import write_atomic
-from lungtune.core.ledger import Ledger
 from lungtune.core.space import SearchSpace
-from lungtune.core.study import Study
-from lungtune.errors import DataError, SpaceError, StudyError, TrialError, did_you_mean
-from lungtune.evaluate import baselines, metrics, report
+from lungtune.core.trainable import Generator
+from lungtune.errors import StudyError, TrialError
+from lungtune.evaluate import baselines, generation_report, metrics, report
+from lungtune.regenerate import refuse, regenerate
+from lungtune.reopen import bank_of, inspect, ledger_of, load, owned
+from lungtune.weights import put
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from lungtune.data.bank import Bank
-    from lungtune.data.dataset import Dataset, Inspection, Part
+    from lungtune.data.dataset import Dataset, Part
     from lungtune.training import Session
 
 
@@ -49,6 +46,12 @@ class RetrainReport:
     def reproduced(self) -> str:
         """``yes``, ``no``, or ``not compared`` (the recipe was edited)."""
         return str(self.content["reproduction"]["reproduced"])
+
+    @property
+    def text(self) -> str:
+        """The report for a terminal."""
+        drawn = isinstance(catalog.family(self.content["family"]), Generator)
+        return generation_report.text(self.content) if drawn else report.text(self.content)
 
     @property
     def weights(self) -> Path:
@@ -92,20 +95,23 @@ def retrain(
     if seeds < 1:
         raise StudyError(f"--seeds >= 1 must hold, but got {seeds}.")
     trainable = catalog.family(space.family)
+    if isinstance(trainable, Generator):
+        refuse(compare, bank)
+        return RetrainReport(*regenerate(path, space, origin, seeds, test, out, data))
     base = parameters.build(trainable.Base, space.base)
     compared = comparison.read(compare, space, trainable) if compare is not None else None
     wants = space if compared is None else dataclasses.replace(space, start=compared.points)
-    source = _bank(wants, origin, bank)
+    source = bank_of(wants, origin, bank)
     origin = dataclasses.replace(origin, bank=source.to_dict() if source else origin.bank)
     trainable.check(base)
     mark = recipe.fingerprint(space, origin.fidelity, origin.split, origin.bank)
     folder = out or paths.home() / "models" / path.stem
-    ledger = _ledger(path, origin)
+    ledger = ledger_of(path, origin)
     with ExitStack() as held:
         if test:
             held.enter_context(ledger.hold(mark))
-        inspection = _inspect(space, origin, data, test)
-        held.enter_context(_owned(folder))  # made only now: a refusal leaves no folder behind
+        inspection = inspect(space, origin, data, test)
+        held.enter_context(owned(folder))  # made only now: a refusal leaves no folder behind
 
         from lungtune.data.dataset import load as open_dataset
         from lungtune.nn.capacity import as_searched
@@ -129,7 +135,7 @@ def retrain(
             arms.train()
         part, found = dataset.validation, each[0].prediction
         fitted = report.fit(part.labels, found["probabilities"], dataset.classes)
-        _weights(trainable, base, space, dataset, each[0], folder, fitted)
+        put(folder, partial(_weights, trainable, base, space, dataset, each[0], fitted))
         predictions = {"validation": report.Predictions(part.case_ids, part.labels, found["probabilities"])}
         blind = controls.metadata(inspection, dataset.train, "validation", part, found["probabilities"])
         section = report.section(
@@ -175,72 +181,8 @@ def retrain(
         if test:
             scores = {name: value["value"] for name, value in content["test"]["metrics"].items()}
             ledger.result(mark, path.name, scores, folder)
-        shutil.rmtree(folder / "work", ignore_errors=True)
+        runs.forget(folder / "work")
     return RetrainReport(folder, content)
-
-
-def load(path: Path) -> tuple[SearchSpace, recipe.Provenance]:
-    """Read a recipe with the loader of search spaces.
-
-    Raises:
-        SpaceError: there is no such file, it has mistakes (all are named), or it is not a recipe.
-    """
-    if not path.is_file():
-        near = {other.name for other in path.parent.glob("*.yaml")} if path.parent.is_dir() else set()
-        raise SpaceError(f"there is no recipe {path}.{did_you_mean(path.name, near)}")
-    space = catalog.space(str(path))
-    return space, recipe.provenance(space, path)
-
-
-def _bank(space: SearchSpace, origin: recipe.Provenance, folder: Path | None) -> Bank | None:
-    """Find the synthetic images again that a recipe, or a comparison, wants; the bank may hold more by now.
-
-    Raises:
-        SpaceError: none are wanted but a bank is named, or the other way round.
-        DataError: the bank is lost, or another one.
-    """
-    from lungtune.data.bank import Bank
-
-    if not synthetic.wanted(space):
-        if folder is not None:
-            raise SpaceError(f"--bank is given, but the recipe wants no synthetic images: its {synthetic.RATIO} is 0.")
-        return None
-    if origin.bank:
-        return dataclasses.replace(Bank.again(origin.bank, folder), limits=None)
-    if folder is None:
-        raise SpaceError("the recipe wants synthetic images, but names no bank of them; name it with --bank DIR.")
-    return Bank.open(folder)
-
-
-def _ledger(path: Path, origin: recipe.Provenance) -> Ledger:
-    """Return the study's ledger; beside the recipe where the study is not on this machine."""
-    beside = path.resolve().parent / "ledger.jsonl"
-    try:
-        study = Study.open(origin.study)
-        if study.history().study["id"] == origin.study_id:
-            return Ledger(study.ledger_path, origin.study_id, origin.study, also=[beside])
-    except StudyError:
-        pass
-    return Ledger(beside, origin.study_id, origin.study)
-
-
-def _inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, test: bool) -> Inspection:
-    """Find the data again and make sure that they are split as they were; decodes nothing for the model."""
-    from lungtune.data import dataset
-
-    source = source or space.data or "phantom"
-    found = dataset.inspect(source, seed=origin.split_seed)
-    if found.audit.problems:
-        raise DataError("the data can't be trained on as it is: " + " ".join(found.audit.problems))
-    if not found.manifest.matches(origin.split):
-        raise DataError(
-            f"{source} must hold the split the recipe was searched on ({origin.split[:12]}), but holds "
-            f"{found.manifest.hash[:12]}: images, labels or patients differ, so scores can't be compared. "
-            f"If the data lie elsewhere, name them with --data."
-        )
-    if test and not len(found.manifest.parts["test"]):
-        raise DataError(f"{source} has no test part; leave out --test.")
-    return found
 
 
 def _score(
@@ -258,34 +200,9 @@ def _score(
 
 
 def _weights(
-    trainable: Any, base: Any, space: SearchSpace, dataset: Dataset, run: runs.Run, folder: Path, fitted: report.Fitted
+    trainable: Any, base: Any, space: SearchSpace, dataset: Dataset, run: runs.Run, fitted: report.Fitted, draft: Path
 ) -> None:
-    """Write the weights and their temperature beside their place, then put them in it."""
-    draft, place = folder / ".weights.draft", folder / "weights"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
+    """Write the weights and their temperature."""
     values = parameters.build(trainable.Params, space.fixed)
     trainable.export(base, values, dataset.classes, run.adapter, draft)
     write_atomic(draft / "temperature.json", json.dumps(fitted.temperature.to_dict(), indent=1).encode())
-    if place.exists():
-        shutil.rmtree(place)
-    os.replace(draft, place)
-
-
-@contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Be the only process that writes to ``folder``."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise StudyError(
-            f"another process is retraining into {folder}; wait for it or choose another --out."
-        ) from error
-    except OSError as error:
-        raise StudyError(f"{folder} must be writable, but: {error.strerror}.") from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -124,6 +125,11 @@ def score(session: Session, space: SearchSpace, run: Run, part: Part, fidelity: 
     resume(session, space, run, fidelity)
     run.tested = session.judge(run.number, part)
     session.leave(run.number)
+
+
+def forget(work: Path) -> None:
+    """Remove the checkpoints of runs whose report is written."""
+    shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lungtune import examiner
 from lungtune.core import params as parameters
 from lungtune.core.fidelity import Fidelity
 from lungtune.core.journal import write_atomic
@@ -22,11 +23,9 @@ from lungtune.core.trainable import Trainable
 from lungtune.core.trial import Objective, Report
 from lungtune.data.dataset import Dataset, Part
 from lungtune.errors import TrialError
-from lungtune.evaluate import metrics
 from lungtune.nn import capacity, checkpoint, memory
 from lungtune.nn.capacity import Capacity
 from lungtune.nn.pack import Pack
-from lungtune.nn.pixels import Masks
 
 log = logging.getLogger(__name__)
 _STATE = "state."
@@ -87,11 +86,12 @@ class Session:
             dataset.classes,
             images=dataset.train.images,
             labels=dataset.train.labels,
-            masks=self._masks(dataset.train),
+            masks=examiner.masks_of(trainable, dataset.train),
             synthetic=dataset.synthetic,
             capacity=slots,
             device=device(),
         )
+        self.examiner = examiner.of(trainable, base, dataset, self.pack.device)
         self.runs: dict[int, Run] = {}
         self._reports = fidelity.reports
 
@@ -182,29 +182,20 @@ class Session:
         return next((level for level in self._reports if level > run.fidelity + 1e-9), self.fidelity.max)
 
     def judge(self, number: int, part: Part) -> dict[str, np.ndarray]:
-        """Return what trial ``number`` makes of a part of the data.
+        """Return what trial ``number`` makes of a part of the data (``examiner``)."""
+        return self.examiner.judge(self.pack, self.runs[number].slot, part)
 
-        Returns:
-            ``probabilities`` ``(N, classes)`` and whatever the family tells beside it (``Trainable.judge``).
-        """
-        return self._judged(self.runs[number].slot, part)
-
-    def _judged(self, slot: int, part: Part) -> dict[str, np.ndarray]:
-        found = self.pack.judge(part.images, slots=[slot], masks=self._masks(part))[slot]
-        return {name: tensor.numpy() for name, tensor in found.items()}
-
-    def _masks(self, part: Part) -> Masks | None:
-        return Masks(part.masks, part.masked) if self.trainable.needs_masks and part.masks is not None else None
+    def references(self, params: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+        """Return the scores on validation that trials are read beside; no trial may be in."""
+        return self.examiner.references(self.pack, parameters.build(self.trainable.Params, params))
 
     def _report(self, run: Run, samples: int) -> Report | TrialError:
         cases = len(self.dataset.train.labels)  # a large batch may pass several levels at once
         run.fidelity = max(level for level in self._reports if round(level * cases) <= samples)
         part = self.dataset.validation
-        judged = self._judged(run.slot, part)
-        probabilities = judged.pop("probabilities")
+        judged = self.examiner.judge(self.pack, run.slot, part)
         try:
-            scores = metrics.classification(part.labels, probabilities, self.dataset.classes)
-            scores |= metrics.beside(part.labels, judged)
+            scores = self.examiner.scores(part, judged)
         except TrialError as error:
             return error
         scores |= {
@@ -218,12 +209,14 @@ class Session:
         if self.objective.better(score, run.best[0]):
             run.best = (score, path.name)
         tensors = {_STATE + name: tensor for name, tensor in self.pack.state(run.slot).items()}
-        tensors["probabilities"] = torch.from_numpy(probabilities)
-        tensors["labels"] = torch.from_numpy(part.labels)
+        evidence = self.examiner.evidence(part, judged)
+        tensors |= {name: torch.from_numpy(np.ascontiguousarray(t)) for name, t in evidence.tensors().items()}
         meta = {"fidelity": run.fidelity, "samples": samples, "metrics": scores, "best": list(run.best)}
         table = io.BytesIO()
-        np.save(table, probabilities.astype(np.float32))
+        np.save(table, evidence.table())
         write_atomic(path.with_suffix(".npy"), table.getvalue())  # stays when the checkpoint is pruned
+        if (picture := self.examiner.picture(judged)) is not None:
+            write_atomic(path.with_suffix(".png"), picture)
         checkpoint.save(path, tensors, meta)
         checkpoint.prune(run.folder, keep=[run.best[1]])
         return Report(run.fidelity, samples, scores, str(path))

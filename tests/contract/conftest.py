@@ -14,7 +14,7 @@ import torch
 
 from lungtune.core.params import ParamSpec, specs
 from lungtune.core.paths import ROOT
-from lungtune.core.trainable import Trainable
+from lungtune.core.trainable import Classifier, Generator, Trainable
 from lungtune.nn.pack import Pack
 from lungtune.nn.pixels import Masks
 
@@ -54,7 +54,19 @@ class Family:
     @property
     def default(self) -> Any:
         """Default parameters, with a rate that shows in a few steps."""
-        return replace(self.trainable.Params(), lr=1e-2, batch_size=4)
+        quick = {"sampler_steps": 3, "caption_dropout": 0.4} if isinstance(self.trainable, Generator) else {}
+        return replace(self.trainable.Params(), lr=1e-2, batch_size=4, **quick)
+
+    @property
+    def told_close(self) -> dict[str, float]:
+        """How near ``told`` is of the same trial trained in other company: a drawn pixel may round to its neighbour."""
+        return {"atol": 1.01 / 255 if isinstance(self.trainable, Generator) else 2e-4, "rtol": 0}
+
+    def told(self, pack: Pack, slot: int) -> torch.Tensor:
+        """Return what a trial makes of things: probabilities of all images, or pixels of one it draws of each class."""
+        if isinstance(self.trainable, Generator):
+            return pack.draw(slot, range(len(CLASSES)), [5, 6, 7], stride=8).float() / 255
+        return pack.predict(self.images)[slot]
 
     def values(self, name: str) -> list[Any]:
         """Return the default and other moderate values of one parameter."""
@@ -111,3 +123,19 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     noise = random.integers(0, 120, (len(more), base.image_size, base.image_size))
     synthetic = SimpleNamespace(images=(noise + 60 * more[:, None, None]).astype(np.uint8), labels=more)
     return Family(request.param, trainable, base, images, labels, given, synthetic)
+
+
+@pytest.fixture
+def classifier(family: Family) -> Family:
+    """Every family that classifies."""
+    if not isinstance(family.trainable, Classifier):
+        pytest.skip("it draws")
+    return family
+
+
+@pytest.fixture
+def generator(family: Family) -> Family:
+    """Every family that draws."""
+    if not isinstance(family.trainable, Generator):
+        pytest.skip("it classifies")
+    return family

@@ -13,12 +13,12 @@ import pytest
 
 from lungtune.core import synthetic
 from lungtune.core.params import build, specs
-from lungtune.core.trainable import Trainable
+from lungtune.core.trainable import Classifier, Trainable
 
 from .conftest import HORIZON, NAMES, Family
 
 HEAVY = ("torch", "ray", "mlflow", "open_clip", "timm", "numpy", "pandas")
-LOOP = {"lr", "weight_decay", "batch_size", "warmup", "augmentation", "class_weighting", *synthetic.NAMES}
+LOOP = {"lr", "weight_decay", "batch_size", "warmup", "augmentation", "class_weighting"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,6 +48,8 @@ def test_fields_are_frozen_explained_and_within_their_own_bounds(family: Family,
 
 def test_what_the_loop_reads_is_there(family: Family) -> None:
     assert specs(family.trainable.Params).keys() >= LOOP
+    mixes = {*synthetic.NAMES} if isinstance(family.trainable, Classifier) else set()
+    assert specs(family.trainable.Params).keys() & {*synthetic.NAMES} == mixes
     assert "image_size" in specs(family.trainable.Base)
 
 
@@ -74,7 +76,7 @@ def test_every_parameter_is_read(family: Family) -> None:
     spy = Spy(family.default)
     pack.join(spy, seed=1, horizon=HORIZON)
     pack.step()
-    pack.predict(family.images)
+    family.told(pack, 0)
     assert specs(family.trainable.Params).keys() - spy.read == set()
 
 

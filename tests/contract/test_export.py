@@ -14,18 +14,18 @@ from .conftest import CLASSES, HORIZON, Family
 
 
 def test_the_readme_classifies_as_the_trial_does(
-    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    classifier: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params = family.variants(2)[1]
-    pack = family.pack(1)
+    params = classifier.variants(2)[1]
+    pack = classifier.pack(1)
     slot = pack.join(params, seed=1, horizon=HORIZON)
     for _ in range(3):
         pack.step()
     folder, picture = tmp_path / "weights", tmp_path / "picture.png"
     folder.mkdir()
-    family.trainable.export(family.base, params, CLASSES, pack.adapter(slot), folder)
+    classifier.trainable.export(classifier.base, params, CLASSES, pack.adapter(slot), folder)
     assert {"README.md", "classes.json"} <= {file.name for file in folder.iterdir()}
-    Image.fromarray(family.images[20]).save(picture)
+    Image.fromarray(classifier.images[20]).save(picture)
     snippet = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     for name in [name for name in sys.modules if name.split(".")[0] in ("lungtune", "trainables")]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -35,5 +35,5 @@ def test_the_readme_classifies_as_the_trial_does(
     told = json.loads(capsys.readouterr().out)
     monkeypatch.undo()
     assert list(told) == list(CLASSES)
-    expected = pack.predict(family.images[20:21])[slot][0]
+    expected = pack.predict(classifier.images[20:21])[slot][0]
     torch.testing.assert_close(torch.tensor(list(told.values())), expected, atol=2e-5, rtol=1e-4)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lungtune.core.params import specs
+from lungtune.core.trainable import Classifier
 from lungtune.nn import features
 from lungtune.nn.augment import augment
 from lungtune.nn.slots import mix
@@ -47,7 +48,7 @@ def computed(kept: Family, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int
 def train(family: Family, level: int, steps: int = 4) -> tuple[list[float], Tensor]:
     pack = replace(family, synthetic=None).pack(1)
     slot = pack.join(replace(family.default, augmentation=level), seed=1, horizon=HORIZON)
-    return [pack.step()[slot] for _ in range(steps)], pack.predict(family.images)[slot]
+    return [pack.step()[slot] for _ in range(steps)], family.told(pack, slot)
 
 
 def test_images_as_they_are_train_as_without_a_cache(family: Family, kept: Family) -> None:
@@ -60,9 +61,11 @@ def test_images_as_they_are_train_as_without_a_cache(family: Family, kept: Famil
 def test_views_are_those_everybody_computes(kept: Family, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each image of a batch is one of its views; two passes show both, and another trial gets its own turn."""
     pack, seen, images = kept.pack(2), [], torch.from_numpy(kept.images).unsqueeze(1).float() / 255
-    true = type(kept.trainable).outputs
+    true = type(kept.trainable).losses
     monkeypatch.setattr(
-        type(kept.trainable), "outputs", lambda self, m, inputs, s: seen.append(inputs) or true(self, m, inputs, s)
+        type(kept.trainable),
+        "losses",
+        lambda self, m, x, *rest: seen.append(x) or true(self, m, x, *rest),
     )
     size = len(images)
     params = replace(kept.default, augmentation=level, batch_size=size)
@@ -96,7 +99,8 @@ def test_views_are_those_everybody_computes(kept: Family, level: int, monkeypatc
 
 def test_a_second_study_computes_no_features(kept: Family, computed: list[int]) -> None:
     first = train(kept, 2)
-    assert sum(computed) == (1 + VIEWS) * len(kept.images) + 1  # one image tells the shape
+    judged = isinstance(kept.trainable, Classifier)  # and so the images as they are
+    assert sum(computed) == (judged + VIEWS) * len(kept.images) + 1  # one image tells the shape
     computed.clear()
     again = train(kept, 2)
     assert sum(computed) == 1
@@ -144,12 +148,12 @@ def test_a_damaged_store_is_said_once_and_rebuilt(
 
 
 def test_synthetic_images_train_as_without_a_cache_and_leave_the_real_ones_tables_alone(
-    family: Family, kept: Family, computed: list[int]
+    classifier: Family, kept: Family, computed: list[int]
 ) -> None:
     train(kept, 0)
     computed.clear()
-    params, found = replace(family.default, augmentation=0, batch_size=8, synthetic_ratio=1.0), []
-    for each in (kept, family):
+    params, found = replace(classifier.default, augmentation=0, batch_size=8, synthetic_ratio=1.0), []
+    for each in (kept, classifier):
         pack = each.pack(1)
         pack.join(params, seed=1, horizon=HORIZON)
         found.append(torch.tensor([pack.step()[0] for _ in range(4)]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -66,11 +67,10 @@ def test_a_pack_gives_each_trial_what_it_gets_alone(family: Family) -> None:
     pack.leave(leaver)
     who[pack.join(variants[5], seed=5, horizon=HORIZON)] = 5
     run(2)
-    predicted = pack.predict(family.images)
     for slot, i in who.items():
         expected, solo = alone(family, variants[i], i, len(got[i]))
         assert got[i] == pytest.approx(expected, **CLOSE), f"trial {i}: {variants[i]}"
-        torch.testing.assert_close(predicted[slot], solo.predict(family.images)[0], atol=2e-4, rtol=0)
+        torch.testing.assert_close(family.told(pack, slot), family.told(solo, 0), **family.told_close)
 
 
 def test_a_checkpoint_goes_through_a_file_into_another_pack(family: Family, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_checkpoint_goes_through_a_file_into_another_pack(family: Family, tmp_
     assert single.samples(slot) == meta["samples"]
     got += losses(single, slot, 3)
     assert got == pytest.approx(expected, **CLOSE)
-    torch.testing.assert_close(single.predict(family.images)[slot], solo.predict(family.images)[0], atol=2e-4, rtol=0)
+    torch.testing.assert_close(family.told(single, slot), family.told(solo, 0), **family.told_close)
 
 
 def test_resume_alone_is_bit_identical(family: Family) -> None:
@@ -117,45 +117,55 @@ def test_every_target_matches_and_all_that_trains_gets_a_gradient(family: Family
 
 def test_every_axis_acts(family: Family) -> None:
     """Each value of each parameter leads to other weights or, with equal weights, to other predictions."""
+
+    def trained(params: Any) -> tuple[dict[str, Tensor], Tensor]:
+        _, pack = alone(family, params, 1, 3)
+        return pack.state(0), family.told(pack, 0)
+
+    usual = family.default
+    plain = trained(usual)  # the first value of each
     for name in specs(family.trainable.Params):
-        results = []
-        default = replace(family.default, synthetic_ratio=1.0) if name in synthetic.NAMES[1:] else family.default
-        for value in family.values(name):
-            _, pack = alone(family, replace(default, **{name: value}), 1, 3)
-            results.append((value, pack.state(0), pack.predict(family.images)[0]))
+        default = replace(usual, synthetic_ratio=1.0) if name in synthetic.NAMES[1:] else usual
+        first, *others = family.values(name)
+        results = [(first, *(plain if default is usual else trained(default)))]
+        for value in others:
+            results.append((value, *trained(replace(default, **{name: value}))))
         for i, (value, state, scores) in enumerate(results):
             for other, state_2, scores_2 in results[:i]:
                 assert not same(state, state_2) or not torch.equal(scores, scores_2), f"{name}: {value} acts as {other}"
 
 
-def test_an_untrained_model_scores_classes_not_its_batch(family: Family) -> None:
+def test_an_untrained_model_scores_classes_not_its_batch(classifier: Family) -> None:
     """Images scored against the captions of their own batch would have the loss ln(batch), whatever they show."""
-    pack = family.pack(1)
-    slot = pack.join(family.default, seed=1, horizon=HORIZON)
-    scores = pack.predict(family.images, batch_size=4)[slot]
-    assert scores.shape == (len(family.images), len(CLASSES))
-    torch.testing.assert_close(pack.predict(family.images[:1])[slot], scores[:1], atol=1e-5, rtol=0)
-    nll = -scores.log()[range(len(scores)), family.labels]
+    pack = classifier.pack(1)
+    slot = pack.join(classifier.default, seed=1, horizon=HORIZON)
+    scores = pack.predict(classifier.images, batch_size=4)[slot]
+    assert scores.shape == (len(classifier.images), len(CLASSES))
+    torch.testing.assert_close(pack.predict(classifier.images[:1])[slot], scores[:1], atol=1e-5, rtol=0)
+    nll = -scores.log()[range(len(scores)), classifier.labels]
     batches = torch.stack([part.mean() for part in nll.split(4)])
     assert (batches - math.log(4)).abs().max() > 1e-3
     assert batches.std() > 1e-4
 
 
-def test_evaluation_is_deterministic_and_covers_every_image(family: Family) -> None:
-    pack = family.pack(1)
-    slot = pack.join(family.variants(4)[3], seed=1, horizon=HORIZON)
+def test_evaluation_is_deterministic_and_covers_every_image(classifier: Family) -> None:
+    pack = classifier.pack(1)
+    slot = pack.join(classifier.variants(4)[3], seed=1, horizon=HORIZON)
     pack.step()
-    first, second = pack.predict(family.images, batch_size=5)[slot], pack.predict(family.images, batch_size=5)[slot]
-    assert len(first) == len(family.images)
+    first, second = (
+        pack.predict(classifier.images, batch_size=5)[slot],
+        pack.predict(classifier.images, batch_size=5)[slot],
+    )
+    assert len(first) == len(classifier.images)
     assert torch.equal(first, second)
-    torch.testing.assert_close(first, pack.predict(family.images)[slot], atol=1e-5, rtol=0)
+    torch.testing.assert_close(first, pack.predict(classifier.images)[slot], atol=1e-5, rtol=0)
 
 
-def test_it_learns(family: Family) -> None:
-    pack = family.pack(1)
-    calm = replace(family.default, augmentation=0, batch_size=8, lr=3e-3, warmup=0.0)
+def test_it_learns(classifier: Family) -> None:
+    pack = classifier.pack(1)
+    calm = replace(classifier.default, augmentation=0, batch_size=8, lr=3e-3, warmup=0.0)
     slot = pack.join(calm, seed=1, horizon=10_000)
-    before = -pack.predict(family.images)[slot].log()[range(len(family.labels)), family.labels].mean()
+    before = -pack.predict(classifier.images)[slot].log()[range(len(classifier.labels)), classifier.labels].mean()
     losses(pack, slot, 30)
-    after = -pack.predict(family.images)[slot].log()[range(len(family.labels)), family.labels].mean()
+    after = -pack.predict(classifier.images)[slot].log()[range(len(classifier.labels)), classifier.labels].mean()
     assert after < 0.7 * before

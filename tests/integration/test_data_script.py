@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Run the script with a cache of its own."""
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "LUNGTUNE_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
-        command = [sys.executable, str(ROOT / "scripts/data.py"), *words]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
-
-    return run
+def run(tmp_path, monkeypatch, door) -> Callable:
+    """Run the script with a cache and a working folder of its own."""
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: door("data", *words)
 
 
 @pytest.fixture
@@ -50,8 +47,11 @@ def kaggle(tmp_path) -> Path:
     return tmp_path / "chest_xray"
 
 
-def test_check(run, kaggle):
-    done = run("check", "--data", f"chest_xray:{kaggle}")
+def test_check(kaggle, tmp_path):
+    """In a process of its own, as a user runs it."""
+    environment = {**os.environ, "LUNGTUNE_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
+    command = [sys.executable, str(ROOT / "scripts/data.py"), "check", "--data", f"chest_xray:{kaggle}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "A search may start." in done.stdout
     assert "official validation part of 6 cases is merged into training" in done.stdout
@@ -60,8 +60,8 @@ def test_check(run, kaggle):
 
 def test_check_as_json(run, kaggle):
     done = run("check", "--data", f"chest_xray:{kaggle}", "--json", "--seed", "3")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
     assert found["classes"] == ["normal", "bacterial", "viral"]
     assert found["official"]["train"] == {"normal": 20, "bacterial": 20, "viral": 20}
     assert found["parts"]["test"]["cases"] == 18
@@ -75,10 +75,10 @@ def test_problems_end_with_code_2(run, kaggle):
     broken = kaggle / "chest_xray/train/NORMAL/IM-0003-0001.jpeg"
     broken.write_bytes(broken.read_bytes()[:400])
     done = run("check", "--data", f"chest_xray:{kaggle}")
-    assert done.returncode == 2
-    assert "IM-0003-0001.jpeg is damaged" in done.stdout
-    assert "A search would stop here." in done.stdout
-    found = json.loads(run("check", "--data", f"chest_xray:{kaggle}", "--json").stdout)
+    assert done.code == 2
+    assert "IM-0003-0001.jpeg is damaged" in done.out
+    assert "A search would stop here." in done.out
+    found = json.loads(run("check", "--data", f"chest_xray:{kaggle}", "--json").out)
     assert len(found["unreadable"]) == 1
 
 
@@ -93,15 +93,15 @@ def test_problems_end_with_code_2(run, kaggle):
 )
 def test_mistakes_are_one_sentence(run, kaggle, words, message):
     done = run(*words)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert done.out == ""
+    assert done.err.splitlines()[-1].startswith("error: ")
+    assert message in done.err
+    assert "Traceback" not in done.err
 
 
 def test_sources(run):
     done = run("sources")
-    assert done.returncode == 0
+    assert done.code == 0
     for word in ("chest_xray", "folder", "table", "phantom", "patient=", "leaks="):
-        assert word in done.stdout
+        assert word in done.out

@@ -1,14 +1,11 @@
 """From a finished study to recipe files."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from lungtune import catalog, retrain
 from lungtune.core import recipe
-from lungtune.core.paths import ROOT
 from lungtune.core.study import Study
 from lungtune.data.manifest import Manifest
 from lungtune.errors import SpaceError, StudyError
@@ -75,7 +72,7 @@ def test_every_report_leaves_its_predictions(home):
         tables = summary.reported(study, trial)
         assert len(list(study.checkpoints(trial.number).glob("*.npy"))) == len(trial.reports) == len(tables)
         assert {table.dtype.name for table in tables} == {"float32"}
-        _, best = summary.probabilities(study, trial.best(study.history().objective))
+        best = summary.kept(study, trial.best(study.history().objective)).probabilities
         assert any((table == best).all() for table in tables)
 
 
@@ -114,14 +111,14 @@ def test_a_search_space_is_no_recipe(home):
         recipe.provenance(space, path)
 
 
-def test_the_script_ends_a_mistake_in_one_sentence(home):
-    command = [sys.executable, str(ROOT / "scripts" / "export.py"), "--study"]
-    done = subprocess.run([*command, "minni"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: there is no study 'minni'")
-    assert "Traceback" not in done.stderr
-    done = subprocess.run([*command, "mini", "--top", "3"], capture_output=True, text=True, check=True)
-    first, _, told, following = done.stdout.splitlines()
+def test_the_script_ends_a_mistake_in_one_sentence(home, door):
+    done = door("export", "--study", "minni")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: there is no study 'minni'")
+    assert "Traceback" not in done.err
+    done = door("export", "--study", "mini", "--top", 3)
+    assert done.code == 0
+    first, _, told, following = done.out.splitlines()
     assert Path(first).is_file()
     assert told.startswith("2 written")
     assert following == f"next: python scripts/retrain.py {first}"

@@ -1,8 +1,6 @@
 """Does a parameter help? The same recipe with other values, the same seeds, one opening of the test set."""
 
 import json
-import runpy
-import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -12,7 +10,6 @@ from lungtune import catalog
 from lungtune import compare as module
 from lungtune.core import params as parameters
 from lungtune.core import recipe as recipes
-from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import Objective
 from lungtune.data import dataset
@@ -141,16 +138,14 @@ def test_a_value_that_fails_is_told_and_the_rest_is_compared(home, recipe, monke
     assert "Not computed" in effect_report.markdown(found)
 
 
-def test_a_mistake_is_told_before_anything_is_read_or_written(home, recipe, monkeypatch, capsys):
+def test_a_mistake_is_told_before_anything_is_read_or_written(home, recipe, monkeypatch, door):
     monkeypatch.setattr(dataset, "inspect", lambda *_, **__: pytest.fail("the data were read"))
     with pytest.raises(
         SpaceError, match=r"'lora_dropou' is not a parameter of clip_lora\. Did you mean 'lora_dropout'"
     ):
         retrain(recipe, compare="lora_dropou=0,1")
-    monkeypatch.setattr(sys, "argv", ["retrain.py", str(recipe), "--compare", "lora_dropout=7"])
-    with pytest.raises(SystemExit, match="2"):
-        runpy.run_path(str(ROOT / "scripts" / "retrain.py"), run_name="__main__")
-    assert capsys.readouterr().err == "error: --compare: lora_dropout <= 0.9 must hold, but got 7.0.\n"
+    done = door("retrain", recipe, "--compare", "lora_dropout=7")
+    assert (done.code, done.err) == (2, "error: --compare: lora_dropout <= 0.9 must hold, but got 7.0.\n")
     assert not (home / "models").exists()
 
 

@@ -2,15 +2,12 @@
 
 import dataclasses
 import json
-import runpy
-import sys
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from lungtune import controls, runs
-from lungtune.core.paths import ROOT
 from lungtune.core.study import Study
 from lungtune.data import dataset
 from lungtune.data.dataset import Part
@@ -192,8 +189,5 @@ def test_a_searchs_last_words_can_say_that_its_best_has_collapsed(home):
     assert found == "The model has collapsed: it predicts 'covid' for 100.0 % of the cases."
 
 
-def test_the_script_passes_the_wish_on(home, recipe, masks, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["retrain.py", str(recipe), "--test", "--no-blackout"])
-    with pytest.raises(SystemExit, match="0"):
-        runpy.run_path(str(ROOT / "scripts" / "retrain.py"), run_name="__main__")
-    assert controls.LEFT_OUT in capsys.readouterr().out
+def test_the_script_passes_the_wish_on(home, recipe, masks, door):
+    assert controls.LEFT_OUT in door("retrain", recipe, "--test", "--no-blackout").out

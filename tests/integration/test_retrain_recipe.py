@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import runpy
 import subprocess
 import sys
 
@@ -11,7 +10,6 @@ import pytest
 from filelock import FileLock
 
 from lungtune import retrain as module
-from lungtune.core.paths import ROOT
 from lungtune.data import dataset
 from lungtune.errors import CheckpointError, DataError, SpaceError, StudyError, TrialError
 from lungtune.evaluate import metrics, report
@@ -80,8 +78,12 @@ def test_the_report_is_whole_and_says_what_it_must(home, recipes):
     assert {path.name for path in done.folder.glob("*.png")} == {"validation_confusion.png", "validation_roc.png"}
 
 
-def test_the_weights_load_without_lungtune(home, recipes):
-    """The README's own snippet, in a process that cannot import lungtune, gives the report's probabilities."""
+@pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_weights_load_without_lungtune(home, recipes, monkeypatch, capsys, fresh):
+    """The README's own snippet, where lungtune can't be imported, gives the report's probabilities.
+
+    Here, and in a fresh process, which imports open_clip and timm for five to ten seconds.
+    """
     done = retrain(recipes[0])
     readme = (done.weights / "README.md").read_text()
     snippet = readme.split("```python\n")[1].split("```")[0]
@@ -89,12 +91,18 @@ def test_the_weights_load_without_lungtune(home, recipes):
     case = table(done.folder / "validation.csv")[0]
     entries = dataset.inspect(retrain_study.SOURCE, seed=3).manifest.parts["validation"]
     picture = entries.path[entries.case_id.index(case["case_id"])]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-c", blocked, str(done.weights), picture],
-        capture_output=True, text=True, check=True, env=environment,
-    )  # fmt: skip
-    alone = json.loads(ran.stdout)
+    words = ["-c", blocked, str(done.weights), picture]
+    if fresh:
+        told = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
+    else:
+        with monkeypatch.context() as hidden:
+            for name in [name for name in sys.modules if name.split(".")[0] in ("lungtune", "trainables")]:
+                hidden.setitem(sys.modules, name, None)
+            hidden.setattr(sys, "argv", words[1:])
+            capsys.readouterr()
+            exec(compile(snippet, "README.md", "exec"), {})
+        told = capsys.readouterr().out
+    alone = json.loads(told)
     assert alone == {name: pytest.approx(float(case[name]), abs=0.02) for name in alone}
 
 
@@ -266,15 +274,12 @@ def test_a_run_that_fails_says_so(home, recipes, monkeypatch):
         retrain(recipes[0])
 
 
-def test_the_script_prints_the_headline_and_ends_a_mistake_in_one_sentence(home, recipes, monkeypatch, capsys):
-    script = str(ROOT / "scripts" / "retrain.py")
-    monkeypatch.setattr(sys, "argv", [script, str(recipes[0]), "--test"])
-    with pytest.raises(SystemExit, match="0"):
-        runpy.run_path(script, run_name="__main__")
-    told = capsys.readouterr().out
-    assert told.startswith("reproduced: yes, searched")
-    assert "test: 36 images" in told
-    done = subprocess.run([sys.executable, *sys.argv], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: the test set of the study 'mini' was opened on")
-    assert "Traceback" not in done.stderr
+def test_the_script_prints_the_headline_and_ends_a_mistake_in_one_sentence(home, recipes, door):
+    done = door("retrain", recipes[0], "--test")
+    assert done.code == 0
+    assert done.out.startswith("reproduced: yes, searched")
+    assert "test: 36 images" in done.out
+    done = door("retrain", recipes[0], "--test")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: the test set of the study 'mini' was opened on")
+    assert "Traceback" not in done.err

@@ -1,58 +1,51 @@
 """A study on a real Ray cluster of two nodes: both train for it, and when one goes the other finishes the work."""
 
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
 
 from lungtune.core import journal
-from lungtune.core.study import Study
 from lungtune.core.trial import State
+from lungtune.search import cluster, loop
+from lungtune.search.conductor import Conductor
 
-HERE = Path(__file__).parent
+simulated = pytest.importorskip("simulated")
 TRIALS = 5
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
     """The study, after one of two nodes was killed while both trained."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    second = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    home = tmp_path_factory.mktemp("home")
-    folder = home / "studies" / "cluster"
-    env = os.environ | {"RAY_ADDRESS": cluster.address, "LUNGTUNE_HOME": str(home), "PYTHONPATH": str(HERE)}
-    env["MLFLOW_TRACKING_URI"] = f"sqlite:///{home}/mlflow.db"
-    command = [sys.executable, str(HERE / "drive.py"), str(folder), str(TRIALS), "0.3"]
-    with open(home / "log", "w") as log:
-        driver = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: reports_after_both_hosts(folder) >= 4, driver)
-        cluster.remove_node(second, allow_graceful=False)
-        assert driver.wait(timeout=150) == 0, (home / "log").read_text()[-3000:]
-    finally:
-        driver.kill()
-        driver.wait()
-        cluster.shutdown()
-    return Study(folder)
+    space = simulated.space(TRIALS, faults=("none",), seconds=0.3)
+    study = simulated.begin(tmp_path_factory.mktemp("studies") / "cluster", space)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        second = nodes.add_node(num_cpus=1)
+        nodes.wait_for_nodes()
+        patch.setenv("RAY_ADDRESS", nodes.address)
+        killed = []
+
+        def kill_the_second():
+            """What the loop does between reports."""
+            if not killed and reports_after_both_hosts(study) >= 4:
+                killed.append(second)
+                nodes.remove_node(second, allow_graceful=False)
+
+        try:
+            cluster.start()
+            loop.run_trials(Conductor(study, space, 0), kill_the_second, simulated.SimulatedHost)
+        finally:
+            cluster.stop()
+            nodes.shutdown()
+            study.release()
+    assert killed
+    return study
 
 
-def wait_until(reached, driver, seconds=120):
-    end = time.monotonic() + seconds
-    while not reached():
-        assert driver.poll() is None, "the driver ended too early"
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
-def reports_after_both_hosts(folder):
-    if not (folder / "journal.jsonl").exists():
-        return 0
-    kinds = [event["event"] for event in journal.read(folder / "journal.jsonl")]
+def reports_after_both_hosts(study):
+    kinds = [event["event"] for event in journal.read(study.journal_path)]
     return kinds.count("report") if kinds.count("host") == 2 else 0
 
 

@@ -1,6 +1,5 @@
 """One real Ray run in which ten kinds of trial go wrong: each ends as it should, and the study goes on."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -31,13 +30,14 @@ def ended(tmp_path_factory):
     """The study after its run, with four trials the sampler chose behind the ten bad ones."""
     space = simulated.space(len(FAULTS) + 4, faults=tuple(FAULTS), slots=3)
     study = simulated.begin(tmp_path_factory.mktemp("studies") / "faults", space)
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
-    cluster.start()
-    try:
-        loop.run_trials(Conductor(study, space, 0), lambda: None, simulated.SimulatedHost)
-    finally:
-        cluster.stop()
-        study.release()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        cluster.start()
+        try:
+            loop.run_trials(Conductor(study, space, 0), lambda: None, simulated.SimulatedHost)
+        finally:
+            cluster.stop()
+            study.release()
     return study
 
 

@@ -19,17 +19,21 @@ simulated = pytest.importorskip("simulated")
 TRIALS = 12
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-def test_killed_and_resumed_is_as_never_killed(tmp_path, kills):
+@pytest.mark.parametrize(
+    ("kills", "lines"),
+    [(1, (10, 40)), pytest.param(10, (1, 15), marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+)
+def test_killed_and_resumed_is_as_never_killed(tmp_path, furnish, kills, lines):
+    """Once, in the midst of it; or again and again, before the first trial too."""
     folder = tmp_path / "killed"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "LUNGTUNE_HOME": str(tmp_path)}
-    env["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/mlflow.db"
+    env["MLFLOW_TRACKING_URI"] = furnish(tmp_path / "mlflow.db")
     command = [sys.executable, str(Path(__file__).parent / "drive.py"), str(folder), str(TRIALS), "0.25"]
     chance = random.Random(kills)
     for _ in range(kills):
         with open(tmp_path / "log", "ab") as log:
             process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-        wait_for_growth(folder, process, chance.randint(1, 15))
+        wait_for_growth(folder, process, chance.randint(*lines))
         time.sleep(chance.random() * 0.3)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lungtune.core import journal
+from lungtune.search import driver
 
 ROOT = Path(__file__).parents[2]
 PHANTOMS = "phantom,n=160,test=60"
@@ -100,10 +101,12 @@ def test_mlflow_holds_one_run_per_trial_under_one_parent(searched):
     )
 
 
-def test_the_recipe_retrains_to_the_number_it_promised(searched):
+def test_the_recipe_retrains_to_the_number_it_promised(searched, monkeypatch, door):
+    """In a process of its own, as the search's were."""
     home = searched["home"]
-    code, _, err = finish(script("export", "--study", "main", home=home))
-    assert code == 0, err
+    monkeypatch.setenv("LUNGTUNE_HOME", str(home))
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(home / "cache"))
+    assert door("export", "--study", "main").code == 0
     code, out, err = finish(script("retrain", str(home / "recipes" / "main-1.yaml"), home=home))
     assert code == 0, err
     assert "reproduced: yes" in out
@@ -124,10 +127,14 @@ def test_the_recipe_retrains_to_the_number_it_promised(searched):
         (["--resume", "--study", "none"], "there is no study 'none'"),
     ],
 )
-def test_a_mistake_ends_in_one_sentence_and_leaves_nothing(tmp_path, words, sentence):
-    code, _, err = finish(script("search", *words, home=tmp_path))
-    assert code == 2
-    assert sentence in err
-    assert "Traceback" not in err
-    assert err.count("error:") == 1
+def test_a_mistake_ends_in_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, door, words, sentence):
+    monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
+    started = []
+    monkeypatch.setattr(driver, "_start_ray", lambda: started.append(True))
+    done = door("search", *words)
+    assert (done.code, started) == (2, [])
+    assert sentence in done.err
+    assert "Traceback" not in done.err
+    assert done.err.count("error:") == 1
     assert not list(tmp_path.glob("studies/*"))

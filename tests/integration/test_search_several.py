@@ -1,11 +1,13 @@
-"""One search over two spaces, as a user runs it: a leaderboard, recipes of either family, retraining with masks."""
+"""One search over two spaces: a leaderboard, recipes of either family, retraining with masks."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +29,24 @@ def script(name: str, *words: str, home: Path) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    home = tmp_path_factory.mktemp("home")
-    words = ["--space", "res_unet,resnet152_head", "--data", "phantom,n=100,test=30", "--profile", "demo"]
-    words += ["--trials", "4", "--study", "both", "--set", "fidelity.max=1.2", "--set", "fidelity.min=0.3"]
-    code, out, err = script("search", *words, home=home)
-    assert code == 0, err
+def searched(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path], str]) -> dict[str, Any]:
+    home, out = tmp_path_factory.mktemp("home"), io.StringIO()
+    furnish(home / "mlflow" / "state" / "mlflow.db")
+    options = driver.Options(
+        space="res_unet,resnet152_head", data="phantom,n=100,test=30", profile="demo", trials=4, study="both",
+        settings={"fidelity.max": 1.2, "fidelity.min": 0.3},
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("LUNGTUNE_HOME", str(home))
+        patch.setenv("LUNGTUNE_CACHE", str(home / "cache"))
+        code = driver.run(options, Console(file=out, width=200))
     summary = home / "studies" / "both" / "summary.json"
-    return {"home": home, "code": code, "out": out, "err": err, "summary": json.loads(summary.read_text())}
+    return {"home": home, "code": code, "out": out.getvalue(), "summary": json.loads(summary.read_text())}
 
 
 def test_every_space_has_its_source_configuration_and_the_leaderboard_says_who_wins(searched: dict[str, Any]) -> None:
-    assert searched["code"] == 0, searched["err"]
+    assert searched["code"] == 0
     trials, board = searched["summary"]["trials"], searched["summary"]["leaderboard"]
     assert [t["params"]["space"] for t in trials[:2]] == ["res_unet", "resnet152_head"]
     assert [t["origin"] for t in trials[:2]] == ["start", "start"]

@@ -10,14 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from lungtune.core.paths import ROOT
 from lungtune.errors import StudyError
-from lungtune.tracking import Tracker, server, store, sync
+from lungtune.tracking import Tracker, server, sync
 from tests.integration import tracking_study as made
 
 TRIALS = 5
@@ -63,34 +64,49 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
 
 
+DOOR = """
+import runpy, subprocess, sys
+class Told(subprocess.Popen):
+    def __init__(self, *words, **more):
+        super().__init__(*words, **more)
+        if more.get("start_new_session"):
+            print(self.pid, flush=True)
+subprocess.Popen = Told
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+class Running(NamedTuple):
+    """The server behind the door, and what the door said when it opened."""
+
+    pid: int
+    port: int
+    said: list[str]
+
+
 @pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    """A real server, started as scripts/ui.py starts it, in its own home."""
-    folder = tmp_path_factory.mktemp("server")
-    port = free()
-    uri = f"sqlite:///{folder}/mlflow.db"
-    store.settle_environment()
-    store.prepare(uri)
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = server.command(uri, port)
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=log, stderr=log, cwd=folder)
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
-            break
-        except OSError:
-            assert process.poll() is None, (folder / "log").read_text()
-            time.sleep(0.2)
-    yield process, port
-    os.killpg(process.pid, signal.SIGCONT)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def running(tmp_path_factory, furnish):
+    """A real server: scripts/ui.py opens it in a home of its own, where a study is; Ctrl-C ends it."""
+    home, port = tmp_path_factory.mktemp("server"), free()
+    environment = {**os.environ, "LUNGTUNE_HOME": str(home)}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    made.write(home / "studies/clip_lora-1", made.script(3))
+    assert sync(home / "studies/clip_lora-1", furnish(home / "mlflow/state/mlflow.db"))
+    command = [sys.executable, "-c", DOOR, str(ROOT / "scripts/ui.py"), "--port", str(port)]
+    opened = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=home)
+    pid = int(opened.stdout.readline())
+    yield Running(pid, port, [opened.stdout.readline() for _ in range(2)])
+    opened.send_signal(signal.SIGINT)
+    assert opened.wait(15) == 0
+    opened.stdout.close()
+    assert server.free_port(port) == port
+    assert not list(home.glob("**/mlruns"))
 
 
 @pytest.fixture
 def proxy(running):
-    proxy = Proxy(running[1])
+    proxy = Proxy(running.port)
     yield proxy
     proxy.listener.close()
 
@@ -179,21 +195,20 @@ def test_slow(running, proxy, tmp_path, request):
 
 
 def test_hung(running, patience, tmp_path, request):
-    process, port = running
     study, events = study_of(tmp_path, request)
-    uri = f"http://127.0.0.1:{port}"
+    uri = f"http://127.0.0.1:{running.port}"
     tracker = Tracker(study, uri).start()
     made.write(study, events[:15])
     while tracker.state().undelivered:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGSTOP)
+    os.killpg(running.pid, signal.SIGSTOP)
     try:
         slowest = made.write(study, events[15:], pause=0.02)
         began = time.monotonic()
         delivery = tracker.stop(timeout=2.0)
         took = time.monotonic() - began
     finally:
-        os.killpg(process.pid, signal.SIGCONT)
+        os.killpg(running.pid, signal.SIGCONT)
     assert took < 2.5
     assert delivery.undelivered > 0
     assert slowest < 1.0  # an fsync on a busy machine, not a request
@@ -202,32 +217,28 @@ def test_hung(running, patience, tmp_path, request):
     check_whole(uri, study)
 
 
-def test_the_door_opens_serves_and_shuts(tmp_path):
-    home, port = tmp_path / "home", free()
-    environment = {**os.environ, "LUNGTUNE_HOME": str(home)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    made.write(home / "studies/clip_lora-1", made.script(3))
-    door = [sys.executable, str(Path(__file__).parents[2] / "scripts/ui.py")]
-    command = [*door, "--sync", "clip_lora-1"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "MLflow holds all of 'clip_lora-1'" in done.stdout
-    opened = subprocess.Popen([*door, "--port", str(port)], env=environment, stdout=subprocess.PIPE, text=True)
-    assert f"http://127.0.0.1:{port} " in opened.stdout.readline()
-    assert f"clip_lora-1: http://127.0.0.1:{port}/#/experiments/" in opened.stdout.readline()
-    with pytest.raises(StudyError, match=f"port {port} can't be used"):
-        server.free_port(port)
-    opened.send_signal(signal.SIGINT)
-    assert opened.wait(15) == 0
-    opened.stdout.close()
-    assert server.free_port(port) == port
-    assert not list(tmp_path.glob("**/mlruns"))
+def test_the_door_says_where_and_takes_its_port(running):
+    """That Ctrl-C shuts it, and leaves nothing behind, is looked at when its server is needed no more."""
+    url = f"http://127.0.0.1:{running.port}"
+    assert f"{url} " in running.said[0]
+    assert f"clip_lora-1: {url}/#/experiments/" in running.said[1]
+    with pytest.raises(StudyError, match=f"port {running.port} can't be used"):
+        server.free_port(running.port)
 
 
-def test_a_server_of_the_users_is_only_named(tmp_path):
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": "https://user:secret@mlflow.example:8443"}
-    door = [sys.executable, str(Path(__file__).parents[2] / "scripts/ui.py")]
-    done = subprocess.run(door, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0
-    assert "mlflow.example" in done.stdout
-    assert "secret" not in done.stdout
+def test_a_study_is_delivered_through_the_door(tmp_path, monkeypatch, furnish, door):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
+    furnish(tmp_path / "mlflow/state/mlflow.db")
+    made.write(tmp_path / "studies/clip_lora-1", made.script(3))
+    done = door("ui", "--sync", "clip_lora-1")
+    assert (done.code, done.err) == (0, "")
+    assert "MLflow holds all of 'clip_lora-1'" in done.out
+
+
+def test_a_server_of_the_users_is_only_named(monkeypatch, door):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:secret@mlflow.example:8443")
+    done = door("ui")
+    assert done.code == 0
+    assert "mlflow.example" in done.out
+    assert "secret" not in done.out

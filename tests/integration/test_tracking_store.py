@@ -6,7 +6,6 @@ import itertools
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -26,19 +25,9 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"])
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.settle_environment()
-    store.prepare(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def uri(tmp_path, empty_store):
-    (tmp_path / "state").mkdir()
-    shutil.copy(empty_store, tmp_path / "state/mlflow.db")
-    return f"sqlite:///{tmp_path}/state/mlflow.db"
+def uri(tmp_path, furnish):
+    return furnish(tmp_path / "state/mlflow.db")
 
 
 @pytest.fixture
@@ -290,12 +279,11 @@ def test_a_schema_cut_short_is_made_again(tmp_path):
     ("revision", "words"),
     [("ffffffffffff", "newer MLflow"), ("451aebb31d03", "mlflow db upgrade"), (None, "no complete MLflow store")],
 )
-def test_a_store_of_another_version_says_so(tmp_path, empty_store, revision, words):
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
+def test_a_store_of_another_version_says_so(tmp_path, furnish, revision, words):
+    uri, study = furnish(tmp_path / "mlflow.db"), tmp_path / "study"
     with sqlite3.connect(tmp_path / "mlflow.db") as db:
         change = f"update alembic_version set version_num='{revision}'" if revision else "drop table alembic_version"
         db.execute(change)
-    uri, study = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "study"
     with pytest.raises(StudyError, match=words):
         store.prepare(uri)
     made.write(study, made.script(2))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lungtune.core.params import param
-from lungtune.core.trainable import LoraTarget, Trainable
+from lungtune.core.trainable import Classifier, LoraTarget
 from lungtune.nn.mixture import Phase
 from lungtune.nn.pack import Pack
 from lungtune.nn.slots import Slots
@@ -56,7 +56,7 @@ class Net(nn.Module):
         return self.head(F.gelu(self.second(F.gelu(self.first(x.flatten(1))))))
 
 
-class Toy(Trainable):
+class Toy(Classifier):
     """A family as small as can be, to test the pack without a real backbone."""
 
     summary = "toy"

@@ -84,7 +84,7 @@ def gathered(settings: Mapping[str, Any]) -> dict[str, Any]:
     return rest
 
 
-def apply(space: SearchSpace, trainable: Trainable, metrics: Mapping[str, str], key: str, value: Any) -> SearchSpace:
+def apply(space: SearchSpace, trainable: Trainable, key: str, value: Any) -> SearchSpace:
     """Apply one ``--set``: fix a parameter, change a base setting or one of the space's own fields.
 
     A base setting that is fixed is fixed for the start points too: no other backbone is looked for.
@@ -116,8 +116,8 @@ def apply(space: SearchSpace, trainable: Trainable, metrics: Mapping[str, str], 
         return dataclasses.replace(space, **{key: value})
     if key == "sampler" and value in SAMPLERS:
         return dataclasses.replace(space, sampler=value)
-    if key == "objective" and value in metrics:
-        return dataclasses.replace(space, objective=Objective(value, metrics[value]))
+    if key == "objective" and value in trainable.metrics:
+        return dataclasses.replace(space, objective=Objective(value, trainable.metrics[value]))
     known = {*param_specs, *base_specs, *COUNTS, "sampler", "objective", "scheduler"}
     known |= {
         f"{name}.{f.name}"
@@ -127,6 +127,6 @@ def apply(space: SearchSpace, trainable: Trainable, metrics: Mapping[str, str], 
     if key in COUNTS:
         raise SpaceError(f"{key} must be a whole number >= {COUNTS[key]}, but got {value!r}.")
     if key in ("sampler", "objective"):
-        allowed = SAMPLERS if key == "sampler" else metrics
+        allowed = SAMPLERS if key == "sampler" else trainable.metrics
         raise SpaceError(f"{key} must be known.{did_you_mean(str(value), allowed)}")
     raise UnknownSettingError(f"'{key}' can't be set.{did_you_mean(key, known)}")

@@ -125,16 +125,19 @@ class SearchSpace:
 def together(spaces: Sequence[SearchSpace]) -> SearchSpace:
     """Return one space over several: which of them is an axis, each member's own axes hang on it.
 
-    The first one's objective, sampler and scheduler count, the longest fidelity, and the largest number of trials; the
+    The first one's sampler and scheduler count, the longest fidelity, and the largest number of trials; the
     first start point of each member comes first, and is never stopped.
 
     Raises:
-        SpaceError: a space is named twice.
+        SpaceError: a space is named twice, or objectives differ.
     """
     names = [space.name for space in spaces]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled is not None:
         raise SpaceError(f"each space may be named once, but got '{doubled}' twice.")
+    if len({space.objective for space in spaces}) > 1:
+        told = ", ".join(f"{space.objective.metric} ({space.name})" for space in spaces)
+        raise SpaceError(f"spaces searched together must have one objective, but got {told}.")
     first = spaces[0]
     joined = "-".join(names)
     return dataclasses.replace(

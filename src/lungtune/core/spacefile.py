@@ -40,7 +40,7 @@ _KEYS = {
     "seed": int,
     "provenance": dict,
 }
-_PLAIN = {"objective": "macro_f1", "sampler": "tpe", "trials": 24, "slots": 0, "max_slots": 16, "why": ""}
+_PLAIN = {"sampler": "tpe", "trials": 24, "slots": 0, "max_slots": 16, "why": ""}
 _PROFILE_KEYS = {"why", *_KEYS} - {"summary", "family", "profiles", "data", "seed", "provenance"}
 _RANGE_KEYS = {"low", "high", "log", "step"}
 
@@ -48,9 +48,8 @@ _RANGE_KEYS = {"low", "high", "log", "step"}
 class _Reader:
     """Reads one file and collects every mistake before raising."""
 
-    def __init__(self, path: Path, metrics: Collection[str]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.metrics = metrics
         self.problems: list[tuple[int, str]] = []
 
     def problem(self, line: int, message: str) -> None:
@@ -86,7 +85,6 @@ def load_space(
     path: Path,
     family: Callable[[str], Trainable],
     *,
-    metrics: Mapping[str, str],
     profile: str = "full",
     settings: Mapping[str, Any] | None = None,
 ) -> SearchSpace:
@@ -95,7 +93,6 @@ def load_space(
     Args:
         path: the YAML file.
         family: returns a family's trainable by name; raises SpaceError for unknown names.
-        metrics: known metrics and their direction (``max`` or ``min``).
         profile: ``full`` (the file as it stands) or a name under ``profiles:``.
         settings: ``--set`` overrides: a parameter or base field by name, ``trials``, ``sampler``, ``objective``,
             ``fidelity.<field>`` or ``scheduler.<field>``.
@@ -104,7 +101,7 @@ def load_space(
         SpaceError: all mistakes at once, each as ``file:line: sentence``.
     """
     block = yamlfile.load(path)
-    reader = _Reader(path, metrics)
+    reader = _Reader(path)
     reader.keys(block, _KEYS, "key of a space")
     reader.types(block)
     for key in ("family", "params"):
@@ -122,7 +119,7 @@ def load_space(
     space = _resolve(reader, block, layers, trainable, profile)
     for key, value in setting.gathered(settings or {}).items():
         try:
-            space = setting.apply(space, trainable, metrics, key, value)
+            space = setting.apply(space, trainable, key, value)
         except SpaceError as error:
             raise SpaceError(f"--set {key}={value}: {error}") from error
     return space
@@ -154,7 +151,7 @@ def _resolve(
     axes: dict[str, BaseDistribution] = {}
     fixed: dict[str, Any] = {name: spec.default for name, spec in param_specs.items()}
     base: dict[str, Any] = {name: spec.default for name, spec in base_specs.items()}
-    plain: dict[str, Any] = {**_PLAIN}
+    plain: dict[str, Any] = {"objective": next(iter(trainable.metrics)), **_PLAIN}
     fidelity: dict[str, Any] = {"max": 3.0, "min": 1 / 3}
     start: list[Mapping[str, Any]] = []
     fidelity_line = 1
@@ -187,7 +184,7 @@ def _resolve(
             scheduler = reader.tried(lines["scheduler"], Scheduler.of, layer["scheduler"], scheduler) or scheduler
         if "start" in layer:
             start = [_point(reader, every, point, lines["start"]) for point in layer["start"]]
-        for key, known in (("sampler", SAMPLERS), ("objective", reader.metrics)):
+        for key, known in (("sampler", SAMPLERS), ("objective", trainable.metrics)):
             if key in layer and layer[key] not in known:
                 hint = did_you_mean(str(layer[key]), known)
                 reader.problem(lines[key], f"{key} must be known, but got '{layer[key]}'.{hint}")
@@ -202,7 +199,7 @@ def _resolve(
         family=block["family"],
         summary=block.get("summary", ""),
         profile=profile,
-        objective=Objective(plain["objective"], reader.metrics[plain["objective"]]),
+        objective=Objective(plain["objective"], trainable.metrics[plain["objective"]]),
         sampler=plain["sampler"],
         fidelity=resolved,
         scheduler=scheduler,

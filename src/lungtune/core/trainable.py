@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from lungtune.core.objectives import CLASSIFICATION, GENERATION, directions
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +35,9 @@ class LoraTarget:
 
 
 class Trainable(ABC):
-    """One model family. A module ``trainables/<name>.py`` holds one instance of it named ``TRAINABLE``.
+    """One model family: a :class:`Classifier` or a :class:`Generator`.
+
+    A module ``trainables/<name>.py`` holds one instance of it, named ``TRAINABLE``.
 
     The module imports light: no torch at its top. ``Base`` and ``Params`` are frozen dataclasses whose fields
     are made with ``lungtune.core.params.param``. Trials with equal ``Base`` may share a pack; everything in
@@ -51,6 +55,8 @@ class Trainable(ABC):
     """
 
     summary: ClassVar[str]
+    metrics: ClassVar[Mapping[str, str]]
+    """Metric name -> direction: what a space's ``objective:`` may name, the default first."""
     packs: ClassVar[bool] = True
     """Whether trials that train together are quicker: where the whole backbone trains, there is nothing to share."""
     needs_masks: ClassVar[bool] = False
@@ -121,13 +127,43 @@ class Trainable(ABC):
         return images
 
     @abstractmethod
-    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> Mapping[str, torch.Tensor]:
-        """Run a batch.
+    def losses(self, model: torch.nn.Module, inputs: torch.Tensor, targets: Targets, slots: Slots) -> torch.Tensor:
+        """Run a batch of training and return each row's loss ``(N,)``, float32.
 
         Args:
             model: the backbone with the adapters of all slots of the pack attached.
             inputs: ``(N, ...)``, what ``features`` returned; rows of one slot stand together.
+            targets: labels, class weights and masks of the rows.
             slots: which rows belong to which trial, each trial's ``Params`` and its own parameters.
+        """
+
+    @abstractmethod
+    def export(
+        self, base: Any, params: Any, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+    ) -> None:
+        """Write weights that load without lungtune into ``folder``, with a README that shows how.
+
+        Args:
+            base: the family's ``Base``.
+            params: the trial's ``Params``.
+            classes: class names.
+            adapter: what ``Pack.adapter`` returned: own parameters and statistics by name, LoRA by PEFT's names.
+            folder: where to.
+        """
+
+
+class Classifier(Trainable):
+    """A family that tells which class an image shows."""
+
+    metrics: ClassVar[Mapping[str, str]] = directions(CLASSIFICATION)
+
+    def losses(self, model: torch.nn.Module, inputs: torch.Tensor, targets: Targets, slots: Slots) -> torch.Tensor:
+        """See ``Trainable.losses``: ``loss`` of the ``outputs``."""
+        return self.loss(self.outputs(model, inputs, slots), targets, slots)
+
+    @abstractmethod
+    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> Mapping[str, torch.Tensor]:
+        """Run a batch; arguments as in ``losses``.
 
         Returns:
             ``logits`` ``(N, classes)``, and whatever else ``loss`` and ``judge`` want, N rows each.
@@ -152,16 +188,40 @@ class Trainable(ABC):
         """
         return {}
 
+
+class Generator(Trainable):
+    """A family that draws images of a class.
+
+    Its trials are judged by how far drawn images are from real ones, in what ``embedder`` makes of either. Its ``Base``
+    has ``samples``: images of each class drawn for a report.
+    """
+
+    metrics: ClassVar[Mapping[str, str]] = directions(GENERATION)
+
     @abstractmethod
-    def export(
-        self, base: Any, params: Any, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
-    ) -> None:
-        """Write weights that load without lungtune into ``folder``, with a README that shows how.
+    def draw(self, model: torch.nn.Module, labels: Sequence[int], seeds: Sequence[int], slots: Slots) -> torch.Tensor:
+        """Draw images of one trial with its weights as they are.
 
         Args:
-            base: the family's ``Base``.
-            params: the trial's ``Params``.
-            classes: class names.
-            adapter: what ``Pack.adapter`` returned: own parameters and statistics by name, LoRA by PEFT's names.
-            folder: where to.
+            model: the backbone with the trial's adapters attached.
+            labels: class of each image.
+            seeds: of each image's noise: with the same weights, an image is a function of its class and seed.
+            slots: a layout of one slot with a row for each image.
+
+        Returns:
+            float ``(N, 1, H, W)`` in [0, 1].
         """
+
+    @abstractmethod
+    def embedder(self, base: Any, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return what images are compared by: a function from float ``(N, 1, H, W)`` in [0, 1] to ``(N, D)``.
+
+        It depends on nothing that a trial chooses.
+
+        Raises:
+            WeightsError: its pretrained weights cannot be had.
+        """
+
+    @abstractmethod
+    def captions(self, params: Any, classes: Sequence[str]) -> list[str]:
+        """Return what a trial calls each class when it draws."""

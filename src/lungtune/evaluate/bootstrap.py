@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -47,6 +47,18 @@ class Interval:
     def to_dict(self) -> dict[str, float | None]:
         """Return JSON-able fields; an unknown bound is ``None``."""
         return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
+
+
+class Scoring(Protocol):
+    """Scores one report under many weightings of the patients, whatever kind of evidence it is of."""
+
+    patients: int
+
+    def score(self, metric: Any, weights: np.ndarray) -> np.ndarray:
+        """Return the metric ``(D,)`` under whole-number patient weights ``(D, P)``; a row of ones gives it plain."""
+
+    def outside(self, metric: Any, weights: np.ndarray) -> np.ndarray:
+        """Return the metric ``(D,)`` on what draws ``(D, P)`` leave out."""
 
 
 class Scorer:
@@ -86,6 +98,10 @@ class Scorer:
             return np.abs(weights @ self._per_patient("ece")).sum(axis=1) / np.maximum(total[:, 0], 1)
         counts = (weights @ self._per_patient("confusion")).reshape(-1, self.classes, self.classes)
         return _from_counts(metric, counts)
+
+    def outside(self, metric: Metric, weights: np.ndarray) -> np.ndarray:
+        """Return the metric ``(D,)`` on the patients that draws ``(D, P)`` leave out."""
+        return self.score(metric, (weights == 0).astype(weights.dtype))
 
     def _per_patient(self, what: str) -> np.ndarray:
         """Return sums over each patient's cases ``(P, K)``."""
@@ -218,7 +234,11 @@ def interval(
         TrialError: a probability is not finite.
         ValueError: shapes are wrong or the metric is not known.
     """
-    scorer = Scorer(labels, probabilities, groups_of(patients, len(labels)))
+    return scored(Scorer(labels, probabilities, groups_of(patients, len(labels))), metric, draws, seed, level)
+
+
+def scored(scorer: Scoring, metric: Metric, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
+    """Return :func:`interval` of any report, given what scores it."""
     value = scorer.score(metric, np.ones((1, scorer.patients), np.int64))[0]
     return _interval(value, scorer.score(metric, draw(scorer.patients, draws, seed)), scorer.patients, level)
 
@@ -257,7 +277,13 @@ def paired(
     Args as in :func:`interval`; ``first`` and ``second`` are probabilities ``(N, C)``.
     """
     groups = groups_of(patients, len(labels))
-    one, two = Scorer(labels, first, groups), Scorer(labels, second, groups)
+    return between(Scorer(labels, first, groups), Scorer(labels, second, groups), metric, draws, seed, level)
+
+
+def between(
+    one: Scoring, two: Scoring, metric: Metric, draws: int = 1000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Return :func:`paired` of any two reports on the same cases, given what scores each."""
     ones, weights = np.ones((1, one.patients), np.int64), draw(one.patients, draws, seed)
     value = (one.score(metric, ones) - two.score(metric, ones))[0]
     return _interval(value, one.score(metric, weights) - two.score(metric, weights), one.patients, level)

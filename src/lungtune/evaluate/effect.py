@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from lungtune.core import objectives
 from lungtune.core.comparison import shown
 from lungtune.evaluate.bootstrap import Interval, Scorer, _interval, draw, groups_of
-from lungtune.evaluate.metrics import DIRECTIONS
 
 Seeds = np.ndarray | Sequence[np.ndarray]
 """Probabilities ``(N, C)`` of one model, or of several trained with different seeds."""
@@ -37,13 +37,12 @@ def gain(
     """
     groups = groups_of(patients, len(labels))
     count = int(groups.max()) + 1
-    sign = -1 if DIRECTIONS.get(metric) == "min" else 1
     weights = np.vstack([np.ones((1, count), np.int64), draw(count, draws, seed)])
     one, other = (
         np.mean([Scorer(labels, table, groups).score(metric, weights) for table in _seeds(tables)], axis=0)
         for tables in (treatment, control)
     )
-    difference = sign * (one - other)
+    difference = objectives.sign(metric) * (one - other)
     return _interval(difference[0], difference[1:], count, level)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lungtune.core import objectives
 from lungtune.core.comparison import Comparison, shown
 from lungtune.core.synthetic import IMAGES
 from lungtune.evaluate import effect, helped, measures, metrics
@@ -64,7 +65,7 @@ def part(
         value: [metrics.classification(labels, each[seed]["probabilities"], classes)[metric] for seed in seeds]
         for value, each in found.items()
     }
-    sign = -1 if metrics.DIRECTIONS[metric] == "min" else 1
+    sign = objectives.sign(metric)
     rows = [
         {
             "value": value,

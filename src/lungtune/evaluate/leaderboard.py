@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from lungtune.core import objectives
 from lungtune.evaluate import bootstrap, selection
-from lungtune.evaluate.metrics import DIRECTIONS
+from lungtune.evaluate.evidence import Evidence, Probabilities
 from lungtune.evaluate.phrases import cell, interval_text
 
 CLAIMS = (
@@ -26,10 +27,10 @@ _ALL = ""
 
 @dataclass(frozen=True)
 class Contender:
-    """One family's best model: its name, validation probabilities ``(N, C)``, and the score it was chosen by."""
+    """One family's best model: its name, validation evidence or probabilities ``(N, C)``, and what it was chosen by."""
 
     name: str
-    probabilities: np.ndarray
+    evidence: Evidence | np.ndarray
     value: float | None = None
 
 
@@ -38,7 +39,7 @@ def board(
     patients: Sequence[Any] | np.ndarray,
     contenders: Sequence[Contender],
     metric: str = "macro_f1",
-    candidates: Mapping[str, Sequence[np.ndarray]] | None = None,
+    candidates: Mapping[str, Sequence[Evidence | np.ndarray]] | None = None,
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -48,10 +49,10 @@ def board(
     Args:
         labels: whole numbers ``(N,)``.
         patients: an id per case ``(N,)``.
-        contenders: ranked by ``value``, where there is none by the score of the probabilities.
+        contenders: ranked by ``value``, where there is none by the score of the evidence.
         metric: a name in ``METRICS``.
-        candidates: contender -> the probabilities ``(N, C)`` of everything its best was chosen from, e.g.
-            :func:`lungtune.evaluate.summary.reported` of all its trials.
+        candidates: contender -> the evidence of everything its best was chosen from, e.g. all reports of all its
+            trials.
 
     Returns:
         JSON-able: ``metric``, ``rows``, ``corrected`` (the winner's score once the choice among all candidates is
@@ -68,10 +69,9 @@ def board(
     names = [each.name for each in contenders]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"Contenders of different names must be given, but got {names or 'none'}.")
-    sign = 1 if DIRECTIONS.get(metric, "max") == "max" else -1
-    own = {
-        c.name: bootstrap.interval(labels, c.probabilities, patients, metric, draws, seed, level) for c in contenders
-    }
+    sign, groups = objectives.sign(metric), bootstrap.groups_of(patients, len(labels))
+    scorers = {c.name: _evidence(labels, c.evidence).scorer(groups) for c in contenders}
+    own = {name: bootstrap.scored(scorer, metric, draws, seed, level) for name, scorer in scorers.items()}
     score = {c.name: own[c.name].value if c.value is None else float(c.value) for c in contenders}
     ranked = sorted(contenders, key=lambda c: -sign * score[c.name])
     honest = _corrected(
@@ -87,8 +87,8 @@ def board(
         if each.name in honest:
             row["corrected"] = honest[each.name].to_dict()
         if each is not winner:
-            pair = (winner.probabilities, each.probabilities)[::sign]
-            lead = bootstrap.paired(labels, *pair, patients, metric, draws, seed, joint)
+            pair = (scorers[winner.name], scorers[each.name])[::sign]
+            lead = bootstrap.between(*pair, metric, draws, seed, joint)
             shift = 0.0
             if winner.name in honest and each.name in honest:  # how much more the winner owes to its own choice
                 shift = sign * (gained(winner.name) - gained(each.name))
@@ -102,7 +102,7 @@ def board(
 def _corrected(
     labels: np.ndarray,
     patients: Sequence[Any] | np.ndarray,
-    candidates: Mapping[str, Sequence[np.ndarray]],
+    candidates: Mapping[str, Sequence[Evidence | np.ndarray]],
     metric: str,
     seed: int,
     level: float,
@@ -110,13 +110,14 @@ def _corrected(
     """Return per contender, and over all of them, what the best candidate can be expected to score on new patients."""
     if len(set(map(str, patients))) < 2:
         return {}
-    tables = {name: list(each) for name, each in candidates.items() if len(each)}
-    if len(tables) == len(candidates):  # without everyone's candidates, the choice of the winner can't be repeated
-        tables[_ALL] = [table for each in tables.values() for table in each]
-    return {
-        name: selection.corrected(labels, each, patients, metric, seed=seed, level=level)
-        for name, each in tables.items()
-    }
+    known = {name: [_evidence(labels, one) for one in each] for name, each in candidates.items() if len(each)}
+    if len(known) == len(candidates):  # without everyone's candidates, the choice of the winner can't be repeated
+        known[_ALL] = [one for each in known.values() for one in each]
+    return {name: selection.expected(each, patients, metric, seed=seed, level=level) for name, each in known.items()}
+
+
+def _evidence(labels: np.ndarray, given: Evidence | np.ndarray) -> Evidence:
+    return Probabilities(labels, given) if isinstance(given, np.ndarray) else given
 
 
 def sentence(found: Mapping[str, Any]) -> str:

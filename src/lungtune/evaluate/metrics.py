@@ -19,26 +19,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lungtune.core.objectives import CLASSIFICATION, directions
 from lungtune.errors import TrialError
 
 if TYPE_CHECKING:
     import numpy as np
 
-METRICS: Mapping[str, tuple[str, str]] = {
-    "macro_f1": ("max", "mean over the classes of F1; every class counts the same"),
-    "balanced_accuracy": ("max", "mean over the classes of recall"),
-    "accuracy": ("max", "share of cases classified right; read it beside the constant-class baseline"),
-    "macro_auroc": ("max", "mean over the classes of the one-vs-rest area under the ROC curve"),
-    "macro_ap": ("max", "mean over the classes of the one-vs-rest average precision"),
-    "mcc": ("max", "Matthews correlation of labels and predictions, 0 for a constant class"),
-    "nll": ("min", "negative log-likelihood of the right class, nats per case"),
-    "brier": ("min", "squared distance of the probabilities from the truth, summed over the classes"),
-    "ece": ("min", "expected calibration error of the predicted class, 15 bins"),
-}
+METRICS = CLASSIFICATION
 """Metric name -> (direction ``max`` or ``min``, meaning). Reports also carry ``recall_<class>`` per class."""
 
-DIRECTIONS: Mapping[str, str] = {name: direction for name, (direction, _) in METRICS.items()}
-"""Metric name -> direction: what a space's ``objective:`` may name."""
+DIRECTIONS: Mapping[str, str] = directions(METRICS)
+"""Metric name -> direction: what the space of a classifier may name as its ``objective:``."""
 
 ECE_BINS = 15
 FLOOR = 1e-12

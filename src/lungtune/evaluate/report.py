@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lungtune.core.journal import write_atomic
+from lungtune.core.objectives import CLASSIFICATION
 from lungtune.core.recipe import Provenance
 from lungtune.core.space import SearchSpace
 from lungtune.evaluate import seeds
@@ -98,10 +99,10 @@ def reproduction(
     """Compare the retrained score with the searched one.
 
     On the same machine with as many threads the two are equal. Other hardware or libraries round differently, which
-    tips single cases: scores count as equal within 0.01 or two cases, whichever is more. ``differences`` are the
-    versions that changed since the search, {name: [then, now]}.
+    tips single cases: scores count as equal within 0.01 or two cases, whichever is more, and a generator's within
+    0.02 or 2 %. ``differences`` are the versions that changed since the search, {name: [then, now]}.
     """
-    tolerance = max(0.01, 2 / cases)
+    tolerance = max(0.01, 2 / cases) if metric in CLASSIFICATION else max(0.02, 0.02 * abs(searched))
     verdict = "not compared" if edited else "yes" if abs(searched - retrained) <= tolerance else "no"
     return {
         "reproduced": verdict,

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lungtune.evaluate.bootstrap import Interval, Metric, Scorer, _interval, draw, groups_of
-from lungtune.evaluate.metrics import DIRECTIONS
+from lungtune.core import objectives
+from lungtune.evaluate.bootstrap import Interval, Metric, _interval, draw, groups_of
+from lungtune.evaluate.evidence import Evidence, Probabilities
 
 
 def corrected(
@@ -43,20 +44,36 @@ def corrected(
     Raises:
         ValueError: no candidate is given, shapes are wrong, the metric is not known, or there is one patient only.
     """
-    if not len(probabilities):
+    candidates = [Probabilities(labels, table) for table in probabilities]
+    return expected(candidates, patients, metric, draws, seed, level, mode)
+
+
+def expected(
+    candidates: Sequence[Evidence],
+    patients: Sequence[Any] | np.ndarray,
+    metric: Metric = "macro_f1",
+    draws: int = 500,
+    seed: int = 0,
+    level: float = 0.95,
+    mode: str | None = None,
+) -> Interval:
+    """Return :func:`corrected` of reports of any kind, on the same cases.
+
+    Of a generator, samples are drawn and left out with the patients: a report may be the best by the luck of either.
+    """
+    if not len(candidates):
         raise ValueError("At least one candidate must be given.")
-    sign = 1 if (mode or DIRECTIONS.get(metric if isinstance(metric, str) else "", "max")) == "max" else -1
-    groups = groups_of(patients, len(labels))
+    sign = 1 if (mode or objectives.direction(metric)) == "max" else -1
+    groups = groups_of(patients, len(candidates[0].labels))
     count = int(groups.max()) + 1
     if count < 2:
         raise ValueError("At least two patients must be given, but got one.")
     drawn = draw(count, draws, seed)
     drawn = drawn[(drawn == 0).any(axis=1)]  # a draw of everyone leaves no one to score on
-    left_out = (drawn == 0).astype(drawn.dtype)
-    chosen_by, scored = np.empty((len(probabilities), len(drawn))), np.empty((len(probabilities), len(drawn)))
-    for row, table in enumerate(probabilities):
-        scorer = Scorer(labels, table, groups)
-        chosen_by[row], scored[row] = scorer.score(metric, drawn), scorer.score(metric, left_out)
+    chosen_by, scored = np.empty((len(candidates), len(drawn))), np.empty((len(candidates), len(drawn)))
+    for row, each in enumerate(candidates):
+        scorer = each.scorer(groups)
+        chosen_by[row], scored[row] = scorer.score(metric, drawn), scorer.outside(metric, drawn)
     best = np.where(np.isnan(chosen_by), -np.inf, sign * chosen_by).argmax(axis=0)
     outside = scored[best, np.arange(len(drawn))]
     return _interval(np.nanmean(outside), outside, count, level)

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from lungtune.core.journal import write_atomic
 from lungtune.core.space import SPACE, SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import History, Objective, Report, State, Trial
-from lungtune.evaluate import bootstrap, leaderboard, metrics, selection
+from lungtune.evaluate import bootstrap, evidence, leaderboard, selection
+from lungtune.evaluate.evidence import Evidence
 
 
 def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
@@ -23,14 +22,16 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
 
     Args:
         study: the study.
-        patients: a patient id per validation case ``(N,)``, in the order of the checkpoints' probabilities.
+        patients: a patient id per validation case ``(N,)``, in the order of the checkpoints' labels.
 
     Returns:
         ``study``, ``id``, ``space``, ``profile``, ``objective``, ``data``, ``seed``, ``states`` {state: count},
-        ``work`` {passes, passes_if_none_were_stopped, saved}, ``baselines`` {constant {metric: value},
-        start {trial, value, interval}}, ``best`` {trial, params, value, interval, corrected, gain_over_start,
-        gain_over_constant, collapsed (a sentence, empty when it is not)} or null, and ``trials``: number, state,
-        reason, message, origin, params, seed, duplicate_of, value, best {fidelity, checkpoint}, passes, reports.
+        ``work`` {passes, passes_if_none_were_stopped, saved}, ``baselines`` {start {trial, value, interval},
+        constant {metric: value}, and whatever else the search began with, in the same form}, ``best`` {trial, params,
+        value, interval, corrected, gain_over_start, gain_over_constant, gains {baseline: value}, collapsed (a sentence,
+        empty when it is not)} or null, and ``trials``: number, state, reason, message, origin, params, seed,
+        duplicate_of, value, best {fidelity, checkpoint}, passes, reports. Gains are positive where the best trial is
+        better, whatever the metric.
     """
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
@@ -56,7 +57,7 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
             "passes_if_none_were_stopped": round(full, 4),
             "saved": round(1 - spent / full, 4) if full else 0.0,
         },
-        "baselines": {"constant": history.baselines.get("constant", {}), "start": _start(study, history, patients)},
+        "baselines": {"constant": {}, **history.baselines, "start": _start(study, history, patients)},
         "best": _best(study, history, patients),
         "leaderboard": _leaderboard(study, space, history, patients),
         "trials": [_trial(trial, history) for _, trial in sorted(history.trials.items())],
@@ -77,12 +78,12 @@ def _leaderboard(study: Study, space: SearchSpace, history: History, patients: n
     contenders, candidates, spent, labels = [], {}, {}, np.empty(0)
     for member in space.members:
         mine = [trial for trial in history.ranked() if trial.params[SPACE] == member.name]
-        found = probabilities(study, mine[0].best(history.objective)) if mine else None
-        if found is None or len(found[0]) != len(patients):
+        found = kept(study, mine[0].best(history.objective)) if mine else None
+        if found is None or len(found.labels) != len(patients):
             continue
-        labels = found[0]
-        contenders.append(leaderboard.Contender(member.name, found[1], mine[0].value(history.objective)))
-        candidates[member.name] = [table for trial in mine for table in reported(study, trial)]
+        labels = found.labels
+        contenders.append(leaderboard.Contender(member.name, found, mine[0].value(history.objective)))
+        candidates[member.name] = _candidates(study, mine, found)
         every = [t for t in history.trials.values() if t.params[SPACE] == member.name and t.duplicate_of is None]
         best = {"trial": mine[0].number, "params": mine[0].params}
         spent[member.name] = {**best, "trials": len(every), "passes": round(sum(t.fidelity for t in every), 4)}
@@ -92,20 +93,15 @@ def _leaderboard(study: Study, space: SearchSpace, history: History, patients: n
     return {**board, "rows": [row | spent[row["name"]] for row in board["rows"]]}
 
 
-def probabilities(study: Study, report: Report | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the (labels ``(N,)``, probabilities ``(N, C)``) of a report's checkpoint, or None if it is gone."""
+def kept(study: Study, report: Report | None) -> Evidence | None:
+    """Return what a report's checkpoint keeps of it, or None if it is gone."""
     if report is None or report.checkpoint is None:
         return None
-    path = study.folder / report.checkpoint
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError):
-        return None
-    return tensors["labels"], tensors["probabilities"]
+    return evidence.load(study.folder / report.checkpoint)
 
 
 def reported(study: Study, trial: Trial) -> list[np.ndarray]:
-    """Return the validation probabilities ``(N, C)`` of every report of a trial.
+    """Return what is left of every report of a trial: tables of its evidence, such as probabilities ``(N, C)``.
 
     A report whose own table ``<checkpoint>.npy`` is gone counts if its checkpoint is still there, as the best one is.
     """
@@ -116,9 +112,16 @@ def reported(study: Study, trial: Trial) -> list[np.ndarray]:
         try:
             tables.append(np.load((study.folder / report.checkpoint).with_suffix(".npy"), allow_pickle=False))
         except (OSError, ValueError, EOFError):
-            if (found := probabilities(study, report)) is not None:
-                tables.append(found[1])
+            if (found := kept(study, report)) is not None:
+                tables.append(found.table())
     return tables
+
+
+def _candidates(study: Study, trials: Sequence[Trial], like: Evidence) -> list[Evidence]:
+    """Return every report of some trials that has the shape of ``like``, which lends them what all share."""
+    tables = [table for trial in trials for table in reported(study, trial)]
+    shape = like.table().shape
+    return [like.with_table(table) for table in tables if table.shape == shape]
 
 
 def corrected(
@@ -135,14 +138,14 @@ def corrected(
         objective: what trials and reports were chosen by.
 
     Returns:
-        The score, or None when it can't be told: every prediction is lost, or there is one patient only.
+        The score, or None when it can't be told: all evidence is lost, or there is one patient only.
     """
-    kept = (probabilities(study, trial.best(objective)) for trial in ranked)
-    found = next((pair for pair in kept if pair is not None and len(pair[0]) == len(patients)), None)
+    left = (kept(study, trial.best(objective)) for trial in ranked)
+    found = next((each for each in left if each is not None and len(each.labels) == len(patients)), None)
     if found is None or len(set(patients)) < 2:
         return None
-    tables = [table for trial in ranked for table in reported(study, trial) if table.shape == found[1].shape]
-    return selection.corrected(found[0], tables or [found[1]], patients, objective.metric, mode=objective.mode)
+    candidates = _candidates(study, ranked, found) or [found]
+    return selection.expected(candidates, patients, objective.metric, mode=objective.mode)
 
 
 def _trial(trial: Trial, history: History) -> dict[str, Any]:
@@ -180,10 +183,11 @@ def _start(study: Study, history: History, patients: np.ndarray) -> dict[str, An
 
 
 def _score(study: Study, history: History, trial: Trial, patients: np.ndarray) -> dict[str, Any]:
-    found = probabilities(study, trial.best(history.objective))
+    found = kept(study, trial.best(history.objective))
     score: dict[str, Any] = {"value": trial.value(history.objective), "interval": None}
     if found is not None:
-        score["interval"] = bootstrap.interval(*found, patients, history.objective.metric).to_dict()
+        scorer = found.scorer(bootstrap.groups_of(patients, len(found.labels)))
+        score["interval"] = bootstrap.scored(scorer, history.objective.metric).to_dict()
     return score
 
 
@@ -192,9 +196,11 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
     if not ranked:
         return None
     best, metric = ranked[0], history.objective.metric
-    found = probabilities(study, best.best(history.objective))
-    constant = history.baselines.get("constant", {}).get(metric)
+    sign = 1 if history.objective.mode == "max" else -1
+    found = kept(study, best.best(history.objective))
     honest = corrected(study, ranked, patients, history.objective)
+    value = best.value(history.objective)
+    gains = {name: sign * (value - known[metric]) for name, known in history.baselines.items() if metric in known}
     result: dict[str, Any] = {
         "trial": best.number,
         "params": best.params,
@@ -202,13 +208,14 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
         **_score(study, history, best, patients),
         "corrected": None if honest is None else honest.to_dict(),
         "gain_over_start": None,
-        "gain_over_constant": None if constant is None else best.value(history.objective) - constant,
-        "collapsed": "" if found is None else metrics.collapse_sentence(found[1], history.study["data"]["classes"]),
+        "gain_over_constant": gains.get("constant"),
+        "gains": gains,
+        "collapsed": "" if found is None else found.collapsed(history.study["data"]["classes"]),
     }
-    if found is None:
-        return result
     start = _reference(history)
-    other = probabilities(study, start.best(history.objective)) if start else None
-    if start is not None and other is not None:
-        result["gain_over_start"] = bootstrap.paired(found[0], found[1], other[1], patients, metric).to_dict()
+    other = kept(study, start.best(history.objective)) if start else None
+    if found is not None and other is not None:
+        groups = bootstrap.groups_of(patients, len(found.labels))
+        pair = (found.scorer(groups), other.scorer(groups))[::sign]
+        result["gain_over_start"] = bootstrap.between(*pair, metric).to_dict()
     return result

@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lungtune.core.trainable import Trainable
 from lungtune.nn.slots import Slots, Stage
+
+_AT_ONCE = 256
+"""Images whose features are computed together: a head's batch may be too large for what is below it."""
 
 
 class Backbone:
@@ -31,6 +34,7 @@ class Backbone:
         self, trainable: Trainable, base: Any, classes: Sequence[str], device: torch.device, precision: str | None
     ) -> None:
         self.device = device
+        self._trainable = trainable
         self.precision = precision or ("bf16" if device.type == "cuda" else "fp32")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, but got {precision!r}")
@@ -48,3 +52,10 @@ class Backbone:
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with self.stage.showing(slots), mixed:
             yield
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Return the family's ``features`` of images ``(N, 1, H, W)`` in [0, 1], on the device."""
+        with self.showing(None):
+            parts = [self._trainable.features(self.model, some) for some in images.to(self.device).split(_AT_ONCE)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

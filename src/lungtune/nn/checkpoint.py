@@ -102,6 +102,7 @@ def prune(folder: Path, keep: Iterable[str] = (), newest: int = 2) -> None:
     old = sorted(folder.glob(f"*{SUFFIX}"))[: -newest or None]
     for path in (*(p for p in old if p.name not in kept), *folder.glob(f".*{SUFFIX}.*.tmp")):
         path.unlink(missing_ok=True)
+        path.with_suffix(".png").unlink(missing_ok=True)  # what it drew
 
 
 def digest(tensors: dict[str, Tensor], text: str) -> str:

@@ -18,7 +18,6 @@ from lungtune.nn.slots import Slots
 
 Outputs = Mapping[str, Tensor]
 _RATES = ("drop_prob", "drop_path")
-_PARTS = "parts of the batch so far"
 _KNOWN = "_lungtune_modes"
 """Attribute of a network that keeps what ``_modes`` found, so that it goes when the network goes."""
 
@@ -143,9 +142,8 @@ def _drawing(slots: Slots, i: int) -> Iterator[None]:
     if not slots.training:
         yield
         return
-    generator = slots.bits[i].generator
-    part = slots.memo[_PARTS, i] = slots.memo.get((_PARTS, i), -1) + 1
-    devices: Sequence[Any] = [generator.device] if generator.device.type == "cuda" else []
+    device = slots.bits[i].generator.device
+    devices: Sequence[Any] = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(generator.initial_seed() + part)
+        torch.manual_seed(slots.drawing(i))
         yield

@@ -8,7 +8,8 @@ and step: who shares the pack changes nothing but the order of floating-point su
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -19,18 +20,17 @@ from torch import Tensor
 
 from lungtune.core.trainable import Trainable
 from lungtune.errors import TrialError
-from lungtune.nn import lora, memory
+from lungtune.nn import inference, lora, memory
 from lungtune.nn.backbone import Backbone
 from lungtune.nn.bank import Bank, padded
-from lungtune.nn.features import Kept, Sources
+from lungtune.nn.features import Sources
 from lungtune.nn.losses import Targets
 from lungtune.nn.member import Member, undone
 from lungtune.nn.mixture import Extra, Supply
-from lungtune.nn.pixels import Fresh, Masks
+from lungtune.nn.pixels import Masks
 from lungtune.nn.slots import Slots
 
 _log = logging.getLogger(__name__)
-_AT_ONCE = 256  # images whose features are computed together: a head's batch may be too large for what is below it
 
 
 class Pack:
@@ -73,7 +73,7 @@ class Pack:
         self.device = torch.device(device)
         self._backbone = Backbone(trainable, base, classes, self.device, precision)
         self.model, self.precision = self._backbone.model, self._backbone.precision
-        self._sources = Sources(trainable, base, self.model, self._features, self.device, self.precision)
+        self._sources = Sources(trainable, base, self.model, self._backbone.features, self.device, self.precision)
         self._train = self._sources.of(images, masks, None if synthetic is None else synthetic.images)
         self._supply = Supply(images, labels, synthetic, classes, self.device)
         self.rows: int | None = None  # how many rows of a step fit into memory at a time; None: all
@@ -163,8 +163,7 @@ class Pack:
             rows = slice(first, min(first + each, size))
             part = slots if each == size else replace(slots, counts=(rows.stop - first,))
             with self._backbone.showing(part):
-                outputs = self.trainable.outputs(self.model, inputs[rows], part)
-            loss = part.means(self.trainable.loss(outputs, targets.rows(rows), part))
+                loss = part.means(self.trainable.losses(self.model, inputs[rows], targets.rows(rows), part))
             loss = loss * ((rows.stop - first) / size) if each < size else loss
             bank.differentiate(loss.sum(), add=first > 0)
             losses += loss.detach()
@@ -202,7 +201,6 @@ class Pack:
         found = self.judge(images, slots, batch_size=batch_size)
         return {slot: outcome["probabilities"] for slot, outcome in found.items()}
 
-    @torch.no_grad()
     def judge(
         self,
         images: np.ndarray | Tensor,
@@ -226,24 +224,30 @@ class Pack:
         """
         inputs = self._sources.of(images, masks)
         stride = batch_size or inputs.stride
-        return {slot: self._judged(slot, inputs, stride) for slot in (self.slots if slots is None else slots)}
+        return {
+            slot: inference.judge(self.trainable, self.model, self._showing(slot), inputs, stride)
+            for slot in (self.slots if slots is None else slots)
+        }
 
-    def _judged(self, slot: int, inputs: Fresh | Kept, stride: int) -> dict[str, Tensor]:
+    def draw(self, slot: int, labels: Sequence[int], seeds: Sequence[int], stride: int) -> Tensor:
+        """Draw images with a slot's weights as they are, ``stride`` at a time; see ``Generator.draw``.
+
+        Returns:
+            uint8 ``(N, H, W)`` on the CPU.
+        """
+        return inference.draw(self.trainable, self.model, self._showing(slot), labels, seeds, stride)
+
+    def _showing(self, slot: int) -> inference.Showing:
+        """Return what lets the model see so many rows of one slot; what is computed once for a layout is kept."""
         memo: dict[Any, Any] = {}
 
-        def some(first: int, last: int) -> dict[str, Tensor]:
-            layout = self._layout([slot], [last - first], training=False, memo=memo)
-            rows, masks = inputs.plain(first, last)
-            nobody = torch.full((last - first,), -1, device=self.device)
-            known = None if inputs.known is None else inputs.known[first:last]
-            targets = Targets(nobody, torch.ones_like(nobody), masks, known)
-            with self._backbone.showing(layout):
-                outputs = self.trainable.outputs(self.model, rows, layout)
-            judged = {"probabilities": outputs["logits"].float().softmax(1), **self.trainable.judge(outputs, targets)}
-            return {name: value.float().cpu() for name, value in judged.items()}
+        @contextmanager
+        def showing(rows: int) -> Iterator[Slots]:
+            layout = self._layout([slot], [rows], training=False, memo=memo)
+            with torch.no_grad(), self._backbone.showing(layout):
+                yield layout
 
-        parts = memory.in_parts(len(inputs), stride, some)
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return showing
 
     def state(self, slot: int) -> dict[str, Tensor]:
         """Return all that is needed to go on exactly: weights with their moments ``(3, ...)``, and progress.
@@ -292,9 +296,3 @@ class Pack:
             owned=tuple(m.own for m in members),
             statistics=tuple(m.statistics for m in members),
         )
-
-    @torch.no_grad()
-    def _features(self, images: Tensor) -> Tensor:
-        with self._backbone.showing(None):
-            parts = [self.trainable.features(self.model, some) for some in images.to(self.device).split(_AT_ONCE)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)

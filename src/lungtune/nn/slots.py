@@ -14,6 +14,7 @@ from torch import Tensor
 from lungtune.nn.dropout import Bits, kept
 
 _MASK64 = (1 << 64) - 1
+_PARTS = "parts of the batch so far"
 
 
 def mix(*numbers: int) -> int:
@@ -157,6 +158,14 @@ class Slots:
         if key not in self.memo:
             self.memo[key] = {name: tensor.unbind(0) for name, tensor in self.stacked.items()}
         return {name: self.memo[key][name][self.places[i]] for name in self.owned[i]} | dict(self.statistics[i])
+
+    def drawing(self, i: int) -> int:
+        """Return a seed for what the rows of the slot at position ``i`` draw in this pass, dropout of adapters apart.
+
+        Every part of a batch that does not pass as a whole has its own.
+        """
+        part = self.memo[_PARTS, i] = self.memo.get((_PARTS, i), -1) + 1
+        return self.bits[i].generator.initial_seed() + part
 
     def kept(self, x: Tensor, chances: Sequence[float]) -> Tensor | None:
         """Draw what dropout keeps: ones and zeros, an element each; None when nobody drops or trains.

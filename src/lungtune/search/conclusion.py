@@ -13,7 +13,8 @@ from lungtune import catalog
 from lungtune.core import comparison, paths
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.evaluate import leaderboard
+from lungtune.core.trainable import Generator
+from lungtune.evaluate import leaderboard, phrases
 from lungtune.search import live
 
 
@@ -27,6 +28,14 @@ def _interval(values: Mapping[str, float] | None) -> str:
     if not values or values.get("low") is None:
         return ""
     return f" [{values['low']:.3f}, {values['high']:.3f}]"
+
+
+def _baselines(groups: Mapping[str, Any], metric: str) -> list[str]:
+    """A line on the constant class, and one on whatever else the search began with."""
+    known = {name: scores[metric] for name, scores in groups.items() if name != "start" and metric in scores}
+    lines = [f"constant-class baseline {known.pop('constant'):.4f}"] if "constant" in known else []
+    others = "; ".join(f"{phrases.baseline(name)} {value:.4g}" for name, value in known.items())
+    return [*lines, others] if others else lines
 
 
 def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: Console, seconds: float) -> None:
@@ -50,16 +59,15 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
         out("  that is the source configuration: nothing searched so far is better")
     elif start and best["gain_over_start"]:
         gain, sign = best["gain_over_start"], 1 if result["objective"]["mode"] == "max" else -1
-        left = best["corrected"]["value"] - start["value"] if best["corrected"] else gain["value"]
-        beyond = gain["low"] is not None and min(sign * gain["low"], sign * gain["high"], sign * left) > 0
+        left = sign * (best["corrected"]["value"] - start["value"]) if best["corrected"] else gain["value"]
+        beyond = gain["low"] is not None and min(gain["low"], left) > 0
         out(
             f"  source configuration (trial {start['trial']}) {start['value']:.4f}; gain {gain['value']:+.4f}"
             f"{_interval(gain)}, {left:+.4f} after the correction: "
             f"{'beyond chance' if beyond else 'not distinguishable from chance'}"
         )
-    constant = result["baselines"]["constant"].get(metric)
-    if constant is not None:
-        out(f"  constant-class baseline {constant:.4f}")
+    for line in _baselines(result["baselines"], metric):
+        out(f"  {line}")
     if best["collapsed"]:
         out(f"  [bold]{escape(best['collapsed'])}[/bold]")
     if result["leaderboard"]:
@@ -71,6 +79,8 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     recipe = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
     out(f"  python scripts/retrain.py {recipe}   (with --test it opens the locked test set, once per study)")
     made = space.configuration(best["params"])
+    if isinstance(catalog.family(made.family), Generator):
+        out(f"  python scripts/synthesize.py {recipe} --per-class 200   (a bank of images for classifiers to train on)")
     for command in comparison.commands(recipe, catalog.family(made.family), space.of(best["params"]), made.params):
         out(f"  {command}   (does it help? with --test it is asked of the test set too)")
     out("  python scripts/ui.py")

@@ -23,14 +23,13 @@ from lungtune.core import environment, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.core.trainable import Trainable
+from lungtune.core.trainable import Classifier, Trainable
 from lungtune.errors import DataError, SpaceError, StudyError, WeightsError
 from lungtune.evaluate import summary
-from lungtune.search import conclusion, live
+from lungtune.search import conclusion, live, supply
 
 if TYPE_CHECKING:
-    from lungtune.data.bank import Bank
-    from lungtune.data.dataset import Inspection
+    pass
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,6 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
         synthetic.refuse_idle(space)
 
     from lungtune.data import dataset, sources
-    from lungtune.evaluate import baselines
 
     _, path, _ = sources.parse_source(source)
     if path is not None and not path.exists():
@@ -124,7 +122,7 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
             f"{wanting} needs lung masks, but {inspection.source} names none. Name their folder, as in "
             f"chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."
         )
-    bank = _bank(space, inspection, options)
+    bank = supply.bank(space, inspection, options.bank, profile, console)
     data = dataset.load(inspection, made[0][1].image_size, masks=wanting is not None, bank=bank)
     if wanting and not data.train.masked.any():
         raise DataError(f"{wanting} needs lung masks, but no training image of {inspection.source} has one.")
@@ -132,34 +130,23 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     inspection.save(study.split_path)
     counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}
     about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
-    about |= {"bank": bank.to_dict()} if bank else {}
+    if bank:
+        about["bank"] = bank.to_dict()
+        supply.show(bank, study)
     resolved = SearchSpace.from_dict({**space.to_dict(), "trials": trials})
-    constant = baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
     study.begin(resolved, data=about, seed=seed, about=environment.describe())
-    study.append("baselines", constant=constant)
+    _constant(study, resolved, data)
     return study, resolved, data
 
 
-def _bank(space: SearchSpace, inspection: Inspection, options: Options) -> Bank | None:
-    """Return the synthetic images that trials of this search may want, all of them sound; None where none wants any.
+def _constant(study: Study, space: SearchSpace, data: Any) -> None:
+    """Note what a constant class scores; what a generator's trials are read beside, its hosts find out."""
+    from lungtune.evaluate import baselines
 
-    The one place where a search gets its bank: where none is named, one would be made here.
-
-    Raises:
-        SpaceError: some are wanted, but no bank is named.
-        DataError: the bank is damaged, of another training fold, or too small.
-    """
-    from lungtune.data.bank import Bank
-
-    if not synthetic.wanted(space):
-        return None
-    if options.bank is None:
-        raise SpaceError(
-            f"{space.name} trains on synthetic images up to {synthetic.RATIO} {synthetic.wanted(space):g}, so it needs "
-            "a bank of them: name one with --bank DIR (python scripts/synthesize.py makes one), or leave them out with "
-            f"--set {synthetic.RATIO}=0."
+    if isinstance(catalog.family(space.bases[0][0]), Classifier):
+        study.append(
+            "baselines", constant=baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
         )
-    return Bank.open(options.bank).take(inspection.manifest, space)
 
 
 def _families(space: SearchSpace) -> list[tuple[Trainable, Any]]:
@@ -191,7 +178,6 @@ def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) 
 
     from lungtune.data import dataset
     from lungtune.data.bank import Bank
-    from lungtune.evaluate import baselines
 
     made = _families(space)
     for trainable, base in made:
@@ -201,8 +187,7 @@ def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) 
     start_ray()
     data = dataset.load(study.split_path, made[0][1].image_size, bank=bank)
     if not history.baselines:
-        constant = baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
-        study.append("baselines", constant=constant)
+        _constant(study, space, data)
     if options.trials is not None and options.trials != history.target:
         study.append("target", trials=options.trials)
     return study, space, data

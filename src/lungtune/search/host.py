@@ -19,6 +19,7 @@ from typing import Any
 from lungtune import catalog
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
+from lungtune.core.trainable import Generator
 from lungtune.errors import TrialError
 
 
@@ -58,6 +59,8 @@ class PackHost:
 
     def ready(self) -> dict[str, Any]:
         """Wait until trials can be trained; return ``slots``, ``why``, ``rates``, ``device`` and ``node``.
+
+        ``references`` beside them are scores that trials are read beside (``Examiner.references``).
 
         Raises:
             LungtuneError: the backbone or the images cannot be had here.
@@ -188,8 +191,8 @@ class PackHost:
         from lungtune.training import Sessions, device
 
         torch.set_num_threads(self._threads)
-        begun = self._study.history().study
-        space, about = SearchSpace.from_dict(begun["space"]), begun.get("data", {}).get("bank")
+        history = self._study.history()
+        space, about = SearchSpace.from_dict(history.study["space"]), history.study.get("data", {}).get("bank")
         bank = Bank.again(about) if about else None
         sessions = Sessions(
             space,
@@ -205,10 +208,15 @@ class PackHost:
         elif not space.slots and not first.trainable.packs:
             self._about |= {"slots": 1, "why": "each trial trains a whole network: there is nothing to share"}
         elif not space.slots:
-            points = [space.configuration({**space.fixed, **start}).params for start in space.start or ({},)]
-            found = first.fit(space.max_slots, points)
+            found = first.fit(space.max_slots, _starts(space))
             self._about |= {"slots": found.slots, "why": found.why, "rates": [asdict(rate) for rate in found.rates]}
+        if isinstance(first.trainable, Generator) and not history.baselines:
+            self._about["references"] = first.references(_starts(space)[0])
         return sessions
+
+
+def _starts(space: SearchSpace) -> list[Mapping[str, Any]]:
+    return [space.configuration({**space.fixed, **start}).params for start in space.start or ({},)]
 
 
 def _reason(error: BaseException) -> str:

@@ -144,6 +144,9 @@ class Hosts:
                     self.died(place)
             else:
                 place.deaths, place.slots = 0, about["slots"]
+                references = about.pop("references", {})
+                if references and not self.conductor.history.baselines:
+                    self.conductor.note("baselines", **references)
                 self.conductor.note("host", index=place.device, **about)
                 self._make_next(len(self._to_make))
 

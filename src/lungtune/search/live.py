@@ -15,6 +15,7 @@ from rich.text import Text
 
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History, State, Trial
+from lungtune.evaluate import phrases
 
 _STYLES = {
     State.RUNNING: "cyan",
@@ -128,9 +129,9 @@ class View:
         start = next((t for t in self.history.trials.values() if t.origin == "start"), None)
         if start is not None and not math.isnan(start.value(objective)):
             parts.append(f"source configuration {start.value(objective):.4f}")
-        constant = self.history.baselines.get("constant", {}).get(objective.metric)
-        if constant is not None:
-            parts.append(f"constant class {constant:.4f}")
+        for group, scores in self.history.baselines.items():
+            if objective.metric in scores:
+                parts.append(f"{phrases.baseline(group)} {scores[objective.metric]:.4f}")
         return " · ".join(parts)
 
     def _ended(self) -> int:

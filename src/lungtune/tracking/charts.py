@@ -1,4 +1,4 @@
-"""Optuna's charts of a study as one page, and the best trials' confusion matrices and ROC curves."""
+"""Optuna's charts of a study as one page; the best trials' confusion matrices and ROC curves, or their samples."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 BEST = 3
 """How many of the best trials get figures."""
 
+FIGURES = ("figures/roc.png", "figures/samples.png")
+"""The last figure of a trial: when it is there, all are."""
+
 SHARE = 2 / 3
 """Charts that compare parameters do so at the largest fidelity this share of the scored trials reached."""
 
@@ -32,7 +35,7 @@ p {{ margin: 4px 0 8px; color: #555; max-width: 60em }}</style></head><body><h1>
 
 def deliver(folder: Path, projection: Projection, writer: Writer) -> bool:
     """Store the study's documents, charts and figures that are new; False when one did not get through."""
-    for name in ("split.json", "summary.json", "leaderboard.md"):
+    for name in ("split.json", "summary.json", "leaderboard.md", "synthetic.png"):
         try:
             content = (folder / name).read_bytes()
         except OSError:
@@ -47,7 +50,7 @@ def deliver(folder: Path, projection: Projection, writer: Writer) -> bool:
     for trial in history.ranked()[:BEST]:
         best, key = trial.best(history.objective), str(trial.number)
         version = zlib.crc32(str(best).encode())
-        if writer.sent[key].files.get("figures/roc.png") == version:
+        if version in (writer.sent[key].files.get(name) for name in FIGURES):
             continue
         for name, content in figures(folder, history, trial):
             if not writer.put_file(key, name, content, version):
@@ -67,26 +70,30 @@ def page(history: History) -> str:
 
 
 def figures(folder: Path, history: History, trial: Trial) -> Iterator[tuple[str, bytes]]:
-    """Yield a trial's figures, drawn from the validation probabilities in its best checkpoint; none if it has none."""
-    from safetensors import SafetensorError, safe_open
+    """Yield a trial's figures, of what its best checkpoint keeps; none if it is gone or keeps nothing.
+
+    A classifier's are drawn from its validation probabilities; a generator's is ``<checkpoint>.png`` beside the
+    checkpoint, where there is one.
+    """
+    from lungtune.evaluate import evidence
 
     best = trial.best(history.objective)
     if best is None or not best.checkpoint:
         return
-    try:
-        with safe_open(folder / best.checkpoint, framework="np") as file:
-            labels, probabilities = file.get_tensor("labels"), file.get_tensor("probabilities")
-    except (OSError, SafetensorError):  # removed, damaged, or without predictions
-        return
-    from lungtune.evaluate.figures import confusion_png, roc_png
+    path = folder / best.checkpoint
+    found = evidence.load(path)
+    if isinstance(found, evidence.Probabilities):
+        from lungtune.evaluate.figures import confusion_png, roc_png
 
-    classes = [str(name) for name in history.study["data"]["classes"]]
-    title = f"trial {trial.number:03d}: {history.objective.metric} {trial.value(history.objective):.3f}"
-    try:
-        yield "figures/confusion_matrix.png", confusion_png(labels, probabilities, classes, title)
-        yield "figures/roc.png", roc_png(labels, probabilities, classes, title)
-    except ValueError:  # predictions of another study's classes
-        return
+        classes = [str(name) for name in history.study["data"]["classes"]]
+        title = f"trial {trial.number:03d}: {history.objective.metric} {trial.value(history.objective):.3f}"
+        try:
+            yield "figures/confusion_matrix.png", confusion_png(found.labels, found.probabilities, classes, title)
+            yield "figures/roc.png", roc_png(found.labels, found.probabilities, classes, title)
+        except ValueError:  # predictions of another study's classes
+            return
+    elif found is not None and (sheet := path.with_suffix(".png")).is_file():
+        yield "figures/samples.png", sheet.read_bytes()
 
 
 def common_fidelity(history: History) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lungtune.core.trial import History, State, Trial
+from lungtune.evaluate import phrases
 from lungtune.tracking import limits
 
 
@@ -28,7 +29,7 @@ def study(history: History, summary: Mapping[str, Any]) -> str:
     rows = []
     for baseline, values in history.baselines.items():
         if metric in values:
-            rows.append((f"{baseline} class", values[metric], ""))
+            rows.append((phrases.baseline(baseline), values[metric], ""))
     start = next((t for t in history.trials.values() if t.origin == "start"), None)
     if start is not None and not math.isnan(start.value(objective)) and start.state is not State.FAIL:
         who = f"trial {start.number:03d}, the start configuration"

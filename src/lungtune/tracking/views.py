@@ -10,6 +10,7 @@ import json
 from typing import Any
 from urllib.parse import quote
 
+from lungtune.core import objectives
 from lungtune.core.trial import History
 
 TAG = "mlflow.sharedViewState."
@@ -17,6 +18,9 @@ MAX_TAG = 19_000
 """MLflow takes 20,000 bytes; of very wide spaces the later columns are left out."""
 
 HEADLINE = ("balanced_accuracy", "accuracy", "macro_auroc", "nll", "ece")
+GENERATED = ("cmmd", "coverage", "copies")
+"""The same of a generator's trials."""
+
 FIRST = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
 SECTION = "lungtune-compare"
 
@@ -43,7 +47,8 @@ def address(server: str, experiment_id: str, study: str, *, charts: bool = False
 def _state(history: History, params: list[str]) -> dict[str, Any]:
     metric = history.objective.metric
     best = f"best_{metric}"
-    scores = [best, *(f"best_{name}" for name in HEADLINE if name != metric), "passes"]
+    shown = GENERATED if metric in objectives.GENERATION else HEADLINE
+    scores = [best, *(f"best_{name}" for name in shown if name != metric), "passes"]
     columns = ["tags.`state`", "tags.`reason`"]
     columns += [f"metrics.`{name}`" for name in scores] + [f"params.`{name}`" for name in params]
     return {
@@ -64,7 +69,8 @@ def _state(history: History, params: list[str]) -> dict[str, Any]:
 
 def _charts(history: History, best: str, params: list[str]) -> list[dict[str, Any]]:
     metric = history.objective.metric
-    recalls = [f"recall_{name}" for name in history.study["data"].get("classes", [])]
+    kind = "cmmd" if metric in objectives.GENERATION else "recall"
+    by_class = [f"{kind}_{name}" for name in history.study["data"].get("classes", [])]
     charts: list[dict[str, Any]] = [
         {"type": "PARALLEL", "selectedParams": params, "selectedMetrics": [best], "showAllRuns": True,
          "displayName": f"parameters and {best}"},
@@ -73,7 +79,7 @@ def _charts(history: History, best: str, params: list[str]) -> list[dict[str, An
         *({"type": "SCATTER", "xaxis": {"key": name, "type": "PARAM"}, "yaxis": {"key": best, "type": "METRIC"},
            "displayName": f"{name} and {best}", "runsCountToCompare": 1000} for name in params[:6]),
         {"type": "LINE", **_line("loss")},
-        *({"type": "LINE", **_line(name)} for name in recalls[:8]),
+        *({"type": "LINE", **_line(name)} for name in by_class[:8]),
     ]  # fmt: skip
     common = {"metricSectionId": SECTION, "deleted": False, "isGenerated": False}
     return [{"uuid": f"lungtune-{i}", **common, **chart} for i, chart in enumerate(charts)]

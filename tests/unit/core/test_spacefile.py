@@ -4,8 +4,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from lungtune import catalog
+from lungtune.core import objectives, setting
 from lungtune.core.scheduler import Scheduler
 from lungtune.core.space import SearchSpace
+from lungtune.core.spacefile import load_space
+from lungtune.core.trial import Objective
 from lungtune.errors import SpaceError
 
 GOOD = """\
@@ -160,3 +163,35 @@ def test_every_shipped_space_loads_and_survives_the_journal(name, profile):
     assert SearchSpace.from_dict(space.to_dict()) == space
     assert space.start, "the source's own configuration is the first trial"
     assert catalog.summary(name)
+
+
+class Generator(type(catalog.family("clip_lora"))):
+    """A family whose trials are judged as generators are."""
+
+    metrics = objectives.directions(objectives.GENERATION)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("", Objective("cmmd", "min")), ("objective: coverage", Objective("coverage", "max"))],
+)
+def test_a_familys_metrics_are_what_its_objective_may_be(tmp_path, line, expected):
+    path = tmp_path / "space.yaml"
+    path.write_text(GOOD.replace("trials: 5", line))
+    space = load_space(path, lambda name: Generator())
+    assert space.objective == expected
+    assert load_space(path, lambda name: Generator(), settings={"objective": "cmmd"}).objective.mode == "min"
+    with pytest.raises(SpaceError, match="objective must be known"):
+        setting.apply(space, Generator(), "objective", "macro_f1")
+    path.write_text(GOOD.replace("trials: 5", "objective: cmdd"))
+    with pytest.raises(SpaceError, match=r":3: objective must be known, but got 'cmdd'\. Did you mean 'cmmd'"):
+        load_space(path, lambda name: Generator())
+    with pytest.raises(SpaceError, match=r"objective must be known, but got 'cmmd'"):
+        load(tmp_path, GOOD.replace("trials: 5", "objective: cmmd"))
+
+
+def test_every_metric_has_a_direction():
+    assert (objectives.direction("nll"), objectives.direction("cmmd")) == ("min", "min")
+    assert (objectives.direction("coverage"), objectives.direction("recall_2")) == ("max", "max")
+    assert (objectives.sign("cmmd"), objectives.sign("macro_f1"), objectives.sign(len)) == (-1, 1, 1)
+    assert not objectives.CLASSIFICATION.keys() & objectives.GENERATION.keys()

@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution
 
 from lungtune import catalog
 from lungtune.core.space import SPACE, SearchSpace
-from lungtune.core.trial import History
+from lungtune.core.trial import History, Objective
 from lungtune.errors import SpaceError
 from lungtune.search import sampler
 
@@ -106,6 +106,15 @@ def test_settings_reach_every_space_that_has_them_or_the_one_that_is_named() -> 
 def test_mistakes_are_named(names: str, settings: dict[str, object], message: str) -> None:
     with pytest.raises(SpaceError, match=f"(?i){message}"):
         catalog.space(names, "demo", settings)
+
+
+def test_scores_of_different_objectives_are_not_compared(tmp_path: Path) -> None:
+    file = tmp_path / "losses.yaml"
+    file.write_text(catalog.spaces()["clip_head"].read_text().replace("objective: macro_f1", "objective: nll", 1))
+    expected = r"spaces searched together must have one objective, but got macro_f1 \(clip_lora\), nll \(losses\)\."
+    with pytest.raises(SpaceError, match=expected):
+        catalog.space(f"clip_lora,{file}", "demo")
+    assert catalog.space(f"clip_lora,{file}", "demo", {"objective": "ece"}).objective == Objective("ece", "min")
 
 
 def test_a_list_in_the_base_is_an_axis_of_its_own_kind(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_without_tables_the_best_checkpoint_is_left(tmp_path, torn):
     for path in tmp_path.glob("checkpoints/*/*.npy"):
         path.write_bytes(b"torn") if torn else path.unlink()
     (table,) = summary.reported(study, trial)
-    assert (table == summary.probabilities(study, trial.best(OBJECTIVE))[1]).all()
+    assert (table == summary.kept(study, trial.best(OBJECTIVE)).probabilities).all()
 
 
 def test_the_choice_of_a_report_is_paid_for_as_well(tmp_path):
@@ -53,8 +53,10 @@ def test_the_choice_of_a_report_is_paid_for_as_well(tmp_path):
     for seed in range(8):
         study, trials = searched(tmp_path / str(seed), seed=seed)
         found.append(summary.corrected(study, trials, PATIENTS, OBJECTIVE).value)
-        kept = [summary.probabilities(study, trial.best(OBJECTIVE)) for trial in trials]
-        partly.append(selection.corrected(kept[0][0], [pair[1] for pair in kept], PATIENTS, "accuracy").value)
+        kept = [summary.kept(study, trial.best(OBJECTIVE)) for trial in trials]
+        partly.append(
+            selection.corrected(kept[0].labels, [each.probabilities for each in kept], PATIENTS, "accuracy").value
+        )
     assert np.mean(partly) > 0.625
     assert np.mean(found) == pytest.approx(0.6, abs=0.015)
 

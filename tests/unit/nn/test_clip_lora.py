@@ -140,6 +140,18 @@ def test_text_is_not_run_again_for_trials_that_leave_it_alone(base: Base) -> Non
     assert rows == [3, 15, 15]  # once for the whole evaluation
 
 
+def test_a_batch_in_parts_trains_the_text_tower_as_a_whole_one_does(base: Base) -> None:
+    """Where memory holds part of a batch only, captions are read again for each part."""
+    images, labels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8), np.arange(12) % 3
+    losses = []
+    for rows in (None, 4):
+        pack = Pack(TRAINABLE, base, CLASSES, images, labels, capacity=1)
+        slot = pack.join(Params(lora_tower="both", batch_size=6, lora_dropout=0.0), seed=1, horizon=100)
+        pack.rows = rows
+        losses.append([pack.step()[slot] for _ in range(3)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_mixed_precision_stays_near_float32(base: Base) -> None:
     images, labels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8), np.arange(12) % 3
     results = []

@@ -1,4 +1,4 @@
-"""What a trial trains on, and when: exact numbers, nested ratios, equal work, old batches where nothing is mixed."""
+"""What a trial trains on, and when: exact numbers, nested ratios, equal work, plain batches where nothing is mixed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Promotion: pausing at rungs survives any kill, and the winner always reaches its full length."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -29,17 +30,27 @@ def journal_of(study):
     return journal.read(study.journal_path)
 
 
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory):
+    """Searches that were never cut, each made once."""
+
+    @functools.cache
+    def made(workers, mode):
+        space = simulated.space(9, faults=("none",), scheduler=MODES[mode])
+        whole = drive(simulated.begin(tmp_path_factory.mktemp("s") / "a", space), space, lowest, workers=workers)
+        whole.release()
+        return space, whole
+
+    return made
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 200), st.integers(1, 3), st.sampled_from(["promote", "stop"]))
-def test_a_journal_cut_after_any_line_leads_to_the_same_search(tmp_path_factory, line, workers, mode):
-    folder = tmp_path_factory.mktemp("s")
-    space = simulated.space(9, faults=("none",), scheduler=MODES[mode])
-    whole = drive(simulated.begin(folder / "a", space), space, lowest, workers=workers)
-    whole.release()
+def test_a_journal_cut_after_any_line_leads_to_the_same_search(tmp_path_factory, uncut, line, workers, mode):
+    space, whole = uncut(workers, mode)
     lines = whole.journal_path.read_bytes().splitlines(keepends=True)
-    (folder / "b").mkdir()
-    (folder / "b" / "journal.jsonl").write_bytes(b"".join(lines[: 2 + line % (len(lines) - 1)]))
-    cut = Study(folder / "b")
+    cut = Study(tmp_path_factory.mktemp("s"))
+    cut.journal_path.write_bytes(b"".join(lines[: 2 + line % (len(lines) - 1)]))
     cut.acquire()
     drive(cut, space, lowest, workers=workers)
     cut.release()

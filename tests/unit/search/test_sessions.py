@@ -162,7 +162,8 @@ def test_a_host_opens_a_base_that_is_searched(monkeypatch: Any, tmp_path: Path) 
         opened: list[Any] = []
         monkeypatch.setattr(training.Sessions, "on", lambda self, *base, opened=opened: opened.append(base))
         host = object.__new__(PackHost)
-        history = SimpleNamespace(study={"space": dataclasses.replace(searched, slots=1).to_dict()})
+        begun = {"space": dataclasses.replace(searched, slots=1).to_dict()}
+        history = SimpleNamespace(study=begun, baselines={"constant": {}})
         host._study = SimpleNamespace(history=lambda history=history: history, split_path=tmp_path)  # type: ignore
         host._threads = 1
         host.open_session()

@@ -1,0 +1,196 @@
+"""How a trial is scored on a part of the data: a classifier by what it says, a generator by what it draws."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+
+from lungtune.core.trainable import Classifier, Generator, Trainable
+from lungtune.data.dataset import Dataset, Part
+from lungtune.evaluate import generation, memorisation, metrics, sheet
+from lungtune.evaluate.evidence import Evidence, Probabilities
+from lungtune.nn import memory
+from lungtune.nn.pack import Pack
+from lungtune.nn.pixels import Masks
+from lungtune.nn.slots import mix
+
+Judged = Mapping[str, np.ndarray]
+"""What a trial makes of a part of the data, by name."""
+
+SHOWN = 8
+"""Samples of each class on a contact sheet."""
+
+_NOISE = 7_001
+"""Samples of reports start from the same noise in all trials: differences are the trials', not the noise's."""
+
+_AT_ONCE = 256
+_PIXELS = 1 << 22
+"""So many pixels are drawn at a time, by at most 64 images."""
+
+Family = TypeVar("Family", bound=Trainable)
+
+
+class Examiner(ABC, Generic[Family]):
+    """Scores the trials of one session.
+
+    Args:
+        trainable: the family.
+        base: its ``Base``.
+        dataset: what the trials train and validate on.
+        device: where they do.
+    """
+
+    def __init__(self, trainable: Family, base: Any, dataset: Dataset, device: torch.device) -> None:
+        self.trainable = trainable
+        self.base = base
+        self.dataset = dataset
+        self.device = device
+
+    @abstractmethod
+    def judge(self, pack: Pack, slot: int, part: Part) -> dict[str, np.ndarray]:
+        """Return what the trial in a slot makes of a part of the data, with its weights as they are."""
+
+    @abstractmethod
+    def scores(self, part: Part, judged: Judged) -> dict[str, float]:
+        """Return all metrics of what ``judge`` returned, all finite.
+
+        Raises:
+            TrialError: the trial has diverged.
+        """
+
+    @abstractmethod
+    def evidence(self, part: Part, judged: Judged) -> Evidence:
+        """Return what is kept of it, so that it can be scored again on drawn patients."""
+
+    def picture(self, judged: Judged) -> bytes | None:
+        """Return a PNG for people to look at, None where there is nothing to see."""
+        return None
+
+    def references(self, pack: Pack, params: Any) -> dict[str, dict[str, float]]:
+        """Return the scores on validation that trials are read beside, by name of who has them.
+
+        Args:
+            pack: with room for a trial.
+            params: a trial's ``Params``, as it starts.
+        """
+        return {}
+
+
+def of(trainable: Trainable, base: Any, dataset: Dataset, device: torch.device) -> Examiner[Any]:
+    """Return the examiner of a family's kind."""
+    kind = ClassifierExaminer if isinstance(trainable, Classifier) else GeneratorExaminer
+    return kind(trainable, base, dataset, device)  # type: ignore[type-var,arg-type]
+
+
+def masks_of(trainable: Trainable, part: Part) -> Masks | None:
+    """Return a part's masks where the family wants them."""
+    return Masks(part.masks, part.masked) if trainable.needs_masks and part.masks is not None else None
+
+
+class ClassifierExaminer(Examiner[Classifier]):
+    """``judge`` returns ``probabilities`` ``(N, classes)`` and whatever the family tells beside (its own ``judge``)."""
+
+    def judge(self, pack: Pack, slot: int, part: Part) -> dict[str, np.ndarray]:
+        """See ``Examiner.judge``."""
+        found = pack.judge(part.images, slots=[slot], masks=masks_of(self.trainable, part))[slot]
+        return {name: tensor.numpy() for name, tensor in found.items()}
+
+    def scores(self, part: Part, judged: Judged) -> dict[str, float]:
+        """See ``Examiner.scores``."""
+        beside = {name: values for name, values in judged.items() if name != "probabilities"}
+        found = metrics.classification(part.labels, judged["probabilities"], self.dataset.classes)
+        return {**found, **metrics.beside(part.labels, beside)}
+
+    def evidence(self, part: Part, judged: Judged) -> Evidence:
+        """See ``Examiner.evidence``."""
+        return Probabilities(part.labels, judged["probabilities"])
+
+
+class GeneratorExaminer(Examiner[Generator]):
+    """``judge`` returns ``images`` uint8 ``(M, H, W)``, their embeddings ``samples`` ``(M, D)`` and classes ``drawn``
+    ``(M,)``: ``Base.samples`` of each class."""
+
+    def judge(self, pack: Pack, slot: int, part: Part) -> dict[str, np.ndarray]:
+        """See ``Examiner.judge``. The same samples for any part of the data."""
+        count = self.base.samples
+        drawn = np.repeat(np.arange(len(self.dataset.classes)), count)
+        seeds = [mix(_NOISE, int(label), place % count) for place, label in enumerate(drawn)]
+        images = self.draw(pack, slot, drawn.tolist(), seeds)
+        return {"images": images, "samples": self.embedded(images), "drawn": drawn}
+
+    def draw(self, pack: Pack, slot: int, labels: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        """Return drawn images, uint8 ``(N, H, W)``, as many at a time as suit their size."""
+        stride = max(1, min(64, _PIXELS // self.base.image_size**2))
+        return pack.draw(slot, labels, seeds, stride).numpy()
+
+    def scores(self, part: Part, judged: Judged) -> dict[str, float]:
+        """See ``Examiner.scores``."""
+        return generation.scores(self.evidence(part, judged), self.dataset.classes, self.copies(judged))
+
+    def evidence(self, part: Part, judged: Judged) -> generation.Samples:
+        """See ``Examiner.evidence``."""
+        mine = part is self.dataset.validation
+        real = self._validation.embeddings if mine else self.embedded(part.images)
+        return generation.Samples(real, part.labels, judged["samples"], judged["drawn"], self._sigma)
+
+    def copies(self, judged: Judged) -> memorisation.Copies:
+        """Find the samples that are near-copies of training images; validation images tell what is near."""
+        mine = memorisation.Pictures(judged["samples"], memorisation.small(judged["images"]))
+        return memorisation.copies(mine, self._train, self._validation)
+
+    def picture(self, judged: Judged) -> bytes | None:
+        """See ``Examiner.picture``: some samples of each class."""
+        rows = [(name, judged["images"][judged["drawn"] == k][:SHOWN]) for k, name in enumerate(self.dataset.classes)]
+        return sheet.contact_sheet(rows, SHOWN)
+
+    def references(self, pack: Pack, params: Any) -> dict[str, dict[str, float]]:
+        """See ``Examiner.references``: the base without adapters, and real training images in the place of samples."""
+        part, untrained = self.dataset.validation, self.untrained(pack, params)
+        real = generation.scores(self.real(part, untrained), self.dataset.classes)
+        return {"untrained": self.scores(part, untrained), "real": real}
+
+    def untrained(self, pack: Pack, params: Any) -> dict[str, np.ndarray]:
+        """Return what the base draws without adapters, as a trial's ``Params`` want it."""
+        slot = pack.join(params, seed=0, horizon=1)
+        try:
+            return self.judge(pack, slot, self.dataset.validation)
+        finally:
+            pack.leave(slot)
+
+    def real(self, part: Part, judged: Judged) -> generation.Samples:
+        """Return real training images in the place of samples: what a perfect generator would score."""
+        return generation.real_images(self.evidence(part, judged), self._train.embeddings, self.dataset.train.labels)
+
+    def embedded(self, images: np.ndarray) -> np.ndarray:
+        """Return what the judging model makes of images uint8 ``(N, H, W)``: ``(N, D)``."""
+        found = []
+        for first in range(0, len(images), _AT_ONCE):
+            some = torch.from_numpy(np.array(images[first : first + _AT_ONCE])).to(self.device)
+            pixels = some.unsqueeze(1).float().div_(255)
+            parts = memory.in_parts(len(pixels), _AT_ONCE, lambda a, b, pixels=pixels: self._embed(pixels[a:b]))
+            found += [part.float().cpu() for part in parts]
+        return torch.cat(found).numpy()
+
+    @cached_property
+    def _embed(self) -> Any:
+        return self.trainable.embedder(self.base, self.device)
+
+    @cached_property
+    def _train(self) -> memorisation.Pictures:
+        return self._pictures(self.dataset.train)
+
+    @cached_property
+    def _validation(self) -> memorisation.Pictures:
+        return self._pictures(self.dataset.validation)
+
+    @cached_property
+    def _sigma(self) -> float:
+        return generation.bandwidth(self._train.embeddings)
+
+    def _pictures(self, part: Part) -> memorisation.Pictures:
+        return memorisation.Pictures(self.embedded(part.images), memorisation.small(part.images))

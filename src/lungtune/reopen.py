@@ -1,0 +1,105 @@
+"""What a recipe needs before it trains: its space, its data, its synthetic images, its ledger, a folder of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from lungtune import catalog
+from lungtune.core import recipe, synthetic
+from lungtune.core.ledger import Ledger
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.errors import DataError, SpaceError, StudyError, did_you_mean
+
+if TYPE_CHECKING:
+    from lungtune.data.bank import Bank
+    from lungtune.data.dataset import Inspection
+
+
+def load(path: Path) -> tuple[SearchSpace, recipe.Provenance]:
+    """Read a recipe with the loader of search spaces.
+
+    Raises:
+        SpaceError: there is no such file, it has mistakes (all are named), or it is not a recipe.
+    """
+    if not path.is_file():
+        near = {other.name for other in path.parent.glob("*.yaml")} if path.parent.is_dir() else set()
+        raise SpaceError(f"there is no recipe {path}.{did_you_mean(path.name, near)}")
+    space = catalog.space(str(path))
+    return space, recipe.provenance(space, path)
+
+
+def bank_of(space: SearchSpace, origin: recipe.Provenance, folder: Path | None) -> Bank | None:
+    """Find the synthetic images again that a recipe, or a comparison, wants; the bank may hold more by now.
+
+    Raises:
+        SpaceError: none are wanted but a bank is named, or the other way round.
+        DataError: the bank is lost, or another one.
+    """
+    from lungtune.data.bank import Bank
+
+    if not synthetic.wanted(space):
+        if folder is not None:
+            raise SpaceError(f"--bank is given, but the recipe wants no synthetic images: its {synthetic.RATIO} is 0.")
+        return None
+    if origin.bank:
+        return dataclasses.replace(Bank.again(origin.bank, folder), limits=None)
+    if folder is None:
+        raise SpaceError("the recipe wants synthetic images, but names no bank of them; name it with --bank DIR.")
+    return Bank.open(folder)
+
+
+def ledger_of(path: Path, origin: recipe.Provenance) -> Ledger:
+    """Return the study's ledger; beside the recipe where the study is not on this machine."""
+    beside = path.resolve().parent / "ledger.jsonl"
+    try:
+        study = Study.open(origin.study)
+        if study.history().study["id"] == origin.study_id:
+            return Ledger(study.ledger_path, origin.study_id, origin.study, also=[beside])
+    except StudyError:
+        pass
+    return Ledger(beside, origin.study_id, origin.study)
+
+
+def inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, test: bool) -> Inspection:
+    """Find the data again and make sure that they are split as they were; decodes nothing for the model."""
+    from lungtune.data import dataset
+
+    source = source or space.data or "phantom"
+    found = dataset.inspect(source, seed=origin.split_seed)
+    if found.audit.problems:
+        raise DataError("the data can't be trained on as it is: " + " ".join(found.audit.problems))
+    if not found.manifest.matches(origin.split):
+        raise DataError(
+            f"{source} must hold the split the recipe was searched on ({origin.split[:12]}), but holds "
+            f"{found.manifest.hash[:12]}: images, labels or patients differ, so scores can't be compared. "
+            f"If the data lie elsewhere, name them with --data."
+        )
+    if test and not len(found.manifest.parts["test"]):
+        raise DataError(f"{source} has no test part; leave out --test.")
+    return found
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Be the only process that writes to ``folder``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StudyError(
+            f"another process is retraining into {folder}; wait for it or choose another --out."
+        ) from error
+    except OSError as error:
+        raise StudyError(f"{folder} must be writable, but: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,176 @@
+"""A generator from its search to a bank that classifiers train on, as a user goes; with a model of a few weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from lungtune import export, retrain
+from lungtune.core import journal, yamlfile
+from lungtune.data.bank import Bank
+from lungtune.data.manifest import Manifest
+from lungtune.errors import DataError, SpaceError
+from lungtune.search import driver, supply
+from lungtune.synthesize import synthesize
+from trainables.sd_lora import TRAINABLE
+
+ROOT = Path(__file__).parents[2]
+DATA = "phantom,n=100,test=30"
+
+SPACE = """
+summary: a generator of a few weights
+family: sd_lora
+trials: 2
+fidelity: {{max: 0.9, min: 0.3}}
+slots: 2
+base: {{weights: {weights}, image_size: 16, samples: 6, judge_weights: {judge}, judge_size: 16}}
+params: {{lr: {{low: 1e-3, high: 1e-2, log: true}}, guidance: {{low: 1.0, high: 3.0}}, sampler_steps: 2}}
+start:
+  - {{lr: 2e-3, guidance: 2.0}}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where all of this module's studies, recipes and banks lie."""
+    folder = tmp_path_factory.mktemp("generators")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGTUNE_HOME", str(folder))
+        patch.setenv("LUNGTUNE_CACHE", str(folder / "cache"))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def recipe(home: Path) -> Path:
+    """The best recipe of a search."""
+    base = TRAINABLE.miniature(home / "weights")
+    (home / "tiny.yaml").write_text(SPACE.format(weights=base.weights, judge=base.judge_weights))
+    words = ["--space", str(home / "tiny.yaml"), "--data", DATA, "--study", "drawn"]
+    command = [sys.executable, str(ROOT / "scripts" / "search.py"), *words]
+    done = subprocess.run(command, env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "validation cmmd" in done.stdout
+    assert "untrained base" in done.stdout
+    assert "scripts/synthesize.py" in done.stdout
+    return export.export("drawn")[0]
+
+
+@pytest.fixture(scope="module")
+def bank(recipe: Path) -> Bank:
+    """Nine images of each class."""
+    return Bank.open(synthesize(recipe, per_class=9))
+
+
+def test_the_search_minimises_the_distance_and_says_what_the_base_and_real_images_score(
+    home: Path, recipe: Path
+) -> None:
+    summary = json.loads((home / "studies" / "drawn" / "summary.json").read_text())
+    values = [trial["value"] for trial in summary["trials"]]
+    assert summary["objective"] == {"metric": "cmmd", "mode": "min"}
+    assert summary["best"]["value"] == min(values)
+    assert summary["best"]["interval"]["low"] < summary["best"]["value"] < summary["best"]["interval"]["high"]
+    events = journal.read(home / "studies" / "drawn" / "journal.jsonl")
+    (baselines,) = [event for event in events if event["event"] == "baselines"]
+    assert baselines["real"]["cmmd"] < baselines["untrained"]["cmmd"]
+    report = next(event for event in events if event["event"] == "report")
+    assert {"cmmd", "coverage", "copies", "cmmd_normal", "loss"} <= report["metrics"].keys()
+    assert (home / "studies" / "drawn" / report["checkpoint"]).with_suffix(".png").is_file()
+
+
+def test_the_recipe_retrains_to_its_score_and_opens_the_test_set_once(recipe: Path, tmp_path: Path) -> None:
+    done = retrain.retrain(recipe, seeds=2, test=True, out=tmp_path / "out")
+    assert done.reproduced == "yes", done.text
+    test = done.content["test"]
+    assert test["cases"] == len(Manifest.load(recipe.parents[1] / "studies" / "drawn" / "split.json").parts["test"])
+    assert test["metrics"]["cmmd"]["low"] < test["metrics"]["cmmd"]["value"]
+    assert test["beside"]["real"]["cmmd"]["value"] < test["metrics"]["cmmd"]["value"]
+    assert (done.weights / "pytorch_lora_weights.safetensors").is_file()
+    assert (done.folder / "samples.png").stat().st_size > 1000
+    assert "near-copies" in (done.folder / "report.md").read_text()
+    with pytest.raises(SpaceError, match="--compare is for recipes of classifiers"):
+        retrain.retrain(recipe, compare="lr=1e-3,1e-2", out=tmp_path / "out")
+
+
+def test_a_bank_is_found_again_grows_and_is_mended(bank: Bank, recipe: Path, capsys: pytest.CaptureFixture) -> None:
+    before = {entry.file: entry.sha256 for name in bank.classes for entry in bank.entries(name)}
+    assert list(bank.counts().values()) == [9] * len(bank.classes)
+    victim = bank.folder / bank.entries(bank.classes[1])[4].file
+    victim.write_bytes(victim.read_bytes()[:-7])
+    with pytest.raises(DataError, match=r"must be the one that was made, but its content has changed"):
+        Bank.open(bank.folder).verify()
+    assert synthesize(recipe, per_class=10, classes=[bank.classes[1]]) == bank.folder
+    assert "is damaged and is made anew" in capsys.readouterr().err
+    again = Bank.open(bank.folder)
+    again.verify()
+    assert again.counts()[bank.classes[1]] == 10
+    assert {
+        entry.file: entry.sha256 for name in again.classes for entry in again.entries(name)
+    }.items() >= before.items()
+    assert (bank.folder / "samples.png").stat().st_size > 1000
+
+
+def test_images_of_a_class_are_drawn_from_its_caption(bank: Bank, recipe: Path) -> None:
+    captions = {bank.entries(name)[0].caption for name in bank.classes}
+    assert len(captions) == len(bank.classes)
+    assert bank.generator["recipe"] == recipe.stem
+    pixels = [np.asarray(Image.open(bank.folder / bank.entries(name)[0].file)) for name in bank.classes]
+    assert all(image.shape == (16, 16) and image.std() > 1 for image in pixels)
+
+
+def test_only_a_generators_recipe_and_its_own_data_make_a_bank(recipe: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    text = recipe.read_text()
+    other.write_text(text)
+    with pytest.raises(DataError, match="must hold the split the recipe was searched on"):
+        synthesize(other, data="phantom,n=90,test=30")
+    with pytest.raises(SpaceError, match=r"--classes must name classes of the data, but got 'virall'.*viral"):
+        synthesize(recipe, classes=["virall"])
+
+
+def test_a_search_without_a_bank_makes_one_from_the_best_recipe(
+    bank: Bank, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bank made is the one that the recipe of this very split had made before; hosts never begin."""
+    made: list[Path] = []
+    true = supply.show
+    monkeypatch.setattr(supply, "show", lambda bank, study: made.append(bank.folder) or true(bank, study))
+    monkeypatch.setattr(driver, "_start_ray", lambda: None)
+    monkeypatch.setattr(driver, "_stop_ray", lambda started: None)
+    monkeypatch.setattr(driver, "_search", lambda study, *rest: 0)
+    options = driver.Options(
+        space="clip_lora", profile="demo", data=DATA, study="mixed", settings={"synthetic_ratio": [0.0, 0.05]}
+    )
+    console = Console(record=True, width=500)
+    assert driver.run(options, console) == 0
+    assert made == [bank.folder]
+    assert "no bank of them is named" in console.export_text()
+    (begun,) = [e for e in journal.read(home / "studies" / "mixed" / "journal.jsonl") if e["event"] == "study"]
+    assert begun["data"]["bank"]["key"] == bank.key
+    assert (home / "studies" / "mixed" / "synthetic.png").is_file()
+
+
+def test_another_fold_refuses_the_bank(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "_start_ray", lambda: None)
+    monkeypatch.setattr(driver, "_stop_ray", lambda started: None)
+    settings: dict[str, Any] = {"synthetic_ratio": 0.05}
+    options = driver.Options(
+        space="clip_lora", profile="demo", data=DATA, study="fold", seed=5, bank=bank.folder, settings=settings
+    )
+    with pytest.raises(DataError, match="was made from another training fold"):
+        driver.run(options, Console(quiet=True))
+
+
+def test_the_recipe_file_says_that_less_is_better(recipe: Path) -> None:
+    assert "lower is better" in recipe.read_text()
+    assert yamlfile.load(recipe)["objective"] == "cmmd"

