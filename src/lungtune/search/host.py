@@ -210,7 +210,7 @@ class PackHost:
         elif not space.slots:
             found = first.fit(space.max_slots, _starts(space))
             self._about |= {"slots": found.slots, "why": found.why, "rates": [asdict(rate) for rate in found.rates]}
-        if isinstance(first.trainable, Generator) and not history.baselines:
+        if not history.baselines and isinstance(first.trainable, Generator):
             self._about["references"] = first.references(_starts(space)[0])
         return sessions
 

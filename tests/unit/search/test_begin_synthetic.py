@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from lungtune.data import dataset
 from lungtune.data.bank import Bank
 from lungtune.data.shelf import Item
 from lungtune.errors import DataError, SpaceError, StudyError
-from lungtune.search import driver
+from lungtune.search import driver, supply
 from lungtune.search.host import PackHost
 
 SOURCE = "phantom,n=84,test=36,size=32"
@@ -64,11 +65,27 @@ def begin(bank: Path | None, seed: int = 3, **settings: Any) -> tuple[Study, Sea
     return driver._new(options, Console(quiet=True), lambda: None)
 
 
-def test_a_search_that_wants_a_bank_says_so_and_how_to_go_without() -> None:
-    message = r"clip_head trains on synthetic images up to synthetic_ratio 0\.5, so it needs .*--bank DIR .*or leave"
-    with pytest.raises(SpaceError, match=message):
-        begin(None, synthetic_ratio=[0, 0.5])
-    assert not Study.names()
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_search_that_is_given_no_bank_has_one_made_first(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    commands: list[list[str]] = []
+
+    def made(command: list[str], **options: Any) -> SimpleNamespace:
+        commands.append(command[2:])
+        return SimpleNamespace(returncode=code, stdout=f"making ...\n{bank.folder}\n")
+
+    monkeypatch.setattr(supply, "subprocess", SimpleNamespace(run=made, PIPE=-1))
+    if code:
+        with pytest.raises(DataError, match=r"clip_head needs synthetic images, but none could be made .*--bank DIR"):
+            begin(None, synthetic_ratio=[0, 0.5])
+        assert not Study.names()
+    else:
+        study, _, data = begin(None, synthetic_ratio=[0, 0.5])
+        study.release()
+        most = max(study.history().study["data"]["bank"]["counts"].values())
+        assert commands[0][:2] == ["--per-class", str(most)]
+        assert len(data.synthetic) == sum(study.history().study["data"]["bank"]["counts"].values())
 
 
 def test_a_bank_that_no_trial_wants_is_a_mistake(bank: Bank) -> None:
