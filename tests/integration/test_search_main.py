@@ -33,7 +33,7 @@ def searched(tmp_path_factory):
     """A search stopped by Ctrl-C after its first report, then resumed to its end."""
     home = tmp_path_factory.mktemp("home")
     words = ["--space", "clip_lora", "--data", PHANTOMS, "--profile", "demo", "--trials", "3", "--study", "main"]
-    words += ["--set", "fidelity.max=0.9", "--set", "fidelity.min=0.3", "--seed", "3"]
+    words += ["--set", "fidelity.max=0.9", "--set", "fidelity.min=0.3", "--seed", "3", "--set", "synthetic_ratio=0"]
     process = script("search", *words, home=home)
     first = ""
     for line in process.stdout:
