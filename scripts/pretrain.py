@@ -3,7 +3,8 @@
     python scripts/pretrain.py tiny_vit --out /tmp/tiny_vit
 
 Bases: tiny_clip (learns from captions), tiny_resnet, tiny_vit, tiny_convnext and tiny_conformer (learn which findings
-are where). The default writes into the package, over the shipped base.
+are where), tiny_diffusion (learns to draw what captions say). The default writes into the package, over the shipped
+base.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from lungtune.cli import Parser, run
 
 def main() -> None:
     parser = Parser(__doc__)
-    parser.add_argument("base", help="tiny_clip, tiny_resnet, tiny_vit, tiny_convnext or tiny_conformer")
+    parser.add_argument(
+        "base", help="tiny_clip, tiny_resnet, tiny_vit, tiny_convnext, tiny_conformer or tiny_diffusion"
+    )
     parser.add_argument("--out", type=Path, help="folder to write (default: the shipped one)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and phantoms (default 0)")
     parser.add_argument("--patients", type=int, help="fewer or more patients than the recipe's")
@@ -31,7 +34,7 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     folder = pretrain(args.base, args.out, seed=args.seed, patients=args.patients, passes=args.passes)
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"Wrote {folder} ({size / 1e6:.2f} MB).")
 
 

@@ -1,8 +1,8 @@
 """Pretrains the shipped tiny bases: models that know phantoms but never heard of a disease.
 
 What adapts random weights learns nothing, so the demo profiles need bases that know what a chest X-ray looks like. They
-learn from domain A which findings a picture shows, and where: a CLIP from captions, the others from lists. A search
-then adapts them to the diseases of domain B.
+learn from domain A which findings a picture shows, and where: a CLIP from captions, the others from lists; a latent
+diffusion model learns to draw what captions say. A search then adapts them to the diseases of domain B.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def save(model: torch.nn.Module, recipe: Recipe, folder: Path) -> None:
     part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent))
     try:
         recipe.write(model, part)
-        for file in (part, *part.iterdir()):
+        for file in (part, *part.rglob("*")):
             file.chmod(0o755 if file.is_dir() else 0o644)
         if folder.exists():
             shutil.rmtree(folder)

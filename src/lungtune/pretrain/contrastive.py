@@ -29,12 +29,14 @@ class Contrastive(Recipe):
             as images a step); then the image tower learns to meet the captions.
         text_lr: peak learning rate of these steps.
         temperature: fixed softmax temperature of the contrastive loss.
+        dense: weight of the auxiliary loss, see ``recipe.dense_loss``.
     """
 
     model: dict[str, Any]
     text_steps: int
     text_lr: float
     temperature: float
+    dense: float
 
     @property
     def size(self) -> int:

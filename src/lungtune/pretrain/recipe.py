@@ -30,8 +30,6 @@ class Recipe(ABC):
         batch: images a step.
         lr: peak learning rate of AdamW, after 10 % warm-up, falling along a cosine to zero.
         weight_decay: on matrices and kernels.
-        dense: weight of the auxiliary loss: every cell of the last feature map tells how much of it is lung, and how
-            much of each finding.
     """
 
     patients: int
@@ -40,7 +38,6 @@ class Recipe(ABC):
     batch: int
     lr: float
     weight_decay: float
-    dense: float
 
     @property
     @abstractmethod
@@ -95,7 +92,7 @@ def descend(loss: Tensor, optimiser: torch.optim.Optimizer, weights: list[nn.Par
 
 
 def dense_loss(logits: Tensor, maps: Tensor, kinds: Tensor) -> Tensor:
-    """Return how badly cells tell how much of them is lung, and how much of each finding.
+    """Return how badly cells of the last feature map tell how much of them is lung, and how much of each finding.
 
     Args:
         logits: ``(N, L, 1 + F)`` of L cells, a square grid row by row.

@@ -1,10 +1,11 @@
-"""The shipped bases: name -> how to make each, in a few minutes of one core."""
+"""The shipped bases: name -> how to make each, in minutes of one core."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from lungtune.pretrain.contrastive import Contrastive
+from lungtune.pretrain.diffusion import Diffusion
 from lungtune.pretrain.recipe import Recipe
 from lungtune.pretrain.supervised import Supervised
 
@@ -20,6 +21,31 @@ _VISION = {
 }
 _COMMON: dict[str, Any] = {"patients": 3000, "render_size": 96, "batch": 64, "weight_decay": 0.05}
 _NARROW = {"output_stride": 16}  # the last map keeps 4x4 cells of a 64 px image, or a lesion would be a part of one
+_VAE = {
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 3,
+    "block_out_channels": [16, 24, 48],
+    "layers_per_block": 1,
+    "latent_channels": 8,  # with four, nodules of two pixels are blurred
+    "norm_num_groups": 8,
+}
+_UNET = {
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 3,
+    "block_out_channels": [32, 48, 64],
+    "layers_per_block": 1,
+    "attention_head_dim": [2, 3, 4],  # diffusers' word for the number of heads
+    "use_linear_projection": True,
+    "norm_num_groups": 8,
+}
+_PROMPT = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 77,
+    "hidden_act": "gelu",
+}
 
 RECIPES: dict[str, Recipe] = {
     "tiny_clip": Contrastive(
@@ -71,6 +97,21 @@ RECIPES: dict[str, Recipe] = {
     ),
     "tiny_conformer": Supervised(
         architecture="conformer_micro", settings={}, passes=14, lr=2.0e-3, dense=1.0, **_COMMON
+    ),
+    "tiny_diffusion": Diffusion(
+        vae=_VAE,
+        unet=_UNET,
+        text=_PROMPT,
+        vae_passes=4,
+        vae_batch=8,
+        vae_lr=4.0e-3,
+        edges=1.0,
+        kl=2.0e-4,
+        passes=8,
+        lr=1.5e-3,
+        drop=0.12,
+        average=0.998,
+        **_COMMON | {"batch": 16, "weight_decay": 0.01},
     ),
 }
 """Name of a base -> how to make it."""

@@ -25,11 +25,13 @@ class Supervised(Recipe):
     Attributes:
         architecture: timm's name, or one of ``trainables._conformer.SIZES``.
         settings: arguments of the architecture.
+        dense: weight of the auxiliary loss, see ``recipe.dense_loss``.
         size: width of the images, px.
     """
 
     architecture: str
     settings: Mapping[str, Any]
+    dense: float
     size: int = 64
 
     def train(self, data: Corpus, seed: int, tick: Callable[[float], None] = lambda loss: None) -> nn.Module:

@@ -1,0 +1,237 @@
+"""Pretraining a latent diffusion model in the manner of Stable Diffusion 2: first its autoencoder, then its U-Net."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lungtune.pretrain.corpus import Corpus
+from lungtune.pretrain.recipe import Recipe, descend, set_lr
+from lungtune.pretrain.spelling import tokenizer
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTokenizer
+
+SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "prediction_type": "v_prediction",
+}
+"""Stable Diffusion 2's."""
+_ENOUGH = 600  # pictures, for mean and variance of a channel
+
+
+class Parts(nn.Module):
+    """The networks of a latent diffusion model, and the tokenizer of its prompts."""
+
+    def __init__(self, vae: AutoencoderKL, unet: nn.Module, text: nn.Module, words: CLIPTokenizer):
+        super().__init__()
+        self.vae, self.unet, self.text, self.words = vae, unet, text, words
+
+    def tokens(self, texts: list[str]) -> Tensor:
+        """Return ``(N, L)`` token numbers."""
+        return self.words(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+@dataclass(frozen=True)
+class Diffusion(Recipe):
+    """A latent diffusion model that learns to draw pictures from captions.
+
+    Attributes:
+        vae, unet, text: settings of diffusers' ``AutoencoderKL`` and ``UNet2DConditionModel`` and of transformers'
+            ``CLIPTextModel``.
+        vae_passes: passes over the images in which the autoencoder learns alone; then it is frozen.
+        vae_batch, vae_lr: images a step and peak learning rate of these passes.
+        edges: weight of the difference between neighbouring pixels beside the pixels' own, so that fine lines stay.
+        kl: weight of the latents' divergence from a standard normal, in nats a number.
+        drop: share of captions that are left out, for guidance (Ho and Salimans 2022).
+        average: decay of the moving average of U-Net and text encoder that is kept.
+        size: width of the images, px.
+    """
+
+    vae: Mapping[str, Any]
+    unet: Mapping[str, Any]
+    text: Mapping[str, Any]
+    vae_passes: int
+    vae_batch: int
+    vae_lr: float
+    edges: float
+    kl: float
+    drop: float
+    average: float
+    size: int = 64
+
+    def steps(self, images: int) -> int:
+        """See ``Recipe.steps``."""
+        return self.vae_passes * (images // self.vae_batch) + super().steps(images)
+
+    def train(self, data: Corpus, seed: int, tick: Callable[[float], None] = lambda loss: None) -> Parts:
+        """See ``Recipe.train``."""
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        parts = self.parts(data.captions).to(memory_format=torch.channels_last)
+        for loss in _copy(parts.vae, self, data.images, generator):
+            tick(loss)
+        parts.vae.requires_grad_(False)
+        _standardise(parts.vae, data.images[:_ENOUGH])
+        mean, std = _encode(parts.vae, data.images)
+        learner = nn.ModuleList([parts.unet, parts.text])
+        kept = torch.optim.swa_utils.AveragedModel(
+            learner, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(self.average)
+        )
+        for loss in _draw(parts, self, mean, std, data, generator):
+            kept.update_parameters(learner)
+            tick(loss)
+        parts.unet, parts.text = kept.module
+        return parts.eval()
+
+    def parts(self, captions: list[str]) -> Parts:
+        """Return the networks as they are drawn, with a tokenizer of the captions' words."""
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        words = tokenizer(captions, self.text["max_position_embeddings"])
+        vae = AutoencoderKL(sample_size=self.size, **self.vae)
+        for name, weight in vae.named_parameters():
+            if name.endswith(("conv2.weight", "to_out.0.weight")):
+                nn.init.zeros_(weight)  # blocks that start as nothing beside their shortcuts: sharp copies come sooner
+        shrunk = 2 ** (len(self.vae["block_out_channels"]) - 1)
+        unet = UNet2DConditionModel(
+            sample_size=self.size // shrunk,
+            in_channels=self.vae["latent_channels"],
+            out_channels=self.vae["latent_channels"],
+            cross_attention_dim=self.text["hidden_size"],
+            **self.unet,
+        )
+        marks = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
+        config = CLIPTextConfig(vocab_size=len(words), pad_token_id=words.pad_token_id, **marks, **self.text)
+        text = CLIPTextModel(config)
+        # Words that no caption holds, such as the names of diseases, stay as they are drawn: wide enough to differ.
+        nn.init.normal_(text.get_input_embeddings().weight, std=0.3)
+        return Parts(vae, unet, text, words)
+
+    def write(self, model: nn.Module, folder: Path) -> None:
+        """See ``Recipe.write``: the folder of a Stable Diffusion, as diffusers saves it."""
+        from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+        parts = copy.deepcopy(model).half()
+        StableDiffusionPipeline(
+            vae=parts.vae,
+            text_encoder=parts.text,
+            tokenizer=parts.words,
+            unet=parts.unet,
+            scheduler=DDIMScheduler(**SCHEDULE),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(folder)
+        parts.words.backend_tokenizer.model.save(str(folder / "tokenizer"))  # vocab.json, merges.txt: older readers
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """Return uint8 images ``(N, S, S)`` as the autoencoder sees them: ``(N, 3, S, S)`` in [-1, 1]."""
+    return (images[:, None].float() / 127.5 - 1).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+def _vary(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror and re-expose uint8 images ``(N, S, S)``; nothing is interpolated, so that fine lines stay."""
+    mirrored = torch.rand(len(images), 2, 1, 1, generator=generator) < 0.5
+    images = torch.where(mirrored[:, 0], images.flip(1), images)
+    grey = torch.where(mirrored[:, 1], images.flip(2), images).float() / 255
+    light = torch.rand(len(images), 3, 1, 1, generator=generator) - 0.5
+    grey = grey.clamp(1e-3, 1) ** torch.exp(0.8 * light[:, 0])
+    return (((grey - 0.5) * (1 + 0.4 * light[:, 1]) + 0.5 + 0.2 * light[:, 2]).clamp(0, 1) * 255).round().byte()
+
+
+def _copy(vae: AutoencoderKL, recipe: Diffusion, images: Tensor, generator: torch.Generator) -> Iterator[float]:
+    """Teach the autoencoder to copy images ``(N, S, S)`` through its latents; yield the loss of every step."""
+    weights = list(vae.parameters())
+    optimiser = torch.optim.AdamW(weights, lr=recipe.vae_lr, betas=(0.9, 0.98), weight_decay=0.0)
+    passes = replace(recipe, passes=recipe.vae_passes, batch=recipe.vae_batch)
+    steps = recipe.vae_passes * (len(images) // recipe.vae_batch)
+    for step, rows in enumerate(passes.batches(len(images), generator)):
+        set_lr(optimiser, recipe.vae_lr, step, steps)
+        seen = _pixels(_vary(images[rows], generator))
+        latent = vae.encode(seen).latent_dist
+        drawn = vae.decode(latent.sample(generator)).sample
+        loss = functional.l1_loss(drawn, seen)
+        for axis in (2, 3):
+            loss = loss + recipe.edges * functional.l1_loss(drawn.diff(dim=axis), seen.diff(dim=axis))
+        loss = loss + recipe.kl * latent.kl().mean() / latent.mean[0].numel()
+        descend(loss, optimiser, weights)
+        yield float(loss.detach())
+
+
+@torch.no_grad()
+def _encode(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means and standard deviations ``(N, C, S', S')`` of the latents of images ``(N, S, S)``."""
+    latents = [vae.encode(_pixels(part)).latent_dist for part in images.split(128)]
+    return torch.cat([latent.mean for latent in latents]), torch.cat([latent.std for latent in latents])
+
+
+@torch.no_grad()
+def _standardise(vae: AutoencoderKL, images: Tensor) -> None:
+    """Give every channel of the latents of images ``(N, S, S)`` mean 0 and variance 1; what is decoded stays the same.
+
+    One factor for all, as in Stable Diffusion, would leave channels of a sixth of another's width under noise.
+    """
+    mean, std = _encode(vae, images)
+    centre = mean.mean((0, 2, 3))
+    width = (mean.var((0, 2, 3)) + std.square().mean((0, 2, 3))).sqrt()
+    inward, outward = vae.quant_conv, vae.post_quant_conv  # both 1 x 1; the former gives means, then log-variances
+    outward.bias += outward.weight[:, :, 0, 0] @ centre
+    outward.weight *= width[:, None, None]
+    channels = len(centre)
+    inward.weight[:channels] /= width[:, None, None, None]
+    inward.bias[:channels] = (inward.bias[:channels] - centre) / width
+    inward.bias[channels:] -= 2 * width.log()
+    vae.register_to_config(scaling_factor=1.0)
+
+
+def _draw(
+    parts: Parts, recipe: Diffusion, mean: Tensor, std: Tensor, data: Corpus, generator: torch.Generator
+) -> Iterator[float]:
+    """Teach U-Net and text encoder what noise hides, told the caption; yield the loss of every step.
+
+    Args:
+        parts: the U-Net and the text encoder of it train.
+        recipe: how.
+        mean, std: of the scaled latents ``(N, C, S', S')``.
+        data: its captions.
+        generator: the only source of randomness.
+    """
+    from diffusers import DDIMScheduler
+
+    noise_of = DDIMScheduler(**SCHEDULE)
+    times = noise_of.config.num_train_timesteps
+    tokens, nothing = parts.tokens(data.captions), parts.tokens([""])
+    weights = [*parts.unet.parameters(), *parts.text.parameters()]
+    embedding = parts.text.get_input_embeddings().weight
+    optimiser = recipe.optimiser(weight for weight in weights if weight is not embedding)
+    optimiser.add_param_group({"params": [embedding], "weight_decay": 0.0})  # unseen words stay as drawn
+    steps = recipe.passes * (len(mean) // recipe.batch)
+    for step, rows in enumerate(recipe.batches(len(mean), generator)):
+        set_lr(optimiser, recipe.lr, step, steps)
+        noise, more = torch.randn(2, *mean[rows].shape, generator=generator)
+        latents = mean[rows] + std[rows] * more
+        spread = (torch.arange(len(rows)) + torch.rand(len(rows), generator=generator)) / len(rows)
+        t = (spread * times).long()  # every batch sees all levels of noise
+        left_out = torch.rand(len(rows), 1, generator=generator) < recipe.drop
+        told = parts.text(torch.where(left_out, nothing, tokens[rows])).last_hidden_state
+        noisy = noise_of.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
+        loss = functional.mse_loss(parts.unet(noisy, t, told).sample, noise_of.get_velocity(latents, noise, t))
+        descend(loss, optimiser, weights)
+        yield float(loss.detach())
