@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ class Contrastive(Recipe):
         whiten(model.visual.conv1.weight, model.visual.positional_embedding[1:], data.images)
         length = self.model["text_cfg"]["context_length"]
         tokens = open_clip.SimpleTokenizer(context_length=length)(data.captions)
-        for loss in _read(model, tokens, self, data, generator):
+        reading = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit_"))]
+        how = {"steps": self.text_steps, "lr": self.text_lr, "batch": 2 * self.batch, "temperature": self.temperature}
+        for loss in read(partial(model.encode_text, normalize=True), reading, tokens, data.meaning, generator, **how):
             tick(loss)
         with torch.no_grad():
             texts = torch.cat([model.encode_text(part, normalize=True) for part in tokens.split(256)])
@@ -103,20 +106,36 @@ def contrastive_loss(left: Tensor, right: Tensor, meaning: Tensor, temperature: 
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 
-def _read(
-    model: torch.nn.Module, tokens: Tensor, recipe: Contrastive, data: Corpus, generator: torch.Generator
+def read(
+    encode: Callable[[Tensor], Tensor],
+    weights: list[torch.nn.Parameter],
+    tokens: Tensor,
+    meaning: Tensor,
+    generator: torch.Generator,
+    *,
+    steps: int,
+    lr: float,
+    batch: int,
+    temperature: float,
 ) -> Iterator[float]:
-    """Teach the text tower which captions mean the same; yield the loss of every step."""
-    kin = {int(m): torch.nonzero(data.meaning == m).flatten() for m in data.meaning.unique()}
-    weights = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit_"))]
-    optimiser = torch.optim.AdamW(weights, lr=recipe.text_lr, betas=(0.9, 0.98), weight_decay=0.0)
-    for step in range(recipe.text_steps):
-        set_lr(optimiser, recipe.text_lr, step, recipe.text_steps)
-        rows = torch.randperm(len(tokens), generator=generator)[: 2 * recipe.batch]
-        groups = [kin[int(m)] for m in data.meaning[rows]]
+    """Teach a text tower which captions mean the same; yield the loss of every step.
+
+    Args:
+        encode: tokens ``(n, L)`` to unit vectors ``(n, D)``.
+        weights: what trains.
+        tokens: of all captions ``(N, L)``.
+        meaning: ``(N,)``, equal where captions mean the same.
+        generator: the only source of randomness.
+        steps, lr, batch, temperature: captions a step, each beside another one of its meaning.
+    """
+    kin = {int(m): torch.nonzero(meaning == m).flatten() for m in meaning.unique()}
+    optimiser = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+    for step in range(steps):
+        set_lr(optimiser, lr, step, steps)
+        rows = torch.randperm(len(tokens), generator=generator)[:batch]
+        groups = [kin[int(m)] for m in meaning[rows]]
         twins = torch.stack([g[torch.randint(len(g), (1,), generator=generator)[0]] for g in groups])
-        left, right = (model.encode_text(tokens[at], normalize=True) for at in (rows, twins))
-        loss = contrastive_loss(left, right, data.meaning[rows], recipe.temperature)
+        loss = contrastive_loss(encode(tokens[rows]), encode(tokens[twins]), meaning[rows], temperature)
         descend(loss, optimiser, weights)
         yield float(loss.detach())
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lungtune.pretrain.contrastive import read
 from lungtune.pretrain.corpus import Corpus
 from lungtune.pretrain.recipe import Recipe, descend, set_lr
 from lungtune.pretrain.spelling import tokenizer
@@ -45,6 +46,12 @@ class Parts(nn.Module):
         """Return ``(N, L)`` token numbers."""
         return self.words(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
+    def meaning(self, tokens: Tensor) -> Tensor:
+        """Return unit vectors ``(N, D)`` of captions ``(N, L)``, at their end token."""
+        ends = (tokens == self.words.eos_token_id).int().argmax(1)
+        told = self.text(tokens).last_hidden_state
+        return functional.normalize(told[torch.arange(len(told)), ends], dim=-1)
+
 
 @dataclass(frozen=True)
 class Diffusion(Recipe):
@@ -55,10 +62,13 @@ class Diffusion(Recipe):
             ``CLIPTextModel``.
         vae_passes: passes over the images in which the autoencoder learns alone; then it is frozen.
         vae_batch, vae_lr: images a step and peak learning rate of these passes.
+        text_steps, text_lr, temperature: of the text encoder, which learns alone that paraphrases mean the same
+            (``contrastive.read``) and is frozen then, as Stable Diffusion's: trained with the U-Net, it forgets that
+            captions differ before the U-Net can use them.
         edges: weight of the difference between neighbouring pixels beside the pixels' own, so that fine lines stay.
         kl: weight of the latents' divergence from a standard normal, in nats a number.
         drop: share of captions that are left out, for guidance (Ho and Salimans 2022).
-        average: decay of the moving average of U-Net and text encoder that is kept.
+        average: decay of the moving average of the U-Net that is kept.
         size: width of the images, px.
     """
 
@@ -68,6 +78,9 @@ class Diffusion(Recipe):
     vae_passes: int
     vae_batch: int
     vae_lr: float
+    text_steps: int
+    text_lr: float
+    temperature: float
     edges: float
     kl: float
     drop: float
@@ -76,7 +89,7 @@ class Diffusion(Recipe):
 
     def steps(self, images: int) -> int:
         """See ``Recipe.steps``."""
-        return self.vae_passes * (images // self.vae_batch) + super().steps(images)
+        return self.vae_passes * (images // self.vae_batch) + self.text_steps + super().steps(images)
 
     def train(self, data: Corpus, seed: int, tick: Callable[[float], None] = lambda loss: None) -> Parts:
         """See ``Recipe.train``."""
@@ -88,14 +101,18 @@ class Diffusion(Recipe):
         parts.vae.requires_grad_(False)
         _standardise(parts.vae, data.images[:_ENOUGH])
         mean, std = _encode(parts.vae, data.images)
-        learner = nn.ModuleList([parts.unet, parts.text])
-        kept = torch.optim.swa_utils.AveragedModel(
-            learner, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(self.average)
-        )
-        for loss in _draw(parts, self, mean, std, data, generator):
-            kept.update_parameters(learner)
+        how = {"steps": self.text_steps, "lr": self.text_lr, "batch": 128, "temperature": self.temperature}
+        reading, tokens = list(parts.text.parameters()), parts.tokens(data.captions)
+        for loss in read(parts.meaning, reading, tokens, data.meaning, generator, **how):
             tick(loss)
-        parts.unet, parts.text = kept.module
+        parts.text.requires_grad_(False)
+        kept = torch.optim.swa_utils.AveragedModel(
+            parts.unet, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(self.average)
+        )
+        for loss in _draw(parts, self, mean, std, tokens, generator):
+            kept.update_parameters(parts.unet)
+            tick(loss)
+        parts.unet = kept.module
         return parts.eval()
 
     def parts(self, captions: list[str]) -> Parts:
@@ -202,26 +219,26 @@ def _standardise(vae: AutoencoderKL, images: Tensor) -> None:
 
 
 def _draw(
-    parts: Parts, recipe: Diffusion, mean: Tensor, std: Tensor, data: Corpus, generator: torch.Generator
+    parts: Parts, recipe: Diffusion, mean: Tensor, std: Tensor, tokens: Tensor, generator: torch.Generator
 ) -> Iterator[float]:
-    """Teach U-Net and text encoder what noise hides, told the caption; yield the loss of every step.
+    """Teach the U-Net what noise hides, told the caption; yield the loss of every step.
 
     Args:
-        parts: the U-Net and the text encoder of it train.
+        parts: the U-Net of it trains.
         recipe: how.
         mean, std: of the scaled latents ``(N, C, S', S')``.
-        data: its captions.
+        tokens: of the captions ``(N, L)``.
         generator: the only source of randomness.
     """
     from diffusers import DDIMScheduler
 
     noise_of = DDIMScheduler(**SCHEDULE)
     times = noise_of.config.num_train_timesteps
-    tokens, nothing = parts.tokens(data.captions), parts.tokens([""])
-    weights = [*parts.unet.parameters(), *parts.text.parameters()]
-    embedding = parts.text.get_input_embeddings().weight
-    optimiser = recipe.optimiser(weight for weight in weights if weight is not embedding)
-    optimiser.add_param_group({"params": [embedding], "weight_decay": 0.0})  # unseen words stay as drawn
+    with torch.no_grad():
+        nothing = parts.text(parts.tokens([""])).last_hidden_state
+        captions = torch.cat([parts.text(some).last_hidden_state for some in tokens.split(256)])
+    weights = list(parts.unet.parameters())
+    optimiser = recipe.optimiser(weights)
     steps = recipe.passes * (len(mean) // recipe.batch)
     for step, rows in enumerate(recipe.batches(len(mean), generator)):
         set_lr(optimiser, recipe.lr, step, steps)
@@ -229,8 +246,8 @@ def _draw(
         latents = mean[rows] + std[rows] * more
         spread = (torch.arange(len(rows)) + torch.rand(len(rows), generator=generator)) / len(rows)
         t = (spread * times).long()  # every batch sees all levels of noise
-        left_out = torch.rand(len(rows), 1, generator=generator) < recipe.drop
-        told = parts.text(torch.where(left_out, nothing, tokens[rows])).last_hidden_state
+        left_out = torch.rand(len(rows), 1, 1, generator=generator) < recipe.drop
+        told = torch.where(left_out, nothing, captions[rows])
         noisy = noise_of.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
         loss = functional.mse_loss(parts.unet(noisy, t, told).sample, noise_of.get_velocity(latents, noise, t))
         descend(loss, optimiser, weights)
