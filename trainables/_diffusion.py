@@ -7,7 +7,6 @@ Rombach et al. 2022 (arXiv 2112.10752); captions steer by classifier-free guidan
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from lungtune.nn.slots import Slots
 from trainables import _diffusion_weights as weights
 from trainables._prompts import prompts
 
-diffusers.utils.logging.disable_progress_bar()
-transformers.utils.logging.disable_progress_bar()
+for _library in (diffusers, transformers):  # what is missing or wrong is said here, in a sentence
+    _library.utils.logging.disable_progress_bar()
+    _library.utils.logging.set_verbosity_error()
 
 SAMPLERS = {"ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler"}
 """DDIM (Song et al. 2021, arXiv 2010.02502) and DPM-Solver++ of second order (Lu et al. 2022, arXiv 2211.01095), both
@@ -60,6 +60,11 @@ class Diffusion(nn.Module):
         for style in styles:
             listed = [*(each[0] for each in prompts(classes, style)), ""]
             cut = tokenizer(listed, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
+            if len(cut.input_ids.unique(dim=0)) < len(listed):
+                raise WeightsError(
+                    f"{folder / 'tokenizer'} must tell the captions of all classes apart, but gives two of these the "
+                    f"same tokens: {', '.join(map(repr, listed))}."
+                )
             self.register_buffer(f"captions_{style}", cut.input_ids, persistent=False)
         self._fixed: dict[str, Tensor] = {}
 
@@ -163,10 +168,6 @@ def _loaded(kind: Any, folder: Path, part: str) -> nn.Module:
     """Load one network in float32, all of it."""
     file = weights.file_of(folder, part)
     variant = "fp16" if file is not None and ".fp16." in file.name else None
-    quiet = logging.getLogger("transformers.modeling_utils"), logging.getLogger("diffusers.models.modeling_utils")
-    before = [each.level for each in quiet]
-    for each in quiet:
-        each.setLevel(logging.ERROR)
     try:
         model, told = kind.from_pretrained(
             folder,
@@ -180,9 +181,6 @@ def _loaded(kind: Any, folder: Path, part: str) -> nn.Module:
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise WeightsError(f"{folder / part} must hold a model that diffusers can load, but: {reason}") from error
-    finally:
-        for each, level in zip(quiet, before, strict=True):
-            each.setLevel(level)
     missing = sorted(told["missing_keys"])
     if missing:
         raise WeightsError(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lungtune.core.journal import write_atomic
@@ -38,9 +39,10 @@ from pathlib import Path
 import diffusers, torch
 from PIL import Image
 base, folder, name, seed, picture = sys.argv[1:]
-pipe = diffusers.StableDiffusionPipeline.from_pretrained(base, dtype=torch.float32, safety_checker=None)
+pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+    base, dtype=torch.float32, safety_checker=None{variant})
 pipe.scheduler = diffusers.{sampler}.from_config(
-    json.loads(Path(base, "scheduler", "scheduler_config.json").read_text()), clip_sample=False{spacing})
+    json.loads(Path(folder, "scheduler_config.json").read_text()), clip_sample=False{spacing})
 pipe.load_lora_weights(folder)
 image = pipe(json.loads(Path(folder, "captions.json").read_text())[name], height={size}, width={size},
              num_inference_steps={steps}, guidance_scale={guidance:.9g}, output_type="np",
@@ -91,12 +93,15 @@ def write(
     )
     _read_back(home, adapter, folder)
     snippet = SNIPPET.format(
+        variant="" if weights.variant(home) is None else ", variant='fp16'",
         sampler=SAMPLERS[params.sampler],
         spacing="".join(f", {key}={value!r}" for key, value in SPACING[params.sampler].items()),
         size=base.image_size,
         steps=params.sampler_steps,
         guidance=params.guidance,
     )
+    settings_of = home / "scheduler" / "scheduler_config.json"
+    write_atomic(folder / settings_of.name, settings_of.read_bytes())
     write_atomic(folder / "captions.json", json.dumps(dict(zip(classes, captions, strict=True)), indent=1).encode())
     write_atomic(folder / "classes.json", json.dumps({"classes": list(classes)}).encode())
     (folder / "README.md").write_text(_README.format(base=base.weights, snippet=snippet), encoding="utf-8")
@@ -109,8 +114,16 @@ def _read_back(home: Path, adapter: dict[str, Tensor], folder: Path) -> None:
         WeightsError: one is missing or changed.
     """
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(
-        home, vae=None, safety_checker=None, feature_extractor=None, local_files_only=True
+        home,
+        vae=None,
+        safety_checker=None,
+        feature_extractor=None,
+        local_files_only=True,
+        dtype=torch.float32,
+        variant=weights.variant(home),
     )
+    for part in _PARTS:
+        getattr(pipe, part).float()  # transformers goes by the folder's own type
     pipe.load_lora_weights(str(folder))
     held = {
         f"{_PREFIX}{part}.{name.replace('.default_0.', '.')}": value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -44,47 +45,51 @@ def find(weights: str, *, fetch: bool) -> Path:
     for folder in (_weights.shipped(weights), Path(weights).expanduser()):
         if folder.is_dir():
             return _whole(folder)
-    if _weights.is_path(weights) and weights.count("/") != 1:
+    if weights.startswith((".", "~", "/")) or weights.count("/") > 1 or weights.endswith("/"):
         raise WeightsError(f"weights must name a folder with {_INDEX}, but {weights} does not exist.")
     repos = [weights] if "/" in weights else [f"{owner}/{weights}" for owner in _OWNERS]
     found = _weights.cached((repo, _INDEX) for repo in repos)
-    if found is None and fetch:
-        found = _weights.fetched([(repo, _INDEX) for repo in repos], _download)
+    if fetch and (found is None or _missing(found.parent)):  # a download that was broken off goes on
+        found = _weights.fetched([(repo, _INDEX) for repo in repos], _download) or found
     if found is None:
         raise WeightsError(
             _weights.remedy(weights, "Stable Diffusion", f"hf download {repos[0]}", "in diffusers' layout")
         )
-    return _whole(found.parent)
+    return _whole(found.parent, f" Fetch the rest with `hf download {repos[0]}`.")
 
 
 def _download(repo: str, name: str) -> str:
     """Fetch all parts, with the hub's progress bar; return the path of one file."""
     from huggingface_hub import snapshot_download
 
-    wanted = [
-        _INDEX,
-        *(f"{part}/*.json" for part in _FILES),
-        "tokenizer/*",
-        *(f"{part}/*.safetensors" for part in _WEIGHTS),
-    ]
+    wanted = [_INDEX, "tokenizer/*", *(f"{part}/*.json" for part in _FILES)]
+    wanted += [f"{part}/{names[0]}" for part, names in _WEIGHTS.items()]
     return str(Path(snapshot_download(repo, allow_patterns=wanted)) / name)
 
 
-def _whole(folder: Path) -> Path:
-    """Return ``folder`` if nothing is missing.
-
-    Raises:
-        WeightsError: a part is missing, cut short, or does not fit the others.
-    """
+def _missing(folder: Path) -> list[str]:
+    """Return what a whole model would have beside what is there."""
     missing = [
         f"{part}/{name}" for part, names in _FILES.items() for name in names if not (folder / part / name).is_file()
     ]
     missing += [f"{part}/{names[0]}" for part, names in _WEIGHTS.items() if file_of(folder, part) is None]
-    missing += [] if (folder / _INDEX).is_file() else [_INDEX]
+    words = folder / "tokenizer"
+    if not (words / "tokenizer.json").is_file():
+        missing += [f"tokenizer/{name}" for name in ("vocab.json", "merges.txt") if not (words / name).is_file()]
+    return missing + ([] if (folder / _INDEX).is_file() else [_INDEX])
+
+
+def _whole(folder: Path, remedy: str = "") -> Path:
+    """Return ``folder`` if nothing is missing; ``remedy`` is said where something is.
+
+    Raises:
+        WeightsError: a part is missing, cut short, or does not fit the others.
+    """
+    missing = _missing(folder)
     if missing:
         raise WeightsError(
             f"{folder} must hold a whole latent-diffusion model in diffusers' layout (safetensors), but these are "
-            f"missing: {', '.join(missing)}."
+            f"missing: {', '.join(missing)}.{remedy}"
         )
     for part in _WEIGHTS:
         _readable(file_of(folder, part))  # type: ignore[arg-type]
@@ -110,6 +115,12 @@ def _whole(folder: Path) -> Path:
 def file_of(folder: Path, part: str) -> Path | None:
     """Return the file that holds a part's weights, None when there is none."""
     return next((folder / part / name for name in _WEIGHTS[part] if (folder / part / name).is_file()), None)
+
+
+def variant(folder: Path) -> str | None:
+    """Return ``fp16`` where the folder holds that kind of files only."""
+    file = file_of(folder, "unet")
+    return "fp16" if file is not None and ".fp16." in file.name else None
 
 
 def config(folder: Path, part: str) -> dict[str, Any]:
@@ -146,3 +157,19 @@ def fits(folder: Path, image_size: int) -> None:
     step = 2 ** sum(levels)
     if image_size % step:
         raise SpaceError(f"image_size must be a multiple of {step} px for {folder.name}, but got {image_size}.")
+
+
+def content(folder: Path) -> str:
+    """Return a hash of what the files of a model hold, the ones that are read."""
+    sums = hashlib.blake2b(digest_size=16)
+    files = [folder / part / name for part, names in _FILES.items() for name in names]
+    files += [file for part in _WEIGHTS if (file := file_of(folder, part))]
+    files += [
+        file
+        for name in ("tokenizer.json", "vocab.json", "merges.txt")
+        if (file := folder / "tokenizer" / name).is_file()
+    ]
+    for file in files:
+        with file.open("rb") as stream:
+            sums.update(hashlib.file_digest(stream, "blake2b").digest())
+    return sums.hexdigest()

@@ -24,6 +24,8 @@ _TARGETS = {
     "attn": (rf"attn[12]\.({_HEADS})",),
     "attn_ff": (rf"attn[12]\.({_HEADS})", r"ff\.net\.(0\.proj|2)"),
 }
+_NOISE = 1
+"""Noise and steps have a stream of their own beside the adapters' dropout."""
 _TEXT = r"(q_proj|k_proj|v_proj|out_proj)"
 
 
@@ -115,13 +117,15 @@ class SdLora(Generator):
         """See ``Trainable.losses``: how far the UNet's word is from the noise, or velocity, that each row was given."""
         import torch
 
+        from lungtune.nn.slots import mix
+
         device = inputs.device
         contexts = model.contexts(slots, [i for i, p in enumerate(slots.params) if p.lora_text])
         said, own, noises, times, weights = [], [], [], [], []
         half = inputs.shape[1] // 2
         for i, rows in enumerate(slots.rows):
             params, count = slots.params[i], rows.stop - rows.start
-            generator = torch.Generator(device).manual_seed(slots.drawing(i))
+            generator = torch.Generator(device).manual_seed(mix(slots.drawing(i), _NOISE))
             drawn = torch.randn(2, count, half, *inputs.shape[2:], generator=generator, device=device)
             steps = torch.randint(len(model.kept), (count,), generator=generator, device=device)
             dropped = torch.rand(count, generator=generator, device=device) < params.caption_dropout
@@ -159,6 +163,10 @@ class SdLora(Generator):
             return tower.image_features(images)
 
         return embed
+
+    def content(self, base: Base) -> str:
+        """See ``Generator.content``."""
+        return _diffusion_weights.content(_diffusion_weights.find(base.weights, fetch=True))
 
     def captions(self, params: Params, classes: Sequence[str]) -> list[str]:
         """See ``Generator.captions``."""

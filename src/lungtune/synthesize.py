@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from lungtune import catalog, reopen, runs
 from lungtune.core import environment, paths, recipe
@@ -39,6 +41,9 @@ _BATCH = 64
 """Images drawn between two notes of what is done."""
 
 _SHOWN = 8
+VERSION = 1
+"""Raise when training or drawing changes: older banks are then not gone on with."""
+
 _SEED = 9_003
 """Of a bank's noise, so that it has none in common with a search's reports."""
 
@@ -51,35 +56,41 @@ class Origin:
         name: of the recipe's file, or of the space whose source configuration it is.
         space: no axes, a seed.
         fidelity: passes it is trained for.
-        mark: hash of all that decides the trained weights.
+        mark: hash of all that decides the trained weights, but for what lies in the base's files.
+        path: of the recipe; None of a source configuration.
+        profile: of a source configuration.
     """
 
     name: str
     space: SearchSpace
     fidelity: float
     mark: str
+    path: Path | None = None
+    profile: str = ""
 
 
 def synthesize(
     path: Path | None = None,
-    per_class: int = 100,
+    per_class: int | Mapping[str, int] = 100,
     classes: Sequence[str] | None = None,
     data: str | None = None,
     profile: str | None = None,
     seed: int = 0,
     out: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Make a bank, or go on with it; return its folder.
 
     Args:
-        path: the recipe; without one, the best recipe of a generator for this very split in lungtune's home, else the
-            source configuration of the space ``sd_lora``.
-        per_class: images of each class the bank should hold at least.
-        classes: only these; default all.
+        path: the recipe; without one, the best recipe of a generator for this very split in lungtune's home that was
+            judged as the profile's source configuration of the space ``sd_lora`` would be, else that configuration.
+        per_class: images of each class the bank should hold at least, or by class.
+        classes: only these; default all, or those of ``per_class``.
         data: the data source; with a recipe, only where it lies elsewhere.
         profile: ``demo`` or ``full``, of the source configuration.
         seed: of the split, without a recipe.
         out: folder; by default one in lungtune's home, named after the recipe and all that decides the images.
+        settings: changes of the source configuration's space, such as ``weights``.
 
     Raises:
         SpaceError: the recipe has mistakes, is none, or is not a generator's.
@@ -89,92 +100,127 @@ def synthesize(
     """
     from lungtune.data import dataset
 
+    if path is not None and settings:
+        raise SpaceError("--set changes the source configuration, but a recipe is given; leave one of them out.")
     if path is not None:
         space, origin = reopen.load(path)
         found = reopen.inspect(space, origin, data, test=False)
-        made = Origin(path.stem, space, origin.fidelity, recipe.fingerprint(space, origin.fidelity, origin.split))
+        made = Origin(path.stem, space, origin.fidelity, recipe.fingerprint(space, origin.fidelity, origin.split), path)
     else:
         found = dataset.inspect(data or "phantom", seed=seed)
         if found.audit.problems:
             raise DataError("the data can't be trained on as it is: " + " ".join(found.audit.problems))
-        made = _best(found) or _default(found, profile or ("full" if data else "demo"))
+        default = _default(found, profile or ("full" if data else "demo"), settings or {})
+        made = default if settings else _best(found, default) or default
         print(f"no recipe was named: the bank is made with {made.name}", file=sys.stderr, flush=True)
     trainable = catalog.family(made.space.family)
     if not isinstance(trainable, Generator):
         raise SpaceError(
             f"{path} must be a recipe of a generator, such as sd_lora's, but is one of {made.space.family}."
         )
-    wanted = _classes(classes, found.manifest.classes)
+    wanted = _wanted(per_class, classes, found.manifest.classes)
     base = parameters.build(trainable.Base, made.space.base)
     trainable.check(base)
-
-    from lungtune.nn.capacity import as_searched
-    from lungtune.training import Session
-
-    opened = dataset.load(found, base.image_size)
-    session = Session(trainable, base, opened, made.space.fidelity, made.space.objective)
-    folder = out or paths.home() / "banks" / f"{made.name}-{_key(made, found)[:8]}"
-    run = _trained(session, made, as_searched)
-    bank = _bank(folder, made, found, base.image_size, run.scores)
-    for entry in bank.drop_damaged():
-        print(f"{entry.file} is damaged and is made anew", file=sys.stderr, flush=True)
-    _fill(session, bank, run, made, dict.fromkeys(wanted, per_class))
-    _picture(bank, opened)
+    mark = _hash(made.mark, trainable.content(base), VERSION)
+    key = _hash(mark, found.manifest.train_hash, _SEED)
+    folder = (out or paths.home() / "banks" / f"{made.name}-{key[:8]}").absolute()
+    bank = _bank(folder, key, made, found, base.image_size)
+    work = paths.home() / "generators" / mark
+    work.mkdir(parents=True, exist_ok=True)
+    with _alone(work):
+        for entry in bank.drop_damaged():
+            print(f"{entry.file} is damaged and is made anew", file=sys.stderr, flush=True)
+        if bank.missing(wanted):
+            opened = dataset.load(found, base.image_size)
+            _make(trainable, base, opened, bank, made, work, wanted)
+            _picture(bank, opened)
     return bank.folder
 
 
-def _classes(asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:
-    for name in asked or ():
+def _make(
+    trainable: Generator, base: Any, opened: Dataset, bank: Bank, made: Origin, work: Path, wanted: Mapping[str, int]
+) -> None:
+    """Train the generator, or find it trained, and draw what the bank lacks."""
+    from lungtune.nn.capacity import as_searched
+    from lungtune.training import Session
+
+    assert made.space.seed is not None
+    session = Session(trainable, base, opened, made.space.fidelity, made.space.objective)
+    run = runs.Run(made.space.seed, work)
+    as_searched()
+    runs.train(session, made.space, [run], made.fidelity, f"training the generator {made.name}")
+    if run.failure is not None:
+        raise TrialError("error", f"the generator {made.name} failed: {run.failure}")
+    write_atomic(bank.folder / "generator.json", json.dumps(run.scores, indent=1).encode())
+    runs.resume(session, made.space, run, made.fidelity)
+    _fill(session, bank, run, made, wanted)
+
+
+def _hash(*decides: Any) -> str:
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Be the only process that trains this generator and draws with it; others wait, and find it done."""
+    lock = FileLock(work / ".lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"waiting for another process that draws with this generator ({work}) ...", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _wanted(per_class: int | Mapping[str, int], asked: Sequence[str] | None, known: Sequence[str]) -> dict[str, int]:
+    counts = per_class if isinstance(per_class, Mapping) else dict.fromkeys(asked or known, per_class)
+    for name in (*(asked or ()), *counts):
         if name not in known:
             raise SpaceError(f"--classes must name classes of the data, but got '{name}'.{did_you_mean(name, known)}")
-    return list(asked or known)
+    return {name: count for name, count in counts.items() if asked is None or name in asked}
 
 
-def _best(found: Inspection) -> Origin | None:
-    """Return the best recipe of a generator for this very split, None when there is none."""
+def _best(found: Inspection, default: Origin) -> Origin | None:
+    """Return the best recipe of a generator for this very split, None when there is none.
+
+    Only recipes that were judged as ``default`` would be are compared: by the same metric and model, with as many
+    samples of the same size.
+    """
     best: tuple[float, Origin] | None = None
     for path in sorted((paths.home() / "recipes").glob("*.yaml")):
         try:
             space, origin = reopen.load(path)
         except SpaceError:
             continue
-        if not isinstance(catalog.family(space.family), Generator) or not found.manifest.matches(origin.split):
+        if space.family != default.space.family or not found.manifest.matches(origin.split):
+            continue
+        if _judged(space) != _judged(default.space):
             continue
         if best is None or space.objective.better(origin.score, best[0]):
             mark = recipe.fingerprint(space, origin.fidelity, origin.split)
-            best = origin.score, Origin(path.stem, space, origin.fidelity, mark)
+            best = origin.score, Origin(path.stem, space, origin.fidelity, mark, path)
     return best[1] if best else None
 
 
-def _default(found: Inspection, profile: str) -> Origin:
+def _judged(space: SearchSpace) -> tuple[Any, ...]:
+    """Return what scores must have in common to be compared."""
+    return (space.objective, *(value for name, value in sorted(space.base.items()) if name not in ("weights", "views")))
+
+
+def _default(found: Inspection, profile: str, settings: Mapping[str, Any]) -> Origin:
     """Return the source configuration, to be trained for its whole length."""
-    space = catalog.space(DEFAULT, profile)
+    space = catalog.space(DEFAULT, profile, settings)
     point = {**space.fixed, **(space.start[0] if space.start else {})}
     made = space.configuration(point)
     fixed = dataclasses.replace(space, axes={}, base=made.base, fixed=made.params, start=(), seed=0, data=found.source)
     mark = recipe.fingerprint(fixed, space.fidelity.max, found.manifest.hash)
-    return Origin(f"{DEFAULT}-source", fixed, space.fidelity.max, mark)
+    return Origin(f"{DEFAULT}-source", fixed, space.fidelity.max, mark, None, profile)
 
 
-def _key(made: Origin, found: Inspection) -> str:
-    """Return a hash of all that decides a bank's images."""
-    decides = [made.mark, found.manifest.train_hash, _SEED]
-    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
-
-
-def _trained(session: Session, made: Origin, as_searched: Any) -> runs.Run:
-    """Train the generator, or find it trained; it stays in the session."""
-    assert made.space.seed is not None
-    run = runs.Run(made.space.seed, paths.home() / "generators" / made.mark)
-    as_searched()
-    runs.train(session, made.space, [run], made.fidelity, f"training the generator {made.name}")
-    if run.failure is not None:
-        raise TrialError("error", f"the generator {made.name} failed: {run.failure}")
-    runs.resume(session, made.space, run, made.fidelity)
-    return run
-
-
-def _bank(folder: Path, made: Origin, found: Inspection, size: int, scores: Mapping[str, float]) -> Bank:
+def _bank(folder: Path, key: str, made: Origin, found: Inspection, size: int) -> Bank:
     from lungtune.data.bank import Bank
 
     generator = {
@@ -186,15 +232,17 @@ def _bank(folder: Path, made: Origin, found: Inspection, size: int, scores: Mapp
         "fidelity": made.fidelity,
         "seed": made.space.seed,
     }
+    named = [str(made.path.absolute())] if made.path else ["--data", found.source, "--profile", made.profile]
+    command = ["python", "scripts/synthesize.py", *named, "--out", str(folder)]
     return Bank.create(
         folder,
-        key=_key(made, found),
+        key=key,
         generator=generator,
         classes=found.manifest.classes,
         train_hash=found.manifest.train_hash,
         size=size,
         seed=_SEED,
-        about={"source": found.source, "validation": dict(scores)},
+        about={"source": found.source, "command": shlex.join(command)},
         versions=environment.describe()["versions"],
     )
 

@@ -52,6 +52,8 @@ class Run:
     seconds: float = 0.0
     best: tuple[float, str] = (math.nan, "")
     verified: bool = False
+    judged: tuple[int, dict[str, np.ndarray]] | None = None
+    """Samples seen at the last report, and what was made of validation then."""
 
 
 class Session:
@@ -183,7 +185,10 @@ class Session:
 
     def judge(self, number: int, part: Part) -> dict[str, np.ndarray]:
         """Return what trial ``number`` makes of a part of the data (``examiner``)."""
-        return self.examiner.judge(self.pack, self.runs[number].slot, part)
+        run = self.runs[number]
+        if run.judged and part is self.dataset.validation and run.judged[0] == self.pack.samples(run.slot):
+            return run.judged[1]  # for a generator that is as costly as a report
+        return self.examiner.judge(self.pack, run.slot, part)
 
     def references(self, params: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         """Return the scores on validation that trials are read beside; no trial may be in."""
@@ -194,6 +199,7 @@ class Session:
         run.fidelity = max(level for level in self._reports if round(level * cases) <= samples)
         part = self.dataset.validation
         judged = self.examiner.judge(self.pack, run.slot, part)
+        run.judged = samples, judged
         try:
             scores = self.examiner.scores(part, judged)
         except TrialError as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,17 @@ class Study:
     def history(self) -> History:
         """Replay the journal."""
         return History(journal.read(self.journal_path))
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Be a new study's only driver; what fails inside leaves nothing of it behind."""
+        self.acquire()
+        try:
+            yield
+        except BaseException:
+            self.release()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def acquire(self) -> None:
         """Become the study's only driver, making its folder if need be, and open its journal for writing.

@@ -223,5 +223,13 @@ class Generator(Trainable):
         """
 
     @abstractmethod
+    def content(self, base: Any) -> str:
+        """Return a hash of the pretrained weights' files: the same settings may name others tomorrow.
+
+        Raises:
+            WeightsError: they cannot be had.
+        """
+
+    @abstractmethod
     def captions(self, params: Any, classes: Sequence[str]) -> list[str]:
         """Return what a trial calls each class when it draws."""

@@ -285,7 +285,7 @@ class Bank:
 
     def _command(self, per_class: int | None = None) -> str:
         """The command that goes on making images."""
-        named = f"{_MAKE} {self.generator.get('recipe') or 'RECIPE'}"
+        named = self.about.get("command") or f"{_MAKE} {self.generator.get('recipe') or 'RECIPE'} --out {self.folder}"
         return named if per_class is None else f"{named} --per-class {per_class}"
 
     def _forget(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lungtune.core import objectives
+from lungtune.core import objectives, synthetic
 from lungtune.core.comparison import Comparison, shown
 from lungtune.core.synthetic import IMAGES
 from lungtune.evaluate import effect, helped, measures, metrics
@@ -136,6 +136,16 @@ def notes(
         else f"All else, the length of training too, was chosen on the validation cases with {axis} {own}: that "
         f"favours {own}; another value might do better with parameters of its own."
     )
+    if axis == IMAGES:
+        told.append(
+            "The generator, too, was chosen by its distance to the validation images: only the test part has not been "
+            "seen by any choice."
+        )
+    elif axis in synthetic.NAMES:
+        told.append(
+            "Whether synthetic images helped is not asked by this: more images of any kind may. Ask a recipe with "
+            f"{synthetic.RATIO} > 0: --compare {synthetic.QUESTION}."
+        )
     if failed:
         listed = ", ".join(f"{axis} {shown(value)} with seed {seed}" for value, seed in failed)
         told.append(

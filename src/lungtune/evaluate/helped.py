@@ -53,6 +53,8 @@ def verdict(
             told[name] for name in failed
         )
         sentence += f", though better than {told[beaten[0]]}" if beaten else ""
+        open_ = [each["high"] for name, each in found.items() if name in failed and (each["high"] or 0) > 0]
+        sentence += f". A gain of up to {min(open_):.3f} can't be excluded" if len(open_) == len(failed) else ""
     elif missing:
         ended = "their training did not end" if set(missing) & set(compared) else "they were not asked for"
         sentence = (
@@ -61,6 +63,8 @@ def verdict(
     else:
         sentence = "synthetic images helped: better than " + " and better than ".join(told.values())
     if found:
-        sentence += f"; {100 * _LEVEL:g} % over patients, jointly for both comparisons"
+        seeds = min(len(each) for each in tables.values())
+        trained = f"{seeds} trainings each" if seeds > 1 else "one training each, too few to trust: take --seeds 3"
+        sentence += f"; {100 * _LEVEL:g} % over patients, jointly for both comparisons; {trained}"
     helped = False if failed else None if missing else True
     return {"gains": found, "helped": helped, "sentence": sentence + "."}

@@ -21,6 +21,8 @@ SIDE = 32
 """Pixels are compared at this size."""
 _CHUNK = 4_000_000
 """At most this many distances are held at a time (32 MB)."""
+_AT_ONCE = 256
+"""Images made small at a time."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def small(images: np.ndarray) -> np.ndarray:
 
     Sides that are not multiples of 32 have cells of unequal size; smaller ones stay as they are.
     """
+    if len(images) > _AT_ONCE:  # a fold of large images need not be in memory as floats
+        return np.concatenate([small(images[i : i + _AT_ONCE]) for i in range(0, len(images), _AT_ONCE)])
     pooled = np.asarray(images, np.float32)
     for axis in (1, 2):
         side = pooled.shape[axis]

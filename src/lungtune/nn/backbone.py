@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lungtune.core.trainable import Trainable
+from lungtune.nn import memory
 from lungtune.nn.slots import Slots, Stage
 
 _AT_ONCE = 256
-"""Images whose features are computed together: a head's batch may be too large for what is below it."""
+"""Most images whose features are computed together: a head's batch may be too large for what is below it."""
+_PIXELS = 1 << 23
+"""Most pixels of these: an autoencoder of images of 768 px holds a GB for each."""
 
 
 class Backbone:
@@ -57,5 +60,8 @@ class Backbone:
     def features(self, images: Tensor) -> Tensor:
         """Return the family's ``features`` of images ``(N, 1, H, W)`` in [0, 1], on the device."""
         with self.showing(None):
-            parts = [self._trainable.features(self.model, some) for some in images.to(self.device).split(_AT_ONCE)]
+            images = images.to(self.device)
+            stride = max(1, min(_AT_ONCE, _PIXELS // images[0].numel()))
+            some = lambda first, last: self._trainable.features(self.model, images[first:last])  # noqa: E731
+            parts = memory.in_parts(len(images), stride, some)
         return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lungtune.core import synthetic
 from lungtune.core.fidelity import TOLERANCE
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
@@ -170,7 +171,7 @@ class Conductor:
         if trial.reports:
             return False
         for other in self.history.of(State.COMPLETE, State.PRUNED, State.PAUSED):
-            if other.params == trial.params and other.duplicate_of is None:
+            if synthetic.plain(other.params) == synthetic.plain(trial.params) and other.duplicate_of is None:
                 state = State.COMPLETE if other.state is State.COMPLETE else State.PRUNED
                 self._end(trial.number, state, reason="duplicate", duplicate_of=other.number)
                 return True

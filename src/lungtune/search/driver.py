@@ -122,11 +122,11 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
             f"{wanting} needs lung masks, but {inspection.source} names none. Name their folder, as in "
             f"chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."
         )
-    bank = supply.bank(space, inspection, options.bank, profile, console)
-    data = dataset.load(inspection, made[0][1].image_size, masks=wanting is not None, bank=bank)
-    if wanting and not data.train.masked.any():
-        raise DataError(f"{wanting} needs lung masks, but no training image of {inspection.source} has one.")
-    study.acquire()
+    with study.claimed():  # a bank may take hours, in which nobody else may take the name
+        bank = supply.bank(space, inspection, options.bank, profile, console)
+        data = dataset.load(inspection, made[0][1].image_size, masks=wanting is not None, bank=bank)
+        if wanting and not data.train.masked.any():
+            raise DataError(f"{wanting} needs lung masks, but no training image of {inspection.source} has one.")
     inspection.save(study.split_path)
     counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}
     about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}

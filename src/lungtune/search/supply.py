@@ -48,21 +48,24 @@ def bank(
     if folder is not None:
         return Bank.open(folder).take(inspection.manifest, space)
     labels = inspection.manifest.parts["train"].label
-    needed = max(synthetic.needed(space, [labels.count(name) for name in inspection.manifest.classes]))
+    classes = inspection.manifest.classes
+    needed = dict(zip(classes, synthetic.needed(space, [labels.count(name) for name in classes]), strict=True))
     console.print(
         f"{space.name} trains on up to {most:g} synthetic images for each real one, and no bank of them is named "
-        f"(--bank DIR): {needed} of each class are made first, or found if they were. "
+        f"(--bank DIR): {sum(needed.values())} are made first, or found if they were. "
         f"--set {synthetic.RATIO}=0 does without.",
         highlight=False,
         soft_wrap=True,
     )
-    command = [sys.executable, str(ROOT / "scripts" / "synthesize.py"), "--per-class", str(needed)]
-    command += ["--data", inspection.source, "--seed", str(inspection.manifest.seed), "--profile", profile]
+    command = [sys.executable, str(ROOT / "scripts" / "synthesize.py"), "--data", inspection.source]
+    command += ["--seed", str(inspection.manifest.seed), "--profile", "demo" if profile == "demo" else "full"]
+    command += ["--per-class", ",".join(f"{name}={count}" for name, count in needed.items())]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise DataError(
-            f"{space.name} needs synthetic images, but none could be made (see above); name a bank with --bank DIR, or "
-            f"leave them out with --set {synthetic.RATIO}=0."
+            f"{space.name} needs synthetic images, but none could be made (see above); leave them out with "
+            f"--set {synthetic.RATIO}=0, or make a bank (python scripts/synthesize.py ... --set weights=DIR), "
+            "and name it with --bank DIR."
         )
     return Bank.open(Path(done.stdout.splitlines()[-1])).take(inspection.manifest, space)
 

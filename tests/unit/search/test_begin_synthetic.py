@@ -83,8 +83,8 @@ def test_a_search_that_is_given_no_bank_has_one_made_first(
     else:
         study, _, data = begin(None, synthetic_ratio=[0, 0.5])
         study.release()
-        most = max(study.history().study["data"]["bank"]["counts"].values())
-        assert commands[0][:2] == ["--per-class", str(most)]
+        counts = study.history().study["data"]["bank"]["counts"]
+        assert commands[0][-2:] == ["--per-class", ",".join(f"{name}={count}" for name, count in counts.items())]
         assert len(data.synthetic) == sum(study.history().study["data"]["bank"]["counts"].values())
 
 
@@ -115,7 +115,9 @@ def test_duplicates_alone_need_no_bank() -> None:
 def test_images_of_another_fold_too_few_or_damaged_begin_no_study(bank: Bank) -> None:
     with pytest.raises(DataError, match=r"was made from another training fold \(.*show validation or test patients"):
         begin(bank.folder, seed=4, synthetic_ratio=0.5)
-    with pytest.raises(DataError, match=r"ratio 2 needs \d+ of .* \(it has 12\), .*sd-1\.yaml --per-class \d\d"):
+    with pytest.raises(
+        DataError, match=r"ratio 2 needs \d+ of .* \(it has 12\), .*sd-1\.yaml --out .* --per-class \d\d"
+    ):
         begin(bank.folder, synthetic_ratio=[0, 2], synthetic_balance=["uniform", "fill"])
     with pytest.raises(DataError, match="nowhere must be a bank of synthetic images, but does not exist"):
         begin(bank.folder / "nowhere", synthetic_ratio=0.5)
