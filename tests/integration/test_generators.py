@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -17,10 +18,11 @@ from rich.console import Console
 
 from lungtune import export, retrain
 from lungtune.core import journal, yamlfile
+from lungtune.data import dataset
 from lungtune.data.bank import Bank
 from lungtune.data.manifest import Manifest
 from lungtune.errors import DataError, SpaceError
-from lungtune.search import driver, supply
+from lungtune.search import driver
 from lungtune.synthesize import synthesize
 from trainables.sd_lora import TRAINABLE
 
@@ -120,6 +122,25 @@ def test_a_bank_is_found_again_grows_and_is_mended(bank: Bank, recipe: Path, cap
     assert (bank.folder / "samples.png").stat().st_size > 1000
 
 
+def test_a_bank_that_lacks_nothing_opens_no_model(
+    bank: Bank, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(type(TRAINABLE), "backbone", lambda *_: pytest.fail("a model was opened"))
+    assert synthesize(recipe, per_class={bank.classes[0]: 3, bank.classes[2]: 9}) == bank.folder
+    assert capsys.readouterr().err == ""
+
+
+def test_other_weights_in_the_same_folder_make_another_bank(
+    bank: Bank, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bank never holds images of two generators."""
+    monkeypatch.setattr(type(TRAINABLE), "content", lambda *_: "others")
+    other = Bank.open(synthesize(recipe, per_class={bank.classes[0]: 1}))
+    assert other.key != bank.key
+    with pytest.raises(DataError, match="holds a bank of other synthetic images"):
+        synthesize(recipe, per_class=1, out=bank.folder)
+
+
 def test_images_of_a_class_are_drawn_from_its_caption(bank: Bank, recipe: Path) -> None:
     captions = {bank.entries(name)[0].caption for name in bank.classes}
     assert len(captions) == len(bank.classes)
@@ -138,26 +159,17 @@ def test_only_a_generators_recipe_and_its_own_data_make_a_bank(recipe: Path, tmp
         synthesize(recipe, classes=["virall"])
 
 
-def test_a_search_without_a_bank_makes_one_from_the_best_recipe(
-    bank: Bank, home: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_recipe_the_best_one_that_was_judged_alike_is_taken(
+    bank: Bank, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """The bank made is the one that the recipe of this very split had made before; hosts never begin."""
-    made: list[Path] = []
-    true = supply.show
-    monkeypatch.setattr(supply, "show", lambda bank, study: made.append(bank.folder) or true(bank, study))
-    monkeypatch.setattr(driver, "_start_ray", lambda: None)
-    monkeypatch.setattr(driver, "_stop_ray", lambda started: None)
-    monkeypatch.setattr(driver, "_search", lambda study, *rest: 0)
-    options = driver.Options(
-        space="clip_lora", profile="demo", data=DATA, study="mixed", settings={"synthetic_ratio": [0.0, 0.05]}
-    )
-    console = Console(record=True, width=500)
-    assert driver.run(options, console) == 0
-    assert made == [bank.folder]
-    assert "no bank of them is named" in console.export_text()
-    (begun,) = [e for e in journal.read(home / "studies" / "mixed" / "journal.jsonl") if e["event"] == "study"]
-    assert begun["data"]["bank"]["key"] == bank.key
-    assert (home / "studies" / "mixed" / "synthetic.png").is_file()
+    """Scores of another judge, or of other sizes, are of another scale: such a recipe is no candidate."""
+    maker = importlib.import_module("lungtune.synthesize")
+    monkeypatch.setattr(maker, "DEFAULT", str(home / "tiny.yaml"))
+    assert synthesize(data=DATA, profile="full", per_class={bank.classes[0]: 2}) == bank.folder
+    assert "the bank is made with drawn-1" in capsys.readouterr().err
+    monkeypatch.setattr(maker, "DEFAULT", "sd_lora")
+    found = dataset.inspect(DATA)
+    assert maker._best(found, maker._default(found, "demo", {})) is None
 
 
 def test_another_fold_refuses_the_bank(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:

