@@ -3,7 +3,7 @@
     python scripts/synthesize.py RECIPE.yaml --per-class 500 [--classes A,B] [--out DIR]
 
 The generator is trained on the training fold only, and the bank carries that fold's hash: a study of another fold
-refuses it. Without a recipe the best one of a generator for the same split is taken, else the source configuration of
+refuses it. Without a recipe the best one of a generator for the same split is taken, else the last start point of
 the space sd_lora. Interrupted, the same command goes on; with a larger --per-class the bank grows. Search with it:
 
     python scripts/search.py --space clip_lora --set synthetic_ratio=[0,0.5,1] --bank DIR

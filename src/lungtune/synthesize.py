@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lungtune.training import Session
 
 DEFAULT = "sd_lora"
-"""The space whose source configuration makes a bank where there is no recipe."""
+"""The space whose last start point makes a bank where there is no recipe."""
 
 _BATCH = 64
 """Images drawn between two notes of what is done."""
@@ -53,12 +53,12 @@ class Origin:
     """What a bank is made with.
 
     Attributes:
-        name: of the recipe's file, or of the space whose source configuration it is.
+        name: of the recipe's file, or of the space whose start point it is.
         space: no axes, a seed.
         fidelity: passes it is trained for.
         mark: hash of all that decides the trained weights, but for what lies in the base's files.
-        path: of the recipe; None of a source configuration.
-        profile: of a source configuration.
+        path: of the recipe; None of a start point.
+        profile: of the space's start point.
     """
 
     name: str
@@ -83,14 +83,14 @@ def synthesize(
 
     Args:
         path: the recipe; without one, the best recipe of a generator for this very split in lungtune's home that was
-            judged as the profile's source configuration of the space ``sd_lora`` would be, else that configuration.
+            judged as the profile's last start point of the space ``sd_lora`` would be, else that configuration.
         per_class: images of each class the bank should hold at least, or by class.
         classes: only these; default all, or those of ``per_class``.
         data: the data source; with a recipe, only where it lies elsewhere.
-        profile: ``demo`` or ``full``, of the source configuration.
+        profile: ``demo`` or ``full``, of the space.
         seed: of the split, without a recipe.
         out: folder; by default one in lungtune's home, named after the recipe and all that decides the images.
-        settings: changes of the source configuration's space, such as ``weights``.
+        settings: changes of the space, such as ``weights``.
 
     Raises:
         SpaceError: the recipe has mistakes, is none, or is not a generator's.
@@ -101,7 +101,7 @@ def synthesize(
     from lungtune.data import dataset
 
     if path is not None and settings:
-        raise SpaceError("--set changes the source configuration, but a recipe is given; leave one of them out.")
+        raise SpaceError("--set changes the space sd_lora, but a recipe is given; leave one of them out.")
     if path is not None:
         space, origin = reopen.load(path)
         found = reopen.inspect(space, origin, data, test=False)
@@ -211,13 +211,13 @@ def _judged(space: SearchSpace) -> tuple[Any, ...]:
 
 
 def _default(found: Inspection, profile: str, settings: Mapping[str, Any]) -> Origin:
-    """Return the source configuration, to be trained for its whole length."""
+    """Return the space's last start point, to be trained for its whole length."""
     space = catalog.space(DEFAULT, profile, settings)
-    point = {**space.fixed, **(space.start[0] if space.start else {})}
+    point = {**space.fixed, **(space.start[-1] if space.start else {})}
     made = space.configuration(point)
     fixed = dataclasses.replace(space, axes={}, base=made.base, fixed=made.params, start=(), seed=0, data=found.source)
     mark = recipe.fingerprint(fixed, space.fidelity.max, found.manifest.hash)
-    return Origin(f"{DEFAULT}-source", fixed, space.fidelity.max, mark, None, profile)
+    return Origin(f"{DEFAULT}-start", fixed, space.fidelity.max, mark, None, profile)
 
 
 def _bank(folder: Path, key: str, made: Origin, found: Inspection, size: int) -> Bank:

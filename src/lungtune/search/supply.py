@@ -28,13 +28,13 @@ def bank(
     """Return the synthetic images that trials of this search may want, all of them sound; None where none wants any.
 
     Where no bank is named, one is made by a process of its own, which leaves no memory of a device behind: from the
-    best recipe of a generator for this split, else from the source configuration of sd_lora.
+    best recipe of a generator for this split, else from the last start point of sd_lora.
 
     Args:
         space: what is searched.
         inspection: of the data.
         folder: of the bank; None where none is named.
-        profile: ``demo`` or ``full``, for a generator's source configuration.
+        profile: ``demo`` or ``full``, of sd_lora's start point.
         console: where it is said that one is made.
 
     Raises:
