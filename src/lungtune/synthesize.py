@@ -258,7 +258,7 @@ def _fill(session: Session, bank: Bank, run: runs.Run, made: Origin, wanted: Map
     values = parameters.build(session.trainable.Params, made.space.fixed)
     captions = session.trainable.captions(values, bank.classes)
     slot = session.runs[run.number].slot
-    torch.set_num_threads(os.cpu_count() or 1)  # training was bound to add up as the search did; drawing is not
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # threads that share cores with others wait for them
     with _bar(f"drawing {len(missing)} images", len(missing)) as told:
         for first in range(0, len(missing), _BATCH):
             batch = missing[first : first + _BATCH]
