@@ -92,3 +92,9 @@ def test_training_and_validation_images_have_to_be_there(world):
     _, train, validation, _ = world
     with pytest.raises(ValueError, match=r"At least two training images and one validation image.* got 1 and 300"):
         copies(validation, Pictures(train.embeddings[:1], train.pixels[:1]), validation)
+
+
+def test_many_images_are_made_small_as_each_is_alone():
+    images = np.random.default_rng(0).integers(0, 256, (600, 40, 40), dtype=np.uint8)
+    rows = [0, 255, 256, 599]
+    assert np.array_equal(small(images)[rows], np.concatenate([small(images[row : row + 1]) for row in rows]))
