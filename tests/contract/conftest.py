@@ -54,7 +54,7 @@ class Family:
     @property
     def default(self) -> Any:
         """Default parameters, with a rate that shows in a few steps."""
-        quick = {"sampler_steps": 3, "caption_dropout": 0.4} if isinstance(self.trainable, Generator) else {}
+        quick = {"sampler_steps": 3, "caption_dropout": 0.4, "snr_cap": 0.5} if isinstance(self.trainable, Generator) else {}
         return replace(self.trainable.Params(), lr=1e-2, batch_size=4, **quick)
 
     @property
