@@ -54,7 +54,8 @@ class Family:
     @property
     def default(self) -> Any:
         """Default parameters, with a rate that shows in a few steps."""
-        quick = {"sampler_steps": 3, "caption_dropout": 0.4, "snr_cap": 0.5} if isinstance(self.trainable, Generator) else {}
+        drawn = {"sampler_steps": 3, "caption_dropout": 0.4, "snr_cap": 0.5}
+        quick = drawn if isinstance(self.trainable, Generator) else {}
         return replace(self.trainable.Params(), lr=1e-2, batch_size=4, **quick)
 
     @property
