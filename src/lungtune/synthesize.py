@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from lungtune import catalog, reopen, runs
+from lungtune import catalog
 from lungtune.core import environment, paths, recipe
 from lungtune.core import params as parameters
 from lungtune.core.journal import write_atomic
@@ -28,6 +28,7 @@ from lungtune.core.space import SearchSpace
 from lungtune.core.trainable import Generator
 from lungtune.errors import DataError, SpaceError, TrialError, did_you_mean
 from lungtune.evaluate import sheet
+from lungtune.retrain import reopen, runs
 
 if TYPE_CHECKING:
     from lungtune.data.bank import Bank

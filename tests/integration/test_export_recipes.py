@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from lungtune import catalog, retrain
+from lungtune import catalog
 from lungtune.core import recipe
 from lungtune.core.study import Study
 from lungtune.data.manifest import Manifest
 from lungtune.errors import SpaceError, StudyError
 from lungtune.evaluate import summary
 from lungtune.export import export
+from lungtune.retrain import reopen
 from tests.integration import retrain_study
 
 
@@ -26,7 +27,7 @@ def validation(home):
 def test_a_recipe_says_all_that_is_needed_to_train_again(home):
     (path,) = export("mini")
     assert path == home / "recipes" / "mini-1.yaml"
-    space, origin = retrain.load(path)
+    space, origin = reopen.load(path)
     history = Study.open("mini").history()
     best = history.ranked()[0]
     assert dict(space.fixed) == best.params
@@ -58,10 +59,10 @@ def test_a_recipe_is_commented_for_people(home):
 def test_the_best_come_first_and_no_more_than_there_are(home, tmp_path):
     paths = export("mini", top=5, out=tmp_path / "mine")
     assert [path.name for path in paths] == ["mini-1.yaml", "mini-2.yaml"]
-    scores = [retrain.load(path)[1].score for path in paths]
+    scores = [reopen.load(path)[1].score for path in paths]
     assert scores == sorted(scores, reverse=True)
     assert not list((tmp_path / "mine").glob(".*"))
-    assert ["corrected" in retrain.load(path)[0].provenance for path in paths] == [True, False]
+    assert ["corrected" in reopen.load(path)[0].provenance for path in paths] == [True, False]
     assert "corrected" not in paths[1].read_text(), "it is the score to expect of the first, not of the second"
 
 
@@ -79,7 +80,7 @@ def test_every_report_leaves_its_predictions(home):
 def test_lost_checkpoints_cost_the_interval_only(home):
     for path in home.glob("studies/mini/checkpoints/*/*"):
         path.write_bytes(b"torn")
-    space, origin = retrain.load(export("mini")[0])
+    space, origin = reopen.load(export("mini")[0])
     assert space.provenance["score"]["low"] is None
     assert origin.score > 0
     assert "corrected" not in space.provenance

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from lungtune import catalog
-from lungtune import compare as module
 from lungtune.core import params as parameters
 from lungtune.core import recipe as recipes
 from lungtune.core.space import SearchSpace
@@ -17,6 +16,7 @@ from lungtune.errors import CheckpointError, SpaceError, StudyError
 from lungtune.evaluate import effect_report, metrics, report
 from lungtune.export import export, following
 from lungtune.nn.pack import Pack
+from lungtune.retrain import compare as module
 from lungtune.retrain import retrain
 from tests.integration import retrain_study
 
@@ -172,7 +172,9 @@ def unet(home):
 
 def test_segmentation_is_compared_with_none_of_it_and_dice_stands_beside(home, monkeypatch):
     together = steps(monkeypatch)
-    monkeypatch.setattr("lungtune.retrain._weights", lambda *_: None)  # seconds, and the same without a comparison
+    monkeypatch.setattr(
+        "lungtune.retrain.classifier.ClassifierRetraining.weights", lambda *_: None
+    )  # seconds, and the same without a comparison
     path = unet(home)
     done = retrain(path, test=True, compare="lambda2=0,0.5", blackout=False)
     assert set(together) == {1}, "whole networks train one by one"

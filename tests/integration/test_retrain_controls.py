@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lungtune import controls, runs
 from lungtune.core.study import Study
 from lungtune.data import dataset
 from lungtune.data.dataset import Part
 from lungtune.evaluate import calibration, report, summary
 from lungtune.export import export
-from lungtune.retrain import retrain
+from lungtune.retrain import controls, retrain, runs
 from tests.integration import retrain_study
 
 

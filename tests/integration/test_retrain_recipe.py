@@ -9,13 +9,13 @@ import sys
 import pytest
 from filelock import FileLock
 
-from lungtune import retrain as module
 from lungtune.data import dataset
 from lungtune.errors import CheckpointError, DataError, SpaceError, StudyError, TrialError
 from lungtune.evaluate import metrics, report
 from lungtune.export import export
 from lungtune.nn.pack import Pack
-from lungtune.retrain import retrain
+from lungtune.retrain import reopen, retrain
+from lungtune.retrain.classifier import ClassifierRetraining
 from tests.integration import retrain_study
 
 
@@ -55,7 +55,7 @@ def test_the_searched_score_comes_back(home, recipes, rank):
     found = done.content["reproduction"]
     assert done.reproduced == "yes"
     assert found["retrained"] == pytest.approx(found["searched"], abs=1e-9)
-    searched = module.load(recipes[rank])[0].provenance["validation"]
+    searched = reopen.load(recipes[rank])[0].provenance["validation"]
     for name in metrics.METRICS:
         assert done.content["runs"][0]["metrics"][name] == pytest.approx(searched[name], abs=2e-6)
     assert done.content["test"] is None
@@ -109,7 +109,7 @@ def test_the_weights_load_without_lungtune(home, recipes, monkeypatch, capsys, f
 def test_several_seeds_give_mean_and_deviation_and_leave_the_first_as_it_is(home, recipes):
     alone, three = retrain(recipes[0]), retrain(recipes[0], seeds=3, out=home / "three")
     values = [run["value"] for run in three.content["runs"]]
-    seed = module.load(recipes[0])[0].seed
+    seed = reopen.load(recipes[0])[0].seed
     assert [run["seed"] for run in three.content["runs"]] == [seed, seed + 1, seed + 2]
     assert values[0] == pytest.approx(alone.content["runs"][0]["value"], abs=1e-9)
     assert len(set(values)) > 1
@@ -175,17 +175,17 @@ def test_an_opening_that_crashed_may_be_repeated_by_the_same_recipe_only(home, r
 @pytest.mark.parametrize("survivors", [0, 1])
 def test_a_damaged_model_opens_no_test_set(home, recipes, monkeypatch, survivors):
     """An older checkpoint, or a fresh adapter, must not be scored in its place."""
-    path = max(recipes, key=lambda path: module.load(path)[1].fidelity)
-    write = module._weights
+    path = max(recipes, key=lambda path: reopen.load(path)[1].fidelity)
+    write = ClassifierRetraining.weights
 
-    def damage(*arguments):
-        write(*arguments)
-        folder = arguments[4].folder
+    def damage(work, draft):
+        write(work, draft)
+        folder = work.each[0].folder
         for file in sorted(folder.glob("*.safetensors"))[survivors:]:
             file.write_bytes(b"torn")
 
     with monkeypatch.context() as broken:
-        broken.setattr(module, "_weights", damage)
+        broken.setattr(ClassifierRetraining, "weights", damage)
         with pytest.raises(CheckpointError, match=r"must go on from .* passes to be scored on the test set"):
             retrain(path, test=True)
     assert not (home / "studies" / "mini" / "ledger.jsonl").exists()

@@ -12,15 +12,14 @@ import pytest
 from rich.console import Console
 
 from lungtune import catalog
-from lungtune import retrain as module
-from lungtune.controls import BLACKOUT
 from lungtune.core import journal, synthetic, yamlfile
 from lungtune.data import dataset
 from lungtune.data.bank import Bank
 from lungtune.data.shelf import Item
 from lungtune.errors import DataError, SpaceError
 from lungtune.export import export, following
-from lungtune.retrain import retrain
+from lungtune.retrain import retrain, runs
+from lungtune.retrain.controls import BLACKOUT
 from lungtune.search import driver
 from lungtune.search.conductor import Conductor
 from lungtune.search.host import PackHost
@@ -132,13 +131,13 @@ def test_the_control_with_black_lungs_sees_no_synthetic_lungs(
     home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Synthetic images have no masks to blacken: as many real ones, blackened, take their place."""
-    seen, true = [], module.runs.train
+    seen, true = [], runs.train
 
-    def watched(session: Any, space: Any, runs: Any, *rest: Any) -> None:
-        seen.append((session.dataset.synthetic is None, dict(runs[0].changed)))
-        true(session, space, runs, *rest)
+    def watched(session: Any, space: Any, each: Any, *rest: Any) -> None:
+        seen.append((session.dataset.synthetic is None, dict(each[0].changed)))
+        true(session, space, each, *rest)
 
-    monkeypatch.setattr(module.runs, "train", watched)
+    monkeypatch.setattr(runs, "train", watched)
     done = retrain(recipe, test=True)
     assert seen == [(False, {}), (True, {"synthetic_images": "duplicates"})]
     assert done.content["test"]["baselines"][BLACKOUT]["computed"]

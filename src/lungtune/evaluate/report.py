@@ -62,8 +62,8 @@ def content(
         (passes), ``date``; ``reproduction`` {reproduced, metric, searched, retrained, tolerance, edited, differences};
         ``runs``; ``spread`` {mean, sd}, ``spread_others``: without the first, null for fewer than three runs;
         ``validation``, ``test``: sections; ``test_spread``; ``effect``: of one parameter, where it was compared
-        (:meth:`lungtune.compare.Arms.content`); ``unasked``: the command that asks whether the recipe's synthetic
-        images helped, where that was not asked.
+        (:meth:`lungtune.retrain.compare.Arms.content`); ``unasked``: the command that asks whether the recipe's
+        synthetic images helped, where that was not asked.
     """
     edited = about["fingerprint"] != origin.fingerprint
     values = [run["value"] for run in runs if run["value"] is not None]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lungtune import runs
 from lungtune.core import synthetic
 from lungtune.core.space import SearchSpace
 from lungtune.errors import TrialError
 from lungtune.evaluate import baselines
+from lungtune.retrain import runs
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Dataset, Inspection, Part

@@ -10,12 +10,12 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungtune import runs
 from lungtune.core import recipe
 from lungtune.core.comparison import Comparison
 from lungtune.core.space import SearchSpace
 from lungtune.errors import TrialError
 from lungtune.evaluate import effect_report, metrics
+from lungtune.retrain import runs
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Part
