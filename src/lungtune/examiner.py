@@ -12,7 +12,7 @@ import torch
 
 from lungtune.core.trainable import Classifier, Generator, Trainable
 from lungtune.data.dataset import Dataset, Part
-from lungtune.evaluate import generation, memorisation, metrics, sheet
+from lungtune.evaluate import generation, memorisation, metrics, recognition, sheet
 from lungtune.evaluate.evidence import Evidence, Probabilities
 from lungtune.nn import memory
 from lungtune.nn.pack import Pack
@@ -130,7 +130,8 @@ class GeneratorExaminer(Examiner[Generator]):
 
     def scores(self, part: Part, judged: Judged) -> dict[str, float]:
         """See ``Examiner.scores``."""
-        return generation.scores(self.evidence(part, judged), self.dataset.classes, self.copies(judged))
+        found = generation.scores(self.evidence(part, judged), self.dataset.classes, self.copies(judged))
+        return found | self.recognised(judged["samples"], judged["drawn"])
 
     def evidence(self, part: Part, judged: Judged) -> generation.Samples:
         """See ``Examiner.evidence``."""
@@ -143,6 +144,10 @@ class GeneratorExaminer(Examiner[Generator]):
         mine = memorisation.Pictures(judged["samples"], memorisation.small(judged["images"]))
         return memorisation.copies(mine, self._train, self._validation)
 
+    def recognised(self, embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Return how many images a classifier of the training images takes for their class."""
+        return self._recogniser.shares(embeddings, labels)
+
     def picture(self, judged: Judged) -> bytes | None:
         """See ``Examiner.picture``: some samples of each class."""
         rows = [(name, judged["images"][judged["drawn"] == k][:SHOWN]) for k, name in enumerate(self.dataset.classes)]
@@ -152,6 +157,7 @@ class GeneratorExaminer(Examiner[Generator]):
         """See ``Examiner.references``: the base without adapters, and real training images in the place of samples."""
         part, untrained = self.dataset.validation, self.untrained(pack, params)
         real = generation.scores(self.real(part, untrained), self.dataset.classes)
+        real |= self.recognised(self._validation.embeddings, part.labels)
         return {"untrained": self.scores(part, untrained), "real": real}
 
     def untrained(self, pack: Pack, params: Any) -> dict[str, np.ndarray]:
@@ -187,6 +193,10 @@ class GeneratorExaminer(Examiner[Generator]):
     @cached_property
     def _validation(self) -> memorisation.Pictures:
         return self._pictures(self.dataset.validation)
+
+    @cached_property
+    def _recogniser(self) -> recognition.Recogniser:
+        return recognition.Recogniser(self._train.embeddings, self.dataset.train.labels, self.dataset.classes)
 
     @cached_property
     def _sigma(self) -> float:

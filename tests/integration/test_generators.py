@@ -86,7 +86,9 @@ def test_the_search_minimises_the_distance_and_says_what_the_base_and_real_image
     (baselines,) = [event for event in events if event["event"] == "baselines"]
     assert baselines["real"]["cmmd"] < baselines["untrained"]["cmmd"]
     report = next(event for event in events if event["event"] == "report")
-    assert {"cmmd", "coverage", "copies", "cmmd_normal", "loss"} <= report["metrics"].keys()
+    told = {"cmmd", "coverage", "copies", "cmmd_normal", "recognised", "recognised_normal", "loss"}
+    assert told <= report["metrics"].keys()
+    assert {"recognised", "recognised_normal"} <= baselines["real"].keys() & baselines["untrained"].keys()
     assert (home / "studies" / "drawn" / report["checkpoint"]).with_suffix(".png").is_file()
 
 
@@ -99,7 +101,11 @@ def test_the_recipe_retrains_to_its_score_and_opens_the_test_set_once(recipe: Pa
     assert test["beside"]["real"]["cmmd"]["value"] < test["metrics"]["cmmd"]["value"]
     assert (done.weights / "pytorch_lora_weights.safetensors").is_file()
     assert (done.folder / "samples.png").stat().st_size > 1000
-    assert "near-copies" in (done.folder / "report.md").read_text()
+    words = (done.folder / "report.md").read_text()
+    assert "near-copies" in words
+    assert "a classifier of real images takes " in words
+    assert "| recognised_normal | " in words
+    assert test["recognised"]["real"]["recognised"] != done.content["validation"]["recognised"]["real"]["recognised"]
     with pytest.raises(SpaceError, match="--compare is for recipes of classifiers"):
         retrain.retrain(recipe, compare="lr=1e-3,1e-2", out=tmp_path / "out")
 

@@ -24,7 +24,8 @@ GENERATION: Metrics = {
     "cmmd": ("min", "mean over the classes of the unbiased squared MMD of samples and real images, x 1000"),
     "coverage": ("max", "mean over the classes of the share of real images that have a sample near them"),
 }
-"""Reports of generators also carry ``cmmd_<class>`` per class and ``copies``."""
+"""Reports of generators also carry ``cmmd_<class>`` per class, ``copies``, ``recognised``
+and ``recognised_<class>``."""
 
 
 def directions(metrics: Metrics) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 from lungtune.evaluate import bootstrap, phrases
 from lungtune.evaluate.generation import METRICS, Samples
 from lungtune.evaluate.phrases import cell, interval_text
+from lungtune.evaluate.recognition import RECOGNISED
 from lungtune.evaluate.report import reproduction_text
 from lungtune.evaluate.seeds import spread_text
 
@@ -21,7 +22,12 @@ _CAUTION = (
 
 
 def section(
-    samples: Samples, others: Mapping[str, Samples], patients: Sequence[str], classes: Sequence[str], copies: float
+    samples: Samples,
+    others: Mapping[str, Samples],
+    patients: Sequence[str],
+    classes: Sequence[str],
+    copies: float,
+    recognised: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """Return what samples are worth beside the images of one part of the data.
 
@@ -31,10 +37,13 @@ def section(
         patients: a name for each image ``(N,)``.
         classes: the names.
         copies: share of the samples that are near-copies of training images.
+        recognised: of ``recipe`` and ``others``: how many a classifier of real images takes for their class
+            (:meth:`lungtune.evaluate.recognition.Recogniser.shares`); of ``real``, the images of this part.
 
     Returns:
         JSON-able: ``cases``, ``patients``, ``samples``; ``metrics`` {name: interval}, ``cmmd_<class>`` among them;
-        ``beside`` {name: the same}; ``gain``: how much nearer than the untrained base, with its interval; ``copies``.
+        ``beside`` {name: the same}; ``gain``: how much nearer than the untrained base, with its interval; ``copies``;
+        ``recognised``.
     """
     groups = bootstrap.groups_of(patients, len(samples.labels))
     own = samples.scorer(groups)
@@ -46,6 +55,7 @@ def section(
         "beside": {name: _metrics(other, groups, classes) for name, other in others.items()},
         "gain": None,
         "copies": copies,
+        "recognised": {name: dict(shares) for name, shares in recognised.items()},
     }
     if "untrained" in others:
         found["gain"] = bootstrap.between(others["untrained"].scorer(groups), own, "cmmd").to_dict()
@@ -84,7 +94,15 @@ def _summary(part: Mapping[str, Any]) -> list[str]:
         lines.append(f"{said}: {interval_text(gain, 2)}")
     lines.append(f"coverage {interval_text(part['metrics']['coverage'])}; near-copies of training images "
                  f"{100 * part['copies']:.1f} % (about 1 % of real images look like one)")  # fmt: skip
+    lines.append(_recognised(part["recognised"]))
     return lines
+
+
+def _recognised(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """One sentence on whether samples look like their class."""
+    of = {name: f"{100 * each[RECOGNISED]:.0f} %" for name, each in shares.items()}
+    others = "; ".join(f"{phrases.baseline(name)} {of[name]}" for name in of if name != "recipe")
+    return f"a classifier of real images takes {of['recipe']} of the samples for their class ({others})"
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -111,4 +129,8 @@ def _part(name: str, part: Mapping[str, Any]) -> list[str]:
     for metric in part["metrics"]:
         every = [part["metrics"][metric], *(other[metric] for other in part["beside"].values())]
         lines.append(f"| {cell(metric)} | " + " | ".join(interval_text(value) for value in every) + " |")
+    told = part["recognised"]
+    for share in told["recipe"]:
+        every = [told[name].get(share) for name in ("recipe", *part["beside"])]
+        lines.append(f"| {cell(share)} | " + " | ".join("-" if v is None else f"{v:.2f}" for v in every) + " |")
     return [*lines, "", *(f"- {line}" for line in _summary(part)[1:])]

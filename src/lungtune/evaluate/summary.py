@@ -28,10 +28,10 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
         ``study``, ``id``, ``space``, ``profile``, ``objective``, ``data``, ``seed``, ``states`` {state: count},
         ``work`` {passes, passes_if_none_were_stopped, saved}, ``baselines`` {start {trial, value, interval},
         constant {metric: value}, and whatever else the search began with, in the same form}, ``best`` {trial, params,
-        value, interval, corrected, gain_over_start, gain_over_constant, gains {baseline: value}, collapsed (a sentence,
-        empty when it is not)} or null, and ``trials``: number, state, reason, message, origin, params, seed,
-        duplicate_of, value, best {fidelity, checkpoint}, passes, reports. Gains are positive where the best trial is
-        better, whatever the metric.
+        value, scores (of its best report), interval, corrected, gain_over_start, gain_over_constant, gains {baseline:
+        value}, collapsed (a sentence, empty when it is not)} or null, and ``trials``: number, state, reason, message,
+        origin, params, seed, duplicate_of, value, best {fidelity, checkpoint}, passes, reports. Gains are positive
+        where the best trial is better, whatever the metric.
     """
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
@@ -205,6 +205,7 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
         "trial": best.number,
         "params": best.params,
         "fidelity": best.best(history.objective).fidelity,  # type: ignore[union-attr]
+        "scores": dict(best.best(history.objective).metrics),  # type: ignore[union-attr]
         **_score(study, history, best, patients),
         "corrected": None if honest is None else honest.to_dict(),
         "gain_over_start": None,

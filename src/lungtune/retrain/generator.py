@@ -77,7 +77,10 @@ class GeneratorRetraining(Retraining):
         examiner, judged = self.session.examiner, self.each[0].prediction
         others = {"untrained": examiner.evidence(part, self._untrained), "real": examiner.real(part, judged)}
         mine, copies = examiner.evidence(part, judged), examiner.copies(judged).share
-        return generation_report.section(mine, others, part.patients, self.dataset.classes, copies)
+        shown = {"recipe": (judged["samples"], judged["drawn"]), "real": (mine.real, part.labels)}
+        shown["untrained"] = (self._untrained["samples"], self._untrained["drawn"])
+        told = {name: examiner.recognised(*images) for name, images in shown.items()}
+        return generation_report.section(mine, others, part.patients, self.dataset.classes, copies, told)
 
     def _picture(self) -> bytes:
         """Real images above what the untrained base draws, above what the recipe draws, class by class."""

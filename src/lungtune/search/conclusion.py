@@ -15,6 +15,7 @@ from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trainable import Generator
 from lungtune.evaluate import leaderboard, phrases
+from lungtune.evaluate.recognition import RECOGNISED
 from lungtune.search import live
 
 
@@ -36,6 +37,16 @@ def _baselines(groups: Mapping[str, Any], metric: str) -> list[str]:
     lines = [f"constant-class baseline {known.pop('constant'):.4f}"] if "constant" in known else []
     others = "; ".join(f"{phrases.baseline(name)} {value:.4g}" for name, value in known.items())
     return [*lines, others] if others else lines
+
+
+def _recognised(best: Mapping[str, Any], groups: Mapping[str, Any]) -> str:
+    """Whether a generator's samples look like their class; empty for a classifier."""
+    if RECOGNISED not in best["scores"]:
+        return ""
+    others = {phrases.baseline(name): scores for name, scores in groups.items() if name != "start"}
+    every = {"its samples": best["scores"], **others}
+    shares = (f"{name} {100 * scores[RECOGNISED]:.0f} %" for name, scores in every.items() if RECOGNISED in scores)
+    return f"taken for their class by a classifier of real images: {'; '.join(shares)}"
 
 
 def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: Console, seconds: float) -> None:
@@ -68,6 +79,8 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
         )
     for line in _baselines(result["baselines"], metric):
         out(f"  {line}")
+    if told := _recognised(best, result["baselines"]):
+        out(f"  {told}")
     if best["collapsed"]:
         out(f"  [bold]{escape(best['collapsed'])}[/bold]")
     if result["leaderboard"]:

@@ -18,7 +18,7 @@ MAX_TAG = 19_000
 """MLflow takes 20,000 bytes; of very wide spaces the later columns are left out."""
 
 HEADLINE = ("balanced_accuracy", "accuracy", "macro_auroc", "nll", "ece")
-GENERATED = ("cmmd", "coverage", "copies")
+GENERATED = ("cmmd", "coverage", "recognised", "copies")
 """The same of a generator's trials."""
 
 FIRST = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
