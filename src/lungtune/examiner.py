@@ -154,7 +154,10 @@ class GeneratorExaminer(Examiner[Generator]):
         return sheet.contact_sheet(rows, SHOWN)
 
     def references(self, pack: Pack, params: Any) -> dict[str, dict[str, float]]:
-        """See ``Examiner.references``: the base without adapters, and real training images in the place of samples."""
+        """See ``Examiner.references``: the base without adapters, and real images.
+
+        Training images stand in the place of samples; ``recognised`` is of the validation images.
+        """
         part, untrained = self.dataset.validation, self.untrained(pack, params)
         real = generation.scores(self.real(part, untrained), self.dataset.classes)
         real |= self.recognised(self._validation.embeddings, part.labels)

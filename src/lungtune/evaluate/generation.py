@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lungtune.evaluate.memorisation import Copies
 
 METRICS = GENERATION
-"""Metric name -> (direction, meaning). Reports also carry ``cmmd_<class>`` per class, and ``copies``."""
+"""Metric name -> (direction, meaning). Reports carry more: see ``GENERATION``."""
 
 SCALE = 1000
 NEIGHBOURS = 5

@@ -102,7 +102,7 @@ def _recognised(shares: Mapping[str, Mapping[str, float]]) -> str:
     """One sentence on whether samples look like their class."""
     of = {name: f"{100 * each[RECOGNISED]:.0f} %" for name, each in shares.items()}
     others = "; ".join(f"{phrases.baseline(name)} {of[name]}" for name in of if name != "recipe")
-    return f"a classifier of real images takes {of['recipe']} of the samples for their class ({others})"
+    return f"a classifier of real images takes {of['recipe']} of the samples for their class, mean over them ({others})"
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -133,4 +133,5 @@ def _part(name: str, part: Mapping[str, Any]) -> list[str]:
     for share in told["recipe"]:
         every = [told[name].get(share) for name in ("recipe", *part["beside"])]
         lines.append(f"| {cell(share)} | " + " | ".join("-" if v is None else f"{v:.2f}" for v in every) + " |")
-    return [*lines, "", *(f"- {line}" for line in _summary(part)[1:])]
+    note = "`recognised` has no interval; under real images it is of those of this part, all else of training images."
+    return [*lines, "", note, "", *(f"- {line}" for line in _summary(part)[1:])]

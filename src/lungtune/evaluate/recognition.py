@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lungtune.errors import TrialError
 from lungtune.evaluate.generation import normalised
 
 _STRENGTH = 100.0  # inverse of the penalty: vectors of length 1 need large coefficients
@@ -43,7 +44,13 @@ class Recogniser:
 
         Returns:
             ``recognised_<class>`` of each class that has images, and ``recognised``, their mean.
+
+        Raises:
+            TrialError: an embedding is not finite (reason ``nan``).
         """
+        known = np.isfinite(embeddings).all(axis=1)
+        if not known.all():
+            raise TrialError("nan", f"The embeddings of {(~known).sum()} of {len(known)} images are not finite.")
         right = self._probe.predict(normalised(embeddings)) == labels
         there = [(k, name) for k, name in enumerate(self.classes) if (labels == k).any()]
         found = {f"{RECOGNISED}_{name}": float(right[labels == k].mean()) for k, name in there}

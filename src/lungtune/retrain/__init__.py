@@ -88,28 +88,28 @@ def retrain(
     if seeds < 1:
         raise StudyError(f"--seeds >= 1 must hold, but got {seeds}.")
     kind: type[Retraining] = GeneratorRetraining if _draws(space.family) else ClassifierRetraining
-    work = kind(path, space, origin, Asked(seeds, test, blackout, compare, bank))
-    work.trainable.check(work.base)
+    one = kind(path, space, origin, Asked(seeds, test, blackout, compare, bank))
+    one.trainable.check(one.base)
     folder = out or paths.home() / "models" / path.stem
     ledger = ledger_of(path, origin)
     with ExitStack() as held:
         if test:
-            held.enter_context(ledger.hold(work.mark))
+            held.enter_context(ledger.hold(one.mark))
         inspection = inspect(space, origin, data, test)
         held.enter_context(owned(folder))  # made only now: a refusal leaves no folder behind
-        work.open(inspection, folder)
-        work.train()
-        _put(work, folder)
-        content = work.content()
+        one.open(inspection, folder)
+        one.train()
+        _put(one, folder)
+        content = one.content()
         if test:
-            work.make_sure()
-            ledger.opened(work.mark, path.name)
-            work.score(content)
-        work.write(content)
+            one.before_test()
+            ledger.opened(one.mark, path.name)
+            one.score(content)
+        one.write(content)
         write_atomic(folder / "recipe.yaml", path.read_bytes())
         if test:
             scores = {name: value["value"] for name, value in content["test"]["metrics"].items()}
-            ledger.result(work.mark, path.name, scores, folder)
+            ledger.result(one.mark, path.name, scores, folder)
         runs.forget(folder / "work")
     return RetrainReport(folder, content)
 
@@ -118,12 +118,12 @@ def _draws(family: str) -> bool:
     return isinstance(catalog.family(family), Generator)
 
 
-def _put(work: Retraining, folder: Path) -> None:
+def _put(one: Retraining, folder: Path) -> None:
     """Put the weights in their place: whole, or what lay there before stays."""
     draft, place = folder / ".weights.draft", folder / "weights"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    work.weights(draft)
+    one.weights(draft)
     if place.exists():
         shutil.rmtree(place)
     os.replace(draft, place)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +38,7 @@ class ClassifierRetraining(Retraining):
         self._bank = bank_of(self._wants, origin, asked.bank)
         self.origin = dataclasses.replace(origin, bank=self._bank.to_dict() if self._bank else origin.bank)
         self._arms: Arms | None = None
+        self._dark: controls.Blackout | None = None
         self._predictions: dict[str, report.Predictions] = {}
 
     def open(self, inspection: Inspection, folder: Path) -> None:
@@ -66,19 +66,18 @@ class ClassifierRetraining(Retraining):
         content = super().content()
         if self._arms:
             content["effect"] = self._arms.content(content["reproduction"]["edited"])
-        asked = self._compared is not None and self._compared.axis == synthetic.IMAGES
-        if synthetic.Settings.among(self.space.fixed).wants_bank and not asked:
+        told = self._compared is not None and self._compared.axis == synthetic.IMAGES
+        if synthetic.Settings.among(self.space.fixed).wants_bank and not told:
             content["unasked"] = comparison.question(self.path)
         return content
 
-    def make_sure(self) -> None:
-        """See ``Retraining.make_sure``; the recipe trains on black lungs first."""
-        self._dark = None
+    def before_test(self) -> None:
+        """See ``Retraining.before_test``; the recipe trains on black lungs first."""
         if self.asked.blackout and self._masks:
             seen = self._opened(masks=True)
-            folder = self.work / "blackout"
+            folder = self.checkpoints / "blackout"
             self._dark = controls.Blackout(self.trainable, self.base, seen, self.space, self.origin.fidelity, folder)
-        super().make_sure()
+        super().before_test()
 
     def write(self, content: dict[str, Any]) -> None:
         """See ``Retraining.write``."""
@@ -107,7 +106,7 @@ class ClassifierRetraining(Retraining):
         blind = self._blind("validation", self.dataset.validation, found)
         return self._section("validation", self.dataset.validation, found, blind, fitted_here=True)
 
-    def _scored(self) -> Sequence[runs.Run]:
+    def _scored(self) -> list[runs.Run]:
         return self.each + (self._arms.others if self._arms else [])
 
     def _locked(self) -> Part:

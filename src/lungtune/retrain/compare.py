@@ -37,7 +37,7 @@ class Arms:
         session: trains them; no trial may be in.
         space: the recipe.
         compared: the parameter and its values.
-        own: the recipe's own runs, trained; the first is the searched one.
+        own: the recipe's own runs; the first is the searched one. They are trained before :meth:`train`.
         origin: the recipe's provenance.
         work: folder of checkpoints; each value has its own, named by all that decides its weights.
     """

@@ -73,20 +73,24 @@ class GeneratorRetraining(Retraining):
     def _test(self, part: Part, content: dict[str, Any]) -> None:
         content["test"] = self._section(part)
 
+    @property
+    def _drawn(self) -> list[tuple[str, Judged]]:
+        return [("recipe", self.each[0].prediction), ("untrained", self._untrained)]
+
     def _section(self, part: Part) -> dict[str, Any]:
         examiner, judged = self.session.examiner, self.each[0].prediction
         others = {"untrained": examiner.evidence(part, self._untrained), "real": examiner.real(part, judged)}
         mine, copies = examiner.evidence(part, judged), examiner.copies(judged).share
-        shown = {"recipe": (judged["samples"], judged["drawn"]), "real": (mine.real, part.labels)}
-        shown["untrained"] = (self._untrained["samples"], self._untrained["drawn"])
+        shown = {name: (each["samples"], each["drawn"]) for name, each in self._drawn}
+        shown["real"] = mine.real, part.labels
         told = {name: examiner.recognised(*images) for name, images in shown.items()}
         return generation_report.section(mine, others, part.patients, self.dataset.classes, copies, told)
 
     def _picture(self) -> bytes:
         """Real images above what the untrained base draws, above what the recipe draws, class by class."""
         train, rows = self.dataset.train, []
-        drawn: list[tuple[str, Judged]] = [("base", self._untrained), ("recipe", self.each[0].prediction)]
         for k, name in enumerate(self.dataset.classes):
             rows.append((f"{name}, real", np.asarray(train.images[train.labels == k][:_SHOWN])))
-            rows += [(f"{name}, {what}", made["images"][made["drawn"] == k][:_SHOWN]) for what, made in drawn]
+            for what, made in self._drawn[::-1]:
+                rows.append((f"{name}, {what}", made["images"][made["drawn"] == k][:_SHOWN]))
         return sheet.contact_sheet(rows, _SHOWN)

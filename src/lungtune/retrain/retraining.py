@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +39,12 @@ class Retraining(ABC):
         origin: where it comes from.
         asked: what is asked of it.
 
-    Attributes:
+    Attributes (all but ``trainable``, ``base`` and ``params`` from :meth:`open` on):
         each: the recipe's own runs; the first has the recipe's seed, and its weights are kept.
+        inspection, dataset: the data.
+        session: trains and scores.
+        folder, checkpoints: of the report, and of the runs.
+        trainable, base, params: the family and its settings.
     """
 
     def __init__(self, path: Path, space: SearchSpace, origin: recipe.Provenance, asked: Asked) -> None:
@@ -62,10 +65,10 @@ class Retraining(ABC):
 
         self.inspection, self.folder = inspection, folder
         self.dataset = self._dataset()
-        self.work = folder / "work" / self.mark
+        self.checkpoints = folder / "work" / self.mark
         first, space = self.space.seed, self.space
         assert first is not None  # provenance made sure
-        self.each = [runs.Run(seed, self.work / str(seed)) for seed in range(first, first + self.asked.seeds)]
+        self.each = [runs.Run(seed, self.checkpoints / str(seed)) for seed in range(first, first + self.asked.seeds)]
         slots = runs.room(self.trainable, self._together())
         self.session = Session(self.trainable, self.base, self.dataset, space.fidelity, space.objective, slots=slots)
         as_searched()
@@ -93,7 +96,7 @@ class Retraining(ABC):
         about |= {"data": data, "versions": environment.describe()["versions"]}
         return report.content(self.space, self.origin, about, [run.row() for run in self.each], self._validation())
 
-    def make_sure(self) -> None:
+    def before_test(self) -> None:
         """Make sure, before the test set opens, that every model that is to be scored on it is there.
 
         Raises:
@@ -126,7 +129,7 @@ class Retraining(ABC):
     def _validation(self) -> dict[str, Any]:
         """Return the report's section on the validation part."""
 
-    def _scored(self) -> Sequence[runs.Run]:
+    def _scored(self) -> list[runs.Run]:
         """Return the runs that the test set scores."""
         return self.each
 

@@ -41,12 +41,12 @@ def _baselines(groups: Mapping[str, Any], metric: str) -> list[str]:
 
 def _recognised(best: Mapping[str, Any], groups: Mapping[str, Any]) -> str:
     """Whether a generator's samples look like their class; empty for a classifier."""
-    if RECOGNISED not in best["scores"]:
-        return ""
-    others = {phrases.baseline(name): scores for name, scores in groups.items() if name != "start"}
-    every = {"its samples": best["scores"], **others}
-    shares = (f"{name} {100 * scores[RECOGNISED]:.0f} %" for name, scores in every.items() if RECOGNISED in scores)
-    return f"taken for their class by a classifier of real images: {'; '.join(shares)}"
+    told = {phrases.baseline(name): groups.get(name, {}) for name in ("untrained", "real")}
+    told = {"its samples": best["scores"], **told}
+    if not all(RECOGNISED in scores for scores in told.values()):
+        return ""  # a share alone says little
+    shares = "; ".join(f"{name} {100 * scores[RECOGNISED]:.0f} %" for name, scores in told.items())
+    return f"taken for their class by a classifier of real images, mean over the classes: {shares}"
 
 
 def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: Console, seconds: float) -> None:

@@ -27,7 +27,7 @@ STATUS = {
 PAUSED = State.PAUSED.value
 """State of what waits: at a rung, or (MLflow shows it as SCHEDULED) for the next ``--resume``."""
 
-UNRANKED = ("loss", "recall_", "cmmd_", "samples_per_second", "peak_memory")
+UNRANKED = ("loss", "recall_", "cmmd_", "recognised_", "samples_per_second", "peak_memory")
 """No ``best_<metric>`` for names that begin so: MLflow draws 30 metrics at most, and these compare no trials."""
 
 

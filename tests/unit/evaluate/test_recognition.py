@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lungtune.errors import TrialError
 from lungtune.evaluate.recognition import Recogniser
 
 CLASSES = ("normal", "covid", "tuberculosis")
@@ -42,6 +43,13 @@ def test_each_class_counts_the_same_and_one_without_images_is_left_out(recognise
     assert found["recognised"] == pytest.approx((found["recognised_normal"] + found["recognised_covid"]) / 2)
     assert found["recognised"] < 0.6
     assert "recognised_tuberculosis" not in found
+
+
+def test_embeddings_that_are_not_finite_are_refused(recogniser):
+    torn = pictures(np.zeros(5, int), 5)
+    torn[1] = np.nan
+    with pytest.raises(TrialError, match="embeddings of 1 of 5 images are not finite"):
+        recogniser.shares(torn, np.zeros(5, int))
 
 
 def test_the_length_of_embeddings_says_nothing(recogniser):

@@ -51,6 +51,7 @@ def searched(folder, space):
             np.save(path.with_suffix(".npy"), made.table())
             save_file(made.tensors(), path)
             scores = generation.scores(made, generated.CLASSES) | {"copies": 0.01, "loss": 0.3}
+            scores |= {"recognised": 0.5, "recognised_normal": 0.5}
             report = {"fidelity": k + 1.0, "samples": 100 * k, "checkpoint": str(path.relative_to(folder))}
             study.append("report", trial=number, metrics=scores, seconds=1.0, **report)
         study.append("end", trial=number, state="COMPLETE", reason="", message="", duplicate_of=None)
@@ -147,7 +148,8 @@ def test_mlflow_gets_the_least_distance_as_the_best(study):
     )
     assert points[STUDY, "best_cmmd"] == pytest.approx(min(ends.values()), abs=1e-3)
     assert ("1", "best_copies") in points
-    assert not any(key.startswith("best_cmmd_") for _, key in points)
+    assert ("1", "best_recognised") in points
+    assert not any(key.startswith(("best_cmmd_", "best_recognised_")) for _, key in points)
     assert projection.runs[STUDY].tags["best_trial"] == "1"
     assert any(p.key == "baseline_untrained_cmmd" for p in projection.runs[STUDY].points)
     state = json.loads(views.tag(projection.history)[1])
