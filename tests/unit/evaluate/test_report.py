@@ -44,6 +44,14 @@ def test_scores_are_equal_within_a_hundredth_or_two_cases(retrained, cases, edit
     assert report.reproduction_text(found).startswith(f"reproduced: {verdict}, ")
 
 
+@pytest.mark.parametrize(
+    ("retrained", "verdict"), [(56.2, "yes"), (54.0, "yes"), (58.9, "yes"), (60.0, "no"), (50.0, "no")]
+)
+def test_distances_are_equal_within_a_twentieth(retrained, verdict):
+    """Rounding grows over the steps of training and drawing."""
+    assert report.reproduction("cmmd", 56.2, retrained, 301, False, {})["reproduced"] == verdict
+
+
 def test_a_failure_to_reproduce_names_what_changed():
     found = report.reproduction("macro_f1", 0.8, 0.5, 500, False, {"torch": ["2.13", "2.14"]})
     assert report.reproduction_text(found).endswith("Look at: the pretrained weights, torch 2.13 then, 2.14 now")
