@@ -16,14 +16,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from lungtune import export, retrain
-from lungtune.core import journal, yamlfile
+from lungtune import catalog, export, retrain
+from lungtune.core import journal, params, yamlfile
 from lungtune.data import dataset
 from lungtune.data.bank import Bank
 from lungtune.data.manifest import Manifest
 from lungtune.errors import DataError, SpaceError
 from lungtune.search import driver
 from lungtune.synthesize import synthesize
+from lungtune.training import Session
 from trainables.sd_lora import TRAINABLE
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +39,7 @@ slots: 2
 base: {{weights: {weights}, image_size: 16, samples: 6, judge_weights: {judge}, judge_size: 16}}
 params: {{lr: {{low: 1e-3, high: 1e-2, log: true}}, guidance: {{low: 1.0, high: 3.0}}, sampler_steps: 2}}
 start:
+  - {{lr: 2e-3, guidance: 3.0}}
   - {{lr: 2e-3, guidance: 2.0}}
 """
 
@@ -90,6 +92,18 @@ def test_the_search_minimises_the_distance_and_says_what_the_base_and_real_image
     assert told <= report["metrics"].keys()
     assert {"recognised", "recognised_normal"} <= baselines["real"].keys() & baselines["untrained"].keys()
     assert (home / "studies" / "drawn" / report["checkpoint"]).with_suffix(".png").is_file()
+
+
+def test_the_untrained_base_is_asked_as_the_last_start_point_asks(home: Path, recipe: Path) -> None:
+    """The source's configuration may ask in a way that this base never learnt, and nothing is easier to beat."""
+    space, study = catalog.space(str(home / "tiny.yaml")), home / "studies" / "drawn"
+    base = params.build(TRAINABLE.Base, space.base)
+    data = dataset.load(study / "split.json", base.image_size)
+    session = Session(TRAINABLE, base, data, space.fidelity, space.objective)
+    first, last = (session.references({**space.fixed, **start})["untrained"]["cmmd"] for start in space.start)
+    (told,) = [e for e in journal.read(study / "journal.jsonl") if e["event"] == "baselines"]
+    assert told["untrained"]["cmmd"] == pytest.approx(last, rel=1e-3)
+    assert last != pytest.approx(first, rel=1e-3)
 
 
 def test_the_recipe_retrains_to_its_score_and_opens_the_test_set_once(recipe: Path, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ class PackHost:
             found = first.fit(space.max_slots, _starts(space))
             self._about |= {"slots": found.slots, "why": found.why, "rates": [asdict(rate) for rate in found.rates]}
         if not history.baselines and isinstance(first.trainable, Generator):
-            self._about["references"] = first.references(_starts(space)[0])
+            self._about["references"] = first.references(_starts(space)[-1])  # the one chosen for this base
         return sessions
 
 
