@@ -130,8 +130,9 @@ class GeneratorExaminer(Examiner[Generator]):
 
     def scores(self, part: Part, judged: Judged) -> dict[str, float]:
         """See ``Examiner.scores``."""
-        found = generation.scores(self.evidence(part, judged), self.dataset.classes, self.copies(judged))
-        return found | self.recognised(judged["samples"], judged["drawn"])
+        found = generation.scores(self.evidence(part, judged), self.dataset.classes)
+        told = self.recognised(judged["samples"], judged["drawn"])
+        return {**found, **told, "copies": self.copies(judged).share}
 
     def evidence(self, part: Part, judged: Judged) -> generation.Samples:
         """See ``Examiner.evidence``."""

@@ -14,15 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lungtune.core.objectives import GENERATION
 from lungtune.errors import TrialError, did_you_mean
-
-if TYPE_CHECKING:
-    from lungtune.evaluate.memorisation import Copies
 
 METRICS = GENERATION
 """Metric name -> (direction, meaning). Reports carry more: see ``GENERATION``."""
@@ -196,13 +192,12 @@ class _Part:
         return _ratio(w @ self._covered, w @ self._images)
 
 
-def scores(evidence: Samples, classes: Sequence[str], copied: Copies | None = None) -> dict[str, float]:
+def scores(evidence: Samples, classes: Sequence[str]) -> dict[str, float]:
     """Score samples: every metric of :data:`METRICS`, ``cmmd_<class>`` of each class that can be scored, all finite.
 
     Args:
         evidence: embeddings and classes.
         classes: the names.
-        copied: what :func:`lungtune.evaluate.memorisation.copies` found; with it, ``copies`` is its share.
 
     Raises:
         TrialError: an embedding is not finite (reason ``nan``).
@@ -214,8 +209,7 @@ def scores(evidence: Samples, classes: Sequence[str], copied: Copies | None = No
     found = {shown: float(scorer.score(name, ones)[0]) for shown, name in names.items()}
     if np.isnan(found["cmmd"]):
         raise ValueError("A class with at least two validation images and two samples must be there, but none is.")
-    found = {name: value for name, value in found.items() if not np.isnan(value)}
-    return found if copied is None else found | {"copies": copied.share}
+    return {name: value for name, value in found.items() if not np.isnan(value)}
 
 
 def real_images(evidence: Samples, train: np.ndarray, train_labels: np.ndarray) -> Samples:

@@ -10,7 +10,6 @@ import pytest
 from lungtune.errors import TrialError
 from lungtune.evaluate import generation
 from lungtune.evaluate.generation import Samples, bandwidth, normalised, scores
-from lungtune.evaluate.memorisation import Copies
 from tests.unit.evaluate.generated import CLASSES, SIGMA, evidence, images
 
 
@@ -96,12 +95,6 @@ def test_a_class_with_fewer_than_two_is_left_out(part):
     assert told["cmmd"] == pytest.approx((told["cmmd_normal"] + told["cmmd_bacterial"]) / 2)
     assert np.isfinite(list(told.values())).all()
     assert np.isnan(few.scorer(np.arange(len(few.labels))).score("cmmd_2", np.ones((1, len(few.labels)), int))).all()
-
-
-def test_the_share_of_copies_is_reported_where_it_is_known():
-    each = np.zeros(4)
-    copied = Copies(each, each, each, each, np.array([True, False, False, False]))
-    assert scores(evidence(0), CLASSES, copied)["copies"] == 0.25
 
 
 def test_real_images_are_the_floor():

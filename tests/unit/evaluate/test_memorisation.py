@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungtune.evaluate.memorisation import Pictures, copies, small
+from lungtune.evaluate.memorisation import Copies, Pictures, copies, small
 
 HIDDEN, SIDE = 16, 64
 _RNG = np.random.default_rng(5)
@@ -98,3 +98,8 @@ def test_many_images_are_made_small_as_each_is_alone():
     images = np.random.default_rng(0).integers(0, 256, (600, 40, 40), dtype=np.uint8)
     rows = [0, 255, 256, 599]
     assert np.array_equal(small(images)[rows], np.concatenate([small(images[row : row + 1]) for row in rows]))
+
+
+def test_the_share_is_that_of_near_copies():
+    each = np.zeros(4)
+    assert Copies(each, each, each, each, np.array([True, False, False, False])).share == 0.25
