@@ -101,7 +101,7 @@ def reproduction(
     On the same machine with as many threads the two are equal, or nearly. Other hardware, other libraries and other
     company in a pack round differently, which tips single cases: scores count as equal within 0.01 or two cases,
     whichever is more. A generator's rounding grows over its steps and those of its sampler: within 0.02 or 5 % (the
-    same trial in four packs: 2.5 % from end to end, a tenth of its interval). ``differences`` are the versions that
+    same trial in four packs: 2.5 % from end to end, a 27th of its interval). ``differences`` are the versions that
     changed since the search, {name: [then, now]}.
     """
     tolerance = max(0.01, 2 / cases) if metric in CLASSIFICATION else max(0.02, 0.05 * abs(searched))
