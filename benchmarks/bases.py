@@ -40,25 +40,26 @@ def clip_features(images: torch.Tensor, recipe: pretrain.Recipe, seed: int | Non
     """Return what CLIP's image tower puts out before its projection; with random weights if there is a seed."""
     from open_clip.model import CLIP
 
-    from trainables import _clip, clip_head
+    from lungtune.models import clip_model
+    from trainables import clip_head
 
-    clip = _clip.plain_clip(clip_head.Base(weights="tiny_clip", image_size=64))
+    clip = clip_model.plain_clip(clip_head.Base(weights="tiny_clip", image_size=64))
     if seed is not None:
         torch.manual_seed(seed)
         clip.load_state_dict(CLIP(**recipe.model).state_dict())
-    tower = _clip.ClipImages(clip).eval()
+    tower = clip_model.ClipImages(clip).eval()
     return torch.cat([tower.upper(tower.lower(part)) for part in images.split(128)])
 
 
 def features(name: str, images: torch.Tensor, seed: int | None) -> torch.Tensor:
     """Return the pooled features of a base, both branches' if there are two; with random weights if there is a seed."""
-    from trainables import _timm
+    from lungtune.models import timm_models
 
     recipe = pretrain.RECIPES[name]
     if not isinstance(recipe, Supervised):
         return clip_features(images, recipe, seed)
     if seed is None:
-        body = _timm.build("", name, 64).model
+        body = timm_models.build("", name, 64).model
     else:
         torch.manual_seed(seed)
         body = recipe.body().eval()

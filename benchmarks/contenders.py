@@ -10,12 +10,12 @@ from typing import Any
 
 import optuna
 
-from lungtune.core.fidelity import Fidelity
+from lungtune.core.resource import Fidelity
 from lungtune.core.scheduler import Scheduler
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History, Objective
 from lungtune.search import sampler
-from lungtune.search.conductor import Conductor
+from lungtune.search.controller import TrialController
 from simulator import Curves
 
 
@@ -79,8 +79,8 @@ class Lungtune:
             "simulated", "", "", "", Objective("value", curves.mode), kind, 10**9, fidelity, {}, {}, curves.axes, (),
             scheduler=scheduler or Scheduler(),
         )  # fmt: skip
-        self.conductor = Conductor(_Memory(), self.space, seed, self._suggest)  # type: ignore[arg-type]
-        self.conductor.history.target = self.space.trials
+        self.controller = TrialController(_Memory(), self.space, seed, self._suggest)  # type: ignore[arg-type]
+        self.controller.history.target = self.space.trials
         self._choose, self._asker = choose, Asker()
 
     def _suggest(self, space: SearchSpace, history: History, seed: int, number: int) -> sampler.Suggestion:
@@ -91,13 +91,13 @@ class Lungtune:
 
     def next(self) -> tuple[int, Mapping[str, Any], int] | None:
         """Ask the conductor."""
-        given = self.conductor.next()
+        given = self.controller.next()
         return None if given is None else (given.number, given.params, int(given.known))
 
     def report(self, key: int, epoch: int, value: float) -> bool:
         """Show the conductor; a curve that breaks off is a training that diverged."""
         outcome = {"fidelity": float(epoch), "samples": epoch, "metrics": {"value": value}, "checkpoint": None}
-        return self.conductor.report(key, outcome)
+        return self.controller.report(key, outcome)
 
 
 class StockRay:
@@ -160,7 +160,7 @@ class ShortPass:
             key = self._kept.pop(0)
             return key, self._params[key], 1
         key = len(self._params)
-        asked = Asker().suggest(self._random.space, History(), self._random.conductor.seed, key)
+        asked = Asker().suggest(self._random.space, History(), self._random.controller.seed, key)
         self._params.append(self._choose(asked))
         return key, self._params[key], 0
 

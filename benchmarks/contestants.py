@@ -15,9 +15,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from lungtune.nn.pack import Pack
+from lungtune.engine.pack import Pack
+from lungtune.models import clip_model, clip_weights
 from peer import model as peer_models
-from trainables import _clip, _clip_weights, clip_lora
+from trainables import clip_lora
 
 CLASSES = ("normal", "bacterial", "viral")
 IMAGES = 256
@@ -45,7 +46,7 @@ class Setting:
             torch.manual_seed(0)
             clip = open_clip.create_model(model)
             statistics = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-            _clip.write_clip(clip.state_dict(), config, *statistics, folder / model)
+            clip_model.write_clip(clip.state_dict(), config, *statistics, folder / model)
         return cls(str(folder / model), size)
 
     def pixels(self) -> torch.Tensor:
@@ -82,7 +83,7 @@ class Eager:
     """One trial as users write it: PEFT, autocast, torch's AdamW; images wait decoded and normalised on the device."""
 
     def __init__(self, setting: Setting) -> None:
-        weights = _clip_weights.find("", setting.weights, fetch=False)
+        weights = clip_weights.find("", setting.weights, fetch=False)
         base = {"model": weights.model, "pretrained": None, "settings": {}, "image_size": setting.size}
         self.clip = peer_models.load(base).to(DEVICE)
         self.setting = setting

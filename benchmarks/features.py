@@ -33,8 +33,8 @@ from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace
 from lungtune.data import dataset
 from lungtune.data.dataset import Dataset
+from lungtune.engine.session import Session
 from lungtune.errors import TrialError
-from lungtune.training import Session
 from processes import measure
 
 PROBE = {"augmentation": 0, "batch_size": 32, "hidden": 0}
@@ -69,13 +69,13 @@ def _sessions(args: argparse.Namespace) -> list[dict[str, Any]]:
         def train(*what: Any, **options: Any) -> dict[str, Any]:
             return _timed(lambda: _train(space, data, *what, **options))
 
-        shelf = Path(folder) / "cache" / "features"
+        bank_files = Path(folder) / "cache" / "features"
         first = train(draws[:1], Path(folder) / "first")
         one = train(draws[:1], Path(folder) / "one")
-        shutil.rmtree(shelf)
+        shutil.rmtree(bank_files)
         cold = train(draws, Path(folder) / "cold")
         many = train(draws, Path(folder) / "many")
-        files = list(shelf.glob("*.bin"))
+        files = list(bank_files.glob("*.bin"))
         about = {"files": len(files), "MB": round(sum(file.stat().st_size for file in files) / 1e6, 1)}
         bare_space = dataclasses.replace(space, base={**space.base, "views": 0})
         few = draws[: args.uncached]

@@ -31,14 +31,14 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="list the shipped spaces")
     args = parser.parse_args()
     if args.list:
-        from lungtune.search import listing
+        from lungtune.search.ui import catalog_cli
 
-        return listing.spaces()
+        return catalog_cli.spaces()
     settings = cli.settings(args.set)
     if args.check:
-        from lungtune.search import listing
+        from lungtune.search.ui import catalog_cli
 
-        return listing.check(args.space, args.profile, settings, args.trials, with_data=args.data is not None)
+        return catalog_cli.check(args.space, args.profile, settings, args.trials, with_data=args.data is not None)
     from rich.console import Console
 
     from lungtune.search import driver

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from lungtune.core.family import Classifier
 from lungtune.core.params import param
-from lungtune.core.trainable import Classifier
-from trainables import _clip_weights, _head
-from trainables._params import Loop, Synthetic
+from lungtune.models import clip_weights, feature_head
+from lungtune.models.params import Loop, Synthetic
 
 if TYPE_CHECKING:
     import torch
 
-    from lungtune.nn.slots import Slots
+    from lungtune.layers.layout import BatchLayout
 
 
 @dataclass(frozen=True)
@@ -58,42 +58,42 @@ class ClipHead(Classifier):
 
     def check(self, base: Base) -> None:
         """See ``Trainable.check``. Downloads from the hub when it answers within five seconds."""
-        _clip_weights.find(base.model, base.weights, fetch=True)
+        clip_weights.find(base.model, base.weights, fetch=True)
 
     def miniature(self, folder: Path) -> Base:
         """See ``Trainable.miniature``: two blocks of width 32."""
-        from trainables import _clip
+        from lungtune.models import clip_model
 
-        _clip.write_random(folder)
+        clip_model.write_random(folder)
         return Base(weights=str(folder), image_size=16, views=0)
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
         """See ``Trainable.backbone``."""
-        from trainables import _clip
+        from lungtune.models import clip_model
 
-        return _clip.ClipImages(_clip.plain_clip(base)).eval()
+        return clip_model.ClipImages(clip_model.plain_clip(base)).eval()
 
     def own(
         self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
         """See ``Trainable.own``."""
-        return _head.draw(model.width, params.hidden, len(classes), generator)
+        return feature_head.draw(model.width, params.hidden, len(classes), generator)
 
     def features(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
         """See ``Trainable.features``: ``(N, width)`` float32."""
         return model.upper(model.lower(images)).float()
 
-    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> Mapping[str, torch.Tensor]:
+    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: BatchLayout) -> Mapping[str, torch.Tensor]:
         """See ``Trainable.outputs``."""
-        return {"logits": _head.scores(inputs, slots)}
+        return {"logits": feature_head.scores(inputs, slots)}
 
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
         """See ``Trainable.export``: CLIP in open_clip's local-dir format, the head beside it."""
-        from trainables import _clip_export
+        from lungtune.models import clip_export
 
-        _clip_export.write_head(base, classes, adapter, folder)
+        clip_export.write_head(base, classes, adapter, folder)
 
 
 TRAINABLE = ClipHead()

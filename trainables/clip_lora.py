@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from lungtune.core.family import Classifier, LoraTarget
 from lungtune.core.params import param
-from lungtune.core.trainable import Classifier, LoraTarget
 from lungtune.errors import SpaceError
-from trainables import _clip_weights
-from trainables._params import Loop, Synthetic
-from trainables._prompts import STYLES
+from lungtune.models import clip_weights
+from lungtune.models.clip_prompts import STYLES
+from lungtune.models.params import Loop, Synthetic
 
 if TYPE_CHECKING:
     import torch
 
-    from lungtune.nn.slots import Slots
+    from lungtune.layers.layout import BatchLayout
 
 _PROJECTIONS = {
     "qv": ("attn.q_proj", "attn.v_proj"),
@@ -83,21 +83,21 @@ class ClipLora(Classifier):
                 f"frozen_blocks >= 1 must hold where views are kept, but got frozen_blocks 0 and views {base.views}: "
                 "nothing worth keeping lies below the first block."
             )
-        _clip_weights.find(base.model, base.weights, fetch=True)
+        clip_weights.find(base.model, base.weights, fetch=True)
 
     def miniature(self, folder: Path) -> Base:
         """See ``Trainable.miniature``: two blocks of width 32 in either tower."""
-        from trainables import _clip
+        from lungtune.models import clip_model
 
-        _clip.write_random(folder)
+        clip_model.write_random(folder)
         return Base(weights=str(folder), image_size=16)
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
         """See ``Trainable.backbone``."""
-        from trainables import _clip
+        from lungtune.models import clip_model
 
-        clip = _clip.plain_clip(base)
-        return _clip.ClipClassifier(clip, classes, _clip.tokenizer(base), base.frozen_blocks).eval()
+        clip = clip_model.plain_clip(base)
+        return clip_model.ClipClassifier(clip, classes, clip_model.tokenizer(base), base.frozen_blocks).eval()
 
     def targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
         """See ``Trainable.targets``: one pattern for each tower and projection, so that each must match."""
@@ -121,7 +121,7 @@ class ClipLora(Classifier):
         halved = model.frozen and torch.is_autocast_enabled(images.device.type)
         return tokens.to(torch.get_autocast_dtype(images.device.type)) if halved else tokens
 
-    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> Mapping[str, torch.Tensor]:
+    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: BatchLayout) -> Mapping[str, torch.Tensor]:
         """See ``Trainable.outputs``."""
         import torch
 
@@ -133,12 +133,12 @@ class ClipLora(Classifier):
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
         """See ``Trainable.export``: merged CLIP in open_clip's local-dir format, the adapter beside it."""
-        from trainables import _clip_export
+        from lungtune.models import clip_export
 
-        _clip_export.write(base, params, classes, adapter, folder)
+        clip_export.write(base, params, classes, adapter, folder)
 
 
-def _matrices(model: torch.nn.Module, slots: Slots) -> torch.Tensor:
+def _matrices(model: torch.nn.Module, slots: BatchLayout) -> torch.Tensor:
     """Return ``(len(slots), C, D)``: each slot's class matrix; text is run only for slots that adapt its tower."""
     import torch
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from lungtune.core.params import param
-from trainables import _network, _timm
+from lungtune.models import timm_models, whole_network
 
 if TYPE_CHECKING:
     import torch
 
-    from lungtune.nn.losses import Targets
-    from lungtune.nn.slots import Slots
+    from lungtune.layers.layout import BatchLayout
+    from lungtune.layers.losses import Targets
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(_network.Params):
+class Params(whole_network.Params):
     """What one trial chooses."""
 
     drop_path: float = param(
@@ -41,7 +41,7 @@ class Params(_network.Params):
     )
 
 
-class Conformer(_network.Network):
+class Conformer(whole_network.Network):
     """Peng et al. (arXiv 2105.03889): the loss is the mean of both heads', the prediction the sum of their logits."""
 
     summary: ClassVar[str] = "Conformer, trained as a whole; both of its heads are reported"
@@ -50,13 +50,13 @@ class Conformer(_network.Network):
     heads = ("conv_cls_head", "trans_cls_head")
     small = ("conformer_micro", {"base": 8, "width": 24, "heads": 2, "depth": 3})
 
-    def build(self, base: Base, classes: Sequence[str]) -> _timm.Built:
+    def build(self, base: Base, classes: Sequence[str]) -> timm_models.Built:
         """See ``Network.build``."""
-        return _timm.build(base.model, base.weights, base.image_size, num_classes=len(classes), drop_path=0.1)
+        return timm_models.build(base.model, base.weights, base.image_size, num_classes=len(classes), drop_path=0.1)
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
         """See ``Trainable.backbone``."""
-        from lungtune.nn import network
+        from lungtune.layers import network
 
         model = super().backbone(base, classes)
         model.drop_path = network.DropPath(model.net)
@@ -71,7 +71,7 @@ class Conformer(_network.Network):
         convolutions, transformer = model(images)
         return {"logits": convolutions + transformer, "convolutions": convolutions, "transformer": transformer}
 
-    def loss(self, outputs: Mapping[str, torch.Tensor], targets: Targets, slots: Slots) -> torch.Tensor:
+    def loss(self, outputs: Mapping[str, torch.Tensor], targets: Targets, slots: BatchLayout) -> torch.Tensor:
         """See ``Trainable.loss``."""
         smoothing = [p.label_smoothing for p in slots.params]
         losses = [targets.cross_entropy(outputs[name], smoothing, slots.counts) for name in _BRANCHES]
@@ -85,12 +85,12 @@ class Conformer(_network.Network):
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
         """See ``Trainable.export``: a program for torch alone."""
-        from trainables import _export, _images
+        from lungtune.models import grey_images, timm_export
 
         _, built = self.trained_model(base, classes, adapter)
         what = "A Conformer (Peng et al. 2021): it puts out the sum of its heads' logits, and those of either head."
-        program = _images.Outputs(built.model, _summed)
-        _export.write_program(program, built, base.image_size, classes, folder, what)
+        program = grey_images.Outputs(built.model, _summed)
+        timm_export.write_program(program, built, base.image_size, classes, folder, what)
 
 
 _BRANCHES = ("convolutions", "transformer")

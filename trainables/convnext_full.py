@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lungtune.core.params import param
-from trainables import _network, _timm
+from lungtune.models import timm_models, whole_network
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(_network.Params):
+class Params(whole_network.Params):
     """What one trial chooses."""
 
     drop_path: float = param(
@@ -36,7 +36,7 @@ class Params(_network.Params):
     )
 
 
-class ConvNeXt(_network.Network):
+class ConvNeXt(whole_network.Network):
     """Liu et al., "A ConvNet for the 2020s" (arXiv 2201.03545), fine-tuned as there, with layer-wise decay."""
 
     summary: ClassVar[str] = "ConvNeXt, fine-tuned as a whole; its size is an axis"
@@ -44,14 +44,16 @@ class ConvNeXt(_network.Network):
     Params: ClassVar[type] = Params
     small = ("convnext_atto", {"depths": [1, 1, 2, 1], "dims": [8, 8, 16, 16]})
 
-    def build(self, base: Base, classes: Sequence[str]) -> _timm.Built:
+    def build(self, base: Base, classes: Sequence[str]) -> timm_models.Built:
         """See ``Network.build``; there are layers for stochastic depth."""
-        built = _timm.build(base.model, base.weights, base.image_size, num_classes=len(classes), drop_path_rate=0.1)
-        return _timm.having(built, "stages", "a ConvNeXt of timm's")
+        built = timm_models.build(
+            base.model, base.weights, base.image_size, num_classes=len(classes), drop_path_rate=0.1
+        )
+        return timm_models.having(built, "stages", "a ConvNeXt of timm's")
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
         """See ``Trainable.backbone``."""
-        from lungtune.nn import network
+        from lungtune.layers import network
 
         model = super().backbone(base, classes)
         model.drop_path = network.DropPath(model.net)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lungtune.core.params import param
 from lungtune.errors import SpaceError
-from trainables import _network, _timm
+from lungtune.models import timm_models, whole_network
 
 if TYPE_CHECKING:
     import torch
 
-    from lungtune.nn.losses import Targets
-    from lungtune.nn.slots import Slots
+    from lungtune.layers.layout import BatchLayout
+    from lungtune.layers.losses import Targets
 
 _DECODER = ("net.decoder.", "net.mask.")
 
@@ -34,7 +34,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(_network.Params):
+class Params(whole_network.Params):
     """What one trial chooses."""
 
     lambda2: float = param(
@@ -43,7 +43,7 @@ class Params(_network.Params):
     drop_rate: float = param(0.0, low=0.0, high=0.9, help="share of the pooled features dropped in training")
 
 
-class ResUnet(_network.Network):
+class ResUnet(whole_network.Network):
     """U-Net (Ronneberger et al., arXiv 1505.04597) on a ResNet, with a class head on the deepest map.
 
     The loss is ``cross-entropy + lambda2 (1 - Dice)``; cases without a mask count in the first term only.
@@ -61,17 +61,17 @@ class ResUnet(_network.Network):
         """See ``Trainable.miniature``."""
         return dataclasses.replace(super().miniature(folder), decoder_width=2)
 
-    def build(self, base: Base, classes: Sequence[str]) -> _timm.Built:
+    def build(self, base: Base, classes: Sequence[str]) -> timm_models.Built:
         """See ``Network.build``."""
         import torch
 
-        from trainables import _unet
+        from lungtune.models import unet
 
-        built = _timm.build(base.model, base.weights, base.image_size)
+        built = timm_models.build(base.model, base.weights, base.image_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             try:
-                return built._replace(model=_unet.ClassifyingUnet(built.model, len(classes), base.decoder_width))
+                return built._replace(model=unet.ClassifyingUnet(built.model, len(classes), base.decoder_width))
             except (AssertionError, IndexError, AttributeError) as error:  # timm's, of networks built otherwise
                 name = built.architecture
                 raise SpaceError(f"model must have five maps, as a ResNet has, but got {name}.") from error
@@ -84,10 +84,10 @@ class ResUnet(_network.Network):
         self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
         """See ``Trainable.own``; the decoder is drawn anew."""
-        from trainables import _unet
+        from lungtune.models import unet
 
         own = dict(super().own(model, params, classes, generator))
-        _unet.redraw(own, generator)
+        unet.redraw(own, generator)
         return own
 
     def prepare(self, model: torch.nn.Module, params: Params) -> None:
@@ -99,11 +99,11 @@ class ResUnet(_network.Network):
         logits, mask = model.net(model.pixels(images), segment=params.lambda2 > 0)
         return {"logits": logits, "mask": images.new_full(images.shape, float("nan")) if mask is None else mask}
 
-    def loss(self, outputs: Mapping[str, torch.Tensor], targets: Targets, slots: Slots) -> torch.Tensor:
+    def loss(self, outputs: Mapping[str, torch.Tensor], targets: Targets, slots: BatchLayout) -> torch.Tensor:
         """See ``Trainable.loss``."""
         import torch
 
-        from lungtune.nn.losses import overlap
+        from lungtune.layers.losses import overlap
 
         classified = super().loss(outputs, targets, slots)
         weights = torch.tensor([p.lambda2 for p in slots.params]).repeat_interleave(torch.tensor(slots.counts))
@@ -115,7 +115,7 @@ class ResUnet(_network.Network):
         """See ``Trainable.judge``: ``dice`` and ``iou`` of the mask at probability 0.5."""
         import torch
 
-        from lungtune.nn.losses import overlap
+        from lungtune.layers.losses import overlap
 
         if targets.masks is None:
             return {}
@@ -127,14 +127,14 @@ class ResUnet(_network.Network):
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
         """See ``Trainable.export``: a program for torch alone."""
-        from trainables import _export, _images
+        from lungtune.models import grey_images, timm_export
 
         _, built = self.trained_model(base, classes, adapter)
         segments = params.lambda2 > 0
         more = " and those of the lung mask" if segments else ""
         what = f"A Res-UNet: it puts out the logits of the classes{more}."
-        program = _images.Outputs(built.model, lambda found: found if segments else found[:1])
-        _export.write_program(program, built, base.image_size, classes, folder, what)
+        program = grey_images.Outputs(built.model, lambda found: found if segments else found[:1])
+        timm_export.write_program(program, built, base.image_size, classes, folder, what)
 
 
 TRAINABLE = ResUnet()

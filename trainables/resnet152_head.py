@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lungtune.core.params import param
-from trainables._head import ImageHead
+from lungtune.models.feature_head import ImageHead
 
 
 @dataclass(frozen=True)

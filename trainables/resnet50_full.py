@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from lungtune.core.params import param
-from trainables import _network, _timm
+from lungtune.models import timm_models, whole_network
 
 if TYPE_CHECKING:
     import torch
@@ -27,14 +27,14 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(_network.Params):
+class Params(whole_network.Params):
     """What one trial chooses."""
 
     drop_rate: float = param(0.0, low=0.0, high=0.9, help="share of the pooled features dropped in training")
     unfreeze: str = param("all", choices=tuple(_UNFREEZE), help="what trains; the rest is frozen, its batch norm too")
 
 
-class ResNet(_network.Network):
+class ResNet(whole_network.Network):
     """He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385)."""
 
     summary: ClassVar[str] = "ResNet-50, fine-tuned as a whole or from its last stage on"
@@ -42,9 +42,9 @@ class ResNet(_network.Network):
     Params: ClassVar[type] = Params
     small = ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]})
 
-    def build(self, base: Base, classes: Sequence[str]) -> _timm.Built:
+    def build(self, base: Base, classes: Sequence[str]) -> timm_models.Built:
         """See ``Network.build``: its stages have a ResNet's names."""
-        return _timm.having(super().build(base, classes), "layer4", "a ResNet of timm's")
+        return timm_models.having(super().build(base, classes), "layer4", "a ResNet of timm's")
 
     def trained(self, model: torch.nn.Module, params: Params) -> Callable[[str], bool]:
         """See ``Network.trained``."""

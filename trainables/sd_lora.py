@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lungtune.core.family import Generator, LoraTarget
 from lungtune.core.params import param
-from lungtune.core.trainable import Generator, LoraTarget
-from trainables import _clip_weights, _diffusion_weights
-from trainables._params import Loop
+from lungtune.models import clip_weights, diffusion_weights
+from lungtune.models.params import Loop
 
 if TYPE_CHECKING:
     import torch
 
-    from lungtune.nn.losses import Targets
-    from lungtune.nn.slots import Slots
+    from lungtune.layers.layout import BatchLayout
+    from lungtune.layers.losses import Targets
 
 _HEADS = r"to_q|to_k|to_v|to_out\.0"
 _TARGETS = {
@@ -83,23 +83,23 @@ class SdLora(Generator):
         Raises:
             SpaceError: images of this size do not pass through the model.
         """
-        _diffusion_weights.fits(_diffusion_weights.find(base.weights, fetch=True), base.image_size)
-        _clip_weights.find(base.judge, base.judge_weights, fetch=True)
+        diffusion_weights.fits(diffusion_weights.find(base.weights, fetch=True), base.image_size)
+        clip_weights.find(base.judge, base.judge_weights, fetch=True)
 
     def miniature(self, folder: Path) -> Base:
         """See ``Trainable.miniature``: latents of 8 px, 16 channels; a CLIP of two blocks judges."""
-        from trainables import _clip, _diffusion
+        from lungtune.models import clip_model, diffusion_model
 
-        _diffusion.write_random(folder / "diffusion")
-        _clip.write_random(folder / "judge")
+        diffusion_model.write_random(folder / "diffusion")
+        clip_model.write_random(folder / "judge")
         judge = str(folder / "judge")
         return Base(str(folder / "diffusion"), image_size=16, samples=4, judge_weights=judge, judge_size=16)
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
         """See ``Trainable.backbone``."""
-        from trainables import _diffusion
+        from lungtune.models import diffusion_model
 
-        model = _diffusion.Diffusion(_diffusion_weights.find(base.weights, fetch=True), classes, _styles())
+        model = diffusion_model.Diffusion(diffusion_weights.find(base.weights, fetch=True), classes, _styles())
         model.image_size = base.image_size
         return model.eval()
 
@@ -113,11 +113,13 @@ class SdLora(Generator):
         """See ``Trainable.features``: mean and log-variance of the latents ``(N, 2 c, h, w)``."""
         return model.moments(images).float()
 
-    def losses(self, model: torch.nn.Module, inputs: torch.Tensor, targets: Targets, slots: Slots) -> torch.Tensor:
+    def losses(
+        self, model: torch.nn.Module, inputs: torch.Tensor, targets: Targets, slots: BatchLayout
+    ) -> torch.Tensor:
         """See ``Trainable.losses``: how far the UNet's word is from the noise, or velocity, that each row was given."""
         import torch
 
-        from lungtune.nn.slots import mix
+        from lungtune.layers.layout import derive_seed
 
         device = inputs.device
         contexts = model.contexts(slots, [i for i, p in enumerate(slots.params) if p.lora_text])
@@ -125,7 +127,7 @@ class SdLora(Generator):
         half = inputs.shape[1] // 2
         for i, rows in enumerate(slots.rows):
             params, count = slots.params[i], rows.stop - rows.start
-            generator = torch.Generator(device).manual_seed(mix(slots.drawing(i), _NOISE))
+            generator = torch.Generator(device).manual_seed(derive_seed(slots.drawing(i), _NOISE))
             drawn = torch.randn(2, count, half, *inputs.shape[2:], generator=generator, device=device)
             steps = torch.randint(len(model.kept), (count,), generator=generator, device=device)
             dropped = torch.rand(count, generator=generator, device=device) < params.caption_dropout
@@ -141,7 +143,9 @@ class SdLora(Generator):
         told = model.unet(noised, torch.cat(times), encoder_hidden_states=torch.cat(said)).sample
         return (told.float() - wanted).square().mean((1, 2, 3)) * torch.cat(weights) * targets.weights
 
-    def draw(self, model: torch.nn.Module, labels: Sequence[int], seeds: Sequence[int], slots: Slots) -> torch.Tensor:
+    def draw(
+        self, model: torch.nn.Module, labels: Sequence[int], seeds: Sequence[int], slots: BatchLayout
+    ) -> torch.Tensor:
         """See ``Generator.draw``."""
         return model.draw(labels, seeds, model.image_size, slots, slots.params[0].lora_text)
 
@@ -149,10 +153,11 @@ class SdLora(Generator):
         """See ``Generator.embedder``: the normalised embeddings of the judging CLIP's image tower."""
         import torch
 
-        from trainables import _clip, clip_lora
+        from lungtune.models import clip_model
+        from trainables import clip_lora
 
-        clip = _clip.plain_clip(clip_lora.Base(base.judge, base.judge_weights, base.judge_size))
-        tower = _clip.ClipImages(clip).requires_grad_(False).eval().to(device)
+        clip = clip_model.plain_clip(clip_lora.Base(base.judge, base.judge_weights, base.judge_size))
+        tower = clip_model.ClipImages(clip).requires_grad_(False).eval().to(device)
 
         @torch.no_grad()
         def embed(images: torch.Tensor) -> torch.Tensor:
@@ -166,19 +171,19 @@ class SdLora(Generator):
 
     def content(self, base: Base) -> str:
         """See ``Generator.content``."""
-        return _diffusion_weights.content(_diffusion_weights.find(base.weights, fetch=True))
+        return diffusion_weights.content(diffusion_weights.find(base.weights, fetch=True))
 
     def captions(self, params: Params, classes: Sequence[str]) -> list[str]:
         """See ``Generator.captions``."""
-        from trainables._prompts import prompts
+        from lungtune.models.clip_prompts import prompts
 
         return [each[0] for each in prompts(classes, params.prompt_style)]
 
     def export(self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, Any], folder: Path) -> None:
         """See ``Trainable.export``: the adapters in diffusers' LoRA format."""
-        from trainables import _diffusion_export
+        from lungtune.models import diffusion_export
 
-        _diffusion_export.write(base, params, self.captions(params, classes), classes, adapter, folder)
+        diffusion_export.write(base, params, self.captions(params, classes), classes, adapter, folder)
 
 
 def _styles() -> tuple[str, ...]:

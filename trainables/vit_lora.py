@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from lungtune.core.family import Classifier, LoraTarget
 from lungtune.core.params import param
-from lungtune.core.trainable import Classifier, LoraTarget
-from trainables import _head, _timm
-from trainables._params import Loop, Synthetic
+from lungtune.models import feature_head, timm_models
+from lungtune.models.params import Loop, Synthetic
 
 if TYPE_CHECKING:
     import torch
 
-    from lungtune.nn.slots import Slots
+    from lungtune.layers.layout import BatchLayout
 
 _ATTENTION = {name: f"attn.{name}_proj" for name in ("q", "k", "v", "out")}
 _MLP = ("mlp.fc1", "mlp.fc2")
@@ -62,24 +62,24 @@ class VitLora(Classifier):
 
     def check(self, base: Base) -> None:
         """See ``Trainable.check``. Downloads from the hub when it answers within five seconds."""
-        _timm.check(base.model, base.weights)
+        timm_models.check(base.model, base.weights)
 
     def miniature(self, folder: Path) -> Base:
         """See ``Trainable.miniature``: two blocks of width 24."""
-        from trainables import _export
+        from lungtune.models import timm_export
 
         settings = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
-        _export.write_random("vit_tiny_patch16_224", settings, folder)
+        timm_export.write_random("vit_tiny_patch16_224", settings, folder)
         return Base(weights=str(folder), image_size=32)
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
         """See ``Trainable.backbone``."""
-        from trainables import _images, _vit
+        from lungtune.models import grey_images, timm_vit
 
-        built = _timm.build(base.model, base.weights, base.image_size)
-        model = _images.Normalised(_timm.having(built, "blocks", "a vision transformer of timm's"))
-        model.width = _images.width(model, base.image_size)
-        _vit.split(model.net)
+        built = timm_models.build(base.model, base.weights, base.image_size)
+        model = grey_images.Normalised(timm_models.having(built, "blocks", "a vision transformer of timm's"))
+        model.width = grey_images.width(model, base.image_size)
+        timm_vit.split(model.net)
         return model
 
     def targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
@@ -101,11 +101,11 @@ class VitLora(Classifier):
         self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
         """See ``Trainable.own``: the head."""
-        return _head.draw(model.width, 0, len(classes), generator)
+        return feature_head.draw(model.width, 0, len(classes), generator)
 
-    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: Slots) -> Mapping[str, torch.Tensor]:
+    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: BatchLayout) -> Mapping[str, torch.Tensor]:
         """See ``Trainable.outputs``."""
-        return {"logits": _head.linear(model.embed(inputs).float(), slots)}
+        return {"logits": feature_head.linear(model.embed(inputs).float(), slots)}
 
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
@@ -113,12 +113,12 @@ class VitLora(Classifier):
         """See ``Trainable.export``: timm's format with the adapters merged in, the adapters beside it."""
         from safetensors.torch import save_file
 
-        from trainables import _export, _vit
+        from lungtune.models import timm_export, timm_vit
 
-        built = _timm.build(base.model, base.weights, base.image_size)
-        _vit.merge(built.model, adapter, params.lora_alpha / params.lora_rank)
+        built = timm_models.build(base.model, base.weights, base.image_size)
+        timm_vit.merge(built.model, adapter, params.lora_alpha / params.lora_rank)
         head = {name: adapter[name] for name in ("head.weight", "head.bias")}
-        _export.write_timm(built, base.image_size, classes, folder, head=head)
+        timm_export.write_timm(built, base.image_size, classes, folder, head=head)
         rest = {name: tensor.contiguous() for name, tensor in adapter.items() if name not in head}
         save_file(rest, folder / "adapter.safetensors")
 

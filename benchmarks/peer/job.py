@@ -14,8 +14,9 @@ from lungtune.core.space import SearchSpace
 from lungtune.data import dataset
 from lungtune.data.sources import index_source
 from lungtune.errors import DataError
-from trainables import _clip_weights, clip_lora
-from trainables._prompts import STYLES, prompts
+from lungtune.models import clip_weights
+from lungtune.models.clip_prompts import STYLES, prompts
+from trainables import clip_lora
 
 
 def images(source: str, limit: int | None, folder: Path) -> str:
@@ -59,7 +60,7 @@ def make(searched: SearchSpace, source: str, seed: int) -> dict[str, Any]:
         for name, entries in found.manifest.parts.items()
         if name != "test"
     }
-    weights = _clip_weights.find(searched.base["model"], searched.base["weights"], fetch=False)
+    weights = clip_weights.find(searched.base["model"], searched.base["weights"], fetch=False)
     levels = searched.fidelity
     if len(levels.reports) != 9 or levels.eta != 3:
         raise DataError("Ray's ASHA gets lungtune's rungs only with nine reports and eta 3.")

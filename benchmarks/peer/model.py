@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lungtune.nn import attention
+from lungtune.layers import attention
 
 
 def load(base: Mapping[str, Any]) -> nn.Module:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lungtune.search.host import PackHost
+from lungtune.search.backends.ray_hosts.host import PackHost
 from peer.marks import Clock, mark
 
 SEARCH = Path(__file__).parents[2] / "scripts" / "search.py"
@@ -22,15 +22,15 @@ class TimedHost(PackHost):
         """Build the session and put a clock around its parts."""
         self.clock = Clock()
         with self.clock.of("imports"):
-            from lungtune import training
-            from trainables import _clip  # noqa: F401
+            from lungtune.engine import session
+            from lungtune.models import clip_model  # noqa: F401
         with self.clock.of("model"):
             session = super().open_session()
         session.start = self._timed("adapters", session.start)
         session.pack.predict = self._timed("evaluate", session.pack.predict)
         session.pack.step = self._timed("train", session.pack.step)
-        training.metrics.classification = self._timed("metrics", training.metrics.classification)
-        training.checkpoint.save = self._timed("checkpoint", training.checkpoint.save)
+        session.metrics.classification = self._timed("metrics", session.metrics.classification)
+        session.checkpoint.save = self._timed("checkpoint", session.checkpoint.save)
         self.stepped = False
         return session
 
@@ -54,9 +54,9 @@ class TimedHost(PackHost):
 
 def main() -> None:
     """Run the search with timed workers."""
-    from lungtune.search import loop
+    from lungtune.search import tuner
 
-    loop.run_trials = partial(loop.run_trials, host=TimedHost)
+    tuner.run_trials = partial(tuner.run_trials, host=TimedHost)
     runpy.run_path(str(SEARCH), run_name="__main__")
 
 

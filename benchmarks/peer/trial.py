@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from lungtune.evaluate import metrics
+from lungtune.tasks.classification import metrics
 from peer import model as models
 from peer.images import Radiographs
 from peer.marks import Clock, mark

@@ -10,10 +10,10 @@ from typing import Any
 
 import trainables
 from lungtune.core import setting, yamlfile
+from lungtune.core.family import Trainable
 from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace, together
 from lungtune.core.spacefile import load_space
-from lungtune.core.trainable import Trainable
 from lungtune.errors import SpaceError, did_you_mean
 
 SPACES = ROOT / "search_spaces"

@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lungtune import catalog
+from lungtune import catalog, summary
 from lungtune.core import comparison, paths, recipe, synthetic
+from lungtune.core.family import Generator
 from lungtune.core.journal import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.core.trainable import Generator
 from lungtune.core.trial import History, Report, State, Trial
 from lungtune.data.manifest import Manifest
 from lungtune.errors import StudyError
-from lungtune.evaluate import bootstrap, summary
-from lungtune.evaluate.bootstrap import Interval
-from lungtune.evaluate.evidence import Evidence
+from lungtune.stats import bootstrap
+from lungtune.stats.bootstrap import Interval
+from lungtune.tasks.stored_predictions import Evidence
 
 
 def recipes() -> Path:

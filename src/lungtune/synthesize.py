@@ -23,17 +23,17 @@ from filelock import FileLock, Timeout
 from lungtune import catalog
 from lungtune.core import environment, paths, recipe
 from lungtune.core import params as parameters
+from lungtune.core.family import Generator
 from lungtune.core.journal import write_atomic
 from lungtune.core.space import SearchSpace
-from lungtune.core.trainable import Generator
 from lungtune.errors import DataError, SpaceError, TrialError, did_you_mean
-from lungtune.evaluate import sheet
+from lungtune.report import contact_sheet
 from lungtune.retrain import reopen, runs
 
 if TYPE_CHECKING:
-    from lungtune.data.bank import Bank
     from lungtune.data.dataset import Dataset, Inspection
-    from lungtune.training import Session
+    from lungtune.data.synthetic_bank import Bank
+    from lungtune.engine.session import Session
 
 DEFAULT = "sd_lora"
 """The space whose last start point makes a bank where there is no recipe."""
@@ -142,13 +142,13 @@ def _make(
     trainable: Generator, base: Any, opened: Dataset, bank: Bank, made: Origin, work: Path, wanted: Mapping[str, int]
 ) -> None:
     """Train the generator, or find it trained, and draw what the bank lacks."""
-    from lungtune.nn.capacity import as_searched
-    from lungtune.training import Session
+    from lungtune.engine.capacity import set_reproducible_threads
+    from lungtune.engine.session import Session
 
     assert made.space.seed is not None
     session = Session(trainable, base, opened, made.space.fidelity, made.space.objective)
     run = runs.Run(made.space.seed, work)
-    as_searched()
+    set_reproducible_threads()
     runs.train(session, made.space, [run], made.fidelity, f"training the generator {made.name}")
     if run.failure is not None:
         raise TrialError("error", f"the generator {made.name} failed: {run.failure}")
@@ -222,7 +222,7 @@ def _default(found: Inspection, profile: str, settings: Mapping[str, Any]) -> Or
 
 
 def _bank(folder: Path, key: str, made: Origin, found: Inspection, size: int) -> Bank:
-    from lungtune.data.bank import Bank
+    from lungtune.data.synthetic_bank import Bank
 
     generator = {
         "recipe": made.name,
@@ -252,8 +252,8 @@ def _fill(session: Session, bank: Bank, run: runs.Run, made: Origin, wanted: Map
     """Draw what the bank still lacks, a batch at a time."""
     import torch
 
-    from lungtune.data.shelf import Item
-    from lungtune.nn.slots import mix
+    from lungtune.data.bank_files import Item
+    from lungtune.layers.layout import derive_seed
 
     missing = bank.missing(wanted)
     values = parameters.build(session.trainable.Params, made.space.fixed)
@@ -264,8 +264,8 @@ def _fill(session: Session, bank: Bank, run: runs.Run, made: Origin, wanted: Map
         for first in range(0, len(missing), _BATCH):
             batch = missing[first : first + _BATCH]
             labels = [bank.classes.index(name) for name, _ in batch]
-            seeds = [mix(bank.seed, label, index) for label, (_, index) in zip(labels, batch, strict=True)]
-            images = session.examiner.draw(session.pack, slot, labels, seeds)
+            seeds = [derive_seed(bank.seed, label, index) for label, (_, index) in zip(labels, batch, strict=True)]
+            images = session.evaluator.draw(session.pack, slot, labels, seeds)
             rows = zip(batch, labels, seeds, images, strict=True)
             bank.add([Item(name, index, captions[k], seed, image) for (name, index), k, seed, image in rows])
             told(first + len(batch))
@@ -281,7 +281,7 @@ def _picture(bank: Bank, opened: Dataset) -> None:
         files = [bank.folder / entry.file for entry in bank.entries(name)[:_SHOWN]]
         if files:
             rows.append((f"{name}, synthetic", np.stack([np.asarray(Image.open(file)) for file in files])))
-    write_atomic(bank.folder / "samples.png", sheet.contact_sheet(rows, _SHOWN))
+    write_atomic(bank.folder / "samples.png", contact_sheet.contact_sheet(rows, _SHOWN))
 
 
 @contextmanager

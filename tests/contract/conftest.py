@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from lungtune.core.family import Classifier, Generator, Trainable
 from lungtune.core.params import ParamSpec, specs
 from lungtune.core.paths import ROOT
-from lungtune.core.trainable import Classifier, Generator, Trainable
-from lungtune.nn.pack import Pack
-from lungtune.nn.pixels import Masks
+from lungtune.engine.pack import Pack
+from lungtune.inputs.on_the_fly import Masks
 
 NAMES = sorted(p.stem for p in (ROOT / "trainables").glob("*.py") if not p.stem.startswith("_"))
 CLASSES = ("normal", "bacterial", "viral")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lungtune.core import synthetic
+from lungtune.core.family import Classifier, Trainable
 from lungtune.core.params import build, specs
-from lungtune.core.trainable import Classifier, Trainable
 
 from .conftest import HORIZON, NAMES, Family
 

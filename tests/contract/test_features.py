@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lungtune.core.family import Classifier
 from lungtune.core.params import specs
-from lungtune.core.trainable import Classifier
-from lungtune.nn import features
-from lungtune.nn.augment import augment
-from lungtune.nn.slots import mix
+from lungtune.inputs import feature_cache
+from lungtune.inputs.transforms2d import augment
+from lungtune.layers.layout import derive_seed
 
 from .conftest import HORIZON, Family
 
@@ -80,7 +80,7 @@ def test_views_are_those_everybody_computes(kept: Family, level: int, monkeypatc
             [
                 kept.trainable.features(
                     pack.model,
-                    augment(images, [level], [size], [torch.Generator().manual_seed(mix(level, view, 0))]),
+                    augment(images, [level], [size], [torch.Generator().manual_seed(derive_seed(level, view, 0))]),
                 )
                 for view in range(VIEWS)
             ]
@@ -126,7 +126,7 @@ def test_other_images_and_other_weights_have_their_own(kept: Family, computed: l
     pack = kept.pack(1)
     with torch.no_grad():
         next(pack.model.parameters()).add_(1e-3)
-    changed = features.identity(kept.trainable, kept.base, pack.model, pack.device, pack.precision)
+    changed = feature_cache.identity(kept.trainable, kept.base, pack.model, pack.device, pack.precision)
     assert changed != pack._sources.identity
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from lungtune.core import synthetic
 from lungtune.core.params import specs
-from lungtune.nn import checkpoint
-from lungtune.nn.member import PATIENCE
-from lungtune.nn.pack import Pack
+from lungtune.engine import checkpoint
+from lungtune.engine.pack import Pack
+from lungtune.engine.trial_state import VERIFY_STEPS
 
 from .conftest import CLASSES, HORIZON, Family
 
@@ -104,7 +104,7 @@ def test_every_target_matches_and_all_that_trains_gets_a_gradient(family: Family
     for params in family.variants(8):
         pack = family.pack(1)
         slot = pack.join(params, seed=1, horizon=HORIZON)
-        for _ in range(PATIENCE):
+        for _ in range(VERIFY_STEPS):
             pack.step()
             if pack.verify(slot):
                 break

@@ -9,8 +9,9 @@ from pathlib import Path
 import simulated
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.search import cluster, loop
-from lungtune.search.conductor import Conductor
+from lungtune.search import tuner
+from lungtune.search.backends.ray_hosts import cluster
+from lungtune.search.controller import TrialController
 from lungtune.tracking import Tracker
 
 if __name__ == "__main__":
@@ -24,8 +25,8 @@ if __name__ == "__main__":
     tracker = Tracker(folder)
     tracker.start()
     cluster.start()
-    conductor = Conductor(study, space, 0)
-    loop.run_trials(conductor, lambda: None, simulated.SimulatedHost)
+    controller = TrialController(study, space, 0)
+    tuner.run_trials(controller, lambda: None, simulated.SimulatedHost)
     cluster.stop()
     study.append("stop", why="done")
     assert tracker.stop(timeout=60), tracker.state()

@@ -13,7 +13,7 @@ from typing import Any
 
 from lungtune import catalog
 from lungtune.core import params as parameters
-from lungtune.core.fidelity import Fidelity
+from lungtune.core.resource import Fidelity
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import Objective
@@ -31,7 +31,7 @@ def make(name: str, weights: Path) -> Study:
     from dataclasses import asdict
 
     from lungtune.data import dataset
-    from lungtune.training import Session
+    from lungtune.engine.session import Session
 
     trainable = catalog.family("clip_lora")
     base = trainable.miniature(weights)

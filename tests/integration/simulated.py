@@ -15,12 +15,12 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from lungtune.core.fidelity import Fidelity
 from lungtune.core.journal import write_atomic
+from lungtune.core.resource import Fidelity
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import Objective, Report
-from lungtune.search.host import PackHost
+from lungtune.search.backends.ray_hosts.host import PackHost
 
 FIDELITY = Fidelity(max=9, min=1, eta=3)
 

@@ -19,12 +19,12 @@ from rich.console import Console
 from lungtune import catalog, export, retrain
 from lungtune.core import journal, params, yamlfile
 from lungtune.data import dataset
-from lungtune.data.bank import Bank
 from lungtune.data.manifest import Manifest
+from lungtune.data.synthetic_bank import Bank
+from lungtune.engine.session import Session
 from lungtune.errors import DataError, SpaceError
 from lungtune.search import driver
 from lungtune.synthesize import synthesize
-from lungtune.training import Session
 from trainables.sd_lora import TRAINABLE
 
 ROOT = Path(__file__).parents[2]

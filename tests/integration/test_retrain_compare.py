@@ -12,12 +12,14 @@ from lungtune.core import recipe as recipes
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import Objective
 from lungtune.data import dataset
+from lungtune.engine.pack import Pack
 from lungtune.errors import CheckpointError, SpaceError, StudyError
-from lungtune.evaluate import effect_report, metrics, report
 from lungtune.export import export, following
-from lungtune.nn.pack import Pack
+from lungtune.report import retrain_report
 from lungtune.retrain import compare as module
 from lungtune.retrain import retrain
+from lungtune.stats import ablation_report
+from lungtune.tasks.classification import metrics
 from tests.integration import retrain_study
 
 DROPOUT = "lora_dropout=0,0.1"
@@ -78,7 +80,7 @@ def test_values_are_compared_on_both_parts_in_one_opening(home, recipe, monkeypa
     assert not (done.folder / "work").exists()
     assert json.loads((done.folder / "report.json").read_text()) == done.content
     words = (done.folder / "report.md").read_text()
-    for told in (words, report.text(done.content)):
+    for told in (words, retrain_report.text(done.content)):
         assert f"Seed {seed} is the searched one: its score with lora_dropout 0.1 was selected" in told
         assert "so it is left out of this" in told
         assert "that favours 0.1" in told
@@ -92,7 +94,7 @@ def test_values_are_compared_on_both_parts_in_one_opening(home, recipe, monkeypa
 
 def test_an_interrupted_comparison_goes_on_and_trains_nothing_twice(home, recipe, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr(report, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        broken.setattr(retrain_report, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             retrain(recipe, test=True, compare=DROPOUT, blackout=False)
     folders = {path.parent.parent.name for path in (home / "models").rglob("*.safetensors") if "work" in path.parts}
@@ -135,7 +137,7 @@ def test_a_value_that_fails_is_told_and_the_rest_is_compared(home, recipe, monke
     assert any(note.startswith("Failed: lora_dropout 0.9 with seed ") for note in found["notes"])
     found = retrain(recipe, compare="lora_dropout=0,0.1").content["effect"]
     assert found["validation"]["problem"].startswith("Not computed: trainings with lora_dropout 0 ")
-    assert "Not computed" in effect_report.markdown(found)
+    assert "Not computed" in ablation_report.markdown(found)
 
 
 def test_a_mistake_is_told_before_anything_is_read_or_written(home, recipe, monkeypatch, door):
@@ -213,7 +215,7 @@ def test_patients_and_seeds_are_two_questions(shares, said):
     """An interval over patients can leave out 0 though one of three trainings was worse."""
     compared = module.Comparison("lambda2", (0.0, 1.0), 0.0, 1.0)
     predictions = {0.0: tables(0.4, 0.4, 0.4), 1.0: tables(*shares)}
-    found = effect_report.part(np.arange(60) % 3, np.arange(60), "abc", compared, predictions, "macro_f1")
+    found = ablation_report.part(np.arange(60) % 3, np.arange(60), "abc", compared, predictions, "macro_f1")
     assert found["effect"]["helps"]
     assert said in found["sentence"]
     scores = [
@@ -221,16 +223,16 @@ def test_patients_and_seeds_are_two_questions(shares, said):
         for each in predictions[1.0].values()
     ]
     assert found["values"][1]["score"]["mean"] == pytest.approx(np.mean(scores))
-    held = effect_report.part(np.arange(60) % 3, np.arange(60), "abc", compared, {0.0: {0: {}}, 1.0: {1: {}}}, "mcc")
+    held = ablation_report.part(np.arange(60) % 3, np.arange(60), "abc", compared, {0.0: {0: {}}, 1.0: {1: {}}}, "mcc")
     assert held["problem"] == "Not computed: no seed's training ended with all values; give more --seeds."
 
 
 def test_notes_say_only_what_is_known():
     compared = module.Comparison("lambda2", (0.0, 1.0), 0.0, 1.0)
-    known = effect_report.notes(compared, 3, left_out=True, edited=False, failed=[])
+    known = ablation_report.notes(compared, 3, left_out=True, edited=False, failed=[])
     assert "its score with lambda2 1 was selected and leans high, so it is left out" in known[0]
     assert "chosen on the validation cases with lambda2 1: that favours 1" in known[1]
-    unknown = effect_report.notes(compared, 3, left_out=False, edited=True, failed=[(0.0, 4)])
+    unknown = ablation_report.notes(compared, 3, left_out=False, edited=True, failed=[(0.0, 4)])
     assert "Seed 3 is the searched one: its score was selected and leans high; it counts in this." in unknown[0]
     assert "which value its other parameters suit is not known" in unknown[1]
     assert unknown[2].startswith("Failed: lambda2 0 with seed 4.")
@@ -240,9 +242,11 @@ def test_without_a_better_value_on_validation_there_is_nothing_to_confirm():
     compared = module.Comparison("lambda2", (0.0, 1.0), 0.0, 1.0)
     labels = np.arange(60) % 3
     worse, better = (
-        effect_report.part(labels, np.arange(60), "abc", compared, {0.0: tables(0.6), 1.0: tables(share)}, "accuracy")
+        ablation_report.part(labels, np.arange(60), "abc", compared, {0.0: tables(0.6), 1.0: tables(share)}, "accuracy")
         for share in (0.3, 0.9)
     )
-    assert effect_report.confirmed(compared, worse, better).startswith("On validation no value was better than 0")
-    assert effect_report.confirmed(compared, better, worse).startswith("The value that was best on validation, 1, has")
-    assert effect_report.confirmed(compared, {"problem": "x"}, better) == ""
+    assert ablation_report.confirmed(compared, worse, better).startswith("On validation no value was better than 0")
+    assert ablation_report.confirmed(compared, better, worse).startswith(
+        "The value that was best on validation, 1, has"
+    )
+    assert ablation_report.confirmed(compared, {"problem": "x"}, better) == ""

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lungtune import summary
 from lungtune.core.study import Study
 from lungtune.data import dataset
 from lungtune.data.dataset import Part
-from lungtune.evaluate import calibration, report, summary
 from lungtune.export import export
+from lungtune.report import retrain_report
 from lungtune.retrain import controls, retrain, runs
+from lungtune.tasks.classification import calibration
 from tests.integration import retrain_study
 
 
@@ -129,7 +131,7 @@ def test_the_recipe_is_trained_again_with_black_lungs_before_the_test_set_opens(
     words = (done.folder / "report.md").read_text()
     assert "| lungs blacked out | 28 |" in words
     assert "| metadata only | 36 |" in words
-    assert "The same recipe with the lungs blacked out scores" in report.text(done.content)
+    assert "The same recipe with the lungs blacked out scores" in retrain_report.text(done.content)
     assert done.reproduced == "yes"
     assert not (done.folder / "work").exists()
 

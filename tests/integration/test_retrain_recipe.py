@@ -10,12 +10,13 @@ import pytest
 from filelock import FileLock
 
 from lungtune.data import dataset
+from lungtune.engine.pack import Pack
 from lungtune.errors import CheckpointError, DataError, SpaceError, StudyError, TrialError
-from lungtune.evaluate import metrics, report
 from lungtune.export import export
-from lungtune.nn.pack import Pack
+from lungtune.report import retrain_report
 from lungtune.retrain import reopen, retrain
 from lungtune.retrain.classifier import ClassifierRetraining
+from lungtune.tasks.classification import metrics
 from tests.integration import retrain_study
 
 
@@ -116,12 +117,12 @@ def test_several_seeds_give_mean_and_deviation_and_leave_the_first_as_it_is(home
     assert three.content["spread"]["mean"] == pytest.approx(sum(values) / 3)
     assert three.reproduced == "yes"
     assert three.content["spread_others"]["mean"] == pytest.approx(sum(values[1:]) / 2)
-    for words in (report.text(three.content), (three.folder / "report.md").read_text()):
+    for words in (retrain_report.text(three.content), (three.folder / "report.md").read_text()):
         assert "sd over seeds" in words
         assert f"Seed {seed} is the searched one: its score was selected" in words
         assert "The other seeds alone, validation: mean " in words
         assert f"shown are those of seed {seed}." in words
-    assert "searched one" not in report.text(alone.content)
+    assert "searched one" not in retrain_report.text(alone.content)
 
 
 def test_the_test_set_opens_once(home, recipes, monkeypatch):
@@ -139,7 +140,7 @@ def test_the_test_set_opens_once(home, recipes, monkeypatch):
     part = done.content["test"]
     assert part["cases"] == 36
     assert part["constant"]["metrics"]["accuracy"] < 0.5
-    assert "confusion matrix" in report.text(done.content)
+    assert "confusion matrix" in retrain_report.text(done.content)
     assert "## Test" in (done.folder / "test_report.md").read_text()
     assert len([run for run in done.content["runs"] if run["test"] is not None]) == 2
     first, last = ledger(home)
@@ -159,14 +160,14 @@ def test_the_test_set_opens_once(home, recipes, monkeypatch):
 
 def test_an_opening_that_crashed_may_be_repeated_by_the_same_recipe_only(home, recipes, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr(report, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        broken.setattr(retrain_report, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             retrain(recipes[0], test=True)
     assert [entry["event"] for entry in ledger(home)] == ["opened"]
     with pytest.raises(StudyError, match=r"by mini-1\.yaml, which ended without a result; only that recipe"):
         retrain(recipes[1], test=True)
     trained = []
-    monkeypatch.setattr("lungtune.nn.pack.Pack.step", lambda *_: trained.append(1))
+    monkeypatch.setattr("lungtune.engine.pack.Pack.step", lambda *_: trained.append(1))
     retrain(recipes[0], test=True)
     assert [entry["event"] for entry in ledger(home)] == ["opened", "opened", "result"]
     assert not trained, "it went on from its checkpoints"
@@ -221,7 +222,7 @@ def test_a_shared_recipe_keeps_its_ledger_beside_it(home, recipes, tmp_path, mon
 def test_an_edited_recipe_trains_but_is_not_compared(home, recipes):
     done = retrain(edit(recipes[0], "  lora_dropout: 0.1", "  lora_dropout: 0.2"))
     assert done.reproduced == "not compared"
-    assert "the recipe was edited" in report.text(done.content)
+    assert "the recipe was edited" in retrain_report.text(done.content)
 
 
 @pytest.mark.parametrize(

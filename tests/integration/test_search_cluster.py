@@ -7,8 +7,9 @@ from ray.cluster_utils import Cluster
 
 from lungtune.core import journal
 from lungtune.core.trial import State
-from lungtune.search import cluster, loop
-from lungtune.search.conductor import Conductor
+from lungtune.search import tuner
+from lungtune.search.backends.ray_hosts import cluster
+from lungtune.search.controller import TrialController
 
 simulated = pytest.importorskip("simulated")
 TRIALS = 5
@@ -35,7 +36,7 @@ def ended(tmp_path_factory):
 
         try:
             cluster.start()
-            loop.run_trials(Conductor(study, space, 0), kill_the_second, simulated.SimulatedHost)
+            tuner.run_trials(TrialController(study, space, 0), kill_the_second, simulated.SimulatedHost)
         finally:
             cluster.stop()
             nodes.shutdown()

@@ -6,8 +6,9 @@ import pytest
 
 from lungtune.core import journal
 from lungtune.core.trial import State
-from lungtune.search import cluster, loop
-from lungtune.search.conductor import MAX_LOST, Conductor
+from lungtune.search import tuner
+from lungtune.search.backends.ray_hosts import cluster
+from lungtune.search.controller import MAX_LOST, TrialController
 
 simulated = pytest.importorskip("simulated")
 
@@ -34,7 +35,7 @@ def ended(tmp_path_factory):
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         cluster.start()
         try:
-            loop.run_trials(Conductor(study, space, 0), lambda: None, simulated.SimulatedHost)
+            tuner.run_trials(TrialController(study, space, 0), lambda: None, simulated.SimulatedHost)
         finally:
             cluster.stop()
             study.release()

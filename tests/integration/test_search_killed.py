@@ -13,7 +13,7 @@ import pytest
 from lungtune.core import journal
 from lungtune.core.study import Study
 from lungtune.core.trial import State
-from lungtune.search.conductor import Conductor
+from lungtune.search.controller import TrialController
 
 simulated = pytest.importorskip("simulated")
 TRIALS = 12
@@ -75,7 +75,7 @@ def check_decisions(study, folder):
     kinds = ("trial", "start", "report", "pause", "end")
     events = [e for e in journal.read(study.journal_path) if e["event"] in kinds]
     space = simulated.space(TRIALS, faults=("none",), seconds=0.25)
-    straight = Conductor(simulated.begin(folder, space), space, 0)
+    straight = TrialController(simulated.begin(folder, space), space, 0)
     for event in events:
         if event["event"] == "trial":
             assigned = straight.next()

@@ -14,15 +14,15 @@ from rich.console import Console
 from lungtune import catalog
 from lungtune.core import journal, synthetic, yamlfile
 from lungtune.data import dataset
-from lungtune.data.bank import Bank
-from lungtune.data.shelf import Item
+from lungtune.data.bank_files import Item
+from lungtune.data.synthetic_bank import Bank
 from lungtune.errors import DataError, SpaceError
 from lungtune.export import export, following
 from lungtune.retrain import retrain, runs
 from lungtune.retrain.controls import BLACKOUT
 from lungtune.search import driver
-from lungtune.search.conductor import Conductor
-from lungtune.search.host import PackHost
+from lungtune.search.backends.ray_hosts.host import PackHost
+from lungtune.search.controller import TrialController
 
 SOURCE = "phantom,n=84,test=36,size=32"
 ASKED = "--compare synthetic_images=none,duplicates,generated --seeds 3"
@@ -51,9 +51,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         )
         options = driver.Options(space=str(space), data=SOURCE, study="mixed", seed=3, bank=bank.folder)
         study, resolved, _ = driver._new(options, Console(quiet=True), lambda: None)
-        conductor, host = Conductor(study, resolved, 3), PackHost(str(study.folder), 1, None)
-        while (trial := conductor.next()) is not None:
-            while conductor.report(trial.number, host.train(asdict(trial), False)):
+        controller, host = TrialController(study, resolved, 3), PackHost(str(study.folder), 1, None)
+        while (trial := controller.next()) is not None:
+            while controller.report(trial.number, host.train(asdict(trial), False)):
                 pass
             host.leave(trial.number)
         study.release()

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lungtune.core.family import Classifier, LoraTarget
 from lungtune.core.params import param
-from lungtune.core.trainable import Classifier, LoraTarget
-from lungtune.nn.mixture import Phase
-from lungtune.nn.pack import Pack
-from lungtune.nn.slots import Slots
+from lungtune.engine.pack import Pack
+from lungtune.inputs.training_pool import Phase
+from lungtune.layers.layout import BatchLayout
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Toy(Classifier):
         """Return one target."""
         return [LoraTarget(p, params.rank, params.alpha, params.dropout) for p in params.targets.split("|")]
 
-    def outputs(self, model: nn.Module, images: Tensor, slots: Slots) -> dict[str, Tensor]:
+    def outputs(self, model: nn.Module, images: Tensor, slots: BatchLayout) -> dict[str, Tensor]:
         """Run the net."""
         return {"logits": model(images)}
 

@@ -12,8 +12,8 @@ from optuna.distributions import CategoricalDistribution
 
 from lungtune.core import params as parameters
 from lungtune.core import synthetic, yamlfile
+from lungtune.core.family import Trainable
 from lungtune.core.space import SearchSpace
-from lungtune.core.trainable import Trainable
 from lungtune.errors import SpaceError, did_you_mean
 
 MOST = 4

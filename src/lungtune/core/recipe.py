@@ -17,8 +17,8 @@ from typing import Any
 
 from lungtune.core import params as parameters
 from lungtune.core import synthetic
+from lungtune.core.family import Trainable
 from lungtune.core.space import SearchSpace
-from lungtune.core.trainable import Trainable
 from lungtune.errors import SpaceError
 
 _NEEDED: Mapping[str, type | tuple[type, ...]] = {

@@ -15,7 +15,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
-from lungtune.core.fidelity import Fidelity
+from lungtune.core.resource import Fidelity
 from lungtune.core.scheduler import Scheduler
 from lungtune.core.trial import Objective
 from lungtune.errors import SpaceError

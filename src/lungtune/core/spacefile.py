@@ -13,11 +13,11 @@ from optuna.distributions import BaseDistribution
 
 from lungtune.core import params as parameters
 from lungtune.core import setting, yamlfile
-from lungtune.core.fidelity import Fidelity
+from lungtune.core.family import Trainable
 from lungtune.core.params import ParamSpec
+from lungtune.core.resource import Fidelity
 from lungtune.core.scheduler import Scheduler
 from lungtune.core.space import COUNTS, SAMPLERS, SearchSpace
-from lungtune.core.trainable import Trainable
 from lungtune.core.trial import Objective
 from lungtune.core.yamlfile import Block
 from lungtune.errors import SpaceError, did_you_mean

@@ -13,7 +13,7 @@ from lungtune.data.cases import classes_of
 from lungtune.data.duplicates import Pair
 from lungtune.data.manifest import PARTS, Manifest
 from lungtune.data.masks import mask_facts, mask_problems
-from lungtune.data.shortcuts import Shortcut, shortcuts
+from lungtune.data.metadata_leakage import Shortcut, shortcuts
 from lungtune.data.sources._files import named
 from lungtune.data.splits import MIN_VALIDATION, Links, link, make_manifest
 

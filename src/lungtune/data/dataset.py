@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from lungtune.data.audit import Audit, audit
-from lungtune.data.bank import Bank
 from lungtune.data.manifest import Manifest
 from lungtune.data.masks import scan_masks
 from lungtune.data.scan import scan
 from lungtune.data.sources import absolute, index_source
 from lungtune.data.splits import link, make_manifest
 from lungtune.data.store import open_masks, open_pixels
+from lungtune.data.synthetic_bank import Bank
 from lungtune.errors import DataError
 
 

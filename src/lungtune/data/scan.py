@@ -19,8 +19,8 @@ import pandas as pd
 
 from lungtune.core import paths as places
 from lungtune.core.cache import HINT, note
-from lungtune.data.images import Facts, UnreadableImageError, decoders, facts
 from lungtune.data.progress import track
+from lungtune.data.readers.images import Facts, UnreadableImageError, decoders, facts
 
 COLUMNS = (*(field.name for field in fields(Facts)), "error")
 _SCHEMA = """

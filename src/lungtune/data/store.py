@@ -20,8 +20,16 @@ import numpy as np
 
 from lungtune.core import cache
 from lungtune.core import paths as places
-from lungtune.data.images import UnreadableImageError, decoders, digest, letterboxed, letterboxed_mask, read, sha1
 from lungtune.data.progress import track
+from lungtune.data.readers.images import (
+    UnreadableImageError,
+    decoders,
+    digest,
+    letterboxed,
+    letterboxed_mask,
+    read,
+    sha1,
+)
 from lungtune.errors import DataError
 
 VERSION = 1
@@ -151,13 +159,13 @@ def _fill(draft: Path, hashes: Sequence[str], size: int, doing: str, decode: _De
     pixels.flush()
 
 
-def _copy_known(pixels: np.ndarray, hashes: Sequence[str], size: int, shelf: Path) -> list[int]:
+def _copy_known(pixels: np.ndarray, hashes: Sequence[str], size: int, folder: Path) -> list[int]:
     """Fill rows from sound stores of the same size; return the rows that must be decoded."""
     rows: dict[str, list[int]] = {}
     for row, named in enumerate(hashes):
         if named:
             rows.setdefault(named, []).append(row)
-    for file in sorted(shelf.glob(f"*-{size}-*.u8")):
+    for file in sorted(folder.glob(f"*-{size}-*.u8")):
         about = cache.about(file)
         if about is None or about.get("version") != VERSION or rows.keys().isdisjoint(held := about.get("images", [])):
             continue

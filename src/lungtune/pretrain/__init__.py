@@ -23,7 +23,7 @@ from lungtune.pretrain.recipes import RECIPES
 
 __all__ = ["RECIPES", "SHIPPED", "Corpus", "Recipe", "contrastive_loss", "corpus", "pretrain", "save"]
 
-SHIPPED = Path(__file__).parents[1] / "nn" / "bases"
+SHIPPED = Path(__file__).parents[1] / "models" / "bases"
 """Where bases are shipped, one folder each."""
 
 

@@ -32,10 +32,10 @@ def whiten(kernel: Tensor, places: Tensor, images: Tensor) -> None:
     variance, basis = variance.flip(0), basis.flip(1)
     damping = torch.linspace(1, 0.4, side * side)  # the last components are mostly noise
     whitening = basis.T * (damping / variance.clamp_min(variance[0] * 1e-4).sqrt())[:, None]
-    mix = torch.linalg.qr(torch.randn(width, side * side))[0] * math.sqrt(width / (side * side))
+    mixing = torch.linalg.qr(torch.randn(width, side * side))[0] * math.sqrt(width / (side * side))
     cells = images.shape[-1] // side
     row, column = torch.meshgrid(torch.arange(cells), torch.arange(cells), indexing="ij")
     rates = 20.0 ** -(torch.arange(width // 4) / (width // 4))
     waves = [wave(place.flatten()[:, None] * rates) for place in (row, column) for wave in (torch.sin, torch.cos)]
-    kernel.copy_((mix @ whitening).reshape(width, 1, side, side).expand(-1, channels, -1, -1) / channels)
+    kernel.copy_((mixing @ whitening).reshape(width, 1, side, side).expand(-1, channels, -1, -1) / channels)
     places.copy_(0.5 * torch.cat(waves, 1))

@@ -23,7 +23,7 @@ class Supervised(Recipe):
     """A model of timm's, or one of our Conformers, that learns which findings a picture shows at which places.
 
     Attributes:
-        architecture: timm's name, or one of ``trainables._conformer.SIZES``.
+        architecture: timm's name, or one of ``lungtune.models.conformer.SIZES``.
         settings: arguments of the architecture.
         dense: weight of the auxiliary loss, see ``recipe.dense_loss``.
         size: width of the images, px.
@@ -62,11 +62,11 @@ class Supervised(Recipe):
 
     def body(self) -> nn.Module:
         """Return the model as its library draws it: one channel, no head."""
-        from trainables import _conformer, _quick
+        from lungtune.models import conformer, lazy_imports
 
-        if self.architecture in _conformer.SIZES:
-            return _conformer.conformer(self.architecture, 1, 0, **self.settings)
-        return _quick.timm().create_model(self.architecture, in_chans=1, num_classes=0, **self.settings)
+        if self.architecture in conformer.SIZES:
+            return conformer.conformer(self.architecture, 1, 0, **self.settings)
+        return lazy_imports.timm().create_model(self.architecture, in_chans=1, num_classes=0, **self.settings)
 
     def write(self, model: nn.Module, folder: Path) -> None:
         """See ``Recipe.write``: timm's format for the hub."""

@@ -11,15 +11,16 @@ from typing import Any
 
 from lungtune import catalog
 from lungtune.core import paths
+from lungtune.core.family import Generator
 from lungtune.core.journal import write_atomic
-from lungtune.core.trainable import Generator
 from lungtune.errors import StudyError
-from lungtune.evaluate import generation_report, report
+from lungtune.report import retrain_report
 from lungtune.retrain import runs
 from lungtune.retrain.classifier import ClassifierRetraining
 from lungtune.retrain.generator import GeneratorRetraining
 from lungtune.retrain.reopen import inspect, ledger_of, load, owned
 from lungtune.retrain.retraining import Asked, Retraining
+from lungtune.tasks.generation import report_markdown
 
 __all__ = ["RetrainReport", "retrain"]
 
@@ -44,7 +45,9 @@ class RetrainReport:
     @property
     def text(self) -> str:
         """The report for a terminal."""
-        return generation_report.text(self.content) if _draws(self.content["family"]) else report.text(self.content)
+        return (
+            report_markdown.text(self.content) if _draws(self.content["family"]) else retrain_report.text(self.content)
+        )
 
     @property
     def weights(self) -> Path:

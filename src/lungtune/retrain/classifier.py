@@ -11,11 +11,12 @@ from lungtune.core import comparison, synthetic
 from lungtune.core.journal import write_atomic
 from lungtune.core.recipe import Provenance
 from lungtune.core.space import SearchSpace
-from lungtune.evaluate import baselines, metrics, report
+from lungtune.report import retrain_report
 from lungtune.retrain import controls, runs
 from lungtune.retrain.compare import Arms, compared_seeds
 from lungtune.retrain.reopen import bank_of
 from lungtune.retrain.retraining import Asked, Retraining
+from lungtune.tasks.classification import baselines, metrics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,7 @@ class ClassifierRetraining(Retraining):
         self.origin = dataclasses.replace(origin, bank=self._bank.to_dict() if self._bank else origin.bank)
         self._arms: Arms | None = None
         self._dark: controls.Blackout | None = None
-        self._predictions: dict[str, report.Predictions] = {}
+        self._predictions: dict[str, retrain_report.Predictions] = {}
 
     def open(self, inspection: Inspection, folder: Path) -> None:
         """See ``Retraining.open``."""
@@ -53,7 +54,7 @@ class ClassifierRetraining(Retraining):
         if self._arms:
             self._arms.train()
         part, said = self.dataset.validation, self.each[0].prediction["probabilities"]
-        self._fitted = report.fit(part.labels, said, self.dataset.classes)
+        self._fitted = retrain_report.fit(part.labels, said, self.dataset.classes)
 
     def weights(self, draft: Path) -> None:
         """See ``Retraining.weights``."""
@@ -81,7 +82,7 @@ class ClassifierRetraining(Retraining):
 
     def write(self, content: dict[str, Any]) -> None:
         """See ``Retraining.write``."""
-        report.write(self.folder, content, self._predictions)
+        retrain_report.write(self.folder, content, self._predictions)
 
     @property
     def _masks(self) -> bool:
@@ -138,8 +139,8 @@ class ClassifierRetraining(Retraining):
         self, name: str, part: Part, found: dict[str, np.ndarray], beside: dict[str, Any], fitted_here: bool = False
     ) -> dict[str, Any]:
         said = found["probabilities"]
-        self._predictions[name] = report.Predictions(part.case_ids, part.labels, said)
-        return report.section(
+        self._predictions[name] = retrain_report.Predictions(part.case_ids, part.labels, said)
+        return retrain_report.section(
             part.labels, said, part.patients, self.dataset.classes, self.dataset.train.labels, found, self._fitted,
             fitted_here=fitted_here, beside=beside,
         )  # fmt: skip

@@ -14,12 +14,13 @@ from lungtune.core import recipe
 from lungtune.core.comparison import Comparison
 from lungtune.core.space import SearchSpace
 from lungtune.errors import TrialError
-from lungtune.evaluate import effect_report, metrics
 from lungtune.retrain import runs
+from lungtune.stats import ablation_report
+from lungtune.tasks.classification import metrics
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Part
-    from lungtune.training import Session
+    from lungtune.engine.session import Session
 
 OTHERS = 2
 """With so many seeds beside the searched one, that one is left out."""
@@ -83,7 +84,7 @@ class Arms:
         Returns:
             JSON-able: ``axis``, ``control``, ``recipe_value``, ``metric``, ``left_out`` (a seed, or null), ``runs``
             [{value, seed, score, failure, test}], ``notes``; ``validation``, ``test``: comparisons
-            (:func:`lungtune.evaluate.effect_report.part`), the second null; ``confirmed``: a sentence.
+            (:func:`lungtune.stats.ablation_report.part`), the second null; ``confirmed``: a sentence.
         """
         found = {
             "axis": self.compared.axis,
@@ -106,7 +107,7 @@ class Arms:
             except TrialError as error:  # it costs no other model its score
                 run.failure, run.tested = f"on the test set: {error}", {}
         content["test"] = self._part(part, "tested")
-        content["confirmed"] = effect_report.confirmed(self.compared, content["validation"], content["test"])
+        content["confirmed"] = ablation_report.confirmed(self.compared, content["validation"], content["test"])
         content |= self._told(edited, part)
 
     def _part(self, part: Part, what: str) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class Arms:
         }
         classes = self._session.dataset.classes
         metric = self._space.objective.metric
-        return effect_report.part(part.labels, part.patients, classes, self.compared, found, metric)
+        return ablation_report.part(part.labels, part.patients, classes, self.compared, found, metric)
 
     def _told(self, edited: bool, test: Part | None = None) -> dict[str, Any]:
         failed = [(value, run.seed) for value, each in self.arms.items() for run in each if run.failure is not None]
@@ -134,5 +135,5 @@ class Arms:
             for value, each in self.arms.items()
             for run in each
         ]
-        notes = effect_report.notes(self.compared, self.searched, self.left_out, edited, failed)
+        notes = ablation_report.notes(self.compared, self.searched, self.left_out, edited, failed)
         return {"runs": rows, "notes": notes}

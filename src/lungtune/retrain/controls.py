@@ -16,12 +16,12 @@ import numpy as np
 from lungtune.core import synthetic
 from lungtune.core.space import SearchSpace
 from lungtune.errors import TrialError
-from lungtune.evaluate import baselines
 from lungtune.retrain import runs
+from lungtune.tasks.classification import baselines
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Dataset, Inspection, Part
-    from lungtune.training import Session
+    from lungtune.engine.session import Session
 
 METADATA, BLACKOUT = "metadata only", "lungs blacked out"
 NO_MASKS = "Not computed: it needs lung masks. Name their folder in the data source: masks=DIR."
@@ -37,7 +37,7 @@ def outside(inspection: Inspection, part: str) -> dict[str, np.ndarray]:
 
 
 def metadata(inspection: Inspection, train: Part, name: str, part: Part, probabilities: np.ndarray) -> dict[str, Any]:
-    """Compare a model with a forest that sees files from outside only (:func:`lungtune.evaluate.baselines.beside`).
+    """Compare a model with a forest that sees files from outside only (:func:`lungtune.tasks.classification.baselines.beside`).
 
     Args:
         inspection: holds the facts of the files.
@@ -118,7 +118,7 @@ class Blackout:
             probabilities: the model's ``(N, C)`` on the images as they are.
 
         Returns:
-            As :func:`lungtune.evaluate.baselines.beside`, or ``missing``.
+            As :func:`lungtune.tasks.classification.baselines.beside`, or ``missing``.
         """
         if self.problem:
             return baselines.missing(self.problem)
@@ -134,7 +134,7 @@ class Blackout:
 
 
 def _session(trainable: Any, base: Any, dataset: Dataset, space: SearchSpace) -> Session:
-    from lungtune.training import Session
+    from lungtune.engine.session import Session
 
     return Session(trainable, base, dataset, space.fidelity, space.objective)
 

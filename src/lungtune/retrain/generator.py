@@ -12,13 +12,14 @@ from lungtune.core.journal import write_atomic
 from lungtune.core.recipe import Provenance
 from lungtune.core.space import SearchSpace
 from lungtune.errors import SpaceError
-from lungtune.evaluate import generation_report, sheet
+from lungtune.report import contact_sheet
 from lungtune.retrain.retraining import Asked, Retraining
+from lungtune.tasks.generation import report_markdown
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Dataset, Part
-    from lungtune.examiner import Judged
     from lungtune.retrain.runs import Run
+    from lungtune.tasks.evaluator import Judged
 
 _SHOWN = 8
 
@@ -38,7 +39,7 @@ class GeneratorRetraining(Retraining):
 
     def train(self) -> None:
         """See ``Retraining.train``."""
-        self._untrained = self.session.examiner.untrained(self.session.pack, self.params)
+        self._untrained = self.session.evaluator.untrained(self.session.pack, self.params)
         super().train()
 
     def weights(self, draft: Path) -> None:
@@ -50,7 +51,7 @@ class GeneratorRetraining(Retraining):
         write_atomic(self.folder / "samples.png", self._picture())
         for stem in ("report", "test_report") if content["test"] else ("report",):
             write_atomic(self.folder / f"{stem}.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
-            write_atomic(self.folder / f"{stem}.md", generation_report.markdown(content).encode())
+            write_atomic(self.folder / f"{stem}.md", report_markdown.markdown(content).encode())
 
     def _dataset(self) -> Dataset:
         from lungtune.data import dataset
@@ -68,7 +69,7 @@ class GeneratorRetraining(Retraining):
         return part
 
     def _tested(self, run: Run, part: Part) -> dict[str, float]:
-        return self.session.examiner.scores(part, run.prediction)
+        return self.session.evaluator.scores(part, run.prediction)
 
     def _test(self, part: Part, content: dict[str, Any]) -> None:
         content["test"] = self._section(part)
@@ -78,13 +79,13 @@ class GeneratorRetraining(Retraining):
         return [("recipe", self.each[0].prediction), ("untrained", self._untrained)]
 
     def _section(self, part: Part) -> dict[str, Any]:
-        examiner, judged = self.session.examiner, self.each[0].prediction
-        others = {"untrained": examiner.evidence(part, self._untrained), "real": examiner.real(part, judged)}
-        mine, copies = examiner.evidence(part, judged), examiner.copies(judged).share
+        evaluator, judged = self.session.evaluator, self.each[0].prediction
+        others = {"untrained": evaluator.evidence(part, self._untrained), "real": evaluator.real(part, judged)}
+        mine, copies = evaluator.evidence(part, judged), evaluator.copies(judged).share
         shown = {name: (each["samples"], each["drawn"]) for name, each in self._drawn}
         shown["real"] = mine.real, part.labels
-        told = {name: examiner.recognised(*images) for name, images in shown.items()}
-        return generation_report.section(mine, others, part.patients, self.dataset.classes, copies, told)
+        told = {name: evaluator.recognised(*images) for name, images in shown.items()}
+        return report_markdown.section(mine, others, part.patients, self.dataset.classes, copies, told)
 
     def _picture(self) -> bytes:
         """Real images above what the untrained base draws, above what the recipe draws, class by class."""
@@ -93,4 +94,4 @@ class GeneratorRetraining(Retraining):
             rows.append((f"{name}, real", np.asarray(train.images[train.labels == k][:_SHOWN])))
             for what, made in self._drawn[::-1]:
                 rows.append((f"{name}, {what}", made["images"][made["drawn"] == k][:_SHOWN]))
-        return sheet.contact_sheet(rows, _SHOWN)
+        return contact_sheet.contact_sheet(rows, _SHOWN)

@@ -18,8 +18,8 @@ from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError, StudyError, did_you_mean
 
 if TYPE_CHECKING:
-    from lungtune.data.bank import Bank
     from lungtune.data.dataset import Inspection
+    from lungtune.data.synthetic_bank import Bank
 
 
 def load(path: Path) -> tuple[SearchSpace, recipe.Provenance]:
@@ -42,7 +42,7 @@ def bank_of(space: SearchSpace, origin: recipe.Provenance, folder: Path | None) 
         SpaceError: none are wanted but a bank is named, or the other way round.
         DataError: the bank is lost, or another one.
     """
-    from lungtune.data.bank import Bank
+    from lungtune.data.synthetic_bank import Bank
 
     if not synthetic.wanted(space):
         if folder is not None:

@@ -12,7 +12,7 @@ from lungtune.core import environment, recipe
 from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.errors import TrialError
-from lungtune.evaluate import report
+from lungtune.report import retrain_report
 from lungtune.retrain import runs
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class Retraining(ABC):
 
     def open(self, inspection: Inspection, folder: Path) -> None:
         """Open the data, and a session with room for the runs, whose checkpoints lie in ``folder``."""
-        from lungtune.nn.capacity import as_searched
-        from lungtune.training import Session
+        from lungtune.engine.capacity import set_reproducible_threads
+        from lungtune.engine.session import Session
 
         self.inspection, self.folder = inspection, folder
         self.dataset = self._dataset()
@@ -71,7 +71,7 @@ class Retraining(ABC):
         self.each = [runs.Run(seed, self.checkpoints / str(seed)) for seed in range(first, first + self.asked.seeds)]
         slots = runs.room(self.trainable, self._together())
         self.session = Session(self.trainable, self.base, self.dataset, space.fidelity, space.objective, slots=slots)
-        as_searched()
+        set_reproducible_threads()
 
     def train(self) -> None:
         """Train the recipe's runs.
@@ -90,11 +90,13 @@ class Retraining(ABC):
         """Write the first run's weights into the empty folder ``draft``."""
 
     def content(self) -> dict[str, Any]:
-        """Return what the report says while the test set is locked (:func:`lungtune.evaluate.report.content`)."""
+        """Return what the report says while the test set is locked (:func:`lungtune.report.retrain_report.content`)."""
         about = {"recipe": self.path.name, "fingerprint": self.mark, "weights": str(self.folder / "weights")}
         data = {"source": self.inspection.source, "split": self.origin.split, "classes": list(self.dataset.classes)}
         about |= {"data": data, "versions": environment.describe()["versions"]}
-        return report.content(self.space, self.origin, about, [run.row() for run in self.each], self._validation())
+        return retrain_report.content(
+            self.space, self.origin, about, [run.row() for run in self.each], self._validation()
+        )
 
     def before_test(self) -> None:
         """Make sure, before the test set opens, that every model that is to be scored on it is there.
@@ -110,7 +112,9 @@ class Retraining(ABC):
         for run, row in zip(self.each, content["runs"], strict=True):
             if run.failure is None:
                 row["test"] = self._tested(run, part)[self.space.objective.metric]
-        content["test_spread"] = report.spread([row["test"] for row in content["runs"] if row["test"] is not None])
+        content["test_spread"] = retrain_report.spread(
+            [row["test"] for row in content["runs"] if row["test"] is not None]
+        )
         self._test(part, content)
 
     @abstractmethod

@@ -17,9 +17,9 @@ from lungtune.core.space import SearchSpace
 from lungtune.errors import CheckpointError, TrialError
 
 if TYPE_CHECKING:
-    from lungtune.core.trainable import Trainable
+    from lungtune.core.family import Trainable
     from lungtune.data.dataset import Part
-    from lungtune.training import Session
+    from lungtune.engine.session import Session
 
 PACKED = 8
 """At most this many runs train together."""

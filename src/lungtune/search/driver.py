@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from lungtune import catalog
+from lungtune import catalog, summary
 from lungtune.cli import STOPPED
 from lungtune.core import environment, synthetic
 from lungtune.core import params as parameters
+from lungtune.core.family import Classifier, Trainable
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.core.trainable import Classifier, Trainable
 from lungtune.errors import DataError, SpaceError, StudyError, WeightsError
-from lungtune.evaluate import summary
-from lungtune.search import conclusion, live, supply
+from lungtune.search import bank_provision
+from lungtune.search.ui import live, result_text
 
 if TYPE_CHECKING:
     pass
@@ -76,14 +76,14 @@ def run(options: Options, console: Console) -> int:
 
 def _start_ray() -> None:
     """Start Ray: ten seconds of which most are waiting, so it is done while the data are looked at."""
-    from lungtune.search import loop  # with it, all that imports ray
+    from lungtune.search import tuner  # with it, all that imports ray
 
-    loop.cluster.start()
+    tuner.cluster.start()
 
 
 def _stop_ray(started: Future[None]) -> None:
     if started.exception() is None:
-        from lungtune.search import cluster
+        from lungtune.search.backends.ray_hosts import cluster
 
         cluster.stop()
 
@@ -123,7 +123,7 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
             f"chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."
         )
     with study.claimed():  # a bank may take hours, in which nobody else may take the name
-        bank = supply.bank(space, inspection, options.bank, profile, console)
+        bank = bank_provision.bank(space, inspection, options.bank, profile, console)
         data = dataset.load(inspection, made[0][1].image_size, masks=wanting is not None, bank=bank)
         if wanting and not data.train.masked.any():
             raise DataError(f"{wanting} needs lung masks, but no training image of {inspection.source} has one.")
@@ -132,7 +132,7 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
     about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
     if bank:
         about["bank"] = bank.to_dict()
-        supply.show(bank, study)
+        bank_provision.show(bank, study)
     resolved = SearchSpace.from_dict({**space.to_dict(), "trials": trials})
     study.begin(resolved, data=about, seed=seed, about=environment.describe())
     _constant(study, resolved, data)
@@ -141,7 +141,7 @@ def _new(options: Options, console: Console, start_ray: Callable[[], None]) -> t
 
 def _constant(study: Study, space: SearchSpace, data: Any) -> None:
     """Note what a constant class scores; what a generator's trials are read beside, its hosts find out."""
-    from lungtune.evaluate import baselines
+    from lungtune.tasks.classification import baselines
 
     if isinstance(catalog.family(space.bases[0][0]), Classifier):
         study.append(
@@ -177,7 +177,7 @@ def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) 
         )
 
     from lungtune.data import dataset
-    from lungtune.data.bank import Bank
+    from lungtune.data.synthetic_bank import Bank
 
     made = _families(space)
     for trainable, base in made:
@@ -196,11 +196,11 @@ def _resumed(options: Options, console: Console, start_ray: Callable[[], None]) 
 def _search(
     study: Study, space: SearchSpace, data: Any, options: Options, console: Console, started: Future[None]
 ) -> int:
-    from lungtune.search.conductor import Conductor
+    from lungtune.search.controller import TrialController
     from lungtune.tracking import Tracker
 
     history = study.history()
-    conductor = Conductor(study, space, history.study["seed"])
+    controller = TrialController(study, space, history.study["seed"])
     about = history.study["data"]
     console.print(f"[bold]study {study.name}[/bold]  {escape(str(study.folder))}", highlight=False, soft_wrap=True)
     classes = ", ".join(about["classes"])
@@ -215,63 +215,63 @@ def _search(
     tracker = Tracker(study.folder)
     study.append("open", **environment.process())
     # Not before there is something to track: MLflow takes seconds to import, and the devices are starting.
-    conductor.watchers.append(lambda entry: tracker.start() if entry["event"] in ("report", "end") else None)
-    if conductor.finished:
+    controller.watchers.append(lambda entry: tracker.start() if entry["event"] in ("report", "end") else None)
+    if controller.finished:
         console.print("the study has all its trials; raise --trials to extend it.")
     else:
         try:
-            stopped = _run_trials(conductor, options, console, started)
+            stopped = _run_trials(controller, options, console, started)
         except BaseException:
-            study.append("stop", why=conductor.stopping or "error", **environment.process())
+            study.append("stop", why=controller.stopping or "error", **environment.process())
             raise
     result = summary.write(study, data.validation.patients)
-    study.append("summary", best=conclusion.headline(result), work=result["work"])
+    study.append("summary", best=result_text.headline(result), work=result["work"])
     study.append("stop", why=stopped or "done", **environment.process())
-    conclusion.show(study, space, result, console, time.monotonic() - began)
+    result_text.show(study, space, result, console, time.monotonic() - began)
     tracker.start()
     delivery = tracker.stop(timeout=60.0)
     if not delivery:
         console.print(f"note: {delivery.sentence}", highlight=False, soft_wrap=True)
-    if not conductor.finished:
-        why = escape(stopped or conductor.stopping)
+    if not controller.finished:
+        why = escape(stopped or controller.stopping)
         resume = f"python scripts/search.py --resume --study {study.name}"
         console.print(f"stopped ({why}). Go on with:\n  {resume}", highlight=False, soft_wrap=True)
         return STOPPED
     return 0 if result["best"] else 1
 
 
-def _run_trials(conductor: Any, options: Options, console: Console, started: Future[None]) -> str:
+def _run_trials(controller: Any, options: Options, console: Console, started: Future[None]) -> str:
     """Run the trials under the live view; return why the search stopped early, or nothing."""
     deadline = time.monotonic() + options.budget if options.budget else None
     if not started.done():
         console.print("starting Ray ...", highlight=False)
-    view = live.View(console, conductor.history, conductor.space)
-    conductor.watchers.append(view.event)
+    view = live.View(console, controller.history, controller.space)
+    controller.watchers.append(view.event)
 
     def tick() -> None:
         view.tick()
         if deadline is not None and time.monotonic() > deadline:
-            conductor.stopping = conductor.stopping or "the time budget is spent"
+            controller.stopping = controller.stopping or "the time budget is spent"
 
-    with _stopping(conductor):
+    with _stopping(controller):
         started.result()
-        from lungtune.search import loop
+        from lungtune.search import tuner
 
         with view:
-            loop.run_trials(conductor, tick)
+            tuner.run_trials(controller, tick)
     if deadline is not None and time.monotonic() > deadline:
-        conductor.close_by_budget()
-    return str(conductor.stopping)
+        controller.close_by_budget()
+    return str(controller.stopping)
 
 
 @contextmanager
-def _stopping(conductor: Any) -> Iterator[None]:
+def _stopping(controller: Any) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM stops cleanly, the second at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if conductor.stopping:
+        if controller.stopping:
             raise KeyboardInterrupt
-        conductor.stopping = signal.Signals(number).name
+        controller.stopping = signal.Signals(number).name
         print("\nstopping: trials end at their last checkpoint (again to stop at once) ...", file=sys.stderr)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

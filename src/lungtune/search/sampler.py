@@ -11,7 +11,7 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
 
-from lungtune.core.fidelity import TOLERANCE
+from lungtune.core.resource import TOLERANCE
 from lungtune.core.space import SPACE, SearchSpace
 from lungtune.core.trial import History, State, Trial
 

@@ -75,15 +75,15 @@ def figures(folder: Path, history: History, trial: Trial) -> Iterator[tuple[str,
     A classifier's are drawn from its validation probabilities; a generator's is ``<checkpoint>.png`` beside the
     checkpoint, where there is one.
     """
-    from lungtune.evaluate import evidence
+    from lungtune.tasks import stored_predictions
 
     best = trial.best(history.objective)
     if best is None or not best.checkpoint:
         return
     path = folder / best.checkpoint
-    found = evidence.load(path)
-    if isinstance(found, evidence.Probabilities):
-        from lungtune.evaluate.figures import confusion_png, roc_png
+    found = stored_predictions.load(path)
+    if isinstance(found, stored_predictions.Probabilities):
+        from lungtune.tasks.classification.figures import confusion_png, roc_png
 
         classes = [str(name) for name in history.study["data"]["classes"]]
         title = f"trial {trial.number:03d}: {history.objective.metric} {trial.value(history.objective):.3f}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lungtune.core.trial import History, State, Trial
-from lungtune.tracking import limits, notes
+from lungtune.tracking import limits, run_markdown
 
 STUDY = "study"
 """Key of the parent run; a child run's key is its trial's number as text."""
@@ -223,7 +223,7 @@ class Projection:
             self._add(run, {**ranked, "passes": trial.fidelity}, time, 0)  # at step 0 MLflow draws bars, not dots
         if trial.state is State.FAIL and trial.message:
             run.files["traceback.txt"] = trial.message
-        run.tags["mlflow.note.content"] = notes.trial(self.history, trial)
+        run.tags["mlflow.note.content"] = run_markdown.trial(self.history, trial)
         self._progress(trial, time)
         self._note()
 
@@ -239,7 +239,7 @@ class Projection:
             run.points.append(Point(limits.name(f"best_{objective.metric}"), best, time, 0))
 
     def _note(self) -> None:
-        self.runs[STUDY].tags["mlflow.note.content"] = notes.study(self.history, self._summary)
+        self.runs[STUDY].tags["mlflow.note.content"] = run_markdown.study(self.history, self._summary)
 
     def _add(self, run: RunView, values: Mapping[str, Any], time: int, step: int) -> None:
         """Append points; of a report repeated after a crash (same trial, same step) the first stays."""
@@ -276,6 +276,9 @@ def _settings(event: Mapping[str, Any]) -> dict[str, str]:
     for group in ("fidelity", "base", "fixed", "axes"):
         values = space.get(group)
         if isinstance(values, Mapping):
-            flat |= {f"{group}.{key}": notes.axis(value) if group == "axes" else value for key, value in values.items()}
+            flat |= {
+                f"{group}.{key}": run_markdown.axis(value) if group == "axes" else value
+                for key, value in values.items()
+            }
     flat |= {f"data.{key}": value for key, value in event["data"].items() if value is not None}
     return limits.params({k: v for k, v in flat.items() if not (isinstance(v, float) and math.isnan(v))})

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable
 
 from lungtune.errors import StudyError
-from lungtune.tracking import store, views
+from lungtune.tracking import mlflow_views, store
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -96,8 +96,8 @@ def pages(uri: str, url: str) -> list[str]:
     client = store.client(uri)
     lines = []
     for experiment in client.search_experiments():
-        names = [key.removeprefix(views.TAG) for key in experiment.tags if key.startswith(views.TAG)]
-        lines += [f"  {name}: {views.address(url, experiment.experiment_id, name)}" for name in names]
+        names = [key.removeprefix(mlflow_views.TAG) for key in experiment.tags if key.startswith(mlflow_views.TAG)]
+        lines += [f"  {name}: {mlflow_views.address(url, experiment.experiment_id, name)}" for name in names]
     return sorted(lines)
 
 

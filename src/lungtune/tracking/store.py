@@ -29,7 +29,7 @@ QUIET = {
 }
 """No word on the terminal: the live view owns it. Nothing sent home."""
 
-PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+VERIFY_STEPS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 """A server that hangs is left after 10 s (MLflow's own default: 120 s, 7 times); the tracker does the retrying."""
 
 
@@ -80,7 +80,7 @@ def log_file(uri: str) -> Path:
 
 def settle_environment() -> None:
     """Give MLflow quiet and short-tempered settings in this process, where the user has set none."""
-    for name, value in {**QUIET, **PATIENCE}.items():
+    for name, value in {**QUIET, **VERIFY_STEPS}.items():
         os.environ.setdefault(name, value)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungtune.tracking import limits, store, views
+from lungtune.tracking import limits, mlflow_views, store
 from lungtune.tracking.projection import STUDY, Projection, RunView
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Writer:
             Unreachable: the store can't be reached.
         """
         self.experiment_id = self._experiment(projection, str(known.get("experiment_id", "")))
-        name, value = views.tag(projection.history)
+        name, value = mlflow_views.tag(projection.history)
         self._try("saved view", lambda: self.client.set_experiment_tag(self.experiment_id, name, value))
         found: dict[str, list[str]] = {}
         for run in self._search(projection.study_id):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungtune.core.fidelity import Fidelity
+from lungtune.core.resource import Fidelity
 from lungtune.errors import SpaceError
 
 

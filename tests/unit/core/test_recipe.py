@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungtune.core import recipe, yamlfile
-from lungtune.core.fidelity import Fidelity
 from lungtune.core.params import param
+from lungtune.core.resource import Fidelity
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import Objective
 

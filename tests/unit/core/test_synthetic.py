@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from lungtune import catalog
 from lungtune.core import comparison, params, recipe, synthetic
-from lungtune.core.fidelity import Fidelity
+from lungtune.core.resource import Fidelity
 from lungtune.core.space import SearchSpace, together
 from lungtune.core.trial import Objective
 from lungtune.errors import SpaceError

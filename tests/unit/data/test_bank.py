@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lungtune.data import dataset, shelf
-from lungtune.data.bank import Bank
+from lungtune.data import bank_files, dataset
+from lungtune.data.bank_files import Item
 from lungtune.data.manifest import Entries, Manifest
-from lungtune.data.shelf import Item
+from lungtune.data.synthetic_bank import Bank
 from lungtune.errors import DataError
 
 CLASSES = ("normal", "viral")
@@ -284,4 +284,4 @@ def test_a_data_set_opens_them_beside_its_parts(tmp_path, monkeypatch):
         assert getattr(data, name).images.filename == getattr(without, name).images.filename
     with pytest.raises(DataError, match="was made from another training fold"):
         dataset.load(dataset.inspect("phantom,n=84,test=36,size=32", seed=4), 16, bank=bank)
-    assert shelf.listed(bank.folder)[0].flaw(bank.folder) == ""
+    assert bank_files.listed(bank.folder)[0].flaw(bank.folder) == ""

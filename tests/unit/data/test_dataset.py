@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from lungtune.data import images, scan, store
+from lungtune.data import scan, store
 from lungtune.data.dataset import inspect, load
+from lungtune.data.readers import images
 from lungtune.data.sources import absolute
 from lungtune.errors import DataError
 

@@ -26,9 +26,9 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from lungtune.data import dicom, images
 from lungtune.data.dataset import inspect, load
-from lungtune.data.images import UnreadableImageError
+from lungtune.data.readers import dicom, images
+from lungtune.data.readers.images import UnreadableImageError
 from lungtune.data.scan import scan
 from lungtune.data.sources import index_source
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lungtune.data import images
+from lungtune.data.readers import images
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

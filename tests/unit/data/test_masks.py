@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lungtune.data import images, report, store
+from lungtune.data import report, store
 from lungtune.data.dataset import inspect, load
 from lungtune.data.manifest import Manifest
+from lungtune.data.readers import images
 from lungtune.data.sources import absolute, index_source
 from lungtune.errors import DataError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lungtune.data.shortcuts import shortcuts
+from lungtune.data.metadata_leakage import shortcuts
 
 
 def files(n: int, rng: np.random.Generator) -> pd.DataFrame:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lungtune.core.cache import sample
-from lungtune.data import images, store
+from lungtune.data import store
+from lungtune.data.readers import images
 from lungtune.data.sources import index_source
 from lungtune.data.store import open_pixels
 from lungtune.errors import DataError

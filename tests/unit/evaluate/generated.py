@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lungtune.evaluate.generation import Samples, bandwidth, normalised
+from lungtune.tasks.generation.sample_metrics import Samples, bandwidth, normalised
 
 CLASSES = ("normal", "bacterial", "viral")
 DIMENSIONS = 8

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lungtune.evaluate import baselines, metrics, report
+from lungtune.report import retrain_report
+from lungtune.tasks.classification import baselines, metrics
 
 CLASSES = ("normal", "bacterial", "viral")
 
@@ -78,9 +79,9 @@ def test_no_case_to_score_on_is_no_comparison():
 def test_a_report_shows_baselines_and_says_why_one_is_missing():
     labels, model, found = compared()
     beside = {"metadata": found, "lungs blacked out": baselines.missing("Not computed: name them with masks=DIR.")}
-    part = report.section(labels, model, np.arange(120), CLASSES, labels, beside=beside)
+    part = retrain_report.section(labels, model, np.arange(120), CLASSES, labels, beside=beside)
     assert json.loads(json.dumps(part)) == part
-    words = report.section_markdown("Test", part, CLASSES)
+    words = retrain_report.section_markdown("Test", part, CLASSES)
     assert f"| metadata | 120 | {found['baseline']['value']:.3f} (" in words
     assert "Lungs blacked out: Not computed: name them with masks=DIR." in words
     assert "| lungs blacked out |" not in words

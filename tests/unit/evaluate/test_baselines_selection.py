@@ -5,9 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from lungtune.evaluate import baselines, metrics
-from lungtune.evaluate.bootstrap import interval
-from lungtune.evaluate.selection import corrected
+from lungtune.stats.bootstrap import interval
+from lungtune.stats.selection import corrected
+from lungtune.tasks.classification import baselines, metrics
 
 CLASSES = ("normal", "bacterial", "viral")
 

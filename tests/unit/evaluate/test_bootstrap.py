@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from lungtune.errors import TrialError
-from lungtune.evaluate import bootstrap, metrics
-from lungtune.evaluate.bootstrap import Interval, interval, intervals, paired
+from lungtune.stats import bootstrap
+from lungtune.stats.bootstrap import Interval, interval, intervals, paired
+from lungtune.tasks.classification import metrics
 
 CLASSES = ("normal", "bacterial", "viral")
 

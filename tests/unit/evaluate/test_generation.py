@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lungtune.errors import TrialError
-from lungtune.evaluate import generation
-from lungtune.evaluate.generation import Samples, bandwidth, normalised, scores
+from lungtune.tasks.generation import sample_metrics
+from lungtune.tasks.generation.sample_metrics import Samples, bandwidth, normalised, scores
 from tests.unit.evaluate.generated import CLASSES, SIGMA, evidence, images
 
 
@@ -24,7 +24,7 @@ def mmd(real, samples, sigma):
 
 
 def test_names_and_directions_are_those_of_the_core_and_import_light():
-    code = "import sys; import lungtune.evaluate.generation as g; assert g.METRICS['cmmd'][0] == 'min'; "
+    code = "import sys; import lungtune.tasks.generation.sample_metrics as g; assert g.METRICS['cmmd'][0] == 'min'; "
     code += "assert g.METRICS['coverage'][0] == 'max'; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"sklearn", "torch", "scipy", "pandas"} & set(loaded)
@@ -74,7 +74,7 @@ def test_coverage_counts_the_images_that_have_a_sample_near_them():
     rng = np.random.default_rng(0)
     real = images(rng, 40)
     squared = 2 - 2 * real @ real.T
-    radius = np.sort(squared, axis=1)[:, generation.NEIGHBOURS]  # 0 is the image itself
+    radius = np.sort(squared, axis=1)[:, sample_metrics.NEIGHBOURS]  # 0 is the image itself
     samples = images(rng, 10, 0.5)
     expected = ((2 - 2 * real @ samples.T) <= radius[:, None]).any(axis=1).mean()
     one = np.zeros
@@ -102,10 +102,10 @@ def test_real_images_are_the_floor():
     rng = np.random.default_rng(5)
     found = evidence(3, real=120, samples=90, shift=1.0, classes=3)
     train, labels = images(rng, 205), np.append(np.arange(200) % 2, [2] * 5)
-    floor = generation.real_images(found, train, labels)
+    floor = sample_metrics.real_images(found, train, labels)
     assert np.bincount(floor.drawn).tolist() == [30, 30, 5]
     assert {row.tobytes() for row in floor.samples} <= {row.tobytes() for row in train}
-    assert (floor.samples == generation.real_images(found, train, labels).samples).all()
+    assert (floor.samples == sample_metrics.real_images(found, train, labels).samples).all()
     assert abs(scores(floor, CLASSES)["cmmd"]) < scores(found, CLASSES)["cmmd"] / 3
 
 

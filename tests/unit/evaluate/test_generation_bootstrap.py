@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lungtune.evaluate import bootstrap, leaderboard, selection
-from lungtune.evaluate.bootstrap import between, draw, scored
-from lungtune.evaluate.generation import Samples, scores
-from lungtune.evaluate.leaderboard import Contender
+from lungtune.stats import bootstrap, leaderboard, selection
+from lungtune.stats.bootstrap import between, draw, scored
+from lungtune.stats.leaderboard import Contender
+from lungtune.tasks.generation.sample_metrics import Samples, scores
 from tests.unit.evaluate.generated import CLASSES, SIGMA, evidence, images
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lungtune.core.comparison import Comparison
-from lungtune.evaluate import effect, effect_report
+from lungtune.stats import ablation, ablation_report
 
 CLASSES = ("normal", "bacterial", "viral")
 LABELS = np.arange(240) % 3
@@ -27,11 +27,11 @@ def compared(shares, axis=COMPARED, patients=PATIENTS):
         value: {seed: {"probabilities": model(right, 10 * k + seed)} for seed in (1, 2)}
         for k, (value, right) in enumerate(shares.items())
     }
-    validation = effect_report.part(LABELS, patients, CLASSES, axis, predictions, METRIC)
+    validation = ablation_report.part(LABELS, patients, CLASSES, axis, predictions, METRIC)
     about = {"axis": axis.axis, "control": axis.control, "recipe_value": axis.own, "metric": METRIC}
     content = {**about, "validation": validation, "test": None, "confirmed": "", "notes": []}
-    words = effect_report.markdown(content)
-    lines = "\n".join(effect_report.text(content))
+    words = ablation_report.markdown(content)
+    lines = "\n".join(ablation_report.text(content))
     return validation, words, lines
 
 
@@ -74,7 +74,7 @@ def test_intervals_are_those_of_an_effect_joint_over_the_two_comparisons():
     validation, _, _ = compared(dict(zip(COMPARED.values, (0.6, 0.7, 0.8), strict=True)))
     tables = [[model(right, 10 * k + seed) for seed in (1, 2)] for k, right in enumerate((0.6, 0.7, 0.8))]
     for name, control in zip(("none", "duplicates"), tables[:2], strict=True):
-        expected = effect.gain(LABELS, PATIENTS, control, tables[2], METRIC, level=0.975)
+        expected = ablation.gain(LABELS, PATIENTS, control, tables[2], METRIC, level=0.975)
         assert validation["synthetic"]["gains"][name] == expected.to_dict()
 
 

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from lungtune.evaluate import effect, leaderboard, metrics
-from lungtune.evaluate.leaderboard import Contender, board
+from lungtune.stats import ablation, leaderboard
+from lungtune.stats.leaderboard import Contender, board
+from lungtune.tasks.classification import metrics
 
 CLASSES = ("normal", "bacterial", "viral")
 LABELS, PATIENTS = np.arange(240) % 3, np.arange(240) // 2
@@ -113,7 +114,7 @@ def test_tables_hold_a_line_a_contender():
 
 
 def test_an_axis_that_helps_says_by_how_much_and_where():
-    found = effect.effect(
+    found = ablation.effect(
         LABELS, PATIENTS, model(0.8, 1, least=2), {0.1: model(0.8, 2, least=2), 0.5: model(0.8, 1)}, "lambda2", CLASSES
     )
     assert json.loads(json.dumps(found)) == found
@@ -126,16 +127,16 @@ def test_an_axis_that_helps_says_by_how_much_and_where():
 
 
 def test_an_axis_that_does_nothing_or_harm_says_so():
-    none = effect.effect(LABELS, PATIENTS, model(0.7, 1), {1: model(0.7, 2)}, "lambda2", draws=300)
+    none = ablation.effect(LABELS, PATIENTS, model(0.7, 1), {1: model(0.7, 2)}, "lambda2", draws=300)
     assert "lambda2 makes no difference beyond chance: its value 1 scores" in none["sentence"]
-    harm = effect.effect(LABELS, PATIENTS, model(0.9, 1), {1: model(0.4, 2)}, "lambda2", CLASSES, draws=300)
+    harm = ablation.effect(LABELS, PATIENTS, model(0.9, 1), {1: model(0.4, 2)}, "lambda2", CLASSES, draws=300)
     assert harm["sentence"].startswith("lambda2 harms")
     assert "Less is found of: normal" in harm["sentence"]
 
 
 def test_seeds_are_averaged_by_score():
     control, treatment = [model(0.6, seed) for seed in (1, 2)], [model(0.8, seed) for seed in (3, 4, 5)]
-    found = effect.effect(LABELS, PATIENTS, control, {1: treatment}, "lambda2", metric="nll", draws=300)
+    found = ablation.effect(LABELS, PATIENTS, control, {1: treatment}, "lambda2", metric="nll", draws=300)
     scores = [
         np.mean([metrics.classification(LABELS, t, CLASSES)["nll"] for t in each]) for each in (control, treatment)
     ]
@@ -146,11 +147,11 @@ def test_seeds_are_averaged_by_score():
 
 
 def test_a_gain_over_itself_is_nothing():
-    found = effect.gain(LABELS, PATIENTS, model(0.6), [model(0.6), model(0.6)], draws=50)
+    found = ablation.gain(LABELS, PATIENTS, model(0.6), [model(0.6), model(0.6)], draws=50)
     assert (found.value, found.low, found.high) == (0, 0, 0)
     assert not found.beyond_chance
 
 
 def test_an_axis_without_values_is_named():
     with pytest.raises(ValueError, match="At least one value of lambda2 other than 0"):
-        effect.effect(LABELS, PATIENTS, model(0.6), {}, "lambda2")
+        ablation.effect(LABELS, PATIENTS, model(0.6), {}, "lambda2")

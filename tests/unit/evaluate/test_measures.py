@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungtune.evaluate import measures, metrics, report
+from lungtune.report import retrain_report
+from lungtune.stats import case_metrics
+from lungtune.tasks.classification import metrics
 
 CLASSES = ("normal", "bacterial")
 
@@ -17,7 +19,7 @@ CLASSES = ("normal", "bacterial")
 @settings(max_examples=60, deadline=None)
 def test_the_mean_is_that_of_the_cases_with_a_value(values):
     values = np.array(values)
-    found = measures.mean(values, np.arange(len(values)) // 2, draws=50)
+    found = case_metrics.mean(values, np.arange(len(values)) // 2, draws=50)
     if np.isnan(values).all():
         assert math.isnan(found.value)
         assert found.to_dict()["value"] is None
@@ -30,7 +32,7 @@ def test_the_mean_is_that_of_the_cases_with_a_value(values):
 def test_each_draw_is_a_mean_over_whole_patients():
     """Two patients, one of three cases: a draw is one patient's mean or that of all."""
     values = np.array([1, 1, 1, 0.0, np.nan])
-    found = measures.mean(values, ["a", "a", "a", "b", "c"], draws=400)
+    found = case_metrics.mean(values, ["a", "a", "a", "b", "c"], draws=400)
     assert (found.value, found.low, found.high) == (0.75, 0.0, 1.0)
 
 
@@ -38,12 +40,12 @@ def test_alike_cases_of_a_patient_do_not_narrow_the_interval():
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(40), 6)
     values = np.repeat(rng.random(40), 6)
-    by_patient, by_case = measures.mean(values, patients), measures.mean(values, np.arange(240))
+    by_patient, by_case = case_metrics.mean(values, patients), case_metrics.mean(values, np.arange(240))
     assert by_patient.high - by_patient.low > 2 * (by_case.high - by_case.low)
 
 
 def test_one_patient_with_a_value_has_no_interval():
-    found = measures.mean(np.array([0.5, 0.7, np.nan]), ["a", "a", "b"])
+    found = case_metrics.mean(np.array([0.5, 0.7, np.nan]), ["a", "a", "b"])
     assert found.value == pytest.approx(0.6)
     assert math.isnan(found.low)
 
@@ -53,7 +55,7 @@ def test_differences_are_paired_where_both_have_a_value():
     second = rng.random(100)
     first = second + 0.01
     first[:10], second[90:] = np.nan, np.nan
-    found = measures.difference(first, second, np.arange(100))
+    found = case_metrics.difference(first, second, np.arange(100))
     assert (found.value, found.low, found.high) == pytest.approx((0.01, 0.01, 0.01))
     assert found.beyond_chance
 
@@ -68,7 +70,7 @@ def test_differences_are_paired_where_both_have_a_value():
 )
 def test_wrong_measures_are_named(values, patients, message):
     with pytest.raises(ValueError, match=message):
-        measures.mean(values, patients)
+        case_metrics.mean(values, patients)
 
 
 def prediction():
@@ -86,7 +88,7 @@ def prediction():
 @pytest.mark.filterwarnings("error")
 def test_a_section_holds_measures_and_heads():
     labels, found = prediction()
-    part = report.section(labels, found["probabilities"], np.arange(60), CLASSES, labels, found)
+    part = retrain_report.section(labels, found["probabilities"], np.arange(60), CLASSES, labels, found)
     assert json.loads(json.dumps(part, allow_nan=False)) == part
     assert part["measures"]["dice"]["value"] == pytest.approx(np.nanmean(found["dice"]))
     assert part["measures"]["dice"]["cases"] == 40
@@ -97,7 +99,7 @@ def test_a_section_holds_measures_and_heads():
     assert {name: each["value"] for name, each in head.items()} == pytest.approx(
         {n: expected[n] for n in metrics.METRICS}
     )
-    words = report.section_markdown("Test", part, CLASSES)
+    words = retrain_report.section_markdown("Test", part, CLASSES)
     assert f"| dice | 40 | {part['measures']['dice']['value']:.3f} (" in words
     assert "| none | 0 | - |" in words
     assert "| transformer/ | " in words
@@ -105,9 +107,9 @@ def test_a_section_holds_measures_and_heads():
 
 def test_without_further_outputs_nothing_is_said_of_them():
     labels, found = prediction()
-    part = report.section(labels, found["probabilities"], np.arange(60), CLASSES, labels)
+    part = retrain_report.section(labels, found["probabilities"], np.arange(60), CLASSES, labels)
     assert (part["measures"], part["heads"]) == ({}, {})
-    assert "| measure |" not in report.section_markdown("Test", part, CLASSES)
+    assert "| measure |" not in retrain_report.section_markdown("Test", part, CLASSES)
 
 
 def test_an_output_of_another_shape_is_named():
@@ -115,4 +117,4 @@ def test_an_output_of_another_shape_is_named():
     with pytest.raises(
         ValueError, match=r"'mask' must hold a measure \(60,\) or probabilities \(60, 2\), but is \(60, 3\)"
     ):
-        measures.judge({"mask": np.zeros((60, 3))}, labels, np.arange(60), CLASSES)
+        case_metrics.judge({"mask": np.zeros((60, 3))}, labels, np.arange(60), CLASSES)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lungtune.evaluate.memorisation import Copies, Pictures, copies, small
+from lungtune.tasks.generation.memorisation import Copies, Pictures, copies, small
 
 HIDDEN, SIDE = 16, 64
 _RNG = np.random.default_rng(5)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lungtune.errors import TrialError
-from lungtune.evaluate import metrics
+from lungtune.tasks.classification import metrics
 
 CLASSES = ("normal", "bacterial", "viral")
 
@@ -124,7 +124,7 @@ def test_collapse_starts_above_95_percent():
 
 
 def test_names_and_directions_are_known_without_scikit_learn():
-    code = "import sys; import lungtune.evaluate.metrics as m; assert m.DIRECTIONS['nll'] == 'min'; print(*sys.modules)"
+    code = "import sys; import lungtune.tasks.classification.metrics as m; assert m.DIRECTIONS['nll'] == 'min'; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"sklearn", "numpy", "torch", "scipy"} & set(loaded)
 

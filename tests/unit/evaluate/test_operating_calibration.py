@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungtune.evaluate import calibration, operating, report
+from lungtune.report import retrain_report
+from lungtune.tasks.classification import calibration, operating
 
 CLASSES = ("bacterial", "Normal", "viral")
 
@@ -52,10 +53,10 @@ def test_sensitivity_and_specificity_are_those_of_the_confusion_at_the_threshold
 def sections(test_labels):
     labels, probabilities = predictions(seed=1)
     other = predictions(seed=2)[1]
-    fitted = report.fit(labels, probabilities, CLASSES)
+    fitted = retrain_report.fit(labels, probabilities, CLASSES)
     given = {"patients": np.arange(300), "classes": CLASSES, "train_labels": labels, "fitted": fitted}
-    first = report.section(labels, probabilities, fitted_here=True, **given)
-    return first, report.section(test_labels, other, **given)
+    first = retrain_report.section(labels, probabilities, fitted_here=True, **given)
+    return first, retrain_report.section(test_labels, other, **given)
 
 
 def test_the_test_labels_move_neither_threshold_nor_temperature():
@@ -70,10 +71,10 @@ def test_the_test_labels_move_neither_threshold_nor_temperature():
 def test_a_report_says_where_thresholds_and_temperature_come_from():
     validation, test = sections(predictions(seed=2)[0])
     assert json.loads(json.dumps(test)) == test
-    words = report.section_markdown("Validation", validation, CLASSES)
+    words = retrain_report.section_markdown("Validation", validation, CLASSES)
     assert "Thresholds set on validation for a sensitivity of 0.95, on these very cases." in words
     assert "fitted on 300 validation cases (these: what comes after flatters)." in words
-    words = report.section_markdown("Test", test, CLASSES)
+    words = retrain_report.section_markdown("Test", test, CLASSES)
     assert "Thresholds set on validation for a sensitivity of 0.95, left as they are here." in words
     assert "fitted on 300 validation cases." in words
     assert "| abnormal | 0." in words
@@ -82,10 +83,11 @@ def test_a_report_says_where_thresholds_and_temperature_come_from():
 
 def test_reasons_stand_where_thresholds_are_set_and_are_pointed_at_elsewhere():
     labels, probabilities = predictions(12)
-    fitted = report.fit(labels, probabilities, CLASSES)
+    fitted = retrain_report.fit(labels, probabilities, CLASSES)
     given = (labels, probabilities, np.arange(12), CLASSES, labels, {}, fitted)
     words = [
-        report.section_markdown("Part", report.section(*given, fitted_here=here), CLASSES) for here in (True, False)
+        retrain_report.section_markdown("Part", retrain_report.section(*given, fitted_here=here), CLASSES)
+        for here in (True, False)
     ]
     assert "too few to set a sensitivity of 0.95" in words[0]
     assert "too few" not in words[1]

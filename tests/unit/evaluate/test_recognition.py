@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lungtune.errors import TrialError
-from lungtune.evaluate.recognition import Recogniser
+from lungtune.tasks.generation.recognition import Recogniser
 
 CLASSES = ("normal", "covid", "tuberculosis")
 _RNG = np.random.default_rng(3)

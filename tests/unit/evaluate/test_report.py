@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lungtune.evaluate import report, seeds
+from lungtune.report import retrain_report
+from lungtune.stats import seeds
 
 CLASSES = ("normal", "a|b<script>")
 
@@ -13,7 +14,7 @@ CLASSES = ("normal", "a|b<script>")
 def section(share_of_first=0.5):
     labels = np.arange(100) % 2
     said = (np.arange(100) >= 100 * share_of_first).astype(int)
-    return report.section(labels, 0.8 * np.eye(2)[said] + 0.1, np.arange(100) // 2, CLASSES, labels)
+    return retrain_report.section(labels, 0.8 * np.eye(2)[said] + 0.1, np.arange(100) // 2, CLASSES, labels)
 
 
 def test_a_section_is_plain_data():
@@ -22,13 +23,13 @@ def test_a_section_is_plain_data():
 
 
 def test_collapse_is_said_in_words():
-    words = report.section_markdown("Test", section(share_of_first=0.99), CLASSES)
+    words = retrain_report.section_markdown("Test", section(share_of_first=0.99), CLASSES)
     assert "**The model has collapsed: it predicts 'normal' for 99.0 % of the cases.**" in words
-    assert "collapsed" not in report.section_markdown("Test", section(), CLASSES)
+    assert "collapsed" not in retrain_report.section_markdown("Test", section(), CLASSES)
 
 
 def test_names_break_no_table_and_no_page():
-    words = report.section_markdown("Test", section(), CLASSES)
+    words = retrain_report.section_markdown("Test", section(), CLASSES)
     assert "<script>" not in words
     assert "| a/b(script) | 50 |" in words
 
@@ -39,9 +40,9 @@ def test_names_break_no_table_and_no_page():
      (0.8, 500, True, "not compared")],
 )  # fmt: skip
 def test_scores_are_equal_within_a_hundredth_or_two_cases(retrained, cases, edited, verdict):
-    found = report.reproduction("macro_f1", 0.8, retrained, cases, edited, {})
+    found = retrain_report.reproduction("macro_f1", 0.8, retrained, cases, edited, {})
     assert found["reproduced"] == verdict
-    assert report.reproduction_text(found).startswith(f"reproduced: {verdict}, ")
+    assert retrain_report.reproduction_text(found).startswith(f"reproduced: {verdict}, ")
 
 
 @pytest.mark.parametrize(
@@ -49,17 +50,19 @@ def test_scores_are_equal_within_a_hundredth_or_two_cases(retrained, cases, edit
 )
 def test_distances_are_equal_within_a_twentieth(retrained, verdict):
     """Rounding grows over the steps of training and drawing."""
-    assert report.reproduction("cmmd", 56.2, retrained, 301, False, {})["reproduced"] == verdict
+    assert retrain_report.reproduction("cmmd", 56.2, retrained, 301, False, {})["reproduced"] == verdict
 
 
 def test_a_failure_to_reproduce_names_what_changed():
-    found = report.reproduction("macro_f1", 0.8, 0.5, 500, False, {"torch": ["2.13", "2.14"]})
-    assert report.reproduction_text(found).endswith("Look at: the pretrained weights, torch 2.13 then, 2.14 now")
+    found = retrain_report.reproduction("macro_f1", 0.8, 0.5, 500, False, {"torch": ["2.13", "2.14"]})
+    assert retrain_report.reproduction_text(found).endswith(
+        "Look at: the pretrained weights, torch 2.13 then, 2.14 now"
+    )
 
 
 def test_spread_of_one_run_has_no_deviation():
-    assert report.spread([0.5]) == {"mean": 0.5, "sd": None}
-    assert report.spread([0.4, 0.6]) == {"mean": 0.5, "sd": pytest.approx(0.1414, abs=1e-4)}
+    assert retrain_report.spread([0.5]) == {"mean": 0.5, "sd": None}
+    assert retrain_report.spread([0.4, 0.6]) == {"mean": 0.5, "sd": pytest.approx(0.1414, abs=1e-4)}
 
 
 def several(values, edited=False):
@@ -89,8 +92,8 @@ def test_only_an_interval_that_is_a_point_is_called_one():
     labels = np.arange(100) % 2
     said = np.eye(3)[np.where(np.arange(100) % 7, labels, 1 - labels)]
     names = ("a", "b", "c")
-    part = report.section(labels, said, np.arange(100), names, labels)
+    part = retrain_report.section(labels, said, np.arange(100), names, labels)
     assert part["metrics"]["recall_c"]["low"] is None
-    assert "is a single point" not in report.section_markdown("Test", part, names)
-    part = report.section(labels, np.eye(3)[labels], np.arange(100), names, labels)
-    assert "is a single point" in report.section_markdown("Test", part, names)
+    assert "is a single point" not in retrain_report.section_markdown("Test", part, names)
+    part = retrain_report.section(labels, np.eye(3)[labels], np.arange(100), names, labels)
+    assert "is a single point" in retrain_report.section_markdown("Test", part, names)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lungtune.evaluate.sheet import GAP, TITLE, contact_sheet
+from lungtune.report.contact_sheet import GAP, TITLE, contact_sheet
 
 
 def row(count, size=(20, 30)):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lungtune import summary
 from lungtune.core.study import Study
 from lungtune.core.trial import Objective, Report, Trial
-from lungtune.evaluate import selection, summary
+from lungtune.stats import selection
 
 OBJECTIVE, PATIENTS = Objective("accuracy"), np.arange(150)
 

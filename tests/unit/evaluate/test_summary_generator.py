@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from lungtune import catalog, export
+from lungtune import catalog, export, summary
 from lungtune.core.space import SPACE, together
 from lungtune.core.study import Study
 from lungtune.core.trial import Objective
 from lungtune.data.manifest import Manifest
-from lungtune.evaluate import generation, summary
-from lungtune.search import conclusion, live
-from lungtune.tracking import charts, notes, views
+from lungtune.search.ui import live, result_text
+from lungtune.tasks.generation import sample_metrics
+from lungtune.tracking import charts, mlflow_views, run_markdown
 from lungtune.tracking.projection import STUDY, Projection
 from tests.unit.evaluate import generated
 
@@ -50,7 +50,7 @@ def searched(folder, space):
             path = study.checkpoints(number) / f"{k:012d}.safetensors"
             np.save(path.with_suffix(".npy"), made.table())
             save_file(made.tensors(), path)
-            scores = generation.scores(made, generated.CLASSES) | {"copies": 0.01, "loss": 0.3}
+            scores = sample_metrics.scores(made, generated.CLASSES) | {"copies": 0.01, "loss": 0.3}
             scores |= {"recognised": 0.5, "recognised_normal": 0.5}
             report = {"fidelity": k + 1.0, "samples": 100 * k, "checkpoint": str(path.relative_to(folder))}
             study.append("report", trial=number, metrics=scores, seconds=1.0, **report)
@@ -116,7 +116,7 @@ def test_the_last_words_name_what_the_best_is_measured_against(study, told):
     family = catalog.family(space.family)
     defaults = {name: getattr(family.Params(), name) for name in space.axes}
     told = {**told, "best": {**told["best"], "params": {**space.fixed, **defaults}}}
-    conclusion.show(study, space, told, console, 1.0)
+    result_text.show(study, space, told, console, 1.0)
     words = console.file.getvalue()
     assert "  untrained base 131.2; real images 0.8\n" in words
     assert "constant-class" not in words
@@ -131,7 +131,7 @@ def test_the_live_line_and_the_notes_name_them_too(study):
     best = min(trial.value(history.objective) for trial in history.trials.values())
     assert f"best {best:.4f} (trial 1)" in view._headline()
     assert view._headline().endswith("untrained base 131.2500 · real images 0.8000")
-    note = notes.study(history, {})
+    note = run_markdown.study(history, {})
     assert note.startswith(f"**best cmmd {best:.4f}** (trial 001)")
     assert "| untrained base | 131.2500 | |" in note.replace("  |", " |")
     assert "class" not in note
@@ -152,7 +152,7 @@ def test_mlflow_gets_the_least_distance_as_the_best(study):
     assert not any(key.startswith(("best_cmmd_", "best_recognised_")) for _, key in points)
     assert projection.runs[STUDY].tags["best_trial"] == "1"
     assert any(p.key == "baseline_untrained_cmmd" for p in projection.runs[STUDY].points)
-    state = json.loads(views.tag(projection.history)[1])
+    state = json.loads(mlflow_views.tag(projection.history)[1])
     assert state["orderByAsc"]
     assert "metrics.`best_coverage`" in state["selectedColumns"]
     assert {"cmmd_normal", "cmmd_viral"} <= {chart.get("metricKey") for chart in state["compareRunCharts"]}

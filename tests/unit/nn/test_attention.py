@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lungtune.nn import attention
+from lungtune.layers import attention
 
 CONFIG = {
     "embed_dim": 16,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lungtune.nn.augment import LEVELS, Strength, augment
+from lungtune.inputs.transforms2d import LEVELS, Strength, augment
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -91,7 +91,7 @@ def test_a_mask_goes_exactly_where_its_image_goes(level: int) -> None:
 
 def test_the_mask_is_the_moved_image_where_only_geometry_acts(monkeypatch: pytest.MonkeyPatch) -> None:
     still = Strength(12, 0.08, 0.12, 0.0, 0.0, 0.0, 0.0, 0.5)
-    monkeypatch.setattr("lungtune.nn.augment.LEVELS", (still,) * 4)
+    monkeypatch.setattr("lungtune.inputs.transforms2d.LEVELS", (still,) * 4)
     shapes = (torch.rand(30, 1, 40, 40, generator=torch.Generator().manual_seed(1)) > 0.5).float()
     moved = augment(torch.cat([shapes, shapes], 1), [3], [30], [torch.Generator().manual_seed(5)])
     assert torch.equal(moved[:, 1:], (moved[:, :1] > 0.5).float())

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lungtune.nn import capacity
-from lungtune.nn.pack import Pack
-from lungtune.nn.slots import Slots
+from lungtune.engine import capacity
+from lungtune.engine.pack import Pack
+from lungtune.layers.layout import BatchLayout
 from toy import CLASSES, IMAGES, LABELS, Base, Params, Toy
 
 
@@ -22,7 +22,7 @@ class Timed(Toy):
     def __init__(self, seconds: Any, most: int = 99) -> None:
         self.seconds, self.most = seconds, most
 
-    def outputs(self, model: nn.Module, images: Tensor, slots: Slots) -> dict[str, Tensor]:
+    def outputs(self, model: nn.Module, images: Tensor, slots: BatchLayout) -> dict[str, Tensor]:
         """Run the net, slowly."""
         if len(slots) > self.most:
             raise torch.OutOfMemoryError("injected")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lungtune.engine import checkpoint
 from lungtune.errors import CheckpointError
-from lungtune.nn import checkpoint
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "n": torch.tensor([3, 4]), "empty": torch.zeros(0, 2)}
 META = {"samples": 12, "metrics": {"macro_f1": 0.5}, "text": "é"}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lungtune.nn.pack import Pack
-from trainables import _clip
+from lungtune.engine.pack import Pack
+from lungtune.models import clip_model
 from trainables.clip_head import TRAINABLE, Base, Params
 
 CLASSES = ("normal", "bacterial", "viral")
@@ -30,9 +30,9 @@ def trained(base: Base, params: Params, steps: int) -> Pack:
 
 
 def test_features_are_open_clips_before_the_projection(base: Base) -> None:
-    clip, model = _clip.plain_clip(base), TRAINABLE.backbone(base, CLASSES)
+    clip, model = clip_model.plain_clip(base), TRAINABLE.backbone(base, CLASSES)
     images = torch.rand(3, 1, 16, 16)
-    mean, std = _clip.pixel_statistics(clip)
+    mean, std = clip_model.pixel_statistics(clip)
     clip.visual.proj = None
     normalised = (images.expand(-1, 3, -1, -1) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_the_linear_probe_is_torchs_linear_trained_by_adamw(base: Base) -> None:
     optimiser = torch.optim.AdamW(linear.parameters(), lr=1e-2, weight_decay=0.1)
     with torch.no_grad():
         x = TRAINABLE.features(start.model, torch.from_numpy(IMAGES).unsqueeze(1).float() / 255)
-    from lungtune.nn.optim import rate
+    from lungtune.engine.optim import rate
 
     for step in range(5):
         optimiser.param_groups[0]["lr"] = rate(step, peak=1e-2, total=84, warmup=0.0)

@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lungtune.engine.pack import Pack
 from lungtune.errors import SpaceError, WeightsError
-from lungtune.nn.pack import Pack
-from lungtune.nn.slots import Slots, Stage
-from trainables import _clip, _clip_weights
-from trainables._prompts import STYLES, prompts
+from lungtune.layers.layout import BatchLayout, LayoutContext
+from lungtune.models import clip_model, clip_weights
+from lungtune.models.clip_prompts import STYLES, prompts
 from trainables.clip_lora import TRAINABLE, Base, Params
 
 CLASSES = ("normal", "bacterial", "viral")
@@ -32,7 +32,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 
 def normalised(clip: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    mean, std = _clip.pixel_statistics(clip)
+    mean, std = clip_model.pixel_statistics(clip)
     return (images.expand(-1, 3, -1, -1) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
@@ -40,12 +40,12 @@ def normalised(clip: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
 def test_embeddings_are_open_clips(base: Base, shipped: bool) -> None:
     if shipped:
         base = Base(weights="tiny_clip", image_size=64)
-        if not _clip_weights.shipped("tiny_clip").is_dir():
+        if not clip_weights.shipped("tiny_clip").is_dir():
             pytest.skip("the shipped base is not there")
-    clip, model = _clip.plain_clip(base), TRAINABLE.backbone(base, CLASSES)
+    clip, model = clip_model.plain_clip(base), TRAINABLE.backbone(base, CLASSES)
     images = torch.rand(3, 1, base.image_size, base.image_size)
-    tokenize = _clip.tokenizer(base)
-    slots = Slots((0,), (3,), (Params(),), (), Stage(), training=False, whole=1)
+    tokenize = clip_model.tokenizer(base)
+    slots = BatchLayout((0,), (3,), (Params(),), (), LayoutContext(), training=False, whole=1)
     with torch.no_grad():
         expected = clip.encode_image(normalised(clip, images), normalize=True)
         torch.testing.assert_close(model.image_features(images), expected, atol=1e-5, rtol=0)
@@ -209,7 +209,7 @@ def test_cached_weights_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
     wanted = "timm/vit_large_patch14_clip_224.openai"
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
-    found = _clip_weights.find("ViT-L-14", "openai", fetch=False)
+    found = clip_weights.find("ViT-L-14", "openai", fetch=False)
     assert found.file == tmp_path / "w.bin"
     assert found.settings["force_quick_gelu"] is True
 
@@ -294,7 +294,7 @@ def test_exported_adapter_carries_rank_alpha_and_layers(exported: tuple[Path, Pa
 def test_the_quick_import_of_open_clip_leaves_timm_transformers_and_the_compiler_usable() -> None:
     code = """
 import sys
-from trainables._open_clip import open_clip
+from lungtune.models.clip_parts import open_clip
 left_out = [name for name in ("timm", "transformers", "torch._dynamo") if name in sys.modules]
 assert not left_out, left_out
 import timm, torch, transformers

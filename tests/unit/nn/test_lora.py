@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lungtune.core.trainable import LoraTarget
+from lungtune.core.family import LoraTarget
 from lungtune.errors import SpaceError
-from lungtune.nn import lora
-from lungtune.nn.dropout import Bits
-from lungtune.nn.slots import Slots, Stage
+from lungtune.layers import lora
+from lungtune.layers.dropout import Bits
+from lungtune.layers.layout import BatchLayout, LayoutContext
 
 
 class Net(nn.Module):
@@ -48,10 +48,10 @@ def fresh_net() -> Net:
     return Net().requires_grad_(False)
 
 
-def layout(trials: list[Trial], stage: Stage, *, training: bool = False, seed: int = 0) -> Slots:
+def layout(trials: list[Trial], stage: LayoutContext, *, training: bool = False, seed: int = 0) -> BatchLayout:
     n = len(trials)
     bits = tuple(Bits(torch.device("cpu")).restart(seed + i) for i in range(n))
-    return Slots(tuple(range(n)), tuple(t.rows for t in trials), (None,) * n, bits, stage, training, n)
+    return BatchLayout(tuple(range(n)), tuple(t.rows for t in trials), (None,) * n, bits, stage, training, n)
 
 
 def start_weights(trial: Trial, linear: nn.Linear) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ def start_weights(trial: Trial, linear: nn.Linear) -> tuple[Tensor, Tensor]:
     return a, torch.randn(b.shape, generator=torch.Generator().manual_seed(trial.rank)) * 0.1
 
 
-def packed(trials: list[Trial], stage: Stage) -> tuple[Net, dict[str, nn.Parameter]]:
+def packed(trials: list[Trial], stage: LayoutContext) -> tuple[Net, dict[str, nn.Parameter]]:
     net, stacked = fresh_net(), {}
     top = max(t.rank for t in trials)
     for name in ("first", "second"):
@@ -90,7 +90,7 @@ def with_peft(trial: Trial) -> nn.Module:
 
 
 def test_forward_gradients_and_training_equal_pefts() -> None:
-    stage = Stage()
+    stage = LayoutContext()
     net, stacked = packed(TRIALS, stage)
     oracles = [with_peft(t) for t in TRIALS]
     groups = [
@@ -160,7 +160,7 @@ def test_fresh_weights_are_drawn_as_peft_draws_them() -> None:
 
 def test_dropout_drops_the_adapters_input_and_rescales() -> None:
     """PEFT's masks differ in their random numbers; so compare the mean over many, and what is deterministic."""
-    stage = Stage()
+    stage = LayoutContext()
     trial = Trial(1, 4, 8.0, 0.0, dropout=0.4)
     net, _ = packed([trial], stage)
     x = torch.randn(1, 1, 12)
@@ -178,7 +178,7 @@ def test_dropout_drops_the_adapters_input_and_rescales() -> None:
 
 
 def test_a_slot_that_does_not_target_a_layer_is_untouched() -> None:
-    stage = Stage()
+    stage = LayoutContext()
     trials = TRIALS[:2]
     net, stacked = packed(trials, stage)
     layer = net.first
@@ -198,7 +198,7 @@ def test_a_slot_that_does_not_target_a_layer_is_untouched() -> None:
 
 
 def test_merged_weights_of_a_lone_slot_give_the_same() -> None:
-    stage = Stage()
+    stage = LayoutContext()
     net, _ = packed(TRIALS, stage)
     x = torch.randn(11, 4, 12)
     slots = layout(TRIALS, stage)
@@ -207,7 +207,7 @@ def test_merged_weights_of_a_lone_slot_give_the_same() -> None:
     for i, rows in enumerate(slots.rows):
         memo: dict = {}
         for part in x[rows].split(2):
-            lone = Slots((i,), (len(part),), (None,), (), stage, training=False, whole=3, memo=memo)
+            lone = BatchLayout((i,), (len(part),), (None,), (), stage, training=False, whole=3, memo=memo)
             with stage.showing(lone):
                 out = net(part)
             torch.testing.assert_close(out, together[rows][: len(part)], atol=1e-5, rtol=1e-5)
@@ -216,13 +216,13 @@ def test_merged_weights_of_a_lone_slot_give_the_same() -> None:
 
 
 def test_without_a_layout_adapters_are_off() -> None:
-    net, _ = packed(TRIALS, Stage())
+    net, _ = packed(TRIALS, LayoutContext())
     x = torch.randn(2, 12)
     torch.testing.assert_close(net(x), fresh_net()(x))
 
 
 def test_a_broken_slot_does_not_reach_its_neighbours() -> None:
-    stage = Stage()
+    stage = LayoutContext()
     net, stacked = packed(TRIALS, stage)
     slots = layout(TRIALS, stage)
     x = torch.randn(11, 12)
@@ -240,8 +240,8 @@ def test_a_broken_slot_does_not_reach_its_neighbours() -> None:
 def test_attach_and_detach_restore_the_model() -> None:
     net = fresh_net()
     plain = net.first
-    wrapped = lora.attach(net, "first", Stage())
-    assert lora.attach(net, "first", Stage()) is wrapped
+    wrapped = lora.attach(net, "first", LayoutContext())
+    assert lora.attach(net, "first", LayoutContext()) is wrapped
     assert lora.linears(net) == ["first", "second"]
     lora.detach(net, "first")
     lora.detach(net, "second")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lungtune.nn.losses import WEIGHTINGS, Targets, class_weights, overlap
+from lungtune.layers.losses import WEIGHTINGS, Targets, class_weights, overlap
 
 LABELS = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
 

@@ -12,22 +12,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from lungtune.core.fidelity import Fidelity
 from lungtune.core.params import param
+from lungtune.core.resource import Fidelity
 from lungtune.core.synthetic import Settings, extra
 from lungtune.core.trial import Objective, Report
 from lungtune.data.dataset import Dataset, Part
+from lungtune.engine.session import Session
+from lungtune.engine.trial_state import TrialState
 from lungtune.errors import DataError
-from lungtune.nn.features import Kept
-from lungtune.nn.losses import class_weights
-from lungtune.nn.member import Member
-from lungtune.nn.mixture import Supply
-from lungtune.nn.slots import mix
-from lungtune.training import Session
+from lungtune.inputs.feature_cache import CachedFeatures
+from lungtune.inputs.training_pool import Supply
+from lungtune.layers.layout import derive_seed
+from lungtune.layers.losses import class_weights
+from lungtune.models.params import Synthetic
 from toy import CLASSES, IMAGES, LABELS, Base, N, Toy, equal
 from toy import Params as Plain
 from toy import pack as toy_pack
-from trainables._params import Synthetic
 
 CPU = torch.device("cpu")
 COUNTS = (9, 6, 5)
@@ -60,7 +60,7 @@ def pools(seed: int = 1, horizon: int = 200, **params: Any) -> list[tuple[int, T
 
 def drawn(steps: int, seed: int = 3, horizon: int = 200, **params: Any) -> Tensor:
     values = Params(**params)
-    member = Member(values, seed, horizon, {}, supply().phases(values, seed, horizon), CPU)
+    member = TrialState(values, seed, horizon, {}, supply().phases(values, seed, horizon), CPU)
     found = []
     for _ in range(steps):
         found.append(member.batch())
@@ -72,10 +72,10 @@ def drawn(steps: int, seed: int = 3, horizon: int = 200, **params: Any) -> Tenso
     "off", [{}, {"synthetic_ratio": 2.0, "synthetic_images": "none"}, {"synthetic_use": "pretrain"}]
 )
 def test_where_nothing_is_mixed_batches_and_views_are_the_ones_of_before(off: dict[str, Any]) -> None:
-    orders = [torch.randperm(20, generator=torch.Generator().manual_seed(mix(3, 0, turn))) for turn in range(3)]
+    orders = [torch.randperm(20, generator=torch.Generator().manual_seed(derive_seed(3, 0, turn))) for turn in range(3)]
     assert torch.equal(drawn(14, **off), torch.cat(orders)[:56])
-    first = torch.randint(2**31, (20,), generator=torch.Generator().manual_seed(mix(3, 4)))
-    member = Member(Params(**off), 3, 200, {}, supply().phases(Params(**off), 3, 200), CPU)
+    first = torch.randint(2**31, (20,), generator=torch.Generator().manual_seed(derive_seed(3, 4)))
+    member = TrialState(Params(**off), 3, 200, {}, supply().phases(Params(**off), 3, 200), CPU)
     member.samples = 18
     chosen = torch.tensor([*orders[0][18:], *orders[1][:2]])
     assert torch.equal(member.views(3), (first[chosen] + torch.tensor([0, 0, 1, 1])) % 3)
@@ -158,7 +158,9 @@ def test_class_weights_are_those_of_what_is_trained_on() -> None:
     alone, real = supply().phases(Params(synthetic_use="pretrain", **options), 1, 200)
     assert alone.weights.tolist() == pytest.approx([20 / 3 / 7, 20 / 3 / 7, 20 / 3 / 6])
     assert torch.equal(real.weights, class_weights(torch.as_tensor(REAL), 3, "balanced"))
-    member = Member(Params(batch_size=6, **options), 1, 12, {}, (replace(alone, first=0), replace(real, first=3)), CPU)
+    member = TrialState(
+        Params(batch_size=6, **options), 1, 12, {}, (replace(alone, first=0), replace(real, first=3)), CPU
+    )
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     expected = torch.cat([alone.weights, real.weights])
     assert torch.equal(member.weights(labels), expected)
@@ -258,9 +260,9 @@ def test_kept_features_of_both_sets_have_tables_of_their_own(tmp_path: Any, monk
         return images.flatten(1) / 2
 
     synthetic = bank_part().images
-    Kept(IMAGES, "toy-x", halves, 1, CPU).plain(0, N)
+    CachedFeatures(IMAGES, "toy-x", halves, 1, CPU).plain(0, N)
     computed.clear()
-    kept = Kept(IMAGES, "toy-x", halves, 1, CPU, Kept(synthetic, "toy-x", halves, 1, CPU))
+    kept = CachedFeatures(IMAGES, "toy-x", halves, 1, CPU, CachedFeatures(synthetic, "toy-x", halves, 1, CPU))
     members = [SimpleNamespace(params=Plain(augmentation=0))]
     rows = kept.take([torch.tensor([3, 1])], members)[0]
     assert sum(computed) == 1  # one image tells the shape

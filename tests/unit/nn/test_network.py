@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lungtune.core.params import param
-from lungtune.nn import network, optim
-from lungtune.nn.pack import Pack
-from lungtune.nn.slots import Slots
+from lungtune.engine import optim
+from lungtune.engine.pack import Pack
+from lungtune.layers import network
+from lungtune.layers.layout import BatchLayout
 from toy import CLASSES, IMAGES, LABELS, Base, N, Toy
 from toy import Params as ToyParams
 
@@ -70,7 +71,7 @@ class Family(Toy):
     def scales(self, model: nn.Module, params: Params) -> Mapping[str, float]:
         return {"body.0.weight": params.decay} if params.decay != 1 else {}
 
-    def outputs(self, model: nn.Module, images: Tensor, slots: Slots) -> dict[str, Tensor]:
+    def outputs(self, model: nn.Module, images: Tensor, slots: BatchLayout) -> dict[str, Tensor]:
         def call(params: Params, rows: Tensor) -> dict[str, Tensor]:
             model.body[3].p = params.drop
             return {"logits": model(rows)}
@@ -199,7 +200,9 @@ def test_a_step_that_fails_moves_no_statistics(monkeypatch: pytest.MonkeyPatch) 
         made, calls = pack(2), []
         slots = [made.join(Params(whole=True), seed=i, horizon=HORIZON) for i in range(2)]
 
-        def loss(outputs: Any, targets: Any, slots: Slots, calls: list[int] = calls, fails: bool = fails) -> Tensor:
+        def loss(
+            outputs: Any, targets: Any, slots: BatchLayout, calls: list[int] = calls, fails: bool = fails
+        ) -> Tensor:
             calls.append(len(slots))
             if fails and len(calls) == 1:
                 raise MemoryError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lungtune.nn.optim import Update, adamw, rate
+from lungtune.engine.optim import Update, adamw, rate
 
 
 def test_each_slot_steps_as_torchs_adamw_does() -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from lungtune.engine.trial_state import TrialState
 from lungtune.errors import CheckpointError, SpaceError, TrialError
-from lungtune.nn.member import Member
 from toy import HARD, IMAGES, LABELS, REAL, N, Params, equal, pack, run
 
 
 def test_every_pass_shows_every_image_once_in_a_new_order() -> None:
-    member = Member(Params(batch_size=5), 3, 100, {}, REAL, torch.device("cpu"))
+    member = TrialState(Params(batch_size=5), 3, 100, {}, REAL, torch.device("cpu"))
     batches = []
     for _ in range(14):
         batches.append(member.batch())
@@ -28,7 +28,7 @@ def test_every_pass_shows_every_image_once_in_a_new_order() -> None:
 
 def test_every_step_and_every_seed_has_its_own_random_numbers() -> None:
     def draws(seed: int) -> list[tuple[float, ...]]:
-        member = Member(Params(), seed, 100, {}, REAL, torch.device("cpu"))
+        member = TrialState(Params(), seed, 100, {}, REAL, torch.device("cpu"))
         found = []
         for _ in range(3):
             shifts = torch.rand(4, generator=member.augmentation()).tolist()

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lungtune.nn.pack import Pack
-from lungtune.nn.slots import Slots
+from lungtune.engine.pack import Pack
+from lungtune.layers.layout import BatchLayout
 from toy import CLASSES, HARD, IMAGES, LABELS, Base, N, Params, Toy, equal, pack, run
 
 
@@ -20,7 +20,7 @@ class Scarce(Toy):
         self.rows = rows
         self.seen: list[int] = []
 
-    def outputs(self, model: nn.Module, images: Tensor, slots: Slots) -> dict[str, Tensor]:
+    def outputs(self, model: nn.Module, images: Tensor, slots: BatchLayout) -> dict[str, Tensor]:
         """Run the net if it fits."""
         if len(images) > self.rows:
             raise torch.OutOfMemoryError("CUDA out of memory (injected)")

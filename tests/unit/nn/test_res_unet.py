@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from lungtune.engine.pack import Pack
+from lungtune.engine.trial_state import VERIFY_STEPS
 from lungtune.errors import SpaceError
-from lungtune.nn.member import PATIENCE
-from lungtune.nn.pack import Pack
-from lungtune.nn.pixels import Masks
+from lungtune.inputs.on_the_fly import Masks
 from trainables.res_unet import TRAINABLE, Params
 
 CLASSES = ("normal", "ill")
@@ -106,12 +106,12 @@ def test_a_trial_may_wait_for_its_first_mask(base: Any) -> None:
     known = np.zeros(COUNT, bool)
     made = pack(base, data(known)[2])
     slot = made.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
-    for _ in range(PATIENCE + 2):
+    for _ in range(VERIFY_STEPS + 2):
         made.step()
         assert not made.verify(slot)
     made = pack(base, data()[2])
     slot = made.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
-    for _ in range(PATIENCE):
+    for _ in range(VERIFY_STEPS):
         made.step()
         made.verify(slot)
     assert made.verify(slot)

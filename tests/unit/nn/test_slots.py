@@ -6,13 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungtune.nn.slots import Slots, Stage, mix
+from lungtune.layers.layout import BatchLayout, LayoutContext, derive_seed
 
 
-def layout(counts: tuple[int, ...], places: tuple[int, ...] | None = None, whole: int | None = None) -> Slots:
+def layout(counts: tuple[int, ...], places: tuple[int, ...] | None = None, whole: int | None = None) -> BatchLayout:
     places = tuple(range(len(counts))) if places is None else places
     whole = len(counts) if whole is None else whole
-    return Slots(places, counts, (None,) * len(counts), (), Stage(), training=False, whole=whole)
+    return BatchLayout(places, counts, (None,) * len(counts), (), LayoutContext(), training=False, whole=whole)
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
@@ -59,7 +59,7 @@ def test_another_layout_holds_inside_the_block_only() -> None:
 
 
 def test_mixed_seeds_depend_on_every_number_and_on_order() -> None:
-    seeds = {mix(a, b, c) for a in range(8) for b in range(8) for c in range(8)}
+    seeds = {derive_seed(a, b, c) for a in range(8) for b in range(8) for c in range(8)}
     assert len(seeds) == 512
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert mix(2**70, -1) == mix(2**70, -1)
+    assert derive_seed(2**70, -1) == derive_seed(2**70, -1)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from lungtune.errors import SpaceError, WeightsError
-from trainables import _quick, _timm, _weights
+from lungtune.models import hub, lazy_imports, timm_models
 
 NARROW = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)}
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -19,7 +19,7 @@ SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 def _donor(architecture: str, **settings: object) -> torch.nn.Module:
     torch.manual_seed(1)
-    return _quick.timm().create_model(architecture, **settings).eval()
+    return lazy_imports.timm().create_model(architecture, **settings).eval()
 
 
 def _folder(folder: Path, model: torch.nn.Module, architecture: str, settings: dict, config: dict) -> Path:
@@ -44,7 +44,7 @@ def grey() -> torch.Tensor:
 
 def test_a_folder_is_adapted_to_grey_images(resnet: tuple[torch.nn.Module, Path], grey: torch.Tensor) -> None:
     donor, folder = resnet
-    built = _timm.build("never read", str(folder), 64)
+    built = timm_models.build("never read", str(folder), 64)
     wanted = donor.forward_head(donor.forward_features(grey.expand(-1, 3, -1, -1)), pre_logits=True)
     assert torch.allclose(built.model(grey), wanted, atol=1e-5)
     assert built.mean == pytest.approx((0.5,))
@@ -57,14 +57,14 @@ def test_three_channels_keep_their_statistics_and_as_many_classes_their_head(
     resnet: tuple[torch.nn.Module, Path], grey: torch.Tensor
 ) -> None:
     donor, folder = resnet
-    built = _timm.build("", str(folder), 64, in_chans=3, num_classes=5)
+    built = timm_models.build("", str(folder), 64, in_chans=3, num_classes=5)
     assert built.mean == (0.4, 0.5, 0.6)
     assert torch.equal(built.model(grey.expand(-1, 3, -1, -1)), donor(grey.expand(-1, 3, -1, -1)))
 
 
 def test_a_new_head_is_drawn_alike_and_leaves_the_generator_alone(resnet: tuple[torch.nn.Module, Path]) -> None:
     state = torch.get_rng_state()
-    one, two = (_timm.build("", str(resnet[1]), 64, num_classes=3, drop_rate=0.1).model for _ in range(2))
+    one, two = (timm_models.build("", str(resnet[1]), 64, num_classes=3, drop_rate=0.1).model for _ in range(2))
     assert one.fc.out_features == 3
     assert torch.equal(one.fc.weight, two.fc.weight)
     assert torch.equal(torch.get_rng_state(), state)
@@ -80,7 +80,7 @@ def test_files_are_read_whatever_wraps_them(tmp_path: Path, name: str, grey: tor
         state = donor.state_dict()
         wrapped = {"model": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}
         torch.save(wrapped if name == "w.pth" else state, tmp_path / name)
-    built = _timm.build("resnet18", str(tmp_path / name), 64, **NARROW)
+    built = timm_models.build("resnet18", str(tmp_path / name), 64, **NARROW)
     assert torch.allclose(built.model(grey), donor.forward_head(donor.forward_features(grey), pre_logits=True))
     assert built.mean == pytest.approx((0.449,), abs=1e-3)
 
@@ -88,30 +88,30 @@ def test_files_are_read_whatever_wraps_them(tmp_path: Path, name: str, grey: tor
 def test_positions_are_stretched_to_the_image(tmp_path: Path) -> None:
     donor = _donor("vit_tiny_patch16_224", img_size=64, num_classes=0, in_chans=1, **SMALL)
     save_file(donor.state_dict(), tmp_path / "vit.safetensors")
-    built = _timm.build("vit_tiny_patch16_224", str(tmp_path / "vit.safetensors"), 96, **SMALL)
+    built = timm_models.build("vit_tiny_patch16_224", str(tmp_path / "vit.safetensors"), 96, **SMALL)
     assert built.model.pos_embed.shape == (1, 1 + 12 * 12, 32)
     assert built.model(torch.zeros(1, 1, 96, 96)).shape == (1, 32)
     with pytest.raises(SpaceError, match="multiple of 8 px for vit_tiny_patch16_224, but got 100"):
-        _timm.build("vit_tiny_patch16_224", str(tmp_path / "vit.safetensors"), 100, **SMALL)
+        timm_models.build("vit_tiny_patch16_224", str(tmp_path / "vit.safetensors"), 100, **SMALL)
 
 
 def test_random_weights_are_the_same_everywhere_and_said_to_be_random(capsys: pytest.CaptureFixture[str]) -> None:
-    one, two = (_timm.build("resnet18", "random", 64, num_classes=2, **NARROW).model for _ in range(2))
+    one, two = (timm_models.build("resnet18", "random", 64, num_classes=2, **NARROW).model for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-    _timm.check("resnet18", "random")
+    timm_models.check("resnet18", "random")
     assert "The weights of resnet18 are random numbers" in capsys.readouterr().err
 
 
 def test_a_conformer_is_built_like_any_other(tmp_path: Path, grey: torch.Tensor) -> None:
-    built = _timm.build("conformer_micro", "random", 64, num_classes=4)
+    built = timm_models.build("conformer_micro", "random", 64, num_classes=4)
     assert [tuple(logits.shape) for logits in built.model(grey)] == [(2, 4), (2, 4)]
     save_file(built.model.state_dict(), tmp_path / "c.safetensors")
-    again = _timm.build("conformer_micro", str(tmp_path / "c.safetensors"), 64, num_classes=4)
+    again = timm_models.build("conformer_micro", str(tmp_path / "c.safetensors"), 64, num_classes=4)
     assert torch.equal(again.model(grey)[1], built.model(grey)[1])
     with pytest.raises(SpaceError, match="multiple of 32 px"):
-        _timm.build("conformer_micro", "random", 80)
+        timm_models.build("conformer_micro", "random", 80)
     with pytest.raises(WeightsError, match="authors give theirs as files"):
-        _timm.find("conformer_tiny", "default", fetch=False)
+        timm_models.find("conformer_tiny", "default", fetch=False)
 
 
 @pytest.mark.parametrize(("tag", "repo"), [("a1_in1k", "timm/resnet18.a1_in1k"), ("default", None)])
@@ -127,18 +127,18 @@ def test_cached_weights_are_found(
         return str(resnet[1] / "model.safetensors") if file == "model.safetensors" else None
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
-    found = _timm.find("resnet18", tag, fetch=False)
+    found = timm_models.find("resnet18", tag, fetch=False)
     assert asked[0][0] == (repo or asked[0][0])
     assert asked[0][0].startswith("timm/resnet18.")
     assert found.file == resnet[1] / "model.safetensors"
-    built = _timm.build("resnet18", tag, 64, **NARROW)
+    built = timm_models.build("resnet18", tag, 64, **NARROW)
     assert torch.equal(built.model.fc(torch.ones(1)), torch.ones(1))
     assert built.mean == pytest.approx((sum(found.config["mean"]) / 3,))
 
 
 def test_weights_of_the_hub_cannot_be_had_offline() -> None:
     with pytest.raises(WeightsError, match=r"neither in a cache .* run `hf download timm/resnet18.a1_in1k`"):
-        _timm.check("resnet18", "a1_in1k")
+        timm_models.check("resnet18", "a1_in1k")
 
 
 def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,11 +148,11 @@ def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(url)
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(_weights, "exists", silent)
-    assert _weights.fetched([("a/b", "one"), ("a/b", "two")], lambda repo, name: name) is None
+    monkeypatch.setattr(hub, "exists", silent)
+    assert hub.fetched([("a/b", "one"), ("a/b", "two")], lambda repo, name: name) is None
     assert len(asked) == 1
-    monkeypatch.setattr(_weights, "exists", lambda url, headers=None: url.endswith("two"))
-    assert _weights.fetched([("a/b", "one"), ("a/b", "two")], lambda repo, name: name) == Path("two")
+    monkeypatch.setattr(hub, "exists", lambda url, headers=None: url.endswith("two"))
+    assert hub.fetched([("a/b", "one"), ("a/b", "two")], lambda repo, name: name) == Path("two")
 
 
 @pytest.mark.parametrize(
@@ -169,17 +169,17 @@ def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_misspelt_models_are_explained(model: str, weights: str, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
-        _timm.check(model, weights)
+        timm_models.check(model, weights)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path, resnet: tuple[torch.nn.Module, Path]) -> None:
     file = str(resnet[1] / "model.safetensors")
     with pytest.raises(WeightsError, match=r"must be weights of resnet18, but: .*Missing key"):
-        _timm.build("resnet18", file, 64)
+        timm_models.build("resnet18", file, 64)
     with pytest.raises(WeightsError, match="must be weights of vit_tiny_patch16_224, but: "):
-        _timm.build("vit_tiny_patch16_224", file, 64, **SMALL)
+        timm_models.build("vit_tiny_patch16_224", file, 64, **SMALL)
     with pytest.raises(WeightsError, match=r"must be weights of conformer_micro, but: .*Missing key"):
-        _timm.build("conformer_micro", file, 64)
+        timm_models.build("conformer_micro", file, 64)
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
@@ -190,13 +190,13 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     for name, content in (("evil.pth", Evil()), ("list.pth", [1, 2])):
         torch.save(content, tmp_path / name)
         with pytest.raises(WeightsError, match="must hold a state dict and nothing else"):
-            _weights.read(tmp_path / name)
+            hub.read(tmp_path / name)
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     with pytest.raises(WeightsError, match="must hold a state dict and nothing else"):
-        _weights.read(tmp_path / "torn.safetensors")
+        hub.read(tmp_path / "torn.safetensors")
     (tmp_path / "w.npz").write_bytes(b"")
     with pytest.raises(WeightsError, match=r"must be a file that ends with .safetensors or .pth"):
-        _timm.find("resnet18", str(tmp_path / "w.npz"), fetch=False)
+        timm_models.find("resnet18", str(tmp_path / "w.npz"), fetch=False)
     assert not (tmp_path / "ran").exists()
 
 

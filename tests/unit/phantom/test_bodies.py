@@ -12,9 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 from lungtune import pretrain
 from lungtune.data.phantom import generate
+from lungtune.models import lazy_imports, timm_models
 from lungtune.pretrain.corpus import MEAN, STD
 from lungtune.pretrain.supervised import Supervised, branches
-from trainables import _quick, _timm
 
 NAMES = sorted(name for name, recipe in pretrain.RECIPES.items() if isinstance(recipe, Supervised))
 TIMMS = [name for name in NAMES if name != "tiny_conformer"]
@@ -65,7 +65,7 @@ def test_small_and_complete(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loads_at_another_size_with_channels_and_classes_as_wanted(name):
-    built = _timm.build("", name, 96, in_chans=3, num_classes=6)
+    built = timm_models.build("", name, 96, in_chans=3, num_classes=6)
     assert built.mean == (0.5,) * 3
     assert built.std == (0.25,) * 3
     scores = built.model(torch.rand(2, 3, 96, 96))
@@ -74,10 +74,10 @@ def test_loads_at_another_size_with_channels_and_classes_as_wanted(name):
 
 @pytest.mark.parametrize("name", TIMMS)
 def test_loads_with_plain_timm(name):
-    plain = _quick.timm().create_model(f"local-dir:{pretrain.SHIPPED / name}", pretrained=True).eval()
+    plain = lazy_imports.timm().create_model(f"local-dir:{pretrain.SHIPPED / name}", pretrained=True).eval()
     images = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
-        assert torch.equal(plain(images), _timm.build("", name, 64).model(images))
+        assert torch.equal(plain(images), timm_models.build("", name, 64).model(images))
     assert plain.num_features == json.loads((pretrain.SHIPPED / name / "config.json").read_text())["num_features"]
 
 
@@ -86,7 +86,7 @@ def test_features_tell_diseases_it_never_heard_of(name, clinic):
     """Far better than the same network's with random weights: that is what a base is for."""
     torch.manual_seed(0)
     random = _score(pretrain.RECIPES[name].body(), clinic)
-    assert _score(_timm.build("", name, 64).model, clinic) > random + 0.15
+    assert _score(timm_models.build("", name, 64).model, clinic) > random + 0.15
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,7 +102,7 @@ def test_training_is_reproducible_and_saves_what_loads(name, small, tmp_path):
     with torch.no_grad():
         (ours, *_), (theirs, *_) = (
             branches(one, images),
-            branches(_timm.build("", f"{tmp_path}/base", 64).model, images),
+            branches(timm_models.build("", f"{tmp_path}/base", 64).model, images),
         )
     assert torch.allclose(ours[0], theirs[0], atol=0.05, rtol=0.05)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from lungtune.core import journal
 from lungtune.core.scheduler import Scheduler
 from lungtune.core.study import Study
-from lungtune.search.conductor import Conductor
+from lungtune.search.controller import TrialController
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "integration"))
 import simulated
@@ -28,22 +28,22 @@ def outcome(params, fidelity):
 
 def drive(study, space, order, cuts=(), workers=2):
     """Run ``workers`` trials at a time; ``order`` says who reports next; at ``cuts`` the driver dies."""
-    conductor = Conductor(study, space, 0)
+    controller = TrialController(study, space, 0)
     at = {}
     for step in range(10_000):
         if step in cuts:
             study = reopen(study)
-            conductor = Conductor(study, space, 0)
+            controller = TrialController(study, space, 0)
             at = {}
-        while len(at) < workers and (assigned := conductor.next()) is not None:
+        while len(at) < workers and (assigned := controller.next()) is not None:
             at[assigned.number] = assigned.known
         if not at:
             break
         number = sorted(at)[order(step) % len(at)]
         at[number] = next(level for level in space.fidelity.reports if level > at[number])
-        if not conductor.report(number, outcome(conductor.history.trials[number].params, at[number])):
+        if not controller.report(number, outcome(controller.history.trials[number].params, at[number])):
             del at[number]
-    assert conductor.finished
+    assert controller.finished
     return study
 
 

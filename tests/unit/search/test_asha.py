@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungtune.core.fidelity import Fidelity
+from lungtune.core.resource import Fidelity
 from lungtune.core.scheduler import Scheduler
 from lungtune.core.trial import Objective, Report, State, Trial
-from lungtune.search.asha import Asha, Verdict
+from lungtune.search.schedulers.asha import Asha, Decision
 
 FIDELITY = Fidelity(max=9, min=1, eta=3)
 
 
-GO_ON, PAUSE, STOP = Verdict
+CONTINUE, PAUSE, STOP = Decision
 
 
 def asha(better="max", mode="stop", name="asha"):
@@ -23,15 +23,15 @@ def asha(better="max", mode="stop", name="asha"):
 
 def test_the_first_at_a_rung_goes_on_and_a_worse_one_does_not():
     rungs = asha()
-    assert rungs.judge(0, 1, 0.5) is GO_ON
+    assert rungs.judge(0, 1, 0.5) is CONTINUE
     assert rungs.judge(1, 1, 0.4) is STOP
-    assert rungs.judge(2, 1, 0.6) is GO_ON
+    assert rungs.judge(2, 1, 0.6) is CONTINUE
 
 
 def test_lower_is_better_when_the_objective_says_so():
     rungs = asha("min")
-    assert rungs.judge(0, 1, 0.5) is GO_ON
-    assert rungs.judge(1, 1, 0.4) is GO_ON
+    assert rungs.judge(0, 1, 0.5) is CONTINUE
+    assert rungs.judge(1, 1, 0.4) is CONTINUE
     assert rungs.judge(2, 1, 0.6) is STOP
 
 
@@ -45,7 +45,7 @@ def test_a_score_that_is_not_finite_stops_and_never_counts(bad, mode):
 
 def test_without_a_scheduler_every_trial_goes_on():
     rungs = asha(name="none")
-    assert [rungs.judge(trial, 1, score) for trial, score in enumerate((0.5, 0.4, 0.3))] == [GO_ON] * 3
+    assert [rungs.judge(trial, 1, score) for trial, score in enumerate((0.5, 0.4, 0.3))] == [CONTINUE] * 3
 
 
 def waiting(*scores, better="max"):

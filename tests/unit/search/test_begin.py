@@ -13,7 +13,8 @@ from rich.console import Console
 
 from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError
-from lungtune.search import driver, hosts
+from lungtune.search import driver
+from lungtune.search.backends.ray_hosts import workers
 
 
 def test_masks_that_cannot_be_used_begin_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,12 +42,12 @@ def test_what_the_user_must_mend_ends_a_search_that_has_not_begun(trials: int, m
     failed = ray.exceptions.RayTaskError("ready", "traceback", mistake)
     monkeypatch.setattr(ray, "wait", lambda objects, timeout: (objects, []))
     monkeypatch.setattr(ray, "get", lambda opening: (_ for _ in ()).throw(failed))
-    conductor = SimpleNamespace(history=SimpleNamespace(trials=dict.fromkeys(range(trials))), stopping="")
-    made = hosts.Hosts.__new__(hosts.Hosts)
-    made.conductor, made._places = conductor, [hosts.Place(0, 0, None, object())]
+    controller = SimpleNamespace(history=SimpleNamespace(trials=dict.fromkeys(range(trials))), stopping="")
+    made = workers.WorkerPool.__new__(workers.WorkerPool)
+    made.controller, made._places = controller, [workers.Worker(0, 0, None, object())]
     if trials:
         made.poll()
-        assert "image_size must be a multiple of 8 px" in conductor.stopping
+        assert "image_size must be a multiple of 8 px" in controller.stopping
     else:
         with pytest.raises(SpaceError, match=r"image_size must be a multiple of 8 px, but got 60\."):
             made.poll()

@@ -20,11 +20,11 @@ from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.data import dataset
-from lungtune.data.bank import Bank
-from lungtune.data.shelf import Item
+from lungtune.data.bank_files import Item
+from lungtune.data.synthetic_bank import Bank
 from lungtune.errors import DataError, SpaceError, StudyError
-from lungtune.search import driver, supply
-from lungtune.search.host import PackHost
+from lungtune.search import bank_provision, driver
+from lungtune.search.backends.ray_hosts.host import PackHost
 
 SOURCE = "phantom,n=84,test=36,size=32"
 
@@ -75,7 +75,7 @@ def test_a_search_that_is_given_no_bank_has_one_made_first(
         commands.append(command[2:])
         return SimpleNamespace(returncode=code, stdout=f"making ...\n{bank.folder}\n")
 
-    monkeypatch.setattr(supply, "subprocess", SimpleNamespace(run=made, PIPE=-1))
+    monkeypatch.setattr(bank_provision, "subprocess", SimpleNamespace(run=made, PIPE=-1))
     if code:
         with pytest.raises(DataError, match=r"clip_head needs synthetic images, but none could be made .*--bank DIR"):
             begin(None, synthetic_ratio=[0, 0.5])

@@ -10,7 +10,7 @@ from rich.console import Console
 from lungtune import catalog
 from lungtune.core import params
 from lungtune.core.space import SPACE, together
-from lungtune.search import conclusion
+from lungtune.search.ui import result_text
 
 
 def told(space, chosen, scores=None, **baselines):
@@ -25,7 +25,7 @@ def told(space, chosen, scores=None, **baselines):
         "leaderboard": None,
     }
     console = Console(file=io.StringIO(), width=200)
-    conclusion.show(SimpleNamespace(name="mine"), space, result, console, 1.0)
+    result_text.show(SimpleNamespace(name="mine"), space, result, console, 1.0)
     return console.file.getvalue()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lungtune.core.study import Study
 from lungtune.core.trial import State
 from lungtune.errors import StudyError
-from lungtune.search.conductor import MAX_FAILURES, MAX_LOST, Conductor
+from lungtune.search.controller import MAX_FAILURES, MAX_LOST, TrialController
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conducted import MODES, decisions, drive, outcome, reopen, simulated
@@ -40,14 +40,14 @@ def test_a_search_cut_anywhere_decides_as_one_never_cut(tmp_path_factory, patter
 def test_a_decision_cut_off_before_its_record_is_carried_out_on_resume(tmp_path):
     space = simulated.space(3, scheduler=MODES["stop"])
     study = simulated.begin(tmp_path / "s", space)
-    conductor = Conductor(study, space, 0)
-    first, second = conductor.next(), conductor.next()
+    controller = TrialController(study, space, 0)
+    first, second = controller.next(), controller.next()
     good, bad = sorted((first, second), key=lambda a: -a.params["quality"])
-    conductor.report(good.number, outcome(good.params, 1))
+    controller.report(good.number, outcome(good.params, 1))
     metrics = {"macro_f1": simulated.score(bad.params, 1)}
     study.append("report", trial=bad.number, fidelity=1, samples=100, metrics=metrics, checkpoint="c")
     study = reopen(study)  # killed between the report and ASHA's verdict
-    again = Conductor(study, space, 0)
+    again = TrialController(study, space, 0)
     assert again.history.trials[bad.number].state is State.PRUNED
     assert again.next().number == good.number
 
@@ -67,16 +67,16 @@ def test_a_decision_cut_off_before_its_record_is_carried_out_on_resume(tmp_path)
 def test_a_bad_report_fails_its_trial_and_no_other(tmp_path, metrics, reason, word):
     space = simulated.space(2)
     study = simulated.begin(tmp_path / "s", space)
-    conductor = Conductor(study, space, 0)
-    first, second = conductor.next(), conductor.next()
+    controller = TrialController(study, space, 0)
+    first, second = controller.next(), controller.next()
     report = {"fidelity": 1, "samples": 100, "metrics": metrics, "checkpoint": "c"}
-    assert not conductor.report(first.number, report)
-    failed = conductor.history.trials[first.number]
+    assert not controller.report(first.number, report)
+    failed = controller.history.trials[first.number]
     assert (failed.state, failed.reason) == (State.FAIL, reason)
     assert word in failed.message
-    conductor.report(second.number, outcome(second.params, 1))
-    assert conductor.history.trials[second.number].state is State.PAUSED
-    assert all(first.number not in recorded for recorded in conductor.asha.rungs.values())
+    controller.report(second.number, outcome(second.params, 1))
+    assert controller.history.trials[second.number].state is State.PAUSED
+    assert all(first.number not in recorded for recorded in controller.asha.rungs.values())
 
 
 def test_the_start_configuration_is_never_stopped(tmp_path):
@@ -89,39 +89,39 @@ def test_a_duplicate_is_answered_from_the_journal(tmp_path):
     point = {"quality": 0.5, "kind": "a"}
     space = simulated.space(2, start=(point, point))
     study = simulated.begin(tmp_path / "s", space)
-    conductor = Conductor(study, space, 0)
-    assigned = conductor.next()
+    controller = TrialController(study, space, 0)
+    assigned = controller.next()
     for fidelity in space.fidelity.reports:
-        conductor.report(assigned.number, outcome(assigned.params, fidelity))
-    assert conductor.next() is None
-    copy = conductor.history.trials[1]
+        controller.report(assigned.number, outcome(assigned.params, fidelity))
+    assert controller.next() is None
+    copy = controller.history.trials[1]
     assert (copy.state, copy.duplicate_of) == (State.COMPLETE, 0)
-    assert copy.value(space.objective) == conductor.history.trials[0].value(space.objective)
-    assert conductor.finished
-    assert conductor.history.work == space.fidelity.max  # the copy cost nothing
+    assert copy.value(space.objective) == controller.history.trials[0].value(space.objective)
+    assert controller.finished
+    assert controller.history.work == space.fidelity.max  # the copy cost nothing
 
 
 def test_a_trial_whose_process_keeps_dying_is_given_up(tmp_path):
     space = simulated.space(1)
     study = simulated.begin(tmp_path / "s", space)
-    conductor = Conductor(study, space, 0)
-    number = conductor.next().number
+    controller = TrialController(study, space, 0)
+    number = controller.next().number
     for _ in range(MAX_LOST + 1):
-        conductor.lost(number, "killed")
-    conductor.requeue()
-    assert conductor.next() is None
-    assert conductor.history.trials[number].reason == "lost"
+        controller.lost(number, "killed")
+    controller.requeue()
+    assert controller.next() is None
+    assert controller.history.trials[number].reason == "lost"
 
 
 def test_a_report_the_journal_knows_is_not_recorded_twice(tmp_path):
     space = simulated.space(1)
     study = simulated.begin(tmp_path / "s", space)
-    conductor = Conductor(study, space, 0)
-    assigned = conductor.next()
-    assert not conductor.report(assigned.number, outcome(assigned.params, 1)), "it pauses"
-    assert conductor.next().known == 1
-    assert conductor.report(assigned.number, outcome(assigned.params, 1)), "its checkpoint was lost"
-    assert len(conductor.history.trials[0].reports) == 1
+    controller = TrialController(study, space, 0)
+    assigned = controller.next()
+    assert not controller.report(assigned.number, outcome(assigned.params, 1)), "it pauses"
+    assert controller.next().known == 1
+    assert controller.report(assigned.number, outcome(assigned.params, 1)), "its checkpoint was lost"
+    assert len(controller.history.trials[0].reports) == 1
 
 
 def test_a_second_driver_is_refused_and_told_who_holds_the_study(tmp_path):
@@ -142,80 +142,80 @@ def test_raising_the_target_extends_a_finished_study(tmp_path):
 
 def test_a_budget_ends_trials_that_reported_and_keeps_the_others(tmp_path):
     space = simulated.space(2)
-    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
-    first, second = conductor.next(), conductor.next()
-    conductor.report(first.number, outcome(first.params, 1))
-    conductor.close_by_budget()
-    states = [conductor.history.trials[a.number].state for a in (first, second)]
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
+    first, second = controller.next(), controller.next()
+    controller.report(first.number, outcome(first.params, 1))
+    controller.close_by_budget()
+    states = [controller.history.trials[a.number].state for a in (first, second)]
     assert states == [State.PRUNED, State.RUNNING]
 
 
 def test_failures_one_after_the_other_stop_the_search_instead_of_burning_it(tmp_path):
     space = simulated.space(20)
-    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
-    while (assigned := conductor.next()) is not None:
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
+    while (assigned := controller.next()) is not None:
         failure = {"reason": "error", "message": "OSError: No space left on device"}
-        conductor.report(assigned.number, {"failure": failure})
-    assert "No space left on device" in conductor.stopping
-    assert len(conductor.history.trials) == MAX_FAILURES
-    assert not conductor.finished, "the others are left for a resume"
+        controller.report(assigned.number, {"failure": failure})
+    assert "No space left on device" in controller.stopping
+    assert len(controller.history.trials) == MAX_FAILURES
+    assert not controller.finished, "the others are left for a resume"
 
 
 def test_diverging_trials_do_not_stop_the_search(tmp_path):
     space = simulated.space(8)
-    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
-    while (assigned := conductor.next()) is not None:
-        conductor.report(assigned.number, {"failure": {"reason": "nan", "message": "the loss became nan"}})
-    assert conductor.finished
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
+    while (assigned := controller.next()) is not None:
+        controller.report(assigned.number, {"failure": {"reason": "nan", "message": "the loss became nan"}})
+    assert controller.finished
 
 
 def test_a_trial_that_reports_between_its_deaths_is_never_given_up(tmp_path):
     space = simulated.space(1)
-    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
     for fidelity in space.fidelity.reports:
-        assigned = conductor.next()
-        conductor.report(assigned.number, outcome(assigned.params, fidelity))
-        conductor.retry_or_give_up(assigned.number, "killed")
-    assert conductor.history.trials[0].state is State.COMPLETE
+        assigned = controller.next()
+        controller.report(assigned.number, outcome(assigned.params, fidelity))
+        controller.retry_or_give_up(assigned.number, "killed")
+    assert controller.history.trials[0].state is State.COMPLETE
 
 
 def test_a_watcher_that_fails_changes_no_decision(tmp_path):
     space = simulated.space(1)
-    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
 
     def broken(entry):
         raise BrokenPipeError("nobody reads")
 
-    conductor.watchers.append(broken)
-    assigned = conductor.next()
-    conductor.report(assigned.number, outcome(assigned.params, 1))
-    assert conductor.history.trials[0].state is State.PAUSED
+    controller.watchers.append(broken)
+    assigned = controller.next()
+    controller.report(assigned.number, outcome(assigned.params, 1))
+    assert controller.history.trials[0].state is State.PAUSED
 
 
 def test_a_full_length_trial_whose_end_was_not_recorded_ends(tmp_path):
     space = simulated.space(1)
     study = simulated.begin(tmp_path / "s", space)
-    conductor = Conductor(study, space, 0)
-    assigned = conductor.next()
+    controller = TrialController(study, space, 0)
+    assigned = controller.next()
     for fidelity in space.fidelity.reports:
         metrics = {"macro_f1": 0.5}
         entry = study.append("report", trial=0, fidelity=fidelity, samples=1, metrics=metrics, checkpoint="c")
-        conductor.history.apply(entry)
-    assert not conductor.report(assigned.number, outcome(assigned.params, 9))
-    assert conductor.history.trials[0].state is State.COMPLETE
+        controller.history.apply(entry)
+    assert not controller.report(assigned.number, outcome(assigned.params, 9))
+    assert controller.history.trials[0].state is State.COMPLETE
 
 
 def test_a_duplicate_cut_off_before_its_answer_is_answered_on_resume(tmp_path):
     point = {"quality": 0.5, "kind": "a"}
     space = simulated.space(2, start=(point, point))
     study = simulated.begin(tmp_path / "s", space)
-    conductor = Conductor(study, space, 0)
-    assigned = conductor.next()
+    controller = TrialController(study, space, 0)
+    assigned = controller.next()
     for fidelity in space.fidelity.reports:
-        conductor.report(assigned.number, outcome(assigned.params, fidelity))
-    first = conductor.history.trials[0]
+        controller.report(assigned.number, outcome(assigned.params, fidelity))
+    first = controller.history.trials[0]
     fields = {"params": first.params, "sampled": first.sampled, "distributions": first.distributions}
     study.append("trial", trial=1, seed=1, origin="start", **fields)
-    again = Conductor(reopen(study), space, 0)
+    again = TrialController(reopen(study), space, 0)
     assert again.next() is None
     assert again.history.trials[1].duplicate_of == 0

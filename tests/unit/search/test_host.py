@@ -8,7 +8,7 @@ import pytest
 import simulated
 from lungtune.core.trial import Report
 from lungtune.errors import WeightsError
-from lungtune.search.host import PackHost
+from lungtune.search.backends.ray_hosts.host import PackHost
 
 
 class Session(simulated.SimulatedSession):

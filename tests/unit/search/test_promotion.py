@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lungtune.core.study import Study
 from lungtune.core.trial import State
-from lungtune.search.conductor import Conductor
+from lungtune.search.controller import TrialController
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conducted import MODES, decisions, drive, outcome, reopen, simulated
@@ -95,35 +95,35 @@ def test_promotion_spends_less_than_stopping_when_later_trials_are_better(tmp_pa
 
 def test_a_worker_without_work_waits_for_those_that_run(tmp_path):
     space = simulated.space(2)
-    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
-    first, second = conductor.next(), conductor.next()
-    conductor.report(first.number, outcome(first.params, 1))
-    assert conductor.next() is None
-    assert not conductor.finished
-    conductor.report(second.number, outcome(second.params, 1))
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
+    first, second = controller.next(), controller.next()
+    controller.report(first.number, outcome(first.params, 1))
+    assert controller.next() is None
+    assert not controller.finished
+    controller.report(second.number, outcome(second.params, 1))
     better = max((first, second), key=lambda assigned: assigned.params["quality"])
-    assert conductor.next().number == better.number
+    assert controller.next().number == better.number
 
 
 def test_a_failed_winner_gives_its_place_to_the_next(tmp_path):
     space = simulated.space(2)
-    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
     for _ in range(2):
-        assigned = conductor.next()
-        conductor.report(assigned.number, outcome(assigned.params, 1))
-    winner = conductor.next()
-    conductor.report(winner.number, {"failure": {"reason": "nan", "message": "the loss became nan"}})
-    assert conductor.next().number == 1 - winner.number
+        assigned = controller.next()
+        controller.report(assigned.number, outcome(assigned.params, 1))
+    winner = controller.next()
+    controller.report(winner.number, {"failure": {"reason": "nan", "message": "the loss became nan"}})
+    assert controller.next().number == 1 - winner.number
 
 
 def test_a_verdict_cut_off_before_its_record_is_carried_out_on_resume(tmp_path):
     space = simulated.space(3)
     study = simulated.begin(tmp_path / "s", space)
-    conductor = Conductor(study, space, 0)
-    assigned = conductor.next()
+    controller = TrialController(study, space, 0)
+    assigned = controller.next()
     metrics = outcome(assigned.params, 1)["metrics"]
     study.append("report", trial=0, fidelity=1, samples=100, metrics=metrics, checkpoint="c")
-    again = Conductor(reopen(study), space, 0)
+    again = TrialController(reopen(study), space, 0)
     assert again.history.trials[0].state is State.PAUSED
     assert again.next().number == 1
 
@@ -131,10 +131,10 @@ def test_a_verdict_cut_off_before_its_record_is_carried_out_on_resume(tmp_path):
 def test_a_resumed_trial_whose_process_dies_is_not_paused_again(tmp_path):
     space = simulated.space(1)
     study = simulated.begin(tmp_path / "s", space)
-    conductor = Conductor(study, space, 0)
-    conductor.report(conductor.next().number, outcome(conductor.history.trials[0].params, 1))
-    assert conductor.next().known == 1
-    again = Conductor(reopen(study), space, 0)
+    controller = TrialController(study, space, 0)
+    controller.report(controller.next().number, outcome(controller.history.trials[0].params, 1))
+    assert controller.next().known == 1
+    again = TrialController(reopen(study), space, 0)
     assert again.history.trials[0].state is State.RUNNING
     again.retry_or_give_up(0, "killed")
     again.requeue()
@@ -154,11 +154,11 @@ def test_an_extended_study_leaves_the_ended_trials_ended(tmp_path):
 
 def test_a_spent_budget_ends_the_paused(tmp_path):
     space = simulated.space(3)
-    conductor = Conductor(simulated.begin(tmp_path / "s", space), space, 0)
-    first, second = conductor.next(), conductor.next()
-    conductor.report(first.number, outcome(first.params, 1))
-    conductor.close_by_budget()
-    states = [conductor.history.trials[a.number].state for a in (first, second)]
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
+    first, second = controller.next(), controller.next()
+    controller.report(first.number, outcome(first.params, 1))
+    controller.close_by_budget()
+    states = [controller.history.trials[a.number].state for a in (first, second)]
     assert states == [State.PRUNED, State.RUNNING]
 
 

@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from lungtune.core.fidelity import Fidelity
+from lungtune.core.resource import Fidelity
 from lungtune.core.space import SAMPLERS, SearchSpace
 from lungtune.core.trial import History, Objective, Report, State, Trial
 from lungtune.search import sampler

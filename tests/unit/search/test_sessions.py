@@ -13,14 +13,13 @@ import pytest
 import torch
 from optuna.distributions import CategoricalDistribution
 
-from lungtune import training
-from lungtune.core.fidelity import Fidelity
 from lungtune.core.params import param
+from lungtune.core.resource import Fidelity
 from lungtune.core.space import SPACE, SearchSpace, together
 from lungtune.core.trial import Objective
 from lungtune.data.dataset import Dataset, Part
-from lungtune.nn import capacity
-from lungtune.search.host import PackHost
+from lungtune.engine import capacity, session
+from lungtune.search.backends.ray_hosts.host import PackHost
 from toy import CLASSES, LABELS, Toy
 
 
@@ -54,7 +53,7 @@ def part() -> Part:
 
 
 @pytest.fixture
-def sessions() -> tuple[training.Sessions, list[tuple[int, bool]]]:
+def sessions() -> tuple[session.Sessions, list[tuple[int, bool]]]:
     opened: list[tuple[int, bool]] = []
 
     def data(size: int, masks: bool) -> Dataset:
@@ -62,7 +61,7 @@ def sessions() -> tuple[training.Sessions, list[tuple[int, bool]]]:
         return Dataset(tuple(CLASSES), part(), part(), None, None, None, "")  # type: ignore[arg-type]
 
     both = together([space("one", ("a", "b")), space("two", ("c", "d", "e"))])
-    return training.Sessions(both, lambda name: Family(), data, slots=2), opened
+    return session.Sessions(both, lambda name: Family(), data, slots=2), opened
 
 
 def trial(name: str, model: str) -> dict[str, Any]:
@@ -86,7 +85,7 @@ def test_each_trial_trains_as_in_a_session_of_its_own(sessions: Any, tmp_path: P
     while len(reports) < 4:
         reports |= dict(made.step([n for n in which if n not in reports]))
     for number, params in which.items():
-        alone = training.Session(
+        alone = session.Session(
             Family(), Base(model=params["model"]), made.of(params).dataset, Fidelity(3, 1), Objective("macro_f1")
         )
         alone.start(number, {"lr": 1e-2}, number, tmp_path / f"alone{number}")
@@ -101,7 +100,7 @@ def test_only_the_last_idle_sessions_stay_open(sessions: Any, tmp_path: Path) ->
     made.start(0, trial("one", "a"), 0, tmp_path / "0")
     for model in "cdecde":
         made.of(trial("two", model))
-    assert len(made._open) == training.KEPT
+    assert len(made._open) == session.KEPT
     assert made.runs.keys() == {0}, "a session with a trial in it is never closed"
     assert len(opened) > 4
 
@@ -120,14 +119,14 @@ def test_what_is_due_outlives_a_neighbours_exception(sessions: Any, tmp_path: Pa
     which = {0: trial("one", "a"), 1: trial("one", "a"), 2: trial("two", "c")}
     for number, params in which.items():
         made.start(number, params, number, tmp_path / str(number))
-    save = training.checkpoint.save
+    save = session.checkpoint.save
 
     def broken(path: Path, *args: Any) -> Any:
         if path.parent.name in ("1", "2"):
             raise RuntimeError(f"a bug of trial {path.parent.name}")
         return save(path, *args)
 
-    monkeypatch.setattr(training.checkpoint, "save", broken)
+    monkeypatch.setattr(session.checkpoint, "save", broken)
 
     def until_due() -> None:
         while not made.step(which):
@@ -160,7 +159,7 @@ def test_a_host_opens_a_base_that_is_searched(monkeypatch: Any, tmp_path: Path) 
     plain = [dataclasses.replace(space(name, each), start=()) for name, each in models.items()]
     for searched in (together(plain), dataclasses.replace(plain[0], base={"image_size": 8, "model": "not here"})):
         opened: list[Any] = []
-        monkeypatch.setattr(training.Sessions, "on", lambda self, *base, opened=opened: opened.append(base))
+        monkeypatch.setattr(session.Sessions, "on", lambda self, *base, opened=opened: opened.append(base))
         host = object.__new__(PackHost)
         begun = {"space": dataclasses.replace(searched, slots=1).to_dict()}
         history = SimpleNamespace(study=begun, baselines={"constant": {}})
@@ -173,5 +172,5 @@ def test_a_host_opens_a_base_that_is_searched(monkeypatch: Any, tmp_path: Path) 
 def test_a_recipe_is_trained_with_as_many_threads_as_its_trial_was() -> None:
     """Hosts on cores have one; two add up in another order, and what a trial at a high rate ends with is another."""
     torch.set_num_threads(2)
-    capacity.as_searched()
+    capacity.set_reproducible_threads()
     assert torch.get_num_threads() == (2 if torch.cuda.is_available() else 1)

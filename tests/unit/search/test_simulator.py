@@ -71,8 +71,8 @@ def test_every_epoch_is_counted_once_and_the_budget_is_kept():
 
     ended = run(curves, keep, 500)
     assert (ended.epochs, ended.reached) == (500, False)
-    assert searches[0].conductor.history.work == 500
-    assert ended.trials == len(searches[0].conductor.history.trials)
+    assert searches[0].controller.history.work == 500
+    assert ended.trials == len(searches[0].controller.history.trials)
 
 
 def test_a_suggestion_stands_for_the_nearest_row_not_tried():
@@ -92,7 +92,7 @@ def test_a_curve_that_breaks_off_is_a_failed_trial():
         return searches[0]
 
     run(curves, keep, 40)
-    assert {t.state for t in searches[0].conductor.history.trials.values()} == {State.FAIL}
+    assert {t.state for t in searches[0].controller.history.trials.values()} == {State.FAIL}
 
 
 @pytest.mark.parametrize("kind", ["tpe", "random"])

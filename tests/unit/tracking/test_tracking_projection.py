@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungtune.core.trial import History
-from lungtune.evaluate.figures import confusion_png, roc_png
-from lungtune.tracking import charts, limits, notes, store, views
+from lungtune.tasks.classification.figures import confusion_png, roc_png
+from lungtune.tracking import charts, limits, mlflow_views, run_markdown, store
 from lungtune.tracking.projection import STUDY, Projection, data_name
 from lungtune.tracking.tail import Tail
 from tests.integration import tracking_study as made
@@ -153,17 +153,17 @@ def test_lengths_stay_within_the_limits():
 def test_the_saved_view_stays_within_a_tag_however_wide_the_space():
     kind, study = made.head()
     study["space"]["axes"] = {f"parameter_{i:04d}": "{}" for i in range(3000)}
-    name, value = views.tag(History([{"event": kind, "time": 1, **study}]))
+    name, value = mlflow_views.tag(History([{"event": kind, "time": 1, **study}]))
     assert name == "mlflow.sharedViewState.clip_lora-1"
     assert len(value) <= 20_000
     assert json.loads(value)["orderByKey"] == "metrics.`best_macro_f1`"
 
 
 def test_ranges_are_told_in_a_word():
-    axes = {key: notes.axis(text) for key, text in made.head()[1]["space"]["axes"].items()}
+    axes = {key: run_markdown.axis(text) for key, text in made.head()[1]["space"]["axes"].items()}
     assert axes["lr"] == "0.0005 .. 0.02 log"
     assert axes["lora_rank"] == "4 | 8 | 16 | 32"
-    assert notes.axis("not json") == "not json"
+    assert run_markdown.axis("not json") == "not json"
 
 
 def test_charts_compare_trials_at_a_fidelity_most_of_them_reached():

@@ -8,9 +8,9 @@ only.
         phantom.image, phantom.lung_mask, phantom.label, phantom.caption
 """
 
-from lungtune.data.phantom.knobs import CLASSES, Domain, Knobs, defaults
 from lungtune.data.phantom.patient import Patient, Shot, draw_patient, draw_shot
 from lungtune.data.phantom.render import VERSION, Phantom, generate, render
+from lungtune.data.phantom.settings import CLASSES, Domain, Knobs, defaults
 
 __all__ = [
     "CLASSES",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lungtune.data.phantom import fields
+from lungtune.data.phantom import textures
 from lungtune.data.phantom.geometry import Array, ellipsoid, radius, step, tube, union
 from lungtune.data.phantom.patient import Patient, Shot
 
@@ -225,8 +225,8 @@ def airway(f: Frame) -> Array:
 
 def lung_vessels(patient: Patient, f: Frame) -> Array:
     """Return the path length of the lungs' vessels and of both hila."""
-    right = fields.vessels(patient.tree, f.across, f.down)
-    left = fields.vessels(patient.tree // 8 + 3, f.across, f.down - np.float32(0.02))
+    right = textures.vessels(patient.tree, f.across, f.down)
+    left = textures.vessels(patient.tree // 8 + 3, f.across, f.down - np.float32(0.02))
     vessels = np.where(f.left < 0, right, left)
     total = np.float32(0.12 * patient.vessel) * vessels
     middle = f.apex + 0.5 * (f.base - f.apex)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lungtune.data.phantom import fields
+from lungtune.data.phantom import textures
 from lungtune.data.phantom.anatomy import Frame
 from lungtune.data.phantom.geometry import Array, radius, step
-from lungtune.data.phantom.knobs import CLASSES
+from lungtune.data.phantom.settings import CLASSES
 
 SIDES = {-1: "right", 1: "left"}
 
@@ -51,8 +51,8 @@ class _Canvas:
     def say(self, finding: str, side: str, zone: str) -> None:
         self.findings.append({"finding": finding, "side": side, "zone": zone, "severity": round(self.gain, 3)})
 
-    def noise(self, kind: fields.Kind) -> Array:
-        return fields.noise(kind, self.size, self.rng)
+    def noise(self, kind: textures.Kind) -> Array:
+        return textures.noise(kind, self.size, self.rng)
 
     def blob(
         self, side: int, across: float, down: float, axes: tuple[float, float], rough: float, soft: float

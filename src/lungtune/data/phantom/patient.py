@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from lungtune.data.phantom.knobs import CLASSES, MACHINES, Domain, Knobs
+from lungtune.data.phantom.settings import CLASSES, MACHINES, Domain, Knobs
 
 GOLDEN = 0.6180339887498949
 """Golden ratio: multiples of it modulo 1 fill [0, 1) evenly, so class counts stay close to the prior."""

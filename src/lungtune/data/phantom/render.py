@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lungtune.data.phantom import anatomy, fields, lesions
+from lungtune.data.phantom import anatomy, lesions, textures
 from lungtune.data.phantom.captions import caption
 from lungtune.data.phantom.geometry import Array, ellipsoid, grid
-from lungtune.data.phantom.knobs import Domain, Knobs, resolve
 from lungtune.data.phantom.patient import Patient, Shot, draw_patient, draw_shot, stream
+from lungtune.data.phantom.settings import Domain, Knobs, resolve
 
 VERSION = 2
 """Raise it whenever a pixel changes: caches of older pictures are then left aside."""
@@ -74,7 +74,7 @@ def render(patient: Patient, shot: Shot, *, size: int = 96, knobs: Knobs | None 
     rng = stream(patient.seed, patient.domain, patient.number, 1000 + shot.index)
     x, y = _grid(size)
     body_rng = stream(patient.seed, patient.domain, patient.number, 500)
-    warp = (fields.noise("warp", size, body_rng), fields.noise("warp", size, body_rng))
+    warp = (textures.noise("warp", size, body_rng), textures.noise("warp", size, body_rng))
     f = anatomy.frame(patient, shot, x, y, warp)
     air, field = anatomy.lung(f)
     heart = anatomy.heart(patient, shot, f)
@@ -87,7 +87,7 @@ def render(patient: Patient, shot: Shot, *, size: int = 96, knobs: Knobs | None 
         air = air * (1 - np.float32(shot.haze) * haze * haze)
     free = np.maximum(air - np.float32(0.95) * heart, np.float32(0.10) * air)
     aerated = free * (1 - filled)
-    texture = 1 + np.float32(0.05) * fields.noise("cloud", size, rng)
+    texture = 1 + np.float32(0.05) * textures.noise("cloud", size, rng)
     soft = anatomy.body(patient, shot, f) + anatomy.belly(patient, f)
     soft = soft + np.float32(0.30) * np.minimum(heart, 0.6)
     vessels = anatomy.lung_vessels(patient, f) * np.minimum(air * 3, 1)

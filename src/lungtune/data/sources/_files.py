@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from lungtune.data import dicom
+from lungtune.data.readers import dicom
 from lungtune.errors import DataError, did_you_mean
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"}) | dicom.SUFFIXES

@@ -163,7 +163,7 @@ def _read(root: Path) -> list[dict[str, str]]:
 def _tasks(made: Recipe, part: Path) -> Iterator[tuple[Recipe, Path, str, list[tuple[int, int]]]]:
     """Yield tasks of up to ``_CHUNK`` patients: (patient number, how many of its pictures) each."""
     from lungtune.data.phantom import draw_patient
-    from lungtune.data.phantom.knobs import resolve
+    from lungtune.data.phantom.settings import resolve
 
     for split, first, wanted in (("train", 0, made.n), ("test", TEST_FIRST, made.test)):
         knobs = resolve(made.domain, made.knobs(split))
@@ -184,7 +184,7 @@ def _draw(task: tuple[Recipe, Path, str, list[tuple[int, int]]]) -> list[dict[st
     from PIL import Image
 
     from lungtune.data.phantom import CLASSES, draw_patient, draw_shot, render
-    from lungtune.data.phantom.knobs import resolve
+    from lungtune.data.phantom.settings import resolve
 
     made, part, split, patients = task
     knobs = resolve(made.domain, made.knobs(split))

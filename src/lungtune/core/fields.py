@@ -1,0 +1,48 @@
+"""Fields: what a case consists of, and what a family or a task wants of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KINDS = ("image", "volume", "mask", "label", "labels", "text", "table")
+"""image ``(C, H, W)``, volume ``(C, D, H, W)``, mask ``(1, ...)`` of the image's or volume's extent, label: a class
+index, labels: one number in {0, 1, NaN} per label name, text: a string, table: one number or NaN per column."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a case: an input of a family or a target of a task.
+
+    Attributes:
+        name: key in a data set's part and in a batch.
+        kind: one of ``KINDS``.
+        channels: of an image or a volume: 1 grey, 3 colour.
+    """
+
+    name: str
+    kind: str
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"a field's kind must be one of {', '.join(KINDS)}, but got {self.kind!r}")
+
+    @property
+    def spatial(self) -> bool:
+        """Whether it has a spatial extent: one geometric augmentation moves all spatial fields of a case together."""
+        return self.kind in ("image", "volume", "mask")
+
+    @property
+    def pixels(self) -> bool:
+        """Whether its values are intensities, which brightness and noise change."""
+        return self.kind in ("image", "volume")
+
+
+IMAGE = Field("image", "image")
+COLOUR = Field("image", "image", channels=3)
+VOLUME = Field("volume", "volume")
+MASK = Field("mask", "mask")
+LABEL = Field("label", "label")
+LABELS = Field("labels", "labels")
+TEXT = Field("text", "text")
+TABLE = Field("table", "table")

@@ -1,0 +1,181 @@
+"""Tasks: what a family is trained and scored for. A task is a folder ``lungtune/tasks/<name>/``, or one of a user's own.
+
+A family names its tasks (``Family.tasks``), the first of which lends its first metric as the default objective. The
+journal stores the objective's task, and whatever depends on it is asked of the task: nothing looks at names or types.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from lungtune.core.fields import Field
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a task.
+
+    Attributes:
+        mode: ``max`` or ``min``: which direction is better.
+        help: what it measures, with its range or unit.
+    """
+
+    mode: str
+    help: str
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is: a difference times it is positive where it is a gain."""
+        return 1 if self.mode == "max" else -1
+
+
+class Scorer(Protocol):
+    """Scores one report under many weightings of the patients (:mod:`lungtune.stats.bootstrap`)."""
+
+    patients: int
+
+    def score(self, metric: Any, weights: np.ndarray) -> np.ndarray:
+        """Return the metric ``(D,)`` under whole-number patient weights ``(D, P)``; a row of ones gives it plain."""
+
+    def outside(self, metric: Any, weights: np.ndarray) -> np.ndarray:
+        """Return the metric ``(D,)`` on the patients that draws ``(D, P)`` leave out."""
+
+
+class Predictions(Protocol):
+    """What a report keeps of a trial's predictions on N validation cases, to be scored again on drawn patients."""
+
+    def __len__(self) -> int:
+        """Return the number of cases N."""
+
+    def scorer(self, groups: np.ndarray) -> Scorer:
+        """Return a scorer over patients; ``groups`` is each case's patient ``(N,)`` in 0..P-1."""
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return what a checkpoint holds of this; ``Task.predictions`` reads it back."""
+
+    def table(self) -> np.ndarray:
+        """Return what stays beside the checkpoint, as ``<checkpoint>.npy``, when that is pruned."""
+
+    def with_table(self, table: np.ndarray) -> Predictions:
+        """Return the predictions of another report on the same cases, from what :meth:`table` kept of it."""
+
+    def collapsed(self, classes: Sequence[str]) -> str:
+        """Return the sentence that says that the model has collapsed; empty when it has not."""
+
+    def figures(self, title: str, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield (file name, PNG) of figures drawn from this."""
+
+
+class Evaluator(ABC):
+    """Scores the trials of one session for one task.
+
+    Args:
+        task: the task.
+        family: the trials' family.
+        base: its ``Base``.
+        dataset: what the trials train and validate on (:class:`lungtune.data.dataset.Dataset`).
+        device: the session's torch device.
+    """
+
+    def __init__(self, task: Any, family: Any, base: Any, dataset: Any, device: torch.device) -> None:
+        self.task = task
+        self.family = family
+        self.base = base
+        self.dataset = dataset
+        self.device = device
+
+    @abstractmethod
+    def predict(self, pack: Any, slot: int, part: Any) -> dict[str, np.ndarray]:
+        """Return the predictions of the trial in ``slot`` on a part of the data, with its weights as they are."""
+
+    @abstractmethod
+    def scores(self, part: Any, predicted: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return all metrics of what :meth:`predict` returned, all finite; metrics no case allows are left out.
+
+        Raises:
+            TrialError: the trial has diverged.
+        """
+
+    @abstractmethod
+    def kept(self, part: Any, predicted: Mapping[str, np.ndarray]) -> Predictions:
+        """Return what is kept of it in checkpoints."""
+
+    def picture(self, predicted: Mapping[str, np.ndarray]) -> bytes | None:
+        """Return a PNG to look at; None where there is nothing to see."""
+        return None
+
+    def references(self, pack: Any, params: Any) -> dict[str, dict[str, float]]:
+        """Return scores on validation that need a model, which trials are read beside, by name of who has them.
+
+        Args:
+            pack: with room for one trial.
+            params: a trial's ``Params``, as it starts.
+        """
+        return {}
+
+
+class Task(ABC):
+    """One kind of task. Instances are cheap and hold options only; heavy imports stay inside methods.
+
+    Attributes:
+        name: folder name; the first half of a metric's full name, such as ``segmentation.dice``.
+        metrics: metric name -> :class:`Metric`; the first is the default objective.
+        targets: fields that the loss and the scores compare with.
+        compared: names of the targets that :meth:`predict` needs (a Dice of each case is taken where masks are at
+            hand); the others are never shown to a model that is evaluated.
+        headline: metrics that tables show beside the objective.
+        by_class: prefix of the metrics that reports carry per class (``recall`` of ``recall_<class>``); empty without.
+        shown: file name -> heading of the figures that :meth:`Predictions.figures` yields or the evaluator draws.
+    """
+
+    name: ClassVar[str]
+    metrics: ClassVar[Mapping[str, Metric]]
+    targets: ClassVar[tuple[Field, ...]]
+    compared: ClassVar[tuple[str, ...]] = ()
+    headline: ClassVar[tuple[str, ...]] = ()
+    by_class: ClassVar[str] = ""
+
+    @abstractmethod
+    def loss(self, outputs: Mapping[str, torch.Tensor], batch: Any, layout: Any) -> torch.Tensor:
+        """Return each row's loss ``(N,)``, float32.
+
+        Args:
+            outputs: what ``Family.outputs`` returned.
+            batch: a :class:`lungtune.inputs.batch.Batch` with the task's targets and ``weights`` ``(N,)``.
+            layout: which rows belong to which trial, and each trial's ``Params``.
+        """
+
+    @abstractmethod
+    def predict(self, outputs: Mapping[str, torch.Tensor], batch: Any) -> Mapping[str, torch.Tensor]:
+        """Return what is kept of each row: tensors ``(N, ...)`` by name, names of no other task's."""
+
+    @abstractmethod
+    def evaluator(self, family: Any, base: Any, dataset: Any, device: torch.device) -> Evaluator:
+        """Return what scores the trials of one session."""
+
+    @abstractmethod
+    def predictions(self, tensors: Mapping[str, np.ndarray]) -> Predictions | None:
+        """Return the predictions among a checkpoint's tensors; None when they are not there."""
+
+    def baselines(self, dataset: Any) -> dict[str, dict[str, float]]:
+        """Return scores on validation of models that know nothing, by name; told before the first trial."""
+        return {}
+
+    @abstractmethod
+    def retraining(self) -> type:
+        """Return the class that retrains recipes with this objective (:class:`lungtune.retraining.frame.Retraining`)."""
+
+    def tolerance(self, score: float, cases: int) -> float:
+        """Return how far a retrained score may lie from the searched one and still count as reproduced."""
+        return max(0.01, 2 / cases)
+
+    def next_commands(self, recipe: str) -> list[tuple[str, str]]:
+        """Return (command, what it does) that make sense after ``retrain`` of a recipe file."""
+        return []

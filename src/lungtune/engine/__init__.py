@@ -1,0 +1,1 @@
+"""The training loop: packs of trials, their parameters, optimiser, memory, checkpoints, sessions."""

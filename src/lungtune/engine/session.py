@@ -1,0 +1,295 @@
+"""Trains trials from report to report: one backbone, one data set, one pack. Search and retraining both use it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lungtune.core import params as parameters
+from lungtune.core.family import Trainable
+from lungtune.core.journal import write_atomic
+from lungtune.core.resource import Fidelity
+from lungtune.core.space import SearchSpace
+from lungtune.core.trial import Objective, Report
+from lungtune.data.dataset import Dataset, Part
+from lungtune.engine import capacity, checkpoint, memory
+from lungtune.engine.capacity import Capacity
+from lungtune.engine.pack import Pack
+from lungtune.errors import TrialError
+from lungtune.tasks import evaluator
+
+log = logging.getLogger(__name__)
+_STATE = "state."
+
+KEPT = 3
+"""Sessions that stay open when no trial is in them."""
+
+
+def device() -> str:
+    """Return the device trials train on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass
+class Run:
+    """A trial in training."""
+
+    slot: int
+    folder: Path
+    fidelity: float = 0.0
+    pending: list[Report | TrialError] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    trained: int = 0
+    seconds: float = 0.0
+    best: tuple[float, str] = (math.nan, "")
+    verified: bool = False
+    judged: tuple[int, dict[str, np.ndarray]] | None = None
+    """Samples seen at the last report, and what was made of validation then."""
+
+
+class Session:
+    """Holds a backbone and a data set, and trains up to ``slots`` trials together over them.
+
+    Args:
+        trainable: the model family.
+        base: the family's ``Base``, equal for all trials of the session.
+        dataset: training, synthetic and validation images at ``base.image_size``.
+        fidelity: when trials report and how long their schedule is.
+        objective: decides which checkpoint is the best and is kept.
+        slots: most trials at a time.
+    """
+
+    def __init__(
+        self,
+        trainable: Trainable,
+        base: Any,
+        dataset: Dataset,
+        fidelity: Fidelity,
+        objective: Objective,
+        slots: int = 1,
+    ) -> None:
+        self.trainable = trainable
+        self.base = base
+        self.dataset = dataset
+        self.fidelity = fidelity
+        self.objective = objective
+        self.pack = Pack(
+            trainable,
+            base,
+            dataset.classes,
+            images=dataset.train.images,
+            labels=dataset.train.labels,
+            masks=evaluator.masks_of(trainable, dataset.train),
+            synthetic=dataset.synthetic,
+            capacity=slots,
+            device=device(),
+        )
+        self.evaluator = evaluator.of(trainable, base, dataset, self.pack.device)
+        self.runs: dict[int, Run] = {}
+        self._reports = fidelity.reports
+
+    def start(self, number: int, params: Mapping[str, Any], seed: int, folder: Path, known: float = 0.0) -> None:
+        """Let a trial join, from its newest sound checkpoint in ``folder`` if there is one.
+
+        A report that the checkpoint holds but the caller does not know of (``known`` passes) is delivered again
+        by the next :meth:`step`.
+        """
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        values = parameters.build(self.trainable.Params, params)
+        horizon = round(self.fidelity.max * len(self.dataset.train.labels))
+        found = checkpoint.latest(folder)
+        state = None
+        pending: list[Report | TrialError] = []
+        done, best = 0.0, (math.nan, "")
+        if found is not None:
+            path, tensors, meta = found
+            state = {name.removeprefix(_STATE): t for name, t in tensors.items() if name.startswith(_STATE)}
+            done, best = meta["fidelity"], tuple(meta["best"])
+            if done > known:
+                pending.append(Report(done, meta["samples"], meta["metrics"], str(path)))
+        slot = self.pack.join(values, seed=seed, horizon=horizon, state=state)
+        self.runs[number] = Run(slot, folder, done, pending, best=best)  # type: ignore[arg-type]
+
+    def leave(self, number: int) -> None:
+        """Let a trial leave; its checkpoints stay."""
+        self.pack.leave(self.runs.pop(number).slot)
+
+    def fit(self, cap: int, configurations: Sequence[Mapping[str, Any]]) -> Capacity:
+        """Measure how many trials at a time, at most ``cap``, this device trains fastest; no trial may be in."""
+        typical = [parameters.build(self.trainable.Params, params) for params in configurations]
+        self.pack.capacity = cap
+        found = capacity.measure(self.pack, typical, cap)
+        self.pack.capacity = found.slots
+        return found
+
+    def step(self, numbers: Collection[int] | None = None) -> list[tuple[int, Report | TrialError]]:
+        """Train trials (default all) by one optimiser step; return the reports that came due and trials that failed."""
+        runs = {n: run for n, run in self.runs.items() if numbers is None or n in numbers}
+        if not any(run.pending for run in runs.values()):
+            self._train(runs)
+        due = [(number, report) for number, run in runs.items() for report in run.pending]
+        for run in runs.values():
+            run.pending = []
+        return due
+
+    def _train(self, runs: Mapping[int, Run]) -> None:
+        """Take a step. What comes due waits in its run, so that it outlives a neighbour's exception."""
+        began = time.perf_counter()
+        before = {number: self.pack.samples(run.slot) for number, run in runs.items()}
+        losses = self.pack.step({run.slot for run in runs.values()})
+        seconds = time.perf_counter() - began
+        for number, run in runs.items():
+            samples, loss = self.pack.samples(run.slot), losses[run.slot]
+            run.trained += samples - before[number]
+            run.seconds += seconds
+            run.losses.append(loss)
+            problem = self._unreached(run)
+            if problem is not None:
+                run.pending.append(problem)
+            elif not math.isfinite(loss):
+                run.pending.append(TrialError("nan", f"the training loss became {loss} after {samples} samples"))
+            elif samples >= round(self._next(run) * len(self.dataset.train.labels)):
+                run.pending.append(self._report(run, samples))
+
+    def _unreached(self, run: Run) -> TrialError | None:
+        """In a trial's first steps here, make sure that all it trains gets a gradient."""
+        if not run.verified:
+            try:
+                run.verified = self.pack.verify(run.slot)
+            except TrialError as error:
+                return error
+        return None
+
+    def until_report(self, progress: Callable[[int], None] | None = None) -> list[tuple[int, Report | TrialError]]:
+        """Step until something is due; ``progress`` is told the optimiser steps made."""
+        while True:
+            due = self.step()
+            if progress is not None:
+                progress(1)
+            if due:
+                return due
+
+    def _next(self, run: Run) -> float:
+        """The next fidelity at which a trial reports."""
+        return next((level for level in self._reports if level > run.fidelity + 1e-9), self.fidelity.max)
+
+    def judge(self, number: int, part: Part) -> dict[str, np.ndarray]:
+        """Return what trial ``number`` makes of a part of the data (``evaluator``)."""
+        run = self.runs[number]
+        if run.judged and part is self.dataset.validation and run.judged[0] == self.pack.samples(run.slot):
+            return run.judged[1]  # for a generator that is as costly as a report
+        return self.evaluator.judge(self.pack, run.slot, part)
+
+    def references(self, params: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+        """Return the scores on validation that trials are read beside; no trial may be in."""
+        return self.evaluator.references(self.pack, parameters.build(self.trainable.Params, params))
+
+    def _report(self, run: Run, samples: int) -> Report | TrialError:
+        cases = len(self.dataset.train.labels)  # a large batch may pass several levels at once
+        run.fidelity = max(level for level in self._reports if round(level * cases) <= samples)
+        part = self.dataset.validation
+        judged = self.evaluator.judge(self.pack, run.slot, part)
+        run.judged = samples, judged
+        try:
+            scores = self.evaluator.scores(part, judged)
+        except TrialError as error:
+            return error
+        scores |= {
+            "loss": sum(run.losses) / len(run.losses),
+            "samples_per_second": run.trained / run.seconds,
+            "peak_memory_mb": memory.peak(),
+        }
+        run.losses, run.trained, run.seconds = [], 0, 0.0
+        path = run.folder / checkpoint.name(samples)
+        score = scores.get(self.objective.metric, math.nan)
+        if self.objective.better(score, run.best[0]):
+            run.best = (score, path.name)
+        tensors = {_STATE + name: tensor for name, tensor in self.pack.state(run.slot).items()}
+        evidence = self.evaluator.evidence(part, judged)
+        tensors |= {name: torch.from_numpy(np.ascontiguousarray(t)) for name, t in evidence.tensors().items()}
+        meta = {"fidelity": run.fidelity, "samples": samples, "metrics": scores, "best": list(run.best)}
+        table = io.BytesIO()
+        np.save(table, evidence.table())
+        write_atomic(path.with_suffix(".npy"), table.getvalue())  # stays when the checkpoint is pruned
+        if (picture := self.evaluator.picture(judged)) is not None:
+            write_atomic(path.with_suffix(".png"), picture)
+        checkpoint.save(path, tensors, meta)
+        checkpoint.prune(run.folder, keep=[run.best[1]])
+        return Report(run.fidelity, samples, scores, str(path))
+
+
+class Sessions:
+    """Trains trials of any family and base: one session for each, opened when a trial first needs it.
+
+    Args:
+        space: what is searched.
+        family: returns a family by its name.
+        data: opens the data set for an image size, with masks or without.
+        slots: most trials at a time of one session.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        family: Callable[[str], Trainable],
+        data: Callable[[int, bool], Dataset],
+        slots: int,
+    ) -> None:
+        self.space = space
+        self._family = family
+        self._data = data
+        self._slots = slots
+        self._open: dict[str, Session] = {}
+
+    def of(self, params: Mapping[str, Any]) -> Session:
+        """Return the session of trials with these parameters (as in the journal)."""
+        made = self.space.configuration(params)
+        return self.on(made.family, made.base)
+
+    def on(self, family: str, values: Mapping[str, Any]) -> Session:
+        """Return the session of a family's base, given as plain values."""
+        key = repr((family, sorted(values.items())))
+        if key not in self._open:
+            idle = [other for other, session in self._open.items() if not session.runs]
+            for other in idle[: max(0, len(self._open) + 1 - KEPT)]:  # a backbone is large, opening one takes seconds
+                del self._open[other]
+            trainable = self._family(family)
+            base = parameters.build(trainable.Base, values)
+            data = self._data(base.image_size, trainable.needs_masks)
+            self._open[key] = Session(
+                trainable, base, data, self.space.fidelity, self.space.objective, slots=self._slots
+            )
+        self._open[key] = self._open.pop(key)  # the last one used comes last
+        return self._open[key]
+
+    @property
+    def runs(self) -> dict[int, Run]:
+        """The trials in training."""
+        return {number: run for session in self._open.values() for number, run in session.runs.items()}
+
+    def start(self, number: int, params: Mapping[str, Any], seed: int, folder: Path, known: float = 0.0) -> None:
+        """Let a trial join the session it belongs to; see ``Session.start``."""
+        own = self.space.configuration(params).params
+        self.of(params).start(number, own, seed, folder, known)
+
+    def leave(self, number: int) -> None:
+        """Let a trial leave."""
+        next(session for session in self._open.values() if number in session.runs).leave(number)
+
+    def step(self, numbers: Collection[int]) -> list[tuple[int, Report | TrialError]]:
+        """Train trials by one step, session after session, until something is due; see ``Session.step``.
+
+        What is due goes out at once: it would be lost if a later session raised.
+        """
+        mine = [(s, s.runs.keys() & set(numbers)) for s in list(self._open.values())]
+        return next((due for session, some in mine if some and (due := session.step(some))), [])

@@ -1,1 +1,0 @@
-"""What scores mean: metrics, intervals over patients, baselines, the optimism of a search's best."""

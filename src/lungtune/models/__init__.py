@@ -1,0 +1,1 @@
+"""Backbones: CLIP, latent diffusion, timm's models, Conformer, U-Net; their weights and exports."""

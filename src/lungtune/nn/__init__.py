@@ -1,1 +1,0 @@
-"""Torch: the pack and the slot-aware layers, losses, augmentation and checkpoints it is made of."""

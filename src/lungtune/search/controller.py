@@ -1,0 +1,277 @@
+"""Every decision of a search, each in the journal before it takes effect. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lungtune.core import synthetic
+from lungtune.core.resource import TOLERANCE
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.core.trial import State, Trial
+from lungtune.search import sampler
+from lungtune.search.sampler import Suggestion
+from lungtune.search.schedulers.asha import Asha, Decision
+
+MAX_LOST = 3
+"""How often a trial may lose its process without a new report before it is given up."""
+
+MAX_FAILURES = 5
+"""So many failures in a row (divergence apart) are the machine's or the code's, not the configurations': stop."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial to train: from its newest checkpoint if it has one."""
+
+    number: int
+    params: Mapping[str, Any]
+    seed: int
+    known: float
+    """Passes whose report the journal holds already."""
+    lost: int = 0
+    """How often its host died since its last report."""
+
+
+class TrialController:
+    """Hands out trials, judges their reports, keeps the journal.
+
+    Everything it knows is rebuilt from the journal, so a new conductor on the same study goes on where the last one
+    was cut off: unfinished trials first, then paused ones worth resuming, then new ones; ASHA's rungs as they were,
+    the sampler with the same history.
+    """
+
+    def __init__(
+        self, study: Study, space: SearchSpace, seed: int, suggest: Callable[..., Suggestion] = sampler.suggest
+    ) -> None:
+        self.study = study
+        self.space = space
+        self.seed = seed
+        self.suggest = suggest
+        self.history = study.history()
+        self.failures = 0
+        self.running: set[int] = set()
+        self.stopping = ""
+        self.watchers: list[Callable[[Mapping[str, Any]], None]] = []
+        self._lock = threading.RLock()
+        self._replay()
+        self.unfinished = [trial.number for trial in self.history.of(State.RUNNING)]
+
+    def _replay(self) -> None:
+        """Show a new ASHA every report in its order; carry out a decision whose record a crash cut off."""
+        self.asha = Asha(self.space.fidelity, self.space.objective, self.space.scheduler)
+        for number, report in self.history.order:
+            trial = self.history.trials[number]
+            best = trial.best(self.space.objective, up_to=report.fidelity)
+            score = best.metrics[self.space.objective.metric] if best else math.nan
+            verdict = self._judge(trial, report.fidelity, score)
+            last = abs(report.fidelity - trial.fidelity) < TOLERANCE
+            carried_out = trial.state is not State.RUNNING or report.fidelity < trial.paused + TOLERANCE
+            if last and not carried_out:
+                self._carry_out(verdict, trial)
+
+    def _judge(self, trial: Trial, fidelity: float, score: float) -> Decision:
+        verdict = self.asha.judge(trial.number, fidelity, score, random=trial.origin == "random")
+        if fidelity >= self.space.fidelity.max - TOLERANCE:
+            return Decision.STOP
+        # the configuration all others are compared with is never stopped
+        return Decision.CONTINUE if trial.origin == "start" else verdict
+
+    def _carry_out(self, verdict: Decision, trial: Trial) -> None:
+        if verdict is Decision.PAUSE:
+            self.running.discard(trial.number)
+            self._write("pause", trial=trial.number, fidelity=trial.fidelity)
+        elif verdict is Decision.STOP and trial.fidelity >= self.space.fidelity.max - TOLERANCE:
+            self._end(trial.number, State.COMPLETE)
+        elif verdict is Decision.STOP:
+            self._end(trial.number, State.PRUNED, reason="asha")
+
+    def _write(self, event: str, **fields: Any) -> None:
+        entry = self.study.append(event, **fields)
+        self.history.apply(entry)
+        for watcher in self.watchers:
+            try:
+                watcher(entry)
+            except (OSError, ValueError) as error:  # a closed pipe, a full disk: a decision never hangs on being shown
+                log.debug("a watcher failed: %s", error)
+
+    def _end(self, number: int, state: State, reason: str = "", message: str = "", **extra: Any) -> None:
+        self.running.discard(number)
+        self.failures = self.failures + 1 if state is State.FAIL and reason != "nan" else 0
+        if self.failures >= MAX_FAILURES and not self.stopping:
+            self.stopping = f"{self.failures} trials failed one after the other; the last: {message.strip()[-300:]}"
+        self._write("end", trial=number, state=state.value, reason=reason, message=message, **extra)
+
+    @property
+    def finished(self) -> bool:
+        """Whether as many trials as wanted have ended."""
+        left = self.unfinished or self.running or self.history.of(State.PAUSED)
+        return not left and len(self.history.trials) >= self.history.target
+
+    def next(self) -> Assignment | None:
+        """Return the next trial to train.
+
+        None when there is none: left (``finished``), because the search is stopping, or because which trial goes on
+        depends on those that are running: ask again after the next report.
+        """
+        with self._lock:
+            while not self.stopping:
+                trial = self._next_trial()
+                if trial is None:
+                    return None
+                if self._hopeless(trial) or self._duplicate(trial):
+                    continue
+                self.running.add(trial.number)
+                self._write("start", trial=trial.number, attempt=trial.lost + 1, fidelity=trial.fidelity)
+                return Assignment(trial.number, trial.params, trial.seed, trial.fidelity, trial.lost)
+            return None
+
+    def _next_trial(self) -> Trial | None:
+        """Unfinished trials first, then paused ones among the best, then new ones; at the end the best of each rung."""
+        trials = self.history.trials
+        if self.unfinished:
+            return trials[self.unfinished.pop(0)]
+        number = self.asha.promotable(trials)
+        if number is None and len(trials) < self.history.target:
+            return self._new_trial()
+        if number is None and not self.running:
+            number = self.asha.promotable(trials, last=True)
+            if number is None:
+                self._end_paused()
+        return None if number is None else trials[number]
+
+    def _end_paused(self) -> None:
+        for trial in self.history.of(State.PAUSED):
+            self._end(trial.number, State.PRUNED, reason="asha")
+
+    def _new_trial(self) -> Trial:
+        number = len(self.history.trials)
+        made = self.suggest(self.space, self.history, self.seed, number)
+        self._write(
+            "trial",
+            trial=number,
+            params=made.params,
+            sampled=made.sampled,
+            distributions=made.distributions,
+            seed=self.seed + number,
+            origin=made.origin,
+            sampler_attrs=made.attrs,
+        )
+        return self.history.trials[number]
+
+    def _duplicate(self, trial: Trial) -> bool:
+        """Answer a configuration that was finished or paused before from the journal."""
+        if trial.reports:
+            return False
+        for other in self.history.of(State.COMPLETE, State.PRUNED, State.PAUSED):
+            if synthetic.plain(other.params) == synthetic.plain(trial.params) and other.duplicate_of is None:
+                state = State.COMPLETE if other.state is State.COMPLETE else State.PRUNED
+                self._end(trial.number, state, reason="duplicate", duplicate_of=other.number)
+                return True
+        return False
+
+    def _hopeless(self, trial: Trial) -> bool:
+        if trial.lost <= MAX_LOST:
+            return False
+        message = f"its host died {trial.lost} times without a report in between"
+        self._end(trial.number, State.FAIL, reason="lost", message=message)
+        return True
+
+    def report(self, number: int, outcome: Mapping[str, Any]) -> bool:
+        """Take a trial's report; return whether it goes on.
+
+        Args:
+            number: the trial.
+            outcome: ``fidelity`` (passes), ``samples``, ``metrics`` {name: number}, ``checkpoint``; or ``failure``
+                {reason, message} when the trial raised.
+        """
+        with self._lock:
+            trial = self.history.trials[number]
+            if trial.state is not State.RUNNING:
+                return False
+            failure = outcome.get("failure")
+            if failure:
+                self._end(number, State.FAIL, reason=failure["reason"], message=failure["message"])
+                return False
+            if outcome["fidelity"] <= trial.fidelity + TOLERANCE:  # trained again after a lost checkpoint
+                if trial.fidelity < self.space.fidelity.max - TOLERANCE:
+                    return True
+                self._carry_out(Decision.STOP, trial)
+                return False
+            metrics, problem, reason = self._checked(outcome["metrics"])
+            if problem:
+                self._end(number, State.FAIL, reason=reason, message=problem)
+                return False
+            self._write(
+                "report",
+                trial=number,
+                fidelity=outcome["fidelity"],
+                samples=outcome["samples"],
+                metrics=metrics,
+                checkpoint=outcome["checkpoint"],
+                seconds=outcome.get("seconds"),
+            )
+            self.failures = 0
+            verdict = self._judge(trial, outcome["fidelity"], trial.value(self.space.objective))
+            self._carry_out(verdict, trial)
+            return verdict is Decision.CONTINUE
+
+    def _checked(self, metrics: Mapping[str, Any]) -> tuple[dict[str, float], str, str]:
+        """Return the finite metrics, and what is wrong with the report (a sentence, a reason) if anything is."""
+        wanted = self.space.objective.metric
+        if wanted not in metrics:
+            return {}, f"a report must hold '{wanted}', but holds {', '.join(map(str, metrics)) or 'nothing'}", "report"
+        clean: dict[str, float] = {}
+        for name, value in metrics.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                kind = type(value).__name__
+                return {}, f"every metric must be a plain number, but '{name}' is {value!r:.80} ({kind})", "report"
+            if math.isfinite(value):
+                clean[str(name)] = float(value)
+            elif name in (wanted, "loss"):
+                return {}, f"'{name}' became {value}", "nan"
+        return clean, "", ""
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Write down what decides nothing but should be known later."""
+        with self._lock:
+            self._write(event, **fields)
+
+    def lost(self, number: int, why: str) -> None:
+        """Take note that a trial's process died; it will be tried again from its last good checkpoint."""
+        with self._lock:
+            if self.history.trials[number].state is State.RUNNING:
+                self._write("lost", trial=number, why=why[:500])
+
+    def requeue(self) -> None:
+        """Put the trials that were running back in the queue: their processes are gone."""
+        with self._lock:
+            self.running.clear()
+            self._replay()
+            self.unfinished = [trial.number for trial in self.history.of(State.RUNNING)]
+
+    def retry_or_give_up(self, number: int, why: str) -> None:
+        """A trial whose host died goes on if it made progress lately, and ends if that happened too often."""
+        with self._lock:
+            trial = self.history.trials[number]
+            if trial.state is not State.RUNNING:
+                return
+            self.lost(number, why)
+            self.running.discard(number)
+            if not self._hopeless(trial):
+                self.unfinished.append(number)
+
+    def close_by_budget(self) -> None:
+        """End the trials that have a report: the time budget is spent. The others stay to be resumed."""
+        with self._lock:
+            for trial in self.history.of(State.RUNNING):
+                if trial.reports and trial.origin != "start":
+                    self._end(trial.number, State.PRUNED, reason="budget")
+            self._end_paused()

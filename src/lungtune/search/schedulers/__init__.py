@@ -1,0 +1,1 @@
+"""Which trials go on from a rung: a module a scheduler."""

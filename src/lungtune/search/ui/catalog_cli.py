@@ -1,0 +1,75 @@
+"""``--list`` and ``--check``: what can be searched, and what a space would do. No torch, no ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from rich.console import Console
+from rich.table import Table
+
+from lungtune import catalog
+from lungtune.core import params as parameters
+from lungtune.core.space import SearchSpace
+from lungtune.errors import SpaceError
+from lungtune.search.ui import live
+
+
+def spaces() -> int:
+    """Print the shipped spaces, one line each."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name in catalog.spaces():
+        table.add_row(f"[bold]{name}[/bold]", catalog.summary(name))
+    Console().print(table)
+    return 0
+
+
+def check(
+    name: str | None, profile: str | None, settings: Mapping[str, Any], trials: int | None, *, with_data: bool
+) -> int:
+    """Print a space's parameters, rungs and planned work.
+
+    Raises:
+        SpaceError: the space has mistakes; all of them are named.
+    """
+    if name is None:
+        raise SpaceError(f"--check needs --space; shipped are {', '.join(catalog.spaces())}.")
+    space = catalog.space(name, profile or catalog.default_profile(name, with_data=with_data), settings)
+    console = Console()
+    console.print(f"[bold]{space.name}[/bold] ({space.profile}): {space.summary}", highlight=False)
+    if space.why:
+        console.print(space.why, highlight=False)
+    objective = f"{space.objective.metric}, {'higher' if space.objective.mode == 'max' else 'lower'} is better"
+    console.print(f"family {space.family}; objective {objective}; sampler {space.sampler}", highlight=False)
+    for member in space.members or (space,):
+        _parameters(member, console)
+    for number, point in enumerate(space.start):
+        told = ", ".join(f"{key}={live.short(value)}" for key, value in point.items())
+        console.print(f"trial {number} is the source configuration: {told}", highlight=False)
+    console.print(live.plan(space, trials or space.trials))
+    console.print("Data and weights are looked at when a search starts: python scripts/data.py check --data ...")
+    return 0
+
+
+def _parameters(space: SearchSpace, console: Console) -> None:
+    trainable = catalog.family(space.family)
+    table = Table(title=f"Parameters of {space.name}", title_justify="left")
+    for heading in ("parameter", "searched over", "meaning"):
+        table.add_column(heading)
+    base_specs, searched = parameters.specs(trainable.Base), {name for name in space.axes if name in space.base}
+    specs = {**{name: base_specs[name] for name in searched}, **parameters.specs(trainable.Params)}
+    for field, spec in specs.items():
+        axis = space.axes.get(field)
+        shown = _axis(axis) if axis is not None else f"fixed: {live.short(space.fixed[field])}"
+        table.add_row(field, shown, spec.help + (f" [{spec.unit}]" if spec.unit else ""), style="" if axis else "dim")
+    console.print(table)
+    base = ", ".join(f"{key}={value}" for key, value in space.base.items() if key not in searched)
+    console.print(f"base: {base}", highlight=False)
+
+
+def _axis(axis: BaseDistribution) -> str:
+    if isinstance(axis, CategoricalDistribution):
+        return " | ".join(map(str, axis.choices))
+    log = ", log" if getattr(axis, "log", False) else ""
+    return f"{axis.low:g} .. {axis.high:g}{log}"  # type: ignore[attr-defined]

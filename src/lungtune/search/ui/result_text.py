@@ -1,0 +1,100 @@
+"""A search's last words: the result and the next commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from lungtune import catalog
+from lungtune.core import comparison, paths
+from lungtune.core.family import Generator
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.report import formatting
+from lungtune.search.ui import live
+from lungtune.stats import leaderboard
+from lungtune.tasks.generation.recognition import RECOGNISED
+
+
+def headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the journal says of a summary."""
+    best = result["best"]
+    return None if best is None else {key: best[key] for key in ("trial", "value", "interval", "gain_over_start")}
+
+
+def _interval(values: Mapping[str, float] | None) -> str:
+    if not values or values.get("low") is None:
+        return ""
+    return f" [{values['low']:.3f}, {values['high']:.3f}]"
+
+
+def _baselines(groups: Mapping[str, Any], metric: str) -> list[str]:
+    """A line on the constant class, and one on whatever else the search began with."""
+    known = {name: scores[metric] for name, scores in groups.items() if name != "start" and metric in scores}
+    lines = [f"constant-class baseline {known.pop('constant'):.4f}"] if "constant" in known else []
+    others = "; ".join(f"{formatting.baseline(name)} {value:.4g}" for name, value in known.items())
+    return [*lines, others] if others else lines
+
+
+def _recognised(best: Mapping[str, Any], groups: Mapping[str, Any]) -> str:
+    """Whether a generator's samples look like their class; empty for a classifier."""
+    told = {formatting.baseline(name): groups.get(name, {}) for name in ("untrained", "real")}
+    told = {"its samples": best["scores"], **told}
+    if not all(RECOGNISED in scores for scores in told.values()):
+        return ""  # a share alone says little
+    shares = "; ".join(f"{name} {100 * scores[RECOGNISED]:.0f} %" for name, scores in told.items())
+    return f"taken for their class by a classifier of real images, mean over the classes: {shares}"
+
+
+def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: Console, seconds: float) -> None:
+    """Print the result and the next commands."""
+    out = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+    metric, best, start = result["objective"]["metric"], result["best"], result["baselines"]["start"]
+    named = {"RUNNING": "unfinished"}
+    states = ", ".join(f"{n} {named.get(state, state.lower())}" for state, n in result["states"].items() if n)
+    work = result["work"]
+    out(f"{states}; {work['passes']:.1f} passes, {100 * work['saved']:.0f} % saved by ASHA; {seconds:.0f} s.")
+    if best is None:
+        out("no trial has ended with a score yet.")
+        return
+    chosen = ", ".join(f"{name}={live.short(best['params'][name])}" for name in space.searched(best["params"]))
+    out(f"[bold]best: trial {best['trial']}[/bold] at {best['fidelity']:.3g} passes: {chosen}")
+    out(f"  validation {metric} {best['value']:.4f}{_interval(best['interval'])} (95 % interval over patients)")
+    if best["corrected"]:
+        expected = best["corrected"]
+        out(f"  on new patients, corrected for choosing the best: {expected['value']:.4f}{_interval(expected)}")
+    if start and start["trial"] == best["trial"]:
+        out("  that is the source configuration: nothing searched so far is better")
+    elif start and best["gain_over_start"]:
+        gain, sign = best["gain_over_start"], 1 if result["objective"]["mode"] == "max" else -1
+        left = sign * (best["corrected"]["value"] - start["value"]) if best["corrected"] else gain["value"]
+        beyond = gain["low"] is not None and min(gain["low"], left) > 0
+        out(
+            f"  source configuration (trial {start['trial']}) {start['value']:.4f}; gain {gain['value']:+.4f}"
+            f"{_interval(gain)}, {left:+.4f} after the correction: "
+            f"{'beyond chance' if beyond else 'not distinguishable from chance'}"
+        )
+    for line in _baselines(result["baselines"], metric):
+        out(f"  {line}")
+    if told := _recognised(best, result["baselines"]):
+        out(f"  {told}")
+    if best["collapsed"]:
+        out(f"  [bold]{escape(best['collapsed'])}[/bold]")
+    if result["leaderboard"]:
+        out("[bold]leaderboard[/bold], best trial of each space; 95 % intervals over patients:")
+        out(escape(leaderboard.text(result["leaderboard"])))
+    out("next:")
+    out(f"  python scripts/export.py --study {study.name}")
+    recipe = paths.home() / "recipes" / f"{study.name}-1.yaml"
+    recipe = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
+    out(f"  python scripts/retrain.py {recipe}   (with --test it opens the locked test set, once per study)")
+    made = space.configuration(best["params"])
+    if isinstance(catalog.family(made.family), Generator):
+        out(f"  python scripts/synthesize.py {recipe} --per-class 200   (a bank of images for classifiers to train on)")
+    for command in comparison.commands(recipe, catalog.family(made.family), space.of(best["params"]), made.params):
+        out(f"  {command}   (does it help? with --test it is asked of the test set too)")
+    out("  python scripts/ui.py")

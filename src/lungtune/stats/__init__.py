@@ -1,0 +1,1 @@
+"""Bootstrap over patients, selection bias, comparisons, leaderboards: free of any task."""

@@ -1,0 +1,217 @@
+"""What a report says of one axis: every value's models against the control's, on one part of the data.
+
+The recipe was chosen with one of the values, which flatters that value; ``notes`` say so, as nothing here can mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lungtune.core import objectives, synthetic
+from lungtune.core.comparison import Comparison, shown
+from lungtune.core.synthetic import IMAGES
+from lungtune.report.formatting import cell, interval_text
+from lungtune.stats import ablation, case_metrics, synthetic_ablation
+from lungtune.stats.seeds import spread
+from lungtune.tasks.classification import metrics
+
+Predictions = Mapping[Any, Mapping[int, Mapping[str, np.ndarray]]]
+"""value -> seed -> what a session made of the part: ``probabilities (N, C)``, measures ``(N,)``."""
+
+
+def part(
+    labels: np.ndarray,
+    patients: Sequence[Any] | np.ndarray,
+    classes: Sequence[str],
+    compared: Comparison,
+    predictions: Predictions,
+    metric: str,
+) -> dict[str, Any]:
+    """Compare the values on the cases of one part, with the seeds that ended with all of them.
+
+    Args:
+        labels: whole numbers ``(N,)``.
+        patients: an id per case ``(N,)``.
+        classes: the C names.
+        compared: the axis and its values.
+        predictions: of every training that ended. A value none of whose seeds did is left out.
+        metric: what decides.
+
+    Returns:
+        JSON-able: ``problem`` (why nothing could be compared; empty when it could), and then ``seeds``, ``values``
+        [{value, score {mean, sd}, gain (null for the control), above (seeds whose score is better than the control's
+        of the same seed), measures {name: {value, low, high, level, cases}}}], ``effect``
+        (:func:`lungtune.stats.ablation.effect`), ``sentence``, ``synthetic``
+        (:func:`lungtune.stats.synthetic_ablation.verdict`, null for other axes).
+    """
+    found = {value: predictions[value] for value in compared.values if predictions.get(value)}
+    if compared.control not in found or len(found) < 2:
+        return {"problem": f"Not computed: trainings with {compared.axis} {shown(compared.control)} and with another "
+                "value must end, but did not."}  # fmt: skip
+    seeds = sorted(set.intersection(*(set(each) for each in found.values())))
+    if not seeds:
+        return {"problem": "Not computed: no seed's training ended with all values; give more --seeds."}
+    tables = {value: [each[seed]["probabilities"] for seed in seeds] for value, each in found.items()}
+    asked = compared.axis == IMAGES
+    verdict = synthetic_ablation.verdict(labels, patients, tables, compared.values, metric) if asked else None
+    control = tables.pop(compared.control)
+    told = ablation.effect(
+        labels, patients, control, tables, compared.axis, classes, metric, against=compared.control
+    )  # fmt: skip
+    gains = {arm["value"]: arm["gain"] for arm in told["arms"]}
+    scores = {
+        value: [metrics.classification(labels, each[seed]["probabilities"], classes)[metric] for seed in seeds]
+        for value, each in found.items()
+    }
+    sign = objectives.sign(metric)
+    rows = [
+        {
+            "value": value,
+            "score": spread(scores[value]),
+            "gain": gains.get(value),
+            "above": sum(sign * (a - b) > 0 for a, b in zip(scores[value], scores[compared.control])),
+            "measures": _measures([found[value][seed] for seed in seeds], patients),
+        }
+        for value in found
+    ]
+    sentence = told["sentence"]
+    if len(seeds) > 1:
+        best = next(row for row in rows if row["value"] == told["best"])
+        sentence += f" Seed by seed, {shown(told['best'])} is above the control in {best['above']} of {len(seeds)}."
+        if told["helps"] and best["above"] < len(seeds):
+            sentence += " Patients tell a gain, but seeds don't agree: another training may turn it round."
+    found = {"problem": "", "seeds": seeds, "values": rows, "effect": told, "sentence": sentence}
+    return {**found, "synthetic": verdict}
+
+
+def _measures(each: Sequence[Mapping[str, np.ndarray]], patients: Sequence[Any] | np.ndarray) -> dict[str, Any]:
+    """Case-wise measures: each case's mean over the seeds, then the mean over the cases."""
+    found = {}
+    for name in (name for name, values in each[0].items() if np.ndim(values) == 1):
+        values = np.mean([np.asarray(one[name], np.float64) for one in each], axis=0)
+        found[name] = {**case_metrics.mean(values, patients).to_dict(), "cases": int(np.isfinite(values).sum())}
+    return found
+
+
+def confirmed(compared: Comparison, validation: Mapping[str, Any], test: Mapping[str, Any]) -> str:
+    """Say what the value that was best on validation does on test, the one question a test set can answer once."""
+    if validation["problem"] or test["problem"]:
+        return ""
+    best, control = validation["effect"]["best"], shown(compared.control)
+    rows = {row["value"]: row for row in validation["values"]}
+    if rows[best]["gain"]["value"] <= 0:
+        return f"On validation no value was better than {control}: there is nothing to confirm here."
+    gain = next((row["gain"] for row in test["values"] if row["value"] == best), None)
+    if gain is None:
+        return ""
+    return (
+        f"The value that was best on validation, {shown(best)}, has a gain of {interval_text(gain)} over "
+        f"{control} here. Whoever picks a value by these test scores needs new patients to know what it is worth."
+    )
+
+
+def notes(
+    compared: Comparison, searched: int, left_out: bool, edited: bool, failed: Sequence[tuple[Any, int]]
+) -> list[str]:
+    """Return what to keep in mind when reading a comparison.
+
+    Args:
+        compared: the axis and its values.
+        searched: the recipe's seed, whose score was selected by the search.
+        left_out: whether that seed is.
+        edited: the recipe was changed after its export, so that it is not known what was chosen with what.
+        failed: (value, seed) of the trainings that failed.
+    """
+    axis, own = compared.axis, shown(compared.own)
+    chosen = "its score was selected" if edited else f"its score with {axis} {own} was selected"
+    told = [
+        f"Seed {searched} is the searched one: {chosen} and leans high"
+        + (", so it is left out of this." if left_out else "; it counts in this. --seeds 3 or more leave it out.")
+    ]
+    told.append(
+        "The recipe was edited after its export: which value its other parameters suit is not known."
+        if edited
+        else f"All else, the length of training too, was chosen on the validation cases with {axis} {own}: that "
+        f"favours {own}; another value might do better with parameters of its own."
+    )
+    if axis == IMAGES:
+        told.append(
+            "The generator, too, was chosen by its distance to the validation images: only the test part has not been "
+            "seen by any choice."
+        )
+    elif axis in synthetic.NAMES:
+        told.append(
+            "Whether synthetic images helped is not asked by this: more images of any kind may. Ask a recipe with "
+            f"{synthetic.RATIO} > 0: --compare {synthetic.QUESTION}."
+        )
+    if failed:
+        listed = ", ".join(f"{axis} {shown(value)} with seed {seed}" for value, seed in failed)
+        told.append(
+            f"Failed: {listed}. Compared are the seeds that ended with every value left; that spares those that fail."
+        )
+    return told
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Return a report's section as Markdown: notes, then a table and a sentence a part."""
+    axis = cell(found["axis"])
+    lines = [f"## Effect of {axis}", "", "The same recipe with other values of one parameter; all else is equal. "]
+    lines[-1] += f"The control is {axis} {cell(shown(found['control']))}, the recipe's value "
+    lines[-1] += f"{cell(shown(found['recipe_value']))}. " + cell(" ".join(found["notes"]))
+    for name in ("validation", "test"):
+        if found[name]:
+            lines += ["", f"### On {name}", "", *_table(axis, found, found[name])]
+            lines += ["", cell(found["confirmed"])] if name == "test" and found["confirmed"] else []
+    verdicts = _verdicts(found)
+    lines += ["", "## Synthetic images", "", *(cell(line) for line in verdicts)] if verdicts else []
+    return "\n".join(lines) + "\n"
+
+
+def _verdicts(found: Mapping[str, Any]) -> list[str]:
+    """Whether synthetic images helped, a sentence a part; nothing of other axes."""
+    parts = [(name, found[name].get("synthetic")) for name in ("validation", "test") if found[name]]
+    return [f"On {name}, {verdict['sentence']}" for name, verdict in parts if verdict]
+
+
+def _table(axis: str, found: Mapping[str, Any], each: Mapping[str, Any]) -> list[str]:
+    if each["problem"]:
+        return [each["problem"]]
+    names = list(dict.fromkeys(name for row in each["values"] for name in row["measures"]))
+    head = [axis, found["metric"], f"gain over {cell(shown(found['control']))}", "seeds above", *map(cell, names)]
+    lines = [cell(each["sentence"]), "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in each["values"]:
+        control = row["gain"] is None
+        shares = [row["measures"].get(name) for name in names]
+        cells = [shown(row["value"]) + (" (control)" if control else ""), _score(row["score"])]
+        cells += ["-", "-"] if control else [interval_text(row["gain"]), f"{row['above']} of {len(each['seeds'])}"]
+        cells += ["-" if share is None else interval_text(share) for share in shares]
+        lines.append("| " + " | ".join(map(cell, cells)) + " |")
+    count = len(each["effect"]["arms"])
+    level = f"{100 * each['effect']['level']:g} % over patients" + (
+        f", jointly for {count} values" if count > 1 else ""
+    )
+    return [*lines, "", f"Seeds {', '.join(map(str, each['seeds']))}; intervals of gains: {level}; ± is over seeds."]
+
+
+def _score(score: Mapping[str, float | None]) -> str:
+    return f"{score['mean']:.3f}" + ("" if score["sd"] is None else f" ± {score['sd']:.3f}")
+
+
+def text(found: Mapping[str, Any]) -> list[str]:
+    """Return the same in a few lines for the terminal."""
+    lines = [f"effect of {found['axis']} (control {shown(found['control'])}):"]
+    for name in ("validation", "test"):
+        each = found[name]
+        if not each:
+            continue
+        lines.append(f"  {name}: {each['problem'] or each['sentence']}")
+        for row in [] if each["problem"] else each["values"]:
+            gain = "control" if row["gain"] is None else f"gain {interval_text(row['gain'])}"
+            more = "".join(f"; {key} {interval_text(value)}" for key, value in row["measures"].items())
+            lines.append(f"    {shown(row['value']):>10}  {_score(row['score'])}; {gain}{more}")
+        lines += [f"  {found['confirmed']}"] if name == "test" and found["confirmed"] else []
+    lines += [f"  {verdict}" for verdict in _verdicts(found)]
+    return [*lines, *(f"  {note}" for note in found["notes"])]

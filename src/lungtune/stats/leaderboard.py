@@ -1,0 +1,189 @@
+"""Which of several model families is best, and whether its lead is more than chance.
+
+The winner's lead over each other contender gets a paired interval over patients, jointly right for all of them
+(Bonferroni), as the winner is compared with everyone. A contender's own score is that of its best report, chosen on
+the same patients; given all its candidates, what remains on new patients is told beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lungtune.core import objectives
+from lungtune.report.formatting import cell, interval_text
+from lungtune.stats import bootstrap, selection
+from lungtune.tasks.stored_predictions import Evidence, Probabilities
+
+CLAIMS = (
+    "Intervals tell how far the scores may move with other patients like these, for these trained models. They do not "
+    "tell what another seed, more trials, or another hospital would change."
+)
+_ALL = ""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One family's best model: its name, validation evidence or probabilities ``(N, C)``, and what it was chosen by."""
+
+    name: str
+    evidence: Evidence | np.ndarray
+    value: float | None = None
+
+
+def board(
+    labels: np.ndarray,
+    patients: Sequence[Any] | np.ndarray,
+    contenders: Sequence[Contender],
+    metric: str = "macro_f1",
+    candidates: Mapping[str, Sequence[Evidence | np.ndarray]] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """Rank contenders on the same cases.
+
+    Args:
+        labels: whole numbers ``(N,)``.
+        patients: an id per case ``(N,)``.
+        contenders: ranked by ``value``, where there is none by the score of the evidence.
+        metric: a name in ``METRICS``.
+        candidates: contender -> the evidence of everything its best was chosen from, e.g. all reports of all its
+            trials.
+
+    Returns:
+        JSON-able: ``metric``, ``rows``, ``corrected`` (the winner's score once the choice among all candidates is
+        paid for, or null), ``sentence``, ``claims``. A row: ``rank``, ``name``, ``value``, ``interval`` {value, low,
+        high, level}, ``corrected`` (the same after the choice among its own candidates, or null), ``lead`` of the
+        winner over it ({value, low, high, level}, positive is better whatever the metric; jointly ``level``; null for
+        the winner), ``optimism`` (how much of that lead the winner owes to having been chosen from its candidates; 0
+        where they are not known) and ``beyond_chance`` (null for the winner): the lead's interval, moved down by the
+        optimism, leaves out 0.
+
+    Raises:
+        ValueError: there is no contender, names repeat, or shapes or the metric are wrong.
+    """
+    names = [each.name for each in contenders]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"Contenders of different names must be given, but got {names or 'none'}.")
+    sign, groups = objectives.sign(metric), bootstrap.groups_of(patients, len(labels))
+    scorers = {c.name: _evidence(labels, c.evidence).scorer(groups) for c in contenders}
+    own = {name: bootstrap.scored(scorer, metric, draws, seed, level) for name, scorer in scorers.items()}
+    score = {c.name: own[c.name].value if c.value is None else float(c.value) for c in contenders}
+    ranked = sorted(contenders, key=lambda c: -sign * score[c.name])
+    honest = _corrected(
+        labels, patients, {name: (candidates or {}).get(name, ()) for name in names}, metric, seed, level
+    )
+    joint = 1 - (1 - level) / max(1, len(ranked) - 1)
+    gained = lambda name: own[name].value - honest[name].value  # noqa: E731
+    winner, rows = ranked[0], []
+    for rank, each in enumerate(ranked, 1):
+        row: dict[str, Any] = {"rank": rank, "name": each.name, "value": score[each.name]}
+        row |= {"interval": own[each.name].to_dict(), "corrected": None, "lead": None, "optimism": None}
+        row["beyond_chance"] = None
+        if each.name in honest:
+            row["corrected"] = honest[each.name].to_dict()
+        if each is not winner:
+            pair = (scorers[winner.name], scorers[each.name])[::sign]
+            lead = bootstrap.between(*pair, metric, draws, seed, joint)
+            shift = 0.0
+            if winner.name in honest and each.name in honest:  # how much more the winner owes to its own choice
+                shift = sign * (gained(winner.name) - gained(each.name))
+            row |= {"lead": lead.to_dict(), "optimism": shift, "beyond_chance": lead.low - max(0.0, shift) > 0}
+        rows.append(row)
+    whole = honest.get(_ALL)
+    found = {"metric": metric, "level": level, "rows": rows, "corrected": whole.to_dict() if whole else None}
+    return {**found, "sentence": sentence(found), "claims": CLAIMS}
+
+
+def _corrected(
+    labels: np.ndarray,
+    patients: Sequence[Any] | np.ndarray,
+    candidates: Mapping[str, Sequence[Evidence | np.ndarray]],
+    metric: str,
+    seed: int,
+    level: float,
+) -> dict[str, bootstrap.Interval]:
+    """Return per contender, and over all of them, what the best candidate can be expected to score on new patients."""
+    if len(set(map(str, patients))) < 2:
+        return {}
+    known = {name: [_evidence(labels, one) for one in each] for name, each in candidates.items() if len(each)}
+    if len(known) == len(candidates):  # without everyone's candidates, the choice of the winner can't be repeated
+        known[_ALL] = [one for each in known.values() for one in each]
+    return {name: selection.expected(each, patients, metric, seed=seed, level=level) for name, each in known.items()}
+
+
+def _evidence(labels: np.ndarray, given: Evidence | np.ndarray) -> Evidence:
+    return Probabilities(labels, given) if isinstance(given, np.ndarray) else given
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """Return who wins, and by how much over whom, in plain words."""
+    metric, level = found["metric"], f"{100 * found['level']:g} %"
+    winner, *others = found["rows"]
+    if not others:
+        return f"{winner['name']} is the only contender ({metric} {winner['value']:.3f}): there is nothing to compare."
+    second, told = others[0], []
+    lead = second["lead"]
+    if lead["low"] is None:
+        return (
+            f"{winner['name']} has the best {metric}, {lead['value']:.3f} ahead of {second['name']}; whether that is "
+            "chance can't be told from one patient."
+        )
+    interval = f"{level} interval {lead['low']:.3f} to {lead['high']:.3f}"
+    interval += f", jointly for {len(others)} comparisons" if len(others) > 1 else ""
+    verdict = "beyond chance" if second["beyond_chance"] else "not distinguishable from chance"
+    told.append(
+        f"{winner['name']} wins; its lead of {lead['value']:.3f} over {second['name']} is {verdict} ({interval})."
+    )
+    if not second["beyond_chance"] and lead["low"] > 0:
+        told.append("The interval leaves out 0, but the choice among many trials explains the lead.")
+    equals = [row["name"] for row in others[1:] if not row["beyond_chance"]]
+    beaten = [row["name"] for row in others[1:] if row["beyond_chance"]]
+    if beaten:
+        told.append(f"Its lead is beyond chance over {_listed(beaten)}.")
+    if equals:
+        told.append(
+            f"It can't be told from {_listed(equals)} either."
+            if not second["beyond_chance"]
+            else f"Over {_listed(equals)} it is not."
+        )
+    if found["corrected"]:
+        told.append(
+            f"Corrected for choosing the best of all trials, the winner can be expected to score "
+            f"{found['corrected']['value']:.3f} on new patients."
+        )
+    return " ".join(told)
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """Return a board as plain text: a line a contender, then what it says."""
+    width = max(len(row["name"]) for row in found["rows"])
+    lines = [f"{row['rank']:>2}  {row['name']:<{width}}  {'  '.join(_cells(row))}" for row in found["rows"]]
+    return "\n".join([*lines, found["sentence"], found["claims"]])
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Return a board as a Markdown table, then what it says."""
+    lines = [f"| | model | {found['metric']} | corrected for the choice | behind the winner | beyond chance |"]
+    lines.append("|---|---|---|---|---|---|")
+    for row in found["rows"]:
+        lines.append(f"| {row['rank']} | {cell(row['name'])} | " + " | ".join(_cells(row)) + " |")
+    return "\n".join([*lines, "", cell(found["sentence"]), "", found["claims"], ""])
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    known = row["beyond_chance"] is not None
+    return [
+        interval_text({**row["interval"], "value": row["value"]}),
+        f"{row['corrected']['value']:.3f}" if row["corrected"] else "-",
+        interval_text(row["lead"]) if known else "-",
+        ("yes" if row["beyond_chance"] else "no") if known else "-",
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

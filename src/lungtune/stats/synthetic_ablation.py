@@ -1,0 +1,71 @@
+"""Did synthetic images help? Only if they beat training without them *and* as many real images taken again.
+
+A gain over training without them alone may come from the balance of the classes, or from more of each rare image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lungtune.core.synthetic import DUPLICATES, GENERATED, NONE
+from lungtune.report.formatting import interval_text
+from lungtune.stats.ablation import Seeds, gain
+
+_CONTROLS = {NONE: "training without them", DUPLICATES: "duplicating real images"}
+_LEVEL = 0.95
+
+
+def verdict(
+    labels: np.ndarray,
+    patients: Sequence[Any] | np.ndarray,
+    tables: Mapping[str, Seeds],
+    compared: Sequence[str],
+    metric: str,
+) -> dict[str, Any]:
+    """Hold the models that had synthetic images against both controls, on the same patients.
+
+    Args:
+        labels: whole numbers ``(N,)``.
+        patients: an id per case ``(N,)``.
+        tables: probabilities ``(N, C)`` of each seed's model, by what its further images were.
+        compared: what was to be trained.
+        metric: what decides.
+
+    Returns:
+        JSON-able: ``gains`` {control: interval, jointly right for both}, ``helped`` (both lower bounds are above 0;
+        null where a control is missing that might have said otherwise), ``sentence``, to stand after a comma.
+    """
+    joint = 1 - (1 - _LEVEL) / len(_CONTROLS)
+    found = {
+        name: gain(labels, patients, tables[name], tables[GENERATED], metric, level=joint).to_dict()
+        for name in _CONTROLS
+        if name in tables and GENERATED in tables
+    }
+    failed = [name for name, each in found.items() if each["low"] is None or each["low"] <= 0]
+    beaten = [name for name in found if name not in failed]
+    missing = [name for name in (GENERATED, *_CONTROLS) if name not in tables]
+    told = {name: f"{_CONTROLS[name]} (gain in {metric} {interval_text(each)})" for name, each in found.items()}
+    if failed:
+        sentence = "synthetic images did not help here: no better than " + " and no better than ".join(
+            told[name] for name in failed
+        )
+        sentence += f", though better than {told[beaten[0]]}" if beaten else ""
+    elif missing:
+        ended = "their training did not end" if set(missing) & set(compared) else "they were not asked for"
+        sentence = (
+            f"whether synthetic images helped can't be said: {', '.join(missing)} must be compared too, but {ended}"
+        )
+    else:
+        sentence = "synthetic images helped: better than " + " and better than ".join(told.values())
+    if found:
+        seeds = min(len(each) for each in tables.values())
+        trained = f"{seeds} trainings each" if seeds > 1 else "one training each, too few to trust: take --seeds 3"
+        sentence += f"; {100 * _LEVEL:g} % over patients, jointly for both comparisons; {trained}"
+    open_ = [found[name]["high"] for name in failed if (found[name]["high"] or 0) > 0]
+    if failed and len(open_) == len(failed):
+        sentence += f". A gain of up to {min(open_):.3f} can't be excluded"
+    helped = False if failed else None if missing else True
+    return {"gains": found, "helped": helped, "sentence": sentence + "."}

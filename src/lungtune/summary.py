@@ -1,0 +1,223 @@
+"""``summary.json``: what a study found, for machines; rebuilt from the journal and the checkpoints at any time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lungtune.core.journal import write_atomic
+from lungtune.core.space import SPACE, SearchSpace
+from lungtune.core.study import Study
+from lungtune.core.trial import History, Objective, Report, State, Trial
+from lungtune.stats import bootstrap, leaderboard, selection
+from lungtune.tasks import stored_predictions
+from lungtune.tasks.stored_predictions import Evidence
+
+
+def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
+    """Return the summary as JSON-able data.
+
+    Args:
+        study: the study.
+        patients: a patient id per validation case ``(N,)``, in the order of the checkpoints' labels.
+
+    Returns:
+        ``study``, ``id``, ``space``, ``profile``, ``objective``, ``data``, ``seed``, ``states`` {state: count},
+        ``work`` {passes, passes_if_none_were_stopped, saved}, ``baselines`` {start {trial, value, interval},
+        constant {metric: value}, and whatever else the search began with, in the same form}, ``best`` {trial, params,
+        value, scores (of its best report), interval, corrected, gain_over_start, gain_over_constant, gains {baseline:
+        value}, collapsed (a sentence, empty when it is not)} or null, and ``trials``: number, state, reason, message,
+        origin, params, seed, duplicate_of, value, best {fidelity, checkpoint}, passes, reports. Gains are positive
+        where the best trial is better, whatever the metric.
+    """
+    history = study.history()
+    space = SearchSpace.from_dict(history.study["space"])
+    objective = space.objective
+    ended = history.of(State.COMPLETE, State.PRUNED, State.PAUSED)
+    ended = [t for t in ended if t.duplicate_of is None and t.reason != "budget"]
+    full = len(ended) * space.fidelity.max
+    spent = sum(trial.fidelity for trial in ended)
+    return {
+        "schema": 1,
+        "study": study.name,
+        "id": history.study["id"],
+        "space": space.name,
+        "family": space.family,
+        "profile": space.profile,
+        "objective": {"metric": objective.metric, "mode": objective.mode},
+        "data": history.study["data"],
+        "seed": history.study["seed"],
+        "trials_wanted": history.target,
+        "states": {state.value: len(history.of(state)) for state in State},
+        "work": {
+            "passes": round(history.work, 4),
+            "passes_if_none_were_stopped": round(full, 4),
+            "saved": round(1 - spent / full, 4) if full else 0.0,
+        },
+        "baselines": {"constant": {}, **history.baselines, "start": _start(study, history, patients)},
+        "best": _best(study, history, patients),
+        "leaderboard": _leaderboard(study, space, history, patients),
+        "trials": [_trial(trial, history) for _, trial in sorted(history.trials.items())],
+    }
+
+
+def write(study: Study, patients: np.ndarray) -> dict[str, Any]:
+    """Build the summary and write it to the study's folder."""
+    summary = build(study, patients)
+    write_atomic(study.summary_path, json.dumps(summary, indent=1, ensure_ascii=False).encode())
+    if summary["leaderboard"]:
+        write_atomic(study.folder / "leaderboard.md", leaderboard.markdown(summary["leaderboard"]).encode())
+    return summary
+
+
+def _leaderboard(study: Study, space: SearchSpace, history: History, patients: np.ndarray) -> dict[str, Any] | None:
+    """Compare the best trials of several spaces; None when there are not two with a score."""
+    contenders, candidates, spent, labels = [], {}, {}, np.empty(0)
+    for member in space.members:
+        mine = [trial for trial in history.ranked() if trial.params[SPACE] == member.name]
+        found = kept(study, mine[0].best(history.objective)) if mine else None
+        if found is None or len(found.labels) != len(patients):
+            continue
+        labels = found.labels
+        contenders.append(leaderboard.Contender(member.name, found, mine[0].value(history.objective)))
+        candidates[member.name] = _candidates(study, mine, found)
+        every = [t for t in history.trials.values() if t.params[SPACE] == member.name and t.duplicate_of is None]
+        best = {"trial": mine[0].number, "params": mine[0].params}
+        spent[member.name] = {**best, "trials": len(every), "passes": round(sum(t.fidelity for t in every), 4)}
+    if len(contenders) < 2:
+        return None
+    board = leaderboard.board(labels, patients, contenders, history.objective.metric, candidates)
+    return {**board, "rows": [row | spent[row["name"]] for row in board["rows"]]}
+
+
+def kept(study: Study, report: Report | None) -> Evidence | None:
+    """Return what a report's checkpoint keeps of it, or None if it is gone."""
+    if report is None or report.checkpoint is None:
+        return None
+    return stored_predictions.load(study.folder / report.checkpoint)
+
+
+def reported(study: Study, trial: Trial) -> list[np.ndarray]:
+    """Return what is left of every report of a trial: tables of its evidence, such as probabilities ``(N, C)``.
+
+    A report whose own table ``<checkpoint>.npy`` is gone counts if its checkpoint is still there, as the best one is.
+    """
+    tables = []
+    for report in trial.reports:
+        if report.checkpoint is None:
+            continue
+        try:
+            tables.append(np.load((study.folder / report.checkpoint).with_suffix(".npy"), allow_pickle=False))
+        except (OSError, ValueError, EOFError):
+            if (found := kept(study, report)) is not None:
+                tables.append(found.table())
+    return tables
+
+
+def _candidates(study: Study, trials: Sequence[Trial], like: Evidence) -> list[Evidence]:
+    """Return every report of some trials that has the shape of ``like``, which lends them what all share."""
+    tables = [table for trial in trials for table in reported(study, trial)]
+    shape = like.table().shape
+    return [like.with_table(table) for table in tables if table.shape == shape]
+
+
+def corrected(
+    study: Study, ranked: Sequence[Trial], patients: np.ndarray, objective: Objective
+) -> bootstrap.Interval | None:
+    """Return what the best report of the best trial can be expected to score on new patients.
+
+    Both choices were made on the validation patients, so every report of every trial is a candidate.
+
+    Args:
+        study: the study.
+        ranked: its trials with a score.
+        patients: an id per validation case ``(N,)``.
+        objective: what trials and reports were chosen by.
+
+    Returns:
+        The score, or None when it can't be told: all evidence is lost, or there is one patient only.
+    """
+    left = (kept(study, trial.best(objective)) for trial in ranked)
+    found = next((each for each in left if each is not None and len(each.labels) == len(patients)), None)
+    if found is None or len(set(patients)) < 2:
+        return None
+    candidates = _candidates(study, ranked, found) or [found]
+    return selection.expected(candidates, patients, objective.metric, mode=objective.mode)
+
+
+def _trial(trial: Trial, history: History) -> dict[str, Any]:
+    objective = history.objective
+    best = trial.best(objective)
+    value = trial.value(objective)
+    return {
+        "number": trial.number,
+        "state": trial.state.value,
+        "reason": trial.reason,
+        "message": trial.message,
+        "origin": trial.origin,
+        "params": trial.params,
+        "seed": trial.seed,
+        "duplicate_of": trial.duplicate_of,
+        "value": None if math.isnan(value) else value,
+        "best": {"fidelity": best.fidelity, "checkpoint": best.checkpoint} if best else None,
+        "passes": trial.fidelity if trial.duplicate_of is None else 0.0,
+        "reports": [{"fidelity": r.fidelity, "samples": r.samples, "metrics": dict(r.metrics)} for r in trial.reports],
+    }
+
+
+def _reference(history: History) -> Trial | None:
+    """Return the source configuration all are compared with: of several spaces, that of the best trial's space."""
+    ranked, starts = history.ranked(), [t for _, t in sorted(history.trials.items()) if t.origin == "start"]
+    own = [t for t in starts if ranked and t.params.get(SPACE) == ranked[0].params.get(SPACE)]
+    return next(iter(own or starts), None)
+
+
+def _start(study: Study, history: History, patients: np.ndarray) -> dict[str, Any] | None:
+    trial = _reference(history)
+    if trial is None or math.isnan(trial.value(history.objective)):
+        return None
+    return {"trial": trial.number, "params": trial.params, **_score(study, history, trial, patients)}
+
+
+def _score(study: Study, history: History, trial: Trial, patients: np.ndarray) -> dict[str, Any]:
+    found = kept(study, trial.best(history.objective))
+    score: dict[str, Any] = {"value": trial.value(history.objective), "interval": None}
+    if found is not None:
+        scorer = found.scorer(bootstrap.groups_of(patients, len(found.labels)))
+        score["interval"] = bootstrap.scored(scorer, history.objective.metric).to_dict()
+    return score
+
+
+def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any] | None:
+    ranked = history.ranked()
+    if not ranked:
+        return None
+    best, metric = ranked[0], history.objective.metric
+    sign = 1 if history.objective.mode == "max" else -1
+    found = kept(study, best.best(history.objective))
+    honest = corrected(study, ranked, patients, history.objective)
+    value = best.value(history.objective)
+    gains = {name: sign * (value - known[metric]) for name, known in history.baselines.items() if metric in known}
+    result: dict[str, Any] = {
+        "trial": best.number,
+        "params": best.params,
+        "fidelity": best.best(history.objective).fidelity,  # type: ignore[union-attr]
+        "scores": dict(best.best(history.objective).metrics),  # type: ignore[union-attr]
+        **_score(study, history, best, patients),
+        "corrected": None if honest is None else honest.to_dict(),
+        "gain_over_start": None,
+        "gain_over_constant": gains.get("constant"),
+        "gains": gains,
+        "collapsed": "" if found is None else found.collapsed(history.study["data"]["classes"]),
+    }
+    start = _reference(history)
+    other = kept(study, start.best(history.objective)) if start else None
+    if found is not None and other is not None:
+        groups = bootstrap.groups_of(patients, len(found.labels))
+        pair = (found.scorer(groups), other.scorer(groups))[::sign]
+        result["gain_over_start"] = bootstrap.between(*pair, metric).to_dict()
+    return result

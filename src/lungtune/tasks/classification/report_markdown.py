@@ -1,0 +1,207 @@
+"""What a report says, in Markdown and for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from lungtune.report.formatting import cell, interval_text
+from lungtune.stats import seeds
+from lungtune.stats.seeds import spread_text
+from lungtune.tasks.classification.metrics import METRICS
+
+_TOO_NARROW = "An interval that is a single point is too narrow: no drawn sample shows what no case shows."
+_UNASKED = "Whether synthetic images helped was not asked here. This asks it"
+_HEADLINE = ("macro_f1", "balanced_accuracy", "accuracy")
+
+
+def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Return a section as Markdown: the verdict, metrics beside the constant class, other baselines, per class,
+    confusion matrix, thresholds, calibration, further outputs."""
+    constant = part["constant"]
+    names = [cell(name) for name in classes]
+    lines = [f"## {title}", "", f"{part['cases']} images of {part['patients']} patients. In brackets: 95 % bootstrap"]
+    lines[-1] += " intervals over patients."
+    if part["collapsed"]:
+        lines += ["", f"**{part['collapsed']}**"]
+    lines += ["", f"Macro-F1 above the constant class: {interval_text(part['gain'])}.", ""]
+    lines += [f"| metric | model | always '{cell(constant['class'])}' |", "|---|---|---|"]
+    for name in METRICS:
+        lines.append(f"| {name} | {interval_text(part['metrics'][name])} | {constant['metrics'][name]:.3f} |")
+    fixed = ", ".join(f"{cell(name)} {row['accuracy']:.3f}" for name, row in part["every_constant"].items())
+    lines += ["", f"Accuracy of always saying one class: {fixed}."]
+    lines += _baselines(part)
+    lines += ["", "| class | images | recall | precision | specificity | F1 | AUROC | AP |", "|---" * 8 + "|"]
+    for name, shown in zip(classes, names, strict=True):
+        row, recall = part["per_class"][name], interval_text(part["metrics"][f"recall_{name}"])
+        rest = " | ".join(f"{row[key]:.3f}" for key in ("precision", "specificity", "f1", "auroc", "ap"))
+        lines.append(f"| {shown} | {row['cases']} | {recall} | {rest} |")
+    if any(_is_point(part["metrics"][f"recall_{name}"]) for name in classes):
+        lines += ["", _TOO_NARROW]
+    lines += ["", "| truth \\ predicted | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for shown, row in zip(names, part["confusion"], strict=True):
+        lines.append(f"| {shown} | " + " | ".join(map(str, row)) + " |")
+    return "\n".join([*lines, *_operating(part), *_calibration(part), *_further(part)]) + "\n"
+
+
+def _baselines(part: Mapping[str, Any]) -> list[str]:
+    """Models that cannot know, on the same cases."""
+    known = {name: each for name, each in part["baselines"].items() if each["computed"]}
+    lines = []
+    if known:
+        lines += ["", "| baseline | images | its macro-F1 | the model's | model minus baseline |", "|---" * 5 + "|"]
+    for name, each in known.items():
+        shown = [interval_text(each[key]) for key in ("baseline", "model", "gain")]
+        lines.append(f"| {cell(name)} | {each['cases']} | " + " | ".join(shown) + " |")
+    for name, each in part["baselines"].items():
+        lines += ["", f"{cell(name).capitalize()}: {cell(each['sentence'])}"]
+    return lines
+
+
+def _operating(part: Mapping[str, Any]) -> list[str]:
+    if not part["operating"]:
+        return []
+    wanted = part["operating"][0]["wanted"]
+    lines = ["", f"Thresholds set on validation for a sensitivity of {wanted:.3g}"]
+    lines[-1] += ", on these very cases." if part["fitted_here"] else ", left as they are here."
+    lines += ["", "| called as | threshold | images | sensitivity | specificity |", "|---" * 5 + "|"]
+    for row in part["operating"]:
+        shown = [interval_text(row[key]) if row[key] else "-" for key in ("sensitivity", "specificity")]
+        threshold = "-" if row["threshold"] is None else f"{row['threshold']:.4g}"
+        lines.append(f"| {cell(row['target'])} | {threshold} | {row['cases']} | " + " | ".join(shown) + " |")
+    if any(_is_point(row[key]) for row in part["operating"] for key in ("sensitivity", "specificity") if row[key]):
+        lines += ["", _TOO_NARROW]
+    noted = [row for row in part["operating"] if row["note"]]
+    if noted and not part["fitted_here"]:
+        names = ", ".join(cell(row["target"]) for row in noted)
+        return [*lines, "", f"Not to be relied on, for reasons told under Validation: the thresholds of {names}."]
+    for row in noted:
+        lines += ["", cell(row["note"])]
+    return lines
+
+
+def _is_point(interval: Mapping[str, float | None]) -> bool:
+    return interval["low"] is not None and interval["low"] == interval["high"]
+
+
+def _calibration(part: Mapping[str, Any]) -> list[str]:
+    found = part["calibration"]
+    if found is None:
+        return []
+    lines = ["", f"Temperature {found['temperature']:.3g}, fitted on {found['fitted_cases']} validation cases"]
+    lines[-1] += " (these: what comes after flatters)." if found["fitted_here"] else "."
+    lines[-1] += f" {found['note']}" if found["note"] else ""
+    lines += ["", "| calibration | as trained | with the temperature |", "|---|---|---|"]
+    return lines + [f"| {name} | {value:.3f} | {found['after'][name]:.3f} |" for name, value in found["before"].items()]
+
+
+def _further(part: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if part["measures"]:
+        lines += ["", "| measure | images | mean |", "|---|---|---|"]
+        for name, each in part["measures"].items():
+            lines.append(f"| {cell(name)} | {each['cases']} | {interval_text(each)} |")
+    if part["heads"]:
+        shown = ("macro_f1", "balanced_accuracy", "macro_auroc", "macro_ap", "nll")
+        lines += ["", "| head | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
+        for name, each in part["heads"].items():
+            lines.append(f"| {cell(name)} | " + " | ".join(interval_text(each[metric]) for metric in shown) + " |")
+    return lines
+
+
+def reproduction_text(found: Mapping[str, Any]) -> str:
+    """Return the comparison as a sentence."""
+    scores = f"searched {found['searched']:.4f}, retrained {found['retrained']:.4f} ({found['metric']})"
+    if found["edited"]:
+        return f"reproduced: not compared, the recipe was edited after its export; {scores}"
+    if found["reproduced"] == "yes":
+        return f"reproduced: yes, {scores}"
+    changed = ", ".join(f"{name} {then} then, {now} now" for name, (then, now) in found["differences"].items())
+    return f"reproduced: no, {scores}. Look at: the pretrained weights, {changed or 'the device'}"
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Return a whole report as Markdown."""
+    classes = report["data"]["classes"]
+    lines = [f"# {cell(report['recipe'])}", ""]
+    lines += [f"Trial {report['trial']} of the study {report['study']} ({report['family']}), trained again for "]
+    lines[-1] += f"{report['fidelity']:g} passes over the training fold of {cell(report['data']['source'])}."
+    lines += ["", reproduction_text(report["reproduction"]).capitalize() + "."]
+    lines += ["", f"Weights (they load without lungtune): `{report['weights']}`", ""]
+    if len(report["runs"]) > 1:
+        metric = report["reproduction"]["metric"]
+        lines += ["## Seeds", "", f"| seed | validation {metric} |" + (" test |" if report["test"] else "")]
+        lines += ["|---|---|" + ("---|" if report["test"] else "")]
+        for run in report["runs"]:
+            row = f"| {run['seed']} | " + (
+                f"{run['value']:.4f} |" if run["value"] is not None else f"{run['failure']} |"
+            )
+            lines.append(row + (f" {run['test']:.4f} |" if run.get("test") is not None else ""))
+        lines += ["", f"Validation {spread_text(report['spread'])}."]
+        if report["test"]:
+            lines[-1] += f" Test {spread_text(report['test_spread'])}."
+        lines += ["", " ".join(seeds.notes(report)), ""]
+    lines += [section_markdown("Validation", report["validation"], classes)]
+    lines += ["The configuration was chosen on these validation cases: the score flatters it.", ""]
+    if report["test"]:
+        lines += [section_markdown("Test", report["test"], classes)]
+        lines += ["The locked test set was opened once for this study; the opening is in the ledger.", ""]
+    if report.get("effect"):
+        lines += [_effect().markdown(report["effect"])]
+    if report.get("unasked"):
+        lines += [f"{_UNASKED}: `{report['unasked']}`", ""]
+    return "\n".join(lines)
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """Return a report's headline for the terminal: a handful of lines."""
+    lines = [reproduction_text(report["reproduction"])]
+    if len(report["runs"]) > 1:
+        lines.append(f"{len(report['runs'])} seeds, validation: {spread_text(report['spread'])}")
+        lines += [f"  {note}" for note in seeds.notes(report)]
+    for name in ("validation", "test"):
+        part = report[name]
+        if not part:
+            continue
+        constant = part["constant"]
+        lines.append(f"{name}: {part['cases']} images of {part['patients']} patients (95 % intervals over patients)")
+        for metric in _HEADLINE:
+            blind = f"always '{constant['class']}' {constant['metrics'][metric]:.3f}"
+            lines.append(f"  {metric:18} {interval_text(part['metrics'][metric])}; {blind}")
+        lines += [f"  {part['collapsed']}"] if part["collapsed"] else []
+        lines += [f"  {name}: {each['sentence']}" for name, each in part["baselines"].items()]
+        lines += [f"  {name:18} {interval_text(each)}" for name, each in part["measures"].items()]
+        lines += _called(part) if name == "test" else []
+        if name == "test":
+            lines += [
+                "  confusion matrix (rows: truth, columns: prediction)",
+                *_matrix(part, report["data"]["classes"]),
+            ]
+    lines += _effect().text(report["effect"]) if report.get("effect") else []
+    lines += [f"{_UNASKED}: {report['unasked']}"] if report.get("unasked") else []
+    return "\n".join(lines)
+
+
+def _effect() -> ModuleType:
+    """The words of a comparison; they are made of these here."""
+    from lungtune.stats import ablation_report
+
+    return ablation_report
+
+
+def _called(part: Mapping[str, Any]) -> list[str]:
+    """What the threshold that misses few does, for the question asked first: is anything abnormal?"""
+    row = next((row for row in part["operating"] if row["target"] == "abnormal" and row["sensitivity"]), None)
+    if row is None:
+        return []
+    found = f"sensitivity {interval_text(row['sensitivity'])}, specificity {interval_text(row['specificity'])}"
+    return [f"  abnormal, threshold from validation for a sensitivity of {row['wanted']:.3g}: {found}"]
+
+
+def _matrix(part: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    width = max(len(name) for name in classes) + 2
+    lines = ["  " + " " * width + "".join(f"{name:>{width}}" for name in classes)]
+    for name, row in zip(classes, part["confusion"], strict=True):
+        lines.append(f"  {name:>{width}}" + "".join(f"{count:>{width}}" for count in row))
+    return lines

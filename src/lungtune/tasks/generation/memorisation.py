@@ -1,0 +1,124 @@
+"""Which samples of a generator are copies of its training images.
+
+How near a sample is to its nearest training image says little by itself: a blurred, typical image is near to all of
+them. So the distance is divided by the mean one to the 50 nearest (Carlini et al. 2023, "Extracting training data from
+diffusion models", arXiv 2301.13188, section 5.1): a copy stands out among its neighbours. What is usual is told by the
+validation images, which cannot be copies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lungtune.tasks.generation.sample_metrics import normalised
+
+NEIGHBOURS = 50
+SHARE = 0.01
+"""This share of the validation images lies below each of the two thresholds."""
+SIDE = 32
+"""Pixels are compared at this size."""
+_CHUNK = 4_000_000
+"""At most this many distances are held at a time (32 MB)."""
+_AT_ONCE = 256
+"""Images made small at a time."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images as copies are looked for: embeddings ``(N, D)``, and pixels ``(N, K)`` of :func:`small`."""
+
+    embeddings: np.ndarray
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What was found of each sample.
+
+    Attributes:
+        distance: ``(M,)`` to the nearest training image, of normalised embeddings.
+        relative: ``(M,)`` the same over the mean distance to the nearest 50; 0 is an exact copy.
+        relative_pixels: ``(M,)`` the same of pixels.
+        nearest: ``(M,)`` index of the training image with the nearest embedding.
+        copied: ``(M,)`` whether it is a near-copy.
+    """
+
+    distance: np.ndarray
+    relative: np.ndarray
+    relative_pixels: np.ndarray
+    nearest: np.ndarray
+    copied: np.ndarray
+
+    @property
+    def share(self) -> float:
+        """The share of near-copies."""
+        return float(self.copied.mean())
+
+
+def small(images: np.ndarray) -> np.ndarray:
+    """Return images ``(N, H, W)`` of any type as pixels ``(N, 32 * 32)``: means of cells, mean 0 and sd 1 per image.
+
+    Sides that are not multiples of 32 have cells of unequal size; smaller ones stay as they are.
+    """
+    if len(images) > _AT_ONCE:  # a fold of large images need not be in memory as floats
+        return np.concatenate([small(images[i : i + _AT_ONCE]) for i in range(0, len(images), _AT_ONCE)])
+    pooled = np.asarray(images, np.float32)
+    for axis in (1, 2):
+        side = pooled.shape[axis]
+        edges = np.linspace(0, side, min(side, SIDE), endpoint=False).astype(np.int64)
+        counts = np.diff(np.append(edges, side)).reshape([-1 if a == axis else 1 for a in range(3)])
+        pooled = np.add.reduceat(pooled, edges, axis=axis) / counts
+    flat = pooled.reshape(len(pooled), -1).astype(np.float64)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-9)
+
+
+def copies(samples: Pictures, train: Pictures, validation: Pictures) -> Copies:
+    """Find near-copies: samples that stand out beside one training image as 99 % of validation images do not.
+
+    Both must hold, of embeddings and of pixels: the distance to the nearest training image over the mean one to the
+    nearest 50 is less than the first percentile of the same over the validation images. So of an honest generator's
+    samples, one in a hundred or fewer are called copies; images made from one training image by changing what the
+    embedding sees are not found.
+
+    Args:
+        samples: the M samples.
+        train: what the generator was trained on, at least two images.
+        validation: images of other patients.
+
+    Raises:
+        ValueError: there is no validation image, or fewer than two training images.
+    """
+    if len(train.embeddings) < 2 or not len(validation.embeddings):
+        raise ValueError(
+            "At least two training images and one validation image must be given, but got "
+            f"{len(train.embeddings)} and {len(validation.embeddings)}."
+        )
+    known = normalised(train.embeddings)
+    distance, relative, nearest = _nearest(normalised(samples.embeddings), known)
+    usual = _nearest(normalised(validation.embeddings), known)[1]
+    pixels, usual_pixels = (_nearest(each.pixels, train.pixels)[1] for each in (samples, validation))
+    copied = (relative < _low(usual)) & (pixels < _low(usual_pixels))
+    return Copies(distance, relative, pixels, nearest, copied)
+
+
+def _low(values: np.ndarray) -> float:
+    return float(np.quantile(values, SHARE, method="lower"))
+
+
+def _nearest(rows: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of each row its distance to the nearest known one, that over the mean to the nearest 50, and which."""
+    norms, count = (known**2).sum(axis=1), min(NEIGHBOURS, len(known))
+    distance, relative, nearest = np.empty(len(rows)), np.empty(len(rows)), np.empty(len(rows), np.int64)
+    step = max(1, _CHUNK // len(known))
+    for first in range(0, len(rows), step):
+        some = slice(first, first + step)
+        squared = (rows[some] ** 2).sum(axis=1)[:, None] + norms - 2 * (rows[some] @ known.T)
+        found = np.sqrt(np.maximum(squared, 0))
+        nearest[some] = found.argmin(axis=1)
+        distance[some] = found.min(axis=1)
+        usual = np.partition(found, count - 1, axis=1)[:, :count].mean(axis=1)
+        relative[some] = distance[some] / np.maximum(usual, 1e-12)
+    return distance, relative, nearest
