@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from lungtune.core.family import Classifier
+from lungtune.core.family import Family
 from lungtune.core.params import param
 from lungtune.models import clip_weights, feature_head
 from lungtune.models.params import Loop, Synthetic
+from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
     import torch
 
+    from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
 
 
@@ -45,7 +47,7 @@ class Params(Synthetic, Loop):
     dropout: float = param(0.0, low=0.0, high=0.9, help="share of the features dropped in training")
 
 
-class ClipHead(Classifier):
+class ClipHead(Family[Base, Params]):
     """``x W + b``, plus ``gelu(x U + u) V`` where there are hidden units, over the tower's features x.
 
     x is what the tower puts out before its projection into the space shared with the text, as in the linear probes
@@ -53,47 +55,48 @@ class ClipHead(Classifier):
     """
 
     summary: ClassVar[str] = "CLIP's frozen image tower with a trained classifier head"
-    Base: ClassVar[type] = Base
-    Params: ClassVar[type] = Params
+    tasks = (Classification(),)
+    Base = Base
+    Params = Params
 
     def check(self, base: Base) -> None:
-        """See ``Trainable.check``. Downloads from the hub when it answers within five seconds."""
+        """See ``Family.check``. Downloads from the hub when it answers within five seconds."""
         clip_weights.find(base.model, base.weights, fetch=True)
 
     def miniature(self, folder: Path) -> Base:
-        """See ``Trainable.miniature``: two blocks of width 32."""
+        """See ``Family.miniature``: two blocks of width 32."""
         from lungtune.models import clip_model
 
         clip_model.write_random(folder)
         return Base(weights=str(folder), image_size=16, views=0)
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
-        """See ``Trainable.backbone``."""
+        """See ``Family.backbone``."""
         from lungtune.models import clip_model
 
         return clip_model.ClipImages(clip_model.plain_clip(base)).eval()
 
-    def own(
+    def trainable_parameters(
         self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.own``."""
+        """See ``Family.trainable_parameters``."""
         return feature_head.draw(model.width, params.hidden, len(classes), generator)
 
-    def features(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """See ``Trainable.features``: ``(N, width)`` float32."""
-        return model.upper(model.lower(images)).float()
+    def features(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """See ``Family.features``: ``features`` ``(N, width)`` float32."""
+        return {"features": model.upper(model.lower(batch["image"])).float()}
 
-    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: BatchLayout) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.outputs``."""
-        return {"logits": feature_head.scores(inputs, slots)}
+    def outputs(self, model: torch.nn.Module, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
+        """See ``Family.outputs``."""
+        return {"logits": feature_head.scores(batch["features"], layout)}
 
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
-        """See ``Trainable.export``: CLIP in open_clip's local-dir format, the head beside it."""
+        """See ``Family.export``: CLIP in open_clip's local-dir format, the head beside it."""
         from lungtune.models import clip_export
 
         clip_export.write_head(base, classes, adapter, folder)
 
 
-TRAINABLE = ClipHead()
+FAMILY = ClipHead()

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from lungtune.core.family import Classifier, LoraTarget
+from lungtune.core.family import Family, LoraTarget
 from lungtune.core.params import param
 from lungtune.errors import SpaceError
 from lungtune.models import clip_weights
 from lungtune.models.clip_prompts import STYLES
 from lungtune.models.params import Loop, Synthetic
+from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
     import torch
 
+    from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
 
 _PROJECTIONS = {
@@ -61,7 +63,7 @@ class Params(Synthetic, Loop):
     prompt_style: str = param("paper", choices=STYLES, help="how the classes are put into words")
 
 
-class ClipLora(Classifier):
+class ClipLora(Family[Base, Params]):
     """Cosine of image and class caption, times CLIP's temperature; LoRA on chosen projections of either tower.
 
     The captions are those of the *classes*, the same for every batch. Scoring images against the captions of their
@@ -69,11 +71,12 @@ class ClipLora(Classifier):
     """
 
     summary: ClassVar[str] = "CLIP with LoRA, scored against fixed class captions"
-    Base: ClassVar[type] = Base
-    Params: ClassVar[type] = Params
+    tasks = (Classification(),)
+    Base = Base
+    Params = Params
 
     def check(self, base: Base) -> None:
-        """See ``Trainable.check``. Downloads from the hub when it answers within five seconds.
+        """See ``Family.check``. Downloads from the hub when it answers within five seconds.
 
         Raises:
             SpaceError: views are to be kept, but no block is frozen.
@@ -86,21 +89,21 @@ class ClipLora(Classifier):
         clip_weights.find(base.model, base.weights, fetch=True)
 
     def miniature(self, folder: Path) -> Base:
-        """See ``Trainable.miniature``: two blocks of width 32 in either tower."""
+        """See ``Family.miniature``: two blocks of width 32 in either tower."""
         from lungtune.models import clip_model
 
         clip_model.write_random(folder)
         return Base(weights=str(folder), image_size=16)
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
-        """See ``Trainable.backbone``."""
+        """See ``Family.backbone``."""
         from lungtune.models import clip_model
 
         clip = clip_model.plain_clip(base)
         return clip_model.ClipClassifier(clip, classes, clip_model.tokenizer(base), base.frozen_blocks).eval()
 
-    def targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
-        """See ``Trainable.targets``: one pattern for each tower and projection, so that each must match."""
+    def lora_targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
+        """See ``Family.lora_targets``: one pattern for each tower and projection, so that each must match."""
         patterns = []
         for tower in _TOWERS[params.lora_tower]:
             count = len(model.get_submodule(f"{tower}.transformer.resblocks"))
@@ -113,53 +116,53 @@ class ClipLora(Classifier):
             ]
         return [LoraTarget(p, params.lora_rank, params.lora_alpha, params.lora_dropout) for p in patterns]
 
-    def features(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """See ``Trainable.features``: tokens ``(N, L, width)``, in bf16 where that halves what is kept."""
+    def features(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """See ``Family.features``: ``tokens`` ``(N, L, width)``, in bf16 where that halves what is kept."""
         import torch
 
-        tokens = model.lower(images)
-        halved = model.frozen and torch.is_autocast_enabled(images.device.type)
-        return tokens.to(torch.get_autocast_dtype(images.device.type)) if halved else tokens
+        tokens, kind = model.lower(batch["image"]), batch["image"].device.type
+        halved = model.frozen and torch.is_autocast_enabled(kind)
+        return {"tokens": tokens.to(torch.get_autocast_dtype(kind)) if halved else tokens}
 
-    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: BatchLayout) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.outputs``."""
+    def outputs(self, model: torch.nn.Module, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
+        """See ``Family.outputs``."""
         import torch
 
-        matrices, features = _matrices(model, slots), model.embed(inputs.float())
-        with torch.autocast(inputs.device.type, enabled=False):  # both are float32 on purpose
-            return {"logits": slots.matmul(features, matrices.transpose(1, 2)) * model.scale}
+        matrices, features = _matrices(model, layout), model.embed(batch["tokens"].float())
+        with torch.autocast(features.device.type, enabled=False):  # both are float32 on purpose
+            return {"logits": layout.matmul(features, matrices.transpose(1, 2)) * model.scale}
 
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
-        """See ``Trainable.export``: merged CLIP in open_clip's local-dir format, the adapter beside it."""
+        """See ``Family.export``: merged CLIP in open_clip's local-dir format, the adapter beside it."""
         from lungtune.models import clip_export
 
         clip_export.write(base, params, classes, adapter, folder)
 
 
-def _matrices(model: torch.nn.Module, slots: BatchLayout) -> torch.Tensor:
-    """Return ``(len(slots), C, D)``: each slot's class matrix; text is run only for slots that adapt its tower."""
+def _matrices(model: torch.nn.Module, layout: BatchLayout) -> torch.Tensor:
+    """Return ``(len(layout), C, D)``: each slot's class matrix; text is run only for slots that adapt its tower."""
     import torch
 
-    key = ("class matrices", slots.places)
-    if key in slots.memo:
-        return slots.memo[key]
-    styles = [p.prompt_style for p in slots.params]
-    adapted = [i for i, p in enumerate(slots.params) if p.lora_tower != "image"]
+    key = ("class matrices", layout.places)
+    if key in layout.memo:
+        return layout.memo[key]
+    styles = [p.prompt_style for p in layout.params]
+    adapted = [i for i, p in enumerate(layout.params) if p.lora_tower != "image"]
     matrices: list[torch.Tensor] = [
-        None if i in adapted else model.fixed_matrix(style, slots) for i, style in enumerate(styles)
+        None if i in adapted else model.fixed_matrix(style, layout) for i, style in enumerate(styles)
     ]
     if adapted:
         tokens = [model.captions(styles[i]) for i in adapted]
-        with slots.over({i: len(t) for i, t in zip(adapted, tokens, strict=True)}) as texts:
+        with layout.over({i: len(t) for i, t in zip(adapted, tokens, strict=True)}) as texts:
             features = model.text_features(torch.cat(tokens))
         for i, rows in zip(adapted, texts.rows, strict=True):
             matrices[i] = model.class_matrix(styles[i], features[rows])
     found = torch.stack(matrices)
-    if not slots.training:  # a batch that passes in parts is differentiated part by part, the captions each time anew
-        slots.memo[key] = found
+    if not layout.training:  # a batch that passes in parts is differentiated part by part, the captions each time anew
+        layout.memo[key] = found
     return found
 
 
-TRAINABLE = ClipLora()
+FAMILY = ClipLora()

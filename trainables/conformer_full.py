@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from lungtune.core.params import param
 from lungtune.models import timm_models, whole_network
+from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
     import torch
 
+    from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
-    from lungtune.layers.losses import Targets
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,16 @@ class Params(whole_network.Params):
     )
 
 
+_BRANCHES = ("convolutions", "transformer")
+
+
 class Conformer(whole_network.Network):
     """Peng et al. (arXiv 2105.03889): the loss is the mean of both heads', the prediction the sum of their logits."""
 
+    tasks = (Classification(heads=_BRANCHES),)
     summary: ClassVar[str] = "Conformer, trained as a whole; both of its heads are reported"
-    Base: ClassVar[type] = Base
-    Params: ClassVar[type] = Params
+    Base = Base
+    Params = Params
     heads = ("conv_cls_head", "trans_cls_head")
     small = ("conformer_micro", {"base": 8, "width": 24, "heads": 2, "depth": 3})
 
@@ -55,7 +60,7 @@ class Conformer(whole_network.Network):
         return timm_models.build(base.model, base.weights, base.image_size, num_classes=len(classes), drop_path=0.1)
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
-        """See ``Trainable.backbone``."""
+        """See ``Family.backbone``."""
         from lungtune.layers import network
 
         model = super().backbone(base, classes)
@@ -71,20 +76,15 @@ class Conformer(whole_network.Network):
         convolutions, transformer = model(images)
         return {"logits": convolutions + transformer, "convolutions": convolutions, "transformer": transformer}
 
-    def loss(self, outputs: Mapping[str, torch.Tensor], targets: Targets, slots: BatchLayout) -> torch.Tensor:
-        """See ``Trainable.loss``."""
-        smoothing = [p.label_smoothing for p in slots.params]
-        losses = [targets.cross_entropy(outputs[name], smoothing, slots.counts) for name in _BRANCHES]
+    def loss(self, outputs: Mapping[str, torch.Tensor], batch: Batch, layout: BatchLayout) -> torch.Tensor:
+        """See ``Family.loss``: the mean of both heads'."""
+        losses = [self.tasks[0].loss({"logits": outputs[name]}, batch, layout) for name in _BRANCHES]
         return (losses[0] + losses[1]) / 2
-
-    def judge(self, outputs: Mapping[str, torch.Tensor], targets: Targets) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.judge``: the probabilities of either head."""
-        return {name: outputs[name].float().softmax(1) for name in _BRANCHES}
 
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
-        """See ``Trainable.export``: a program for torch alone."""
+        """See ``Family.export``: a program for torch alone."""
         from lungtune.models import grey_images, timm_export
 
         _, built = self.trained_model(base, classes, adapter)
@@ -93,11 +93,8 @@ class Conformer(whole_network.Network):
         timm_export.write_program(program, built, base.image_size, classes, folder, what)
 
 
-_BRANCHES = ("convolutions", "transformer")
-
-
 def _summed(logits: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
     return logits[0] + logits[1], *logits
 
 
-TRAINABLE = Conformer()
+FAMILY = Conformer()

@@ -40,8 +40,8 @@ class ConvNeXt(whole_network.Network):
     """Liu et al., "A ConvNet for the 2020s" (arXiv 2201.03545), fine-tuned as there, with layer-wise decay."""
 
     summary: ClassVar[str] = "ConvNeXt, fine-tuned as a whole; its size is an axis"
-    Base: ClassVar[type] = Base
-    Params: ClassVar[type] = Params
+    Base = Base
+    Params = Params
     small = ("convnext_atto", {"depths": [1, 1, 2, 1], "dims": [8, 8, 16, 16]})
 
     def build(self, base: Base, classes: Sequence[str]) -> timm_models.Built:
@@ -52,7 +52,7 @@ class ConvNeXt(whole_network.Network):
         return timm_models.having(built, "stages", "a ConvNeXt of timm's")
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
-        """See ``Trainable.backbone``."""
+        """See ``Family.backbone``."""
         from lungtune.layers import network
 
         model = super().backbone(base, classes)
@@ -63,8 +63,8 @@ class ConvNeXt(whole_network.Network):
         """See ``Network.prepare``."""
         model.drop_path.set(params.drop_path)
 
-    def scales(self, model: torch.nn.Module, params: Params) -> Mapping[str, float]:
-        """See ``Trainable.scales``: ``layer_decay`` to the power of the layer's distance from the head.
+    def lr_multipliers(self, model: torch.nn.Module, params: Params) -> Mapping[str, float]:
+        """See ``Family.lr_multipliers``: ``layer_decay`` to the power of the layer's distance from the head.
 
         Layers are grouped as timm groups them (Bao et al., BEiT, arXiv 2106.08254).
         """
@@ -77,4 +77,4 @@ class ConvNeXt(whole_network.Network):
         return {f"net.{name}": params.layer_decay ** (top - depth) for name, depth in depths.items()}
 
 
-TRAINABLE = ConvNeXt()
+FAMILY = ConvNeXt()

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from lungtune.tasks.segmentation import Segmentation
+
 from lungtune.core.params import param
 from lungtune.errors import SpaceError
 from lungtune.models import timm_models, whole_network
+from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
     import torch
 
+    from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
-    from lungtune.layers.losses import Targets
 
 _DECODER = ("net.decoder.", "net.mask.")
 
@@ -50,15 +53,15 @@ class ResUnet(whole_network.Network):
     """
 
     summary: ClassVar[str] = "Res-UNet: lung segmentation as a second task, its weight lambda2 searched"
-    needs_masks = True
+    tasks = (Classification(), Segmentation())
     ablation: ClassVar[Mapping[str, Any]] = {"lambda2": 0.0}
-    Base: ClassVar[type] = Base
-    Params: ClassVar[type] = Params
+    Base = Base
+    Params = Params
     heads = ("head",)
     small = ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]})
 
     def miniature(self, folder: Path) -> Base:
-        """See ``Trainable.miniature``."""
+        """See ``Family.miniature``."""
         return dataclasses.replace(super().miniature(folder), decoder_width=2)
 
     def build(self, base: Base, classes: Sequence[str]) -> timm_models.Built:
@@ -80,13 +83,13 @@ class ResUnet(whole_network.Network):
         """See ``Network.trained``: a decoder whose loss does not count stays out."""
         return lambda name: params.lambda2 > 0 or not name.startswith(_DECODER)
 
-    def own(
+    def trainable_parameters(
         self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.own``; the decoder is drawn anew."""
+        """See ``Family.trainable_parameters``; the decoder is drawn anew."""
         from lungtune.models import unet
 
-        own = dict(super().own(model, params, classes, generator))
+        own = dict(super().trainable_parameters(model, params, classes, generator))
         unet.redraw(own, generator)
         return own
 
@@ -99,34 +102,19 @@ class ResUnet(whole_network.Network):
         logits, mask = model.net(model.pixels(images), segment=params.lambda2 > 0)
         return {"logits": logits, "mask": images.new_full(images.shape, float("nan")) if mask is None else mask}
 
-    def loss(self, outputs: Mapping[str, torch.Tensor], targets: Targets, slots: BatchLayout) -> torch.Tensor:
-        """See ``Trainable.loss``."""
+    def loss(self, outputs: Mapping[str, torch.Tensor], batch: Batch, layout: BatchLayout) -> torch.Tensor:
+        """See ``Family.loss``."""
         import torch
 
-        from lungtune.layers.losses import overlap
-
-        classified = super().loss(outputs, targets, slots)
-        weights = torch.tensor([p.lambda2 for p in slots.params]).repeat_interleave(torch.tensor(slots.counts))
-        weights = weights.to(classified.device)
-        dice, _ = overlap(outputs["mask"].float().sigmoid(), targets.masks)
-        return classified + torch.where(targets.masked & (weights > 0), weights * (1 - dice), 0.0)
-
-    def judge(self, outputs: Mapping[str, torch.Tensor], targets: Targets) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.judge``: ``dice`` and ``iou`` of the mask at probability 0.5."""
-        import torch
-
-        from lungtune.layers.losses import overlap
-
-        if targets.masks is None:
-            return {}
-        told = targets.masked & ~outputs["mask"].flatten(1)[:, 0].isnan()
-        measures = overlap((outputs["mask"] > 0).float(), targets.masks)
-        return {name: torch.where(told, value, torch.nan) for name, value in zip(("dice", "iou"), measures)}
+        classification, segmentation = (task.loss(outputs, batch, layout) for task in self.tasks)
+        weights = torch.tensor([p.lambda2 for p in layout.params]).repeat_interleave(torch.tensor(layout.counts))
+        weights = weights.to(classification.device)
+        return classification + torch.where(weights > 0, weights * segmentation, 0.0)
 
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
-        """See ``Trainable.export``: a program for torch alone."""
+        """See ``Family.export``: a program for torch alone."""
         from lungtune.models import grey_images, timm_export
 
         _, built = self.trained_model(base, classes, adapter)
@@ -137,4 +125,4 @@ class ResUnet(whole_network.Network):
         timm_export.write_program(program, built, base.image_size, classes, folder, what)
 
 
-TRAINABLE = ResUnet()
+FAMILY = ResUnet()

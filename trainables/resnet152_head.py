@@ -27,8 +27,8 @@ class ResNetHead(ImageHead):
     """He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385); the head sees the pooled map."""
 
     summary: ClassVar[str] = "frozen ResNet-152 with a trained classifier head"
-    Base: ClassVar[type] = Base
+    Base = Base
     small = ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]})
 
 
-TRAINABLE = ResNetHead()
+FAMILY = ResNetHead()

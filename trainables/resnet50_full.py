@@ -38,8 +38,8 @@ class ResNet(whole_network.Network):
     """He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385)."""
 
     summary: ClassVar[str] = "ResNet-50, fine-tuned as a whole or from its last stage on"
-    Base: ClassVar[type] = Base
-    Params: ClassVar[type] = Params
+    Base = Base
+    Params = Params
     small = ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]})
 
     def build(self, base: Base, classes: Sequence[str]) -> timm_models.Built:
@@ -56,4 +56,4 @@ class ResNet(whole_network.Network):
         model.net.drop_rate = params.drop_rate
 
 
-TRAINABLE = ResNet()
+FAMILY = ResNet()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lungtune.core.family import Generator, LoraTarget
+from lungtune.core.family import LoraTarget
 from lungtune.core.params import param
 from lungtune.models import clip_weights, diffusion_weights
 from lungtune.models.params import Loop
+from lungtune.tasks.generation import Generation, GenerativeFamily
 
 if TYPE_CHECKING:
     import torch
 
+    from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
-    from lungtune.layers.losses import Targets
 
 _HEADS = r"to_q|to_k|to_v|to_out\.0"
 _TARGETS = {
@@ -70,15 +71,16 @@ class Params(Loop):
     sampler_steps: int = param(50, low=1, high=1000, help="steps of the sampler")
 
 
-class SdLora(Generator):
+class SdLora(GenerativeFamily[Base, Params]):
     """A Stable Diffusion whose UNet, and text encoder if wanted, is adapted to the images of each class's caption."""
 
     summary: ClassVar[str] = "Stable Diffusion with LoRA, drawing X-rays of each class"
-    Base: ClassVar[type] = Base
-    Params: ClassVar[type] = Params
+    tasks = (Generation(),)
+    Base = Base
+    Params = Params
 
     def check(self, base: Base) -> None:
-        """See ``Trainable.check``. Downloads from the hub when it answers within five seconds.
+        """See ``Family.check``. Downloads from the hub when it answers within five seconds.
 
         Raises:
             SpaceError: images of this size do not pass through the model.
@@ -87,7 +89,7 @@ class SdLora(Generator):
         clip_weights.find(base.judge, base.judge_weights, fetch=True)
 
     def miniature(self, folder: Path) -> Base:
-        """See ``Trainable.miniature``: latents of 8 px, 16 channels; a CLIP of two blocks judges."""
+        """See ``Family.miniature``: latents of 8 px, 16 channels; a CLIP of two blocks judges."""
         from lungtune.models import clip_model, diffusion_model
 
         diffusion_model.write_random(folder / "diffusion")
@@ -96,61 +98,60 @@ class SdLora(Generator):
         return Base(str(folder / "diffusion"), image_size=16, samples=4, judge_weights=judge, judge_size=16)
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
-        """See ``Trainable.backbone``."""
+        """See ``Family.backbone``."""
         from lungtune.models import diffusion_model
 
         model = diffusion_model.Diffusion(diffusion_weights.find(base.weights, fetch=True), classes, _styles())
         model.image_size = base.image_size
         return model.eval()
 
-    def targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
-        """See ``Trainable.targets``: one pattern for each kind of layer, so that each must match."""
+    def lora_targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
+        """See ``Family.lora_targets``: one pattern for each kind of layer, so that each must match."""
         patterns = [rf"unet\..*\.{name}" for name in _TARGETS[params.lora_targets]]
         patterns += [rf"text_encoder\..*\.{_TEXT}"] if params.lora_text else []
         return [LoraTarget(p, params.lora_rank, params.lora_alpha, params.lora_dropout) for p in patterns]
 
-    def features(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """See ``Trainable.features``: mean and log-variance of the latents ``(N, 2 c, h, w)``."""
-        return model.moments(images).float()
+    def features(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """See ``Family.features``: ``moments``, mean and log-variance of the latents ``(N, 2 c, h, w)``."""
+        return {"moments": model.moments(batch["image"]).float()}
 
-    def losses(
-        self, model: torch.nn.Module, inputs: torch.Tensor, targets: Targets, slots: BatchLayout
-    ) -> torch.Tensor:
-        """See ``Trainable.losses``: how far the UNet's word is from the noise, or velocity, that each row was given."""
+    def losses(self, model: torch.nn.Module, batch: Batch, layout: BatchLayout) -> torch.Tensor:
+        """See ``Family.losses``: how far the UNet's word is from the noise, or velocity, that each row was given."""
         import torch
 
         from lungtune.layers.layout import derive_seed
 
+        inputs = batch["moments"]
         device = inputs.device
-        contexts = model.contexts(slots, [i for i, p in enumerate(slots.params) if p.lora_text])
-        said, own, noises, times, weights = [], [], [], [], []
+        contexts = model.contexts(layout, [i for i, p in enumerate(layout.params) if p.lora_text])
+        said, latent_noise, noises, times, weights = [], [], [], [], []
         half = inputs.shape[1] // 2
-        for i, rows in enumerate(slots.rows):
-            params, count = slots.params[i], rows.stop - rows.start
-            generator = torch.Generator(device).manual_seed(derive_seed(slots.drawing(i), _NOISE))
+        for i, rows in enumerate(layout.rows):
+            params, count = layout.params[i], rows.stop - rows.start
+            generator = torch.Generator(device).manual_seed(derive_seed(layout.drawing(i), _NOISE))
             drawn = torch.randn(2, count, half, *inputs.shape[2:], generator=generator, device=device)
             steps = torch.randint(len(model.kept), (count,), generator=generator, device=device)
             dropped = torch.rand(count, generator=generator, device=device) < params.caption_dropout
-            captions = torch.where(dropped, len(contexts[i]) - 1, targets.labels[rows])
+            captions = torch.where(dropped, len(contexts[i]) - 1, batch["label"][rows])
             said.append(contexts[i][captions])
-            own.append(drawn[0])
+            latent_noise.append(drawn[0])
             noises.append(drawn[1])
             times.append(steps)
             weights.append(model.balance(steps, params.snr_cap) if params.snr_cap else torch.ones_like(dropped).float())
         mean, spread = inputs.chunk(2, 1)
-        latents = mean + (0.5 * spread.clamp(-30, 20)).exp() * torch.cat(own)
+        latents = mean + (0.5 * spread.clamp(-30, 20)).exp() * torch.cat(latent_noise)
         noised, wanted = model.noised(latents * model.vae.config.scaling_factor, torch.cat(noises), torch.cat(times))
         told = model.unet(noised, torch.cat(times), encoder_hidden_states=torch.cat(said)).sample
-        return (told.float() - wanted).square().mean((1, 2, 3)) * torch.cat(weights) * targets.weights
+        return (told.float() - wanted).square().mean((1, 2, 3)) * torch.cat(weights) * batch.weights
 
     def draw(
-        self, model: torch.nn.Module, labels: Sequence[int], seeds: Sequence[int], slots: BatchLayout
+        self, model: torch.nn.Module, labels: Sequence[int], seeds: Sequence[int], layout: BatchLayout
     ) -> torch.Tensor:
-        """See ``Generator.draw``."""
-        return model.draw(labels, seeds, model.image_size, slots, slots.params[0].lora_text)
+        """See ``GenerativeFamily.draw``."""
+        return model.draw(labels, seeds, model.image_size, layout, layout.params[0].lora_text)
 
     def embedder(self, base: Base, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-        """See ``Generator.embedder``: the normalised embeddings of the judging CLIP's image tower."""
+        """See ``GenerativeFamily.embedder``: the normalised embeddings of the judging CLIP's image tower."""
         import torch
 
         from lungtune.models import clip_model
@@ -170,17 +171,17 @@ class SdLora(Generator):
         return embed
 
     def content(self, base: Base) -> str:
-        """See ``Generator.content``."""
+        """See ``GenerativeFamily.content``."""
         return diffusion_weights.content(diffusion_weights.find(base.weights, fetch=True))
 
     def captions(self, params: Params, classes: Sequence[str]) -> list[str]:
-        """See ``Generator.captions``."""
+        """See ``GenerativeFamily.captions``."""
         from lungtune.models.clip_prompts import prompts
 
         return [each[0] for each in prompts(classes, params.prompt_style)]
 
     def export(self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, Any], folder: Path) -> None:
-        """See ``Trainable.export``: the adapters in diffusers' LoRA format."""
+        """See ``Family.export``: the adapters in diffusers' LoRA format."""
         from lungtune.models import diffusion_export
 
         diffusion_export.write(base, params, self.captions(params, classes), classes, adapter, folder)
@@ -190,4 +191,4 @@ def _styles() -> tuple[str, ...]:
     return tuple(Params.__dataclass_fields__["prompt_style"].metadata["lungtune"]["choices"])
 
 
-TRAINABLE = SdLora()
+FAMILY = SdLora()

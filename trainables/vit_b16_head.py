@@ -27,11 +27,11 @@ class VitHead(ImageHead):
     """Dosovitskiy et al., "An Image is Worth 16x16 Words" (arXiv 2010.11929); the head sees what their own would."""
 
     summary: ClassVar[str] = "frozen ViT-B/16 with a trained classifier head"
-    Base: ClassVar[type] = Base
+    Base = Base
     small = (
         "vit_tiny_patch16_224",
         {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2},
     )
 
 
-TRAINABLE = VitHead()
+FAMILY = VitHead()

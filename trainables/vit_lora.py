@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from lungtune.core.family import Classifier, LoraTarget
+from lungtune.core.family import Family, LoraTarget
 from lungtune.core.params import param
 from lungtune.models import feature_head, timm_models
 from lungtune.models.params import Loop, Synthetic
+from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
     import torch
 
+    from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
 
 _ATTENTION = {name: f"attn.{name}_proj" for name in ("q", "k", "v", "out")}
@@ -53,19 +55,20 @@ class Params(Synthetic, Loop):
     lora_blocks: str = param("all", choices=("all", "upper_half"), help="blocks that are adapted")
 
 
-class VitLora(Classifier):
+class VitLora(Family[Base, Params]):
     """LoRA (Hu et al., arXiv 2106.09685) on a ViT whose fused ``qkv`` is taken apart, so that each can be adapted."""
 
     summary: ClassVar[str] = "ViT-B/16 with LoRA and a linear head"
-    Base: ClassVar[type] = Base
-    Params: ClassVar[type] = Params
+    tasks = (Classification(),)
+    Base = Base
+    Params = Params
 
     def check(self, base: Base) -> None:
-        """See ``Trainable.check``. Downloads from the hub when it answers within five seconds."""
+        """See ``Family.check``. Downloads from the hub when it answers within five seconds."""
         timm_models.check(base.model, base.weights)
 
     def miniature(self, folder: Path) -> Base:
-        """See ``Trainable.miniature``: two blocks of width 24."""
+        """See ``Family.miniature``: two blocks of width 24."""
         from lungtune.models import timm_export
 
         settings = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
@@ -73,7 +76,7 @@ class VitLora(Classifier):
         return Base(weights=str(folder), image_size=32)
 
     def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
-        """See ``Trainable.backbone``."""
+        """See ``Family.backbone``."""
         from lungtune.models import grey_images, timm_vit
 
         built = timm_models.build(base.model, base.weights, base.image_size)
@@ -82,8 +85,8 @@ class VitLora(Classifier):
         timm_vit.split(model.net)
         return model
 
-    def targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
-        """See ``Trainable.targets``: one pattern for each projection, so that each must match."""
+    def lora_targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
+        """See ``Family.lora_targets``: one pattern for each projection, so that each must match."""
         count = len(model.net.blocks)
         first = count // 2 if params.lora_blocks == "upper_half" else 0
         blocks = "|".join(map(str, range(first, count)))
@@ -97,20 +100,20 @@ class VitLora(Classifier):
             for name in _PROJECTIONS[params.lora_targets]
         ]
 
-    def own(
+    def trainable_parameters(
         self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.own``: the head."""
+        """See ``Family.trainable_parameters``: the head."""
         return feature_head.draw(model.width, 0, len(classes), generator)
 
-    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: BatchLayout) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.outputs``."""
-        return {"logits": feature_head.linear(model.embed(inputs).float(), slots)}
+    def outputs(self, model: torch.nn.Module, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
+        """See ``Family.outputs``."""
+        return {"logits": feature_head.linear(model.embed(batch["image"]).float(), layout)}
 
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
-        """See ``Trainable.export``: timm's format with the adapters merged in, the adapters beside it."""
+        """See ``Family.export``: timm's format with the adapters merged in, the adapters beside it."""
         from safetensors.torch import save_file
 
         from lungtune.models import timm_export, timm_vit
@@ -123,4 +126,4 @@ class VitLora(Classifier):
         save_file(rest, folder / "adapter.safetensors")
 
 
-TRAINABLE = VitLora()
+FAMILY = VitLora()

@@ -1,84 +1,116 @@
-"""Finds every model family by itself: a new file in ``trainables/`` is tested without a line added here."""
+"""Finds every model family by itself: a new file in ``trainables/`` or ``families/`` is tested without a line added here.
+
+``tests/contract/families/`` holds miniatures of kinds that no shipped family has: volumes, colour, image with text,
+segmentation alone, several labels a case. They pass the same tests.
+"""
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lungtune.core.family import Classifier, Generator, Trainable
+from lungtune import catalog
+from lungtune.core.family import Family
+from lungtune.core.fields import Field
 from lungtune.core.params import ParamSpec, specs
-from lungtune.core.paths import ROOT
+from lungtune.data.dataset import Part
 from lungtune.engine.pack import Pack
-from lungtune.inputs.on_the_fly import Masks
 
-NAMES = sorted(p.stem for p in (ROOT / "trainables").glob("*.py") if not p.stem.startswith("_"))
+HOME = Path(__file__).parent / "own"
+"""A user's folder: families, spaces and a task of one's own."""
+
 CLASSES = ("normal", "bacterial", "viral")
 COUNTS = (12, 7, 3)
 HORIZON = 200
+WORDS = ("clear lungs", "dense opacity", "fine lines")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_families() -> Any:
+    """Let the catalog find the miniatures, as it finds a user's."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LUNGTUNE_PATH", str(HOME))
+    yield
+    patch.undo()
+
+
+def names() -> list[str]:
+    """Return all families, shipped ones and miniatures."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LUNGTUNE_PATH", str(HOME))
+    try:
+        return catalog.families()
+    finally:
+        patch.undo()
+
+
+NAMES = names()
 
 
 @dataclass(frozen=True)
-class Family:
-    """A family at its smallest, with images to train on.
+class Sample:
+    """A family at its smallest, with cases to train on.
 
     Attributes:
-        name: module in ``trainables``.
-        trainable: the instance.
+        name: of the family.
+        family: the instance.
         base: what ``miniature`` returned.
-        images: uint8 ``(22, S, S)``, sorted by class; each class has its own brightness, over noise.
-        labels: int64 ``(22,)``.
-        masks: a darker square in each image but one, where the family wants masks.
-        synthetic: further images ``(36, S, S)``, twelve a class, made as the real ones.
+        part: 22 cases sorted by class, with the fields of the family; each class has its own brightness, over noise.
+            One case lacks a mask, one its text, some their labels.
+        synthetic: 36 further cases, twelve a class, made as the real ones; None where cases have no single label.
     """
 
     name: str
-    trainable: Trainable
+    family: Family[Any, Any]
     base: Any
-    images: np.ndarray
-    labels: np.ndarray
-    masks: Masks | None
-    synthetic: Any
+    part: Part
+    synthetic: Part | None
 
     def pack(self, capacity: int = 8) -> Pack:
-        """Return a new pack on this family's images."""
-        given = {"masks": self.masks, "synthetic": self.synthetic, "capacity": capacity}
-        return Pack(self.trainable, self.base, CLASSES, self.images, self.labels, **given)
+        """Return a new pack on this family's cases."""
+        return Pack(self.family, self.base, CLASSES, self.part, synthetic=self.synthetic, capacity=capacity)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws images."""
+        return any(task.name == "generation" for task in self.family.tasks)
 
     @property
     def default(self) -> Any:
         """Default parameters, with a rate that shows in a few steps."""
         drawn = {"sampler_steps": 3, "caption_dropout": 0.4, "snr_cap": 0.5}
-        quick = drawn if isinstance(self.trainable, Generator) else {}
-        return replace(self.trainable.Params(), lr=1e-2, batch_size=4, **quick)
+        quick = drawn if self.draws else {}
+        return replace(self.family.Params(), lr=1e-2, batch_size=4, **quick)
 
     @property
     def told_close(self) -> dict[str, float]:
         """How near ``told`` is of the same trial trained in other company: a drawn pixel may round to its neighbour."""
-        return {"atol": 1.01 / 255 if isinstance(self.trainable, Generator) else 2e-4, "rtol": 0}
+        return {"atol": 1.01 / 255 if self.draws else 2e-4, "rtol": 0}
 
-    def told(self, pack: Pack, slot: int) -> torch.Tensor:
-        """Return what a trial makes of things: probabilities of all images, or pixels of one it draws of each class."""
-        if isinstance(self.trainable, Generator):
+    def told(self, pack: Pack, slot: int, part: Part | None = None, batch_size: int | None = None) -> torch.Tensor:
+        """Return what a trial predicts, one row a case; or pixels of one image it draws of each class."""
+        if self.draws:
             return pack.draw(slot, range(len(CLASSES)), [5, 6, 7], stride=8).float() / 255
-        return pack.predict(self.images)[slot]
+        found = pack.predict(part or self.part, [slot], batch_size=batch_size)[slot]
+        return torch.cat(
+            [value.flatten(1) if value.ndim > 1 else value[:, None] for value in found.values()], 1
+        ).nan_to_num(-1)
 
     def values(self, name: str) -> list[Any]:
         """Return the default and other moderate values of one parameter."""
-        return _values(specs(self.trainable.Params)[name], getattr(self.default, name))
+        return _values(specs(self.family.Params)[name], getattr(self.default, name))
 
     def variants(self, count: int) -> list[Any]:
         """Return parameter sets that differ from one another in everything."""
         found = []
         for i in range(count):
             changes = {}
-            for step, field in enumerate(fields(self.trainable.Params)):
+            for step, field in enumerate(fields(self.family.Params)):
                 values = self.values(field.name)
                 changes[field.name] = values[(i * (1 + step % 2) + step) % len(values)]
             found.append(replace(self.default, **changes))
@@ -98,6 +130,50 @@ def _values(spec: ParamSpec, default: Any) -> list[Any]:
     return [default, *(g for g in guesses if low <= g <= high and g != default)]
 
 
+def part_of(wanted: tuple[Field, ...], size: int, labels: np.ndarray, seed: int, whole: bool = False) -> Part:
+    """Return cases of these fields, whose brightness, words and numbers tell the class.
+
+    Args:
+        wanted: the fields.
+        size: side of images, volumes and masks.
+        labels: ``(N,)`` classes.
+        seed: of the noise.
+        whole: every case has every field; no masks.
+    """
+    random = np.random.default_rng(seed)
+    count, found, known = len(labels), {}, {}
+    rank = 3 if any(field.kind == "volume" for field in wanted) else 2
+    edge = size // 4
+    inside = (slice(None), slice(None), *(slice(edge, -edge) for _ in range(rank)))
+    for field in wanted:
+        if field.pixels:
+            shape = (count, field.channels, *(size,) * rank)
+            pixels = random.integers(0, 120, shape) + 60 * labels.reshape(-1, *(1,) * (rank + 1))
+            pixels = pixels.astype(np.uint8)
+            if not whole:
+                pixels[inside] //= 2
+            found[field.name] = pixels
+        elif field.kind == "mask" and not whole:
+            known[field.name] = np.arange(count) != 1
+            mask = np.zeros((count, 1, *(size,) * rank), np.uint8)
+            mask[inside] = 255
+            mask[1] = 0
+            found[field.name] = mask
+        elif field.kind == "label":
+            found[field.name] = labels.astype(np.int64)
+        elif field.kind == "labels":
+            values = np.eye(len(CLASSES), dtype=np.float32)[labels]
+            values[:, 0] = labels > 0  # two labels at a time
+            values[::5, 2] = np.nan
+            found[field.name] = values
+        elif field.kind == "text":
+            known[field.name] = np.arange(count) != 3
+            found[field.name] = np.array([WORDS[k] if i != 3 else "" for i, k in enumerate(labels)])
+        elif field.kind == "table":
+            found[field.name] = (labels[:, None] + random.normal(size=(count, 2))).astype(np.float32)
+    return Part.of(known=known, **found)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Small tensors gain nothing from threads."""
@@ -105,38 +181,35 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", params=NAMES)
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, own_families: None) -> Sample:
     """Every family in turn."""
-    trainable = importlib.import_module(f"trainables.{request.param}").TRAINABLE
-    folder: Path = tmp_path_factory.mktemp(request.param)
-    base = trainable.miniature(folder)
-    random = np.random.default_rng(0)
-    labels = np.repeat(np.arange(len(CLASSES)), COUNTS)
-    noise = random.integers(0, 120, (len(labels), base.image_size, base.image_size))
-    images = (noise + 60 * labels[:, None, None]).astype(np.uint8)
-    masks = np.zeros_like(images)
-    edge = base.image_size // 4
-    masks[:, edge:-edge, edge:-edge] = 255
-    known = np.arange(len(labels)) != 1
-    images[:, edge:-edge, edge:-edge] //= 2
-    given = Masks(masks * known[:, None, None].astype(np.uint8), known) if trainable.needs_masks else None
-    more = np.repeat(np.arange(len(CLASSES)), 12)
-    noise = random.integers(0, 120, (len(more), base.image_size, base.image_size))
-    synthetic = SimpleNamespace(images=(noise + 60 * more[:, None, None]).astype(np.uint8), labels=more)
-    return Family(request.param, trainable, base, images, labels, given, synthetic)
+    made = catalog.family(request.param)
+    base = made.miniature(tmp_path_factory.mktemp(request.param))
+    part = part_of(made.fields, base.image_size, np.repeat(np.arange(len(CLASSES)), COUNTS), 0)
+    further = np.repeat(np.arange(len(CLASSES)), 12)
+    synthetic = part_of(made.fields, base.image_size, further, 1, whole=True) if "label" in part else None
+    return Sample(request.param, made, base, part, synthetic)
 
 
 @pytest.fixture
-def classifier(family: Family) -> Family:
-    """Every family that classifies."""
-    if not isinstance(family.trainable, Classifier):
+def classifier(family: Sample) -> Sample:
+    """Every family that tells one class a case."""
+    if all(task.name != "classification" for task in family.family.tasks):
+        pytest.skip("no classification")
+    return family
+
+
+@pytest.fixture
+def predictor(family: Sample) -> Sample:
+    """Every family that predicts something of each case."""
+    if family.draws:
         pytest.skip("it draws")
     return family
 
 
 @pytest.fixture
-def generator(family: Family) -> Family:
+def generator(family: Sample) -> Sample:
     """Every family that draws."""
-    if not isinstance(family.trainable, Generator):
-        pytest.skip("it classifies")
+    if not family.draws:
+        pytest.skip("it does not draw")
     return family

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from lungtune.core import synthetic
-from lungtune.core.family import Classifier, Trainable
+from lungtune.core.family import Family as FamilyContract
 from lungtune.core.params import build, specs
 
-from .conftest import HORIZON, NAMES, Family
+from .conftest import HORIZON, NAMES, Sample
 
 HEAVY = ("torch", "ray", "mlflow", "open_clip", "timm", "numpy", "pandas")
 LOOP = {"lr", "weight_decay", "batch_size", "warmup", "augmentation", "class_weighting"}
@@ -23,19 +23,19 @@ LOOP = {"lr", "weight_decay", "batch_size", "warmup", "augmentation", "class_wei
 
 @pytest.mark.parametrize("name", NAMES)
 def test_import_is_light(name: str) -> None:
-    code = f"import sys, json, trainables.{name}; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    code = f"import sys, json; from lungtune import catalog; catalog.family({name!r}); print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
 
 
-def test_a_family_is_one_instance_with_a_summary(family: Family) -> None:
-    assert isinstance(family.trainable, Trainable)
-    assert 0 < len(family.trainable.summary) <= 100
+def test_a_family_is_one_instance_with_a_summary(family: Sample) -> None:
+    assert isinstance(family.family, FamilyContract)
+    assert 0 < len(family.family.summary) <= 100
 
 
 @pytest.mark.parametrize("part", ["Base", "Params"])
-def test_fields_are_frozen_explained_and_within_their_own_bounds(family: Family, part: str) -> None:
-    cls = getattr(family.trainable, part)
+def test_fields_are_frozen_explained_and_within_their_own_bounds(family: Sample, part: str) -> None:
+    cls = getattr(family.family, part)
     instance = cls()
     assert build(cls, dataclasses.asdict(instance)) == instance
     for spec in specs(cls).values():
@@ -46,17 +46,17 @@ def test_fields_are_frozen_explained_and_within_their_own_bounds(family: Family,
             setattr(instance, spec.name, spec.default)
 
 
-def test_what_the_loop_reads_is_there(family: Family) -> None:
-    assert specs(family.trainable.Params).keys() >= LOOP
-    mixes = {*synthetic.NAMES} if isinstance(family.trainable, Classifier) else set()
-    assert specs(family.trainable.Params).keys() & {*synthetic.NAMES} == mixes
-    assert "image_size" in specs(family.trainable.Base)
+def test_what_the_loop_reads_is_there(family: Sample) -> None:
+    assert specs(family.family.Params).keys() >= LOOP
+    mixes = {*synthetic.NAMES} if any(task.name == "classification" for task in family.family.tasks) else set()
+    assert specs(family.family.Params).keys() & {*synthetic.NAMES} == mixes
+    assert "image_size" in specs(family.family.Base)
 
 
-def test_what_switches_an_addition_off_is_a_value_of_the_parameter(family: Family) -> None:
-    known = specs(family.trainable.Params)
-    assert {name: known[name].check(value) for name, value in family.trainable.ablation.items()} == dict(
-        family.trainable.ablation
+def test_what_switches_an_addition_off_is_a_value_of_the_parameter(family: Sample) -> None:
+    known = specs(family.family.Params)
+    assert {name: known[name].check(value) for name, value in family.family.ablation.items()} == dict(
+        family.family.ablation
     )
 
 
@@ -71,14 +71,14 @@ class Spy:
         return getattr(self._params, name)
 
 
-def test_every_parameter_is_read(family: Family) -> None:
+def test_every_parameter_is_read(family: Sample) -> None:
     pack = family.pack()
     spy = Spy(family.default)
     pack.join(spy, seed=1, horizon=HORIZON)
     pack.step()
     family.told(pack, 0)
-    assert specs(family.trainable.Params).keys() - spy.read == set()
+    assert specs(family.family.Params).keys() - spy.read == set()
 
 
-def test_weights_of_the_miniature_are_found(family: Family) -> None:
-    family.trainable.check(family.base)
+def test_weights_of_the_miniature_are_found(family: Sample) -> None:
+    family.family.check(family.base)

@@ -6,16 +6,21 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from .conftest import CLASSES, HORIZON, Family
+from lungtune.core.fields import IMAGE
+
+from .conftest import CLASSES, HORIZON, Sample
 
 
 def test_the_readme_classifies_as_the_trial_does(
-    classifier: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    classifier: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if classifier.family.inputs != (IMAGE,):
+        pytest.skip("its README shows other inputs than one grey image")
     params = classifier.variants(2)[1]
     pack = classifier.pack(1)
     slot = pack.join(params, seed=1, horizon=HORIZON)
@@ -23,9 +28,9 @@ def test_the_readme_classifies_as_the_trial_does(
         pack.step()
     folder, picture = tmp_path / "weights", tmp_path / "picture.png"
     folder.mkdir()
-    classifier.trainable.export(classifier.base, params, CLASSES, pack.adapter(slot), folder)
+    classifier.family.export(classifier.base, params, CLASSES, pack.adapter(slot), folder)
     assert {"README.md", "classes.json"} <= {file.name for file in folder.iterdir()}
-    Image.fromarray(classifier.images[20]).save(picture)
+    Image.fromarray(classifier.part["image"][20, 0]).save(picture)
     snippet = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     for name in [name for name in sys.modules if name.split(".")[0] in ("lungtune", "trainables")]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -35,5 +40,5 @@ def test_the_readme_classifies_as_the_trial_does(
     told = json.loads(capsys.readouterr().out)
     monkeypatch.undo()
     assert list(told) == list(CLASSES)
-    expected = pack.predict(classifier.images[20:21])[slot][0]
+    expected = pack.predict(classifier.part.select(np.array([20])))[slot]["probabilities"][0]
     torch.testing.assert_close(torch.tensor(list(told.values())), expected, atol=2e-5, rtol=1e-4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,62 +10,67 @@ import pytest
 import torch
 from torch import Tensor
 
-from lungtune.core.family import Classifier
+from lungtune.core.fields import IMAGE
 from lungtune.core.params import specs
+from lungtune.data.dataset import Part
 from lungtune.inputs import feature_cache
-from lungtune.inputs.transforms2d import augment
+from lungtune.inputs.augmentation import augment
 from lungtune.layers.layout import derive_seed
 
-from .conftest import HORIZON, Family
+from .conftest import HORIZON, Sample
 
 VIEWS = 2
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
 
 @pytest.fixture
-def kept(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Family:
+def kept(family: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
     """A family that keeps features, in a cache of its own."""
-    if "views" not in specs(family.trainable.Base):
+    if "views" not in specs(family.family.Base):
         pytest.skip("keeps no features")
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
     return replace(family, base=replace(family.base, views=VIEWS))
 
 
 @pytest.fixture
-def computed(kept: Family, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def computed(kept: Sample, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many images each call of the family's ``features`` got."""
     counts: list[int] = []
-    true = type(kept.trainable).features
+    true = type(kept.family).features
 
-    def counting(self: object, model: torch.nn.Module, images: Tensor) -> Tensor:
-        counts.append(len(images))
-        return true(self, model, images)
+    def counting(self: object, model: torch.nn.Module, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        counts.append(len(next(iter(batch.values()))))
+        return true(self, model, batch)
 
-    monkeypatch.setattr(type(kept.trainable), "features", counting)
+    monkeypatch.setattr(type(kept.family), "features", counting)
     return counts
 
 
-def train(family: Family, level: int, steps: int = 4) -> tuple[list[float], Tensor]:
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def train(family: Sample, level: int, steps: int = 4) -> tuple[list[float], Tensor]:
     pack = replace(family, synthetic=None).pack(1)
     slot = pack.join(replace(family.default, augmentation=level), seed=1, horizon=HORIZON)
     return [pack.step()[slot] for _ in range(steps)], family.told(pack, slot)
 
 
-def test_images_as_they_are_train_as_without_a_cache(family: Family, kept: Family) -> None:
+def test_images_as_they_are_train_as_without_a_cache(family: Sample, kept: Sample) -> None:
     (losses, scores), (losses_2, scores_2) = train(family, 0), train(kept, 0)
     torch.testing.assert_close(torch.tensor(losses_2), torch.tensor(losses), **CLOSE)
     torch.testing.assert_close(scores_2, scores, **CLOSE)
 
 
 @pytest.mark.parametrize("level", [1, 3])
-def test_views_are_those_everybody_computes(kept: Family, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_are_those_everybody_computes(kept: Sample, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each image of a batch is one of its views; two passes show both, and another trial gets its own turn."""
-    pack, seen, images = kept.pack(2), [], torch.from_numpy(kept.images).unsqueeze(1).float() / 255
-    true = type(kept.trainable).losses
+    pack, seen, images = kept.pack(2), [], torch.from_numpy(kept.part["image"]).float() / 255
+    true, (name,) = type(kept.family).losses, kept.family.features(pack.model, {"image": images[:1]})
     monkeypatch.setattr(
-        type(kept.trainable),
+        type(kept.family),
         "losses",
-        lambda self, m, x, *rest: seen.append(x) or true(self, m, x, *rest),
+        lambda self, m, batch, *rest: seen.append(batch[name]) or true(self, m, batch, *rest),
     )
     size = len(images)
     params = replace(kept.default, augmentation=level, batch_size=size)
@@ -73,15 +78,15 @@ def test_views_are_those_everybody_computes(kept: Family, level: int, monkeypatc
     for seed in (1, 2):
         pack.join(params, seed=seed, horizon=HORIZON)
     for _ in range(VIEWS):
-        chosen.append([member.batch() for member in pack._members.values()])
+        chosen.append([member.batch() for member in pack._trials.values()])
         pack.step()
     with torch.no_grad():
         views = torch.stack(
             [
-                kept.trainable.features(
+                kept.family.features(
                     pack.model,
-                    augment(images, [level], [size], [torch.Generator().manual_seed(derive_seed(level, view, 0))]),
-                )
+                    augment({"image": images}, [IMAGE], [level], [size], [seeded(derive_seed(level, view, 0))]),
+                )[name]
                 for view in range(VIEWS)
             ]
         )
@@ -97,10 +102,10 @@ def test_views_are_those_everybody_computes(kept: Family, level: int, monkeypatc
     assert not torch.equal(first, second)
 
 
-def test_a_second_study_computes_no_features(kept: Family, computed: list[int]) -> None:
+def test_a_second_study_computes_no_features(kept: Sample, computed: list[int]) -> None:
     first = train(kept, 2)
-    judged = isinstance(kept.trainable, Classifier)  # and so the images as they are
-    assert sum(computed) == (judged + VIEWS) * len(kept.images) + 1  # one image tells the shape
+    judged = not kept.draws  # and so the images as they are
+    assert sum(computed) == (judged + VIEWS) * len(kept.part) + 1  # one image tells the shape
     computed.clear()
     again = train(kept, 2)
     assert sum(computed) == 1
@@ -108,31 +113,32 @@ def test_a_second_study_computes_no_features(kept: Family, computed: list[int]) 
     assert torch.equal(again[1], first[1])
 
 
-def test_more_views_take_what_is_there(kept: Family, computed: list[int]) -> None:
+def test_more_views_take_what_is_there(kept: Sample, computed: list[int]) -> None:
     train(kept, 2)
     computed.clear()
     train(replace(kept, base=replace(kept.base, views=VIEWS + 1)), 2)
-    assert sum(computed) == len(kept.images) + 1
+    assert sum(computed) == len(kept.part) + 1
 
 
-def test_other_images_and_other_weights_have_their_own(kept: Family, computed: list[int]) -> None:
+def test_other_images_and_other_weights_have_their_own(kept: Sample, computed: list[int]) -> None:
     train(kept, 0)
     computed.clear()
-    other = kept.images.copy()
-    other[3, 5, 5] ^= 1
-    train(replace(kept, images=other), 0)
+    pixels = kept.part["image"].copy()
+    pixels[3, 0, 5, 5] ^= 1
+    other = Part.of(image=pixels, label=kept.part["label"])
+    train(replace(kept, part=other), 0)
     assert sum(computed) == len(other) + 1
     computed.clear()
     pack = kept.pack(1)
     with torch.no_grad():
         next(pack.model.parameters()).add_(1e-3)
-    changed = feature_cache.identity(kept.trainable, kept.base, pack.model, pack.device, pack.precision)
-    assert changed != pack._sources.identity
+    changed = feature_cache.identity(kept.family, kept.base, pack.model, pack.device, pack.precision)
+    assert changed != pack._inputs.identity
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
 def test_a_damaged_store_is_said_once_and_rebuilt(
-    kept: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+    kept: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     first = train(kept, 0)
     (file,) = (tmp_path / "cache" / "features").glob("*.bin")
@@ -148,7 +154,7 @@ def test_a_damaged_store_is_said_once_and_rebuilt(
 
 
 def test_synthetic_images_train_as_without_a_cache_and_leave_the_real_ones_tables_alone(
-    classifier: Family, kept: Family, computed: list[int]
+    classifier: Sample, kept: Sample, computed: list[int]
 ) -> None:
     train(kept, 0)
     computed.clear()
@@ -158,11 +164,11 @@ def test_synthetic_images_train_as_without_a_cache_and_leave_the_real_ones_table
         pack.join(params, seed=1, horizon=HORIZON)
         found.append(torch.tensor([pack.step()[0] for _ in range(4)]))
         if each is kept:
-            assert sum(computed) == 1 + 1 + len(kept.synthetic.images)  # an example of each set tells the shape
+            assert sum(computed) == 1 + 1 + len(kept.synthetic)  # an example of each set tells the shape
     torch.testing.assert_close(*found, **CLOSE)
 
 
-def test_a_pack_on_kept_features_gives_each_trial_what_it_gets_alone(kept: Family) -> None:
+def test_a_pack_on_kept_features_gives_each_trial_what_it_gets_alone(kept: Sample) -> None:
     variants = kept.variants(6)
     pack = kept.pack(6)
     slots = [pack.join(v, seed=i, horizon=HORIZON) for i, v in enumerate(variants)]

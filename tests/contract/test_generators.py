@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from .conftest import CLASSES, HORIZON, Family
+from .conftest import CLASSES, HORIZON, Sample
 
 
-def test_an_image_is_a_function_of_class_and_seed(generator: Family) -> None:
+def test_an_image_is_a_function_of_class_and_seed(generator: Sample) -> None:
     """Whoever is drawn with it, and however many at a time."""
     pack = generator.pack(2)
     slot = pack.join(generator.variants(2)[1], seed=1, horizon=HORIZON)
@@ -31,7 +31,7 @@ def test_an_image_is_a_function_of_class_and_seed(generator: Family) -> None:
     assert not torch.equal(other_class, images[0])
 
 
-def test_an_untrained_trial_draws_as_its_base(generator: Family) -> None:
+def test_an_untrained_trial_draws_as_its_base(generator: Sample) -> None:
     """Before a step adapters change nothing, whatever they adapt; after some they do."""
     drawn = []
     for params in (generator.default, replace(generator.default, lora_rank=16, lora_targets="attn_ff", lora_text=True)):
@@ -44,7 +44,7 @@ def test_an_untrained_trial_draws_as_its_base(generator: Family) -> None:
     torch.testing.assert_close(drawn[0], drawn[1], atol=1.01 / 255, rtol=0)
 
 
-def test_it_learns_to_denoise(generator: Family) -> None:
+def test_it_learns_to_denoise(generator: Sample) -> None:
     pack = generator.pack(1)
     all_of_it = {"lora_rank": 16, "lora_targets": "attn_ff", "lora_text": True}
     calm = replace(generator.default, augmentation=0, batch_size=64, lora_dropout=0.0, caption_dropout=0.0, **all_of_it)
@@ -53,9 +53,9 @@ def test_it_learns_to_denoise(generator: Family) -> None:
     assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:20])
 
 
-def test_embeddings_tell_images_apart(generator: Family) -> None:
-    embed = generator.trainable.embedder(generator.base, torch.device("cpu"))
-    images = torch.from_numpy(generator.images).unsqueeze(1).float() / 255
+def test_embeddings_tell_images_apart(generator: Sample) -> None:
+    embed = generator.family.embedder(generator.base, torch.device("cpu"))
+    images = torch.from_numpy(generator.part["image"][:, 0]).unsqueeze(1).float() / 255
     found = embed(images)
     assert found.shape[0] == len(images)
     assert not found.requires_grad
@@ -63,12 +63,12 @@ def test_embeddings_tell_images_apart(generator: Family) -> None:
     assert torch.cdist(found, found)[0, 1:].min() > 1e-4
 
 
-def test_there_is_a_caption_for_each_class(generator: Family) -> None:
-    captions = generator.trainable.captions(generator.default, CLASSES)
+def test_there_is_a_caption_for_each_class(generator: Sample) -> None:
+    captions = generator.family.captions(generator.default, CLASSES)
     assert len(set(captions)) == len(CLASSES)
 
 
-def test_the_readme_draws_as_the_trial_does(generator: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readme_draws_as_the_trial_does(generator: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The adapters load in plain diffusers, none is missing, and the same seed gives the same image."""
     params = generator.variants(2)[1]
     pack = generator.pack(1)
@@ -77,7 +77,7 @@ def test_the_readme_draws_as_the_trial_does(generator: Family, tmp_path: Path, m
         pack.step()
     folder, picture = tmp_path / "weights", tmp_path / "drawn.png"
     folder.mkdir()
-    generator.trainable.export(generator.base, params, CLASSES, pack.adapter(slot), folder)
+    generator.family.export(generator.base, params, CLASSES, pack.adapter(slot), folder)
     snippet = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     for name in [name for name in sys.modules if name.split(".")[0] in ("lungtune", "trainables")]:
         monkeypatch.setitem(sys.modules, name, None)

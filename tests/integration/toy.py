@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lungtune.core.family import Classifier, LoraTarget
+from lungtune.core.family import Family, LoraTarget
 from lungtune.core.params import param
+from lungtune.data.dataset import Part
 from lungtune.engine.pack import Pack
+from lungtune.inputs.batch import Batch
 from lungtune.inputs.training_pool import Phase
 from lungtune.layers.layout import BatchLayout
+from lungtune.tasks.classification import Classification
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,11 @@ class Net(nn.Module):
         return self.head(F.gelu(self.second(F.gelu(self.first(x.flatten(1))))))
 
 
-class Toy(Classifier):
+class Toy(Family[Base, Params]):
     """A family as small as can be, to test the pack without a real backbone."""
 
     summary = "toy"
+    tasks = (Classification(),)
     Base = Base
     Params = Params
 
@@ -76,13 +80,13 @@ class Toy(Classifier):
             torch.manual_seed(0)
             return Net().eval()
 
-    def targets(self, model: nn.Module, params: Params) -> list[LoraTarget]:
+    def lora_targets(self, model: nn.Module, params: Params) -> list[LoraTarget]:
         """Return one target."""
         return [LoraTarget(p, params.rank, params.alpha, params.dropout) for p in params.targets.split("|")]
 
-    def outputs(self, model: nn.Module, images: Tensor, slots: BatchLayout) -> dict[str, Tensor]:
+    def outputs(self, model: nn.Module, batch: Batch, layout: BatchLayout) -> dict[str, Tensor]:
         """Run the net."""
-        return {"logits": model(images)}
+        return {"logits": model(batch["image"])}
 
     def export(self, *args: Any) -> None:
         """Nothing to write."""
@@ -97,8 +101,21 @@ REAL = (Phase(0, torch.arange(N), torch.ones(3)),)
 """What a trial trains on that mixes nothing in."""
 
 
-def pack(capacity: int = 4, images: np.ndarray = IMAGES, labels: np.ndarray = LABELS, **options: object) -> Pack:
-    return Pack(Toy(), Base(), CLASSES, images, labels, capacity=capacity, **options)
+def part(images: np.ndarray = IMAGES, labels: np.ndarray = LABELS) -> Part:
+    """Return grey images uint8 ``(N, H, W)`` and labels as a part of a data set."""
+    return Part.of(image=images[:, None], label=np.asarray(labels, np.int64))
+
+
+PART = part()
+
+
+def pack(capacity: int = 4, train: Part = PART, **options: Any) -> Pack:
+    return Pack(Toy(), Base(), CLASSES, train, capacity=capacity, **options)
+
+
+def told(members: Pack, slot: int, of: Part = PART, **options: Any) -> Tensor:
+    """Return a trial's class probabilities ``(N, 3)``."""
+    return members.predict(of, [slot], **options)[slot]["probabilities"]
 
 
 def run(members: Pack, steps: int) -> list[dict[int, float]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lungtune.errors import SpaceError, did_you_mean
 
-_KEY = "lungtune"
+KEY = "lungtune"
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ def param(
 ) -> Any:
     """Declare one field of a ``Params`` or ``Base`` dataclass (``int``, ``float``, ``bool`` or ``str``)."""
     meta = {"low": low, "high": high, "choices": choices, "unit": unit, "help": help}
-    return dataclasses.field(default=default, metadata={_KEY: meta})
+    return dataclasses.field(default=default, metadata={KEY: meta})
 
 
 def specs(cls: type) -> dict[str, ParamSpec]:
     """Return the fields of a ``Params`` or ``Base`` dataclass by name."""
     types = typing.get_type_hints(cls)
     return {
-        field.name: ParamSpec(field.name, types[field.name], field.default, **field.metadata[_KEY])
+        field.name: ParamSpec(field.name, types[field.name], field.default, **field.metadata[KEY])
         for field in dataclasses.fields(cls)
     }
 

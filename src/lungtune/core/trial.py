@@ -21,10 +21,32 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Objective:
-    """What a search is after: a metric and its direction (``max`` or ``min``)."""
+    """What a search is after.
+
+    Attributes:
+        metric: the metric's name in reports.
+        mode: ``max`` or ``min``.
+        task: name of the task it is a metric of.
+    """
 
     metric: str
     mode: str = "max"
+    task: str = "classification"
+
+    @property
+    def own(self) -> str:
+        """The metric's name within its task."""
+        return self.metric.removeprefix(f"{self.task}.")
+
+    @property
+    def full(self) -> str:
+        """The metric's full name, such as ``segmentation.dice``."""
+        return f"{self.task}.{self.own}"
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is: a difference times it is positive where it is a gain."""
+        return 1 if self.mode == "max" else -1
 
     def better(self, value: float, than: float) -> bool:
         """Whether ``value`` beats ``than``; NaN beats nothing."""

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lungtune.core.family import Trainable
+from lungtune.core.family import Family
 from lungtune.engine import memory
 from lungtune.layers.layout import BatchLayout, LayoutContext
 
 _AT_ONCE = 256
-"""Most images whose features are computed together: a head's batch may be too large for what is below it."""
+"""Most cases whose features are computed together: a head's batch may be too large for what is below it."""
 _PIXELS = 1 << 23
-"""Most pixels of these: an autoencoder of images of 768 px holds a GB for each."""
+"""Most input numbers of these: an autoencoder of images of 768 px holds a GB for each."""
 
 
 class Backbone:
     """A family's backbone.
 
     Args:
-        trainable: the family.
+        family: the family.
         base: its ``Base``.
         classes: class names.
         device: where it runs.
@@ -34,34 +34,41 @@ class Backbone:
     """
 
     def __init__(
-        self, trainable: Trainable, base: Any, classes: Sequence[str], device: torch.device, precision: str | None
+        self, family: Family[Any, Any], base: Any, classes: Sequence[str], device: torch.device, precision: str | None
     ) -> None:
         self.device = device
-        self._trainable = trainable
+        self._family = family
         self.precision = precision or ("bf16" if device.type == "cuda" else "fp32")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, but got {precision!r}")
-        self.model = trainable.backbone(base, classes).requires_grad_(False).eval().to(device)
+        self.model = family.backbone(base, classes).requires_grad_(False).eval().to(device)
         # Else autocast would cast every frozen matrix in every step. One that trains starts from it, and stays whole.
-        if self.precision == "bf16" and trainable.packs:
+        if self.precision == "bf16" and family.packs:
             for module in self.model.modules():
                 if isinstance(module, nn.Linear):
                     module.to(torch.bfloat16)
-        self.stage = LayoutContext()
+        self.context = LayoutContext()
 
     @contextmanager
-    def showing(self, slots: BatchLayout | None) -> Iterator[None]:
+    def using(self, slots: BatchLayout | None) -> Iterator[None]:
         """Run the model at its precision inside the ``with`` block; its adapters see ``slots``, None: are off."""
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with self.stage.showing(slots), mixed:
+        with self.context.using(slots), mixed:
             yield
 
     @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        """Return the family's ``features`` of images ``(N, 1, H, W)`` in [0, 1], on the device."""
-        with self.showing(None):
-            images = images.to(self.device)
-            stride = max(1, min(_AT_ONCE, _PIXELS // images[0].numel()))
-            some = lambda first, last: self._trainable.features(self.model, images[first:last])  # noqa: E731
-            parts = memory.in_parts(len(images), stride, some)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def features(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the family's ``features`` of a batch of inputs, on the device."""
+        with self.using(None):
+            values = {name: value.to(self.device) for name, value in values.items()}
+            count, size = len(next(iter(values.values()))), sum(value[0].numel() for value in values.values())
+            stride = max(1, min(_AT_ONCE, _PIXELS // max(1, size)))
+            some = (
+                lambda first, last: self._family.features(  # noqa: E731
+                    self.model, {name: value[first:last] for name, value in values.items()}
+                )
+            )
+            parts = memory.in_parts(count, stride, some)
+        if len(parts) == 1:
+            return parts[0]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

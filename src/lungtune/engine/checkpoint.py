@@ -6,7 +6,6 @@ its place, flushed to the disk and renamed, so a name always holds a whole check
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,10 +15,10 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from lungtune.errors import CheckpointError
+from lungtune.layers.state import digest
 
 SUFFIX = ".safetensors"
 _META, _SUM = "lungtune", "blake2b"
@@ -103,13 +102,3 @@ def prune(folder: Path, keep: Iterable[str] = (), newest: int = 2) -> None:
     for path in (*(p for p in old if p.name not in kept), *folder.glob(f".*{SUFFIX}.*.tmp")):
         path.unlink(missing_ok=True)
         path.with_suffix(".png").unlink(missing_ok=True)  # what it drew
-
-
-def digest(tensors: dict[str, Tensor], text: str) -> str:
-    """Return a checksum of tensors (on the CPU: names, types, shapes, content) and of a text."""
-    sums = hashlib.blake2b(text.encode(), digest_size=16)
-    for key in sorted(tensors):
-        tensor = tensors[key]
-        sums.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sums.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return sums.hexdigest()

@@ -10,41 +10,47 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lungtune.core.family import Trainable
+from lungtune.core.family import Family
+from lungtune.data.dataset import Part
 from lungtune.engine import inference, memory
 from lungtune.engine.backbone import Backbone
 from lungtune.engine.parameter_stack import ParameterStack, padded
 from lungtune.engine.trial_state import TrialState, undone
 from lungtune.errors import TrialError
 from lungtune.inputs.feature_cache import InputFactory
-from lungtune.inputs.on_the_fly import Masks
-from lungtune.inputs.training_pool import Extra, Supply
+from lungtune.inputs.training_pool import TrainingPool
 from lungtune.layers import lora
 from lungtune.layers.layout import BatchLayout
-from lungtune.layers.losses import Targets
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class _Last:
+    """The predictions that were asked for last: of which part, of which trial after which step."""
+
+    part: Part
+    trial: TrialState
+    when: tuple[int, int | None]
+    predicted: dict[str, Tensor]
 
 
 class Pack:
     """Trials that share a backbone, each in a slot of its own.
 
     Args:
-        trainable: the model family.
+        family: the model family.
         base: its ``Base``; equal for all trials of the pack.
         classes: class names; a label is an index into them.
-        images: training fold, uint8 ``(N, H, W)``, numpy (may be memory-mapped) or torch.
-        labels: int64 ``(N,)``.
-        masks: lung masks of the fold, for families that want them.
-        synthetic: further images to train on, for trials that want them; nothing else sees them.
+        train: training fold, with the family's fields.
+        synthetic: further cases to train on, for trials that want them; nothing else sees them.
         capacity: most slots at a time, >= 1.
         device: torch device.
         precision: ``fp32`` or ``bf16`` (autocast; adapters, moments and losses stay float32). Default: bf16 on CUDA,
@@ -56,35 +62,36 @@ class Pack:
 
     def __init__(
         self,
-        trainable: Trainable,
+        family: Family[Any, Any],
         base: Any,
         classes: Sequence[str],
-        images: np.ndarray | Tensor,
-        labels: np.ndarray | Tensor,
+        train: Part,
         *,
-        masks: Masks | None = None,
-        synthetic: Extra | None = None,
+        synthetic: Part | None = None,
         capacity: int,
         device: str | torch.device = "cpu",
         precision: str | None = None,
     ) -> None:
-        self.trainable = trainable
+        self.family = family
         self.classes = tuple(classes)
         self.capacity = capacity
         self.device = torch.device(device)
-        self._backbone = Backbone(trainable, base, classes, self.device, precision)
+        self._backbone = Backbone(family, base, classes, self.device, precision)
         self.model, self.precision = self._backbone.model, self._backbone.precision
-        self._sources = InputFactory(trainable, base, self.model, self._backbone.features, self.device, self.precision)
-        self._train = self._sources.of(images, masks, None if synthetic is None else synthetic.images)
-        self._supply = Supply(images, labels, synthetic, classes, self.device)
+        self._inputs = InputFactory(family, base, self.model, self._backbone.features, self.device, self.precision)
+        self._train = self._inputs.of(train, synthetic)
+        labels = train["label"] if "label" in train else None
+        further = synthetic["label"] if synthetic is not None and "label" in synthetic else None
+        self._pool = TrainingPool(len(train), labels, further, classes, self.device)
         self.rows: int | None = None  # how many rows of a step fit into memory at a time; None: all
-        self._members: dict[int, TrialState] = {}  # in the order of their rows
-        self._bank = ParameterStack({}, 0, self.device)
+        self._trials: dict[int, TrialState] = {}  # in the order of their rows
+        self._stack = ParameterStack({}, 0, self.device)
+        self._last: _Last | None = None
 
     @property
     def slots(self) -> tuple[int, ...]:
         """Slots that are taken, ascending."""
-        return tuple(sorted(self._members))
+        return tuple(sorted(self._trials))
 
     def join(self, params: Any, *, seed: int, horizon: int, state: Mapping[str, Tensor] | None = None) -> int:
         """Let a trial in; return its slot.
@@ -100,18 +107,18 @@ class Pack:
             CheckpointError: ``state`` belongs to a trial with other adapters.
             ValueError: the pack is full.
         """
-        if len(self._members) >= self.capacity:
+        if len(self._trials) >= self.capacity:
             raise ValueError(f"a pack takes at most capacity={self.capacity} trials, and this one is full")
-        adapters = lora.match(self.model, self.trainable.targets(self.model, params))
-        member = TrialState(params, seed, horizon, adapters, self._supply.phases(params, seed, horizon), self.device)
-        start = member.begin(self.trainable, self.model, self.classes, state)
-        slot = next(s for s in range(self.capacity) if s not in self._members)
-        self._settle({**self._members, slot: member}, {slot: start})
+        adapters = lora.match(self.model, self.family.lora_targets(self.model, params))
+        member = TrialState(params, seed, horizon, adapters, self._pool.phases(params, seed, horizon), self.device)
+        start = member.begin(self.family, self.model, self.classes, state)
+        slot = next(s for s in range(self.capacity) if s not in self._trials)
+        self._settle({**self._trials, slot: member}, {slot: start})
         return slot
 
     def leave(self, slot: int) -> None:
         """Free a slot; the others go on undisturbed."""
-        self._settle({s: m for s, m in self._members.items() if s != slot}, {})
+        self._settle({s: m for s, m in self._trials.items() if s != slot}, {})
 
     def step(self, slots: Collection[int] | None = None) -> dict[int, float]:
         """Take one optimiser step of some slots, each on its own next batch; return the training loss of each.
@@ -123,17 +130,17 @@ class Pack:
         Args:
             slots: which; default all. The others stand still.
         """
-        waiting = [slot for slot in self._members if slots is None or slot in slots]
+        waiting = [slot for slot in self._trials if slots is None or slot in slots]
         losses: dict[int, float] = {}
         while waiting:
             together = self._fitting(waiting)
             try:
-                with undone([self._members[slot] for slot in together]):
+                with undone([self._trials[slot] for slot in together]):
                     losses |= self._step(together)
                 waiting = waiting[len(together) :]
                 continue
             except (RuntimeError, MemoryError) as error:
-                rows = sum(self._members[slot].params.batch_size for slot in together)
+                rows = sum(self._trials[slot].params.batch_size for slot in together)
                 rows = min(rows, self.rows or rows)
                 if not memory.exhausted(error) or rows == 1:
                     raise
@@ -144,35 +151,33 @@ class Pack:
 
     def _fitting(self, slots: Sequence[int]) -> list[int]:
         """Return the first of ``slots`` that pass together, at least one."""
-        sizes = accumulate(self._members[slot].params.batch_size for slot in slots)
+        sizes = accumulate(self._trials[slot].params.batch_size for slot in slots)
         return [slot for slot, size in zip(slots, sizes) if not self.rows or size <= self.rows] or [slots[0]]
 
     def _step(self, chosen: Sequence[int]) -> dict[int, float]:
-        members = [self._members[slot] for slot in chosen]
+        members = [self._trials[slot] for slot in chosen]
         batches = [m.batch() for m in members]
         slots = self._layout(chosen, [len(b) for b in batches], training=True)
-        inputs, masks = self._train.take(batches, members)
-        index = torch.cat(batches).to(self.device)
-        labels = self._supply.labels[index]
-        weights = torch.cat([m.weights(labels[rows]) for m, rows in zip(members, slots.rows, strict=True)])
-        known = self._train.known
-        targets = Targets(labels, weights, masks, None if known is None else known[index])
-        bank, size = self._bank, len(index)
+        batch = self._train.take(batches, members)
+        if "label" in batch:
+            weights = [m.weights(batch["label"][rows]) for m, rows in zip(members, slots.rows, strict=True)]
+            batch = batch.replaced((), {}, None if weights[0] is None else torch.cat(weights))
+        stack, size = self._stack, batch.size
         each = size if len(chosen) > 1 else min(size, self.rows or size)  # only a lone slot's batch is cut
         losses = torch.zeros(len(chosen), device=self.device)
         for first in range(0, size, each):
             rows = slice(first, min(first + each, size))
             part = slots if each == size else replace(slots, counts=(rows.stop - first,))
-            with self._backbone.showing(part):
-                loss = part.means(self.trainable.losses(self.model, inputs[rows], targets.rows(rows), part))
+            with self._backbone.using(part):
+                loss = part.means(self.family.losses(self.model, batch.select(rows), part))
             loss = loss * ((rows.stop - first) / size) if each < size else loss
-            bank.differentiate(loss.sum(), add=first > 0)
+            stack.differentiate(loss.sum(), add=first > 0)
             losses += loss.detach()
         for place, rows, member in zip(slots.places, slots.rows, members, strict=True):
-            if member.silent:
-                member.silent = bank.silent(place, member.silent)
-                member.patience -= targets.masked is None or bool(targets.masked[rows].any())
-        bank.step(slots.places, [m.advance() for m in members])
+            if member.ungradiented:
+                member.ungradiented = stack.silent(place, member.ungradiented)
+                member.verify_steps -= batch.complete(rows)
+        stack.step(slots.places, [m.advance() for m in members])
         return dict(zip(chosen, losses.tolist(), strict=True))
 
     def verify(self, slot: int) -> bool:
@@ -183,117 +188,110 @@ class Pack:
         Raises:
             TrialError: something got no gradient: it would never learn, and its axes of the search would be dead.
         """
-        member = self._members[slot]
-        due = member.patience <= 0
-        silent = [name for name in member.silent if due or name not in member.own]
+        trial = self._trials[slot]
+        due = trial.verify_steps <= 0
+        silent = [name for name in trial.ungradiented if due or name not in trial.own]
         if silent:
             shown = ", ".join(silent[:3]) + (", ..." if len(silent) > 3 else "")
             raise TrialError("error", f"all that trains must get a gradient, but {len(silent)} got none: {shown}")
-        return due or not member.silent
+        return due or not trial.ungradiented
 
     def samples(self, slot: int) -> int:
         """Return how many training images the trial has seen."""
-        return self._members[slot].samples
+        return self._trials[slot].samples
 
     def predict(
-        self, images: np.ndarray | Tensor, slots: Sequence[int] | None = None, *, batch_size: int | None = None
-    ) -> dict[int, Tensor]:
-        """Return each slot's class probabilities, float32 ``(M, classes)`` on the CPU; see ``judge``."""
-        found = self.judge(images, slots, batch_size=batch_size)
-        return {slot: outcome["probabilities"] for slot, outcome in found.items()}
-
-    def judge(
-        self,
-        images: np.ndarray | Tensor,
-        slots: Sequence[int] | None = None,
-        *,
-        masks: Masks | None = None,
-        batch_size: int | None = None,
+        self, part: Part, slots: Sequence[int] | None = None, *, batch_size: int | None = None
     ) -> dict[int, dict[str, Tensor]]:
-        """Judge images with the weights as they are: no augmentation, no dropout, every image once.
+        """Return predictions with the weights as they are: no augmentation, no dropout, every case once.
 
         One trial after the other, with its adapters merged: nothing of a step's fixed cost is left to share.
 
         Args:
-            images: uint8 ``(M, H, W)``.
+            part: with the family's inputs, and the targets that its tasks compare with.
             slots: which trials; default all.
-            masks: the images' masks, where the family judges by them.
-            batch_size: images at a time; by default as many as suit the inputs.
+            batch_size: cases at a time; by default as many as suit the inputs.
 
         Returns:
-            For each slot, on the CPU: ``probabilities`` float32 ``(M, classes)`` and what the family's ``judge`` adds.
+            For each slot, on the CPU, float32: what the family's tasks predict, ``(M, ...)`` by name.
         """
-        inputs = self._sources.of(images, masks)
-        stride = batch_size or inputs.stride
-        return {
-            slot: inference.judge(self.trainable, self.model, self._showing(slot), inputs, stride)
-            for slot in (self.slots if slots is None else slots)
-        }
+        return {slot: self._predict(part, slot, batch_size) for slot in (self.slots if slots is None else slots)}
+
+    def _predict(self, part: Part, slot: int, batch_size: int | None) -> dict[str, Tensor]:
+        """Predict, unless the same was asked last: a family's tasks ask one after another."""
+        trial, last = self._trials[slot], self._last
+        if last is None or last.part is not part or last.trial is not trial or last.when != (trial.steps, batch_size):
+            inputs = self._inputs.of(part)
+            stride = batch_size or inputs.stride
+            found = inference.predict(self.family, self.model, self._using(slot), inputs, stride)
+            last = self._last = _Last(part, trial, (trial.steps, batch_size), found)
+        return dict(last.predicted)
 
     def draw(self, slot: int, labels: Sequence[int], seeds: Sequence[int], stride: int) -> Tensor:
-        """Draw images with a slot's weights as they are, ``stride`` at a time; see ``Generator.draw``.
+        """Draw images with a slot's weights as they are, ``stride`` at a time; see ``GenerativeFamily.draw``.
 
         Returns:
             uint8 ``(N, H, W)`` on the CPU.
         """
-        return inference.draw(self.trainable, self.model, self._showing(slot), labels, seeds, stride)
+        return inference.draw(self.family, self.model, self._using(slot), labels, seeds, stride)
 
-    def _showing(self, slot: int) -> inference.Showing:
+    def _using(self, slot: int) -> inference.Using:
         """Return what lets the model see so many rows of one slot; what is computed once for a layout is kept."""
         memo: dict[Any, Any] = {}
 
         @contextmanager
-        def showing(rows: int) -> Iterator[BatchLayout]:
+        def using(rows: int) -> Iterator[BatchLayout]:
             layout = self._layout([slot], [rows], training=False, memo=memo)
-            with torch.no_grad(), self._backbone.showing(layout):
+            with torch.no_grad(), self._backbone.using(layout):
                 yield layout
 
-        return showing
+        return using
 
     def state(self, slot: int) -> dict[str, Tensor]:
         """Return all that is needed to go on exactly: weights with their moments ``(3, ...)``, and progress.
 
         It depends neither on the pack's size nor on the other trials' ranks.
         """
-        member = self._members[slot]
-        return {**self._bank.read(self._place(slot), member.shapes), **member.progress()}
+        member = self._trials[slot]
+        return {**self._stack.read(self._place(slot), member.shapes), **member.progress()}
 
     def adapter(self, slot: int) -> dict[str, Tensor]:
         """Return what the trial trains, at its true shape, on the CPU; LoRA weights have PEFT's names."""
-        member = self._members[slot]
-        state = {name: tensor[0].cpu() for name, tensor in self._bank.read(self._place(slot), member.shapes).items()}
+        member = self._trials[slot]
+        state = {name: tensor[0].cpu() for name, tensor in self._stack.read(self._place(slot), member.shapes).items()}
         named = {n if n in member.own else f"base_model.model.{n}.weight": tensor for n, tensor in state.items()}
         return named | {name: tensor.cpu() for name, tensor in member.statistics.items()}
 
     def _place(self, slot: int) -> int:
         """Return a slot's index in the stacked parameters."""
-        return list(self._members).index(slot)
+        return list(self._trials).index(slot)
 
     def _settle(self, members: dict[int, TrialState], starts: Mapping[int, Mapping[str, Tensor]]) -> None:
         """Lay the stacked parameters out anew for these members; ``starts`` are the weights of new ones."""
         # Equal batch sizes side by side: each run of them is one batched product.
         members = dict(sorted(members.items(), key=lambda item: (item[1].params.batch_size, item[0])))
         shapes = padded([member.shapes for member in members.values()])
-        bank = ParameterStack(shapes, len(members), self.device, [member.scales for member in members.values()])
+        multipliers = [member.lr_multipliers for member in members.values()]
+        stack = ParameterStack(shapes, len(members), self.device, multipliers)
         for place, (slot, member) in enumerate(members.items()):
-            bank.write(place, starts[slot] if slot in starts else self._bank.read(self._place(slot), member.shapes))
-        lora.lay(self.model, [m.adapters for m in members.values()], bank.parameters, self._backbone.stage)
-        self._members, self._bank = members, bank
+            stack.write(place, starts[slot] if slot in starts else self._stack.read(self._place(slot), member.shapes))
+        lora.lay(self.model, [m.adapters for m in members.values()], stack.parameters, self._backbone.context)
+        self._trials, self._stack = members, stack
 
     def _layout(
         self, slots: Sequence[int], counts: Sequence[int], *, training: bool, memo: dict[Any, Any] | None = None
     ) -> BatchLayout:
-        members, places = [self._members[slot] for slot in slots], {s: i for i, s in enumerate(self._members)}
+        members, places = [self._trials[slot] for slot in slots], {s: i for i, s in enumerate(self._trials)}
         return BatchLayout(
             places=tuple(places[slot] for slot in slots),
             counts=tuple(counts),
             params=tuple(m.params for m in members),
             bits=tuple(m.bits() for m in members) if training else (),
-            stage=self._backbone.stage,
+            context=self._backbone.context,
             training=training,
-            whole=len(self._members),
+            whole=len(self._trials),
             memo={} if memo is None else memo,
-            stacked=self._bank.parameters,
+            stacked=self._stack.parameters,
             owned=tuple(m.own for m in members),
             statistics=tuple(m.statistics for m in members),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import time
@@ -15,20 +14,19 @@ import numpy as np
 import torch
 
 from lungtune.core import params as parameters
-from lungtune.core.family import Trainable
-from lungtune.core.journal import write_atomic
+from lungtune.core.family import Family
+from lungtune.core.fields import Field
 from lungtune.core.resource import Fidelity
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import Objective, Report
 from lungtune.data.dataset import Dataset, Part
-from lungtune.engine import capacity, checkpoint, memory
+from lungtune.engine import capacity, checkpoint, memory, report_files
 from lungtune.engine.capacity import Capacity
+from lungtune.engine.evaluation import Evaluation
 from lungtune.engine.pack import Pack
 from lungtune.errors import TrialError
-from lungtune.tasks import evaluator
 
 log = logging.getLogger(__name__)
-_STATE = "state."
 
 KEPT = 3
 """Sessions that stay open when no trial is in them."""
@@ -52,17 +50,17 @@ class Run:
     seconds: float = 0.0
     best: tuple[float, str] = (math.nan, "")
     verified: bool = False
-    judged: tuple[int, dict[str, np.ndarray]] | None = None
-    """Samples seen at the last report, and what was made of validation then."""
+    predicted: tuple[int, dict[str, np.ndarray]] | None = None
+    """Samples seen at the last report, and the predictions on validation then."""
 
 
 class Session:
     """Holds a backbone and a data set, and trains up to ``slots`` trials together over them.
 
     Args:
-        trainable: the model family.
-        base: the family's ``Base``, equal for all trials of the session.
-        dataset: training, synthetic and validation images at ``base.image_size``.
+        family: the model family.
+        base: its ``Base``, equal for all trials of the session.
+        dataset: training, synthetic and validation cases at ``base.image_size``.
         fidelity: when trials report and how long their schedule is.
         objective: decides which checkpoint is the best and is kept.
         slots: most trials at a time.
@@ -70,32 +68,31 @@ class Session:
 
     def __init__(
         self,
-        trainable: Trainable,
+        family: Family[Any, Any],
         base: Any,
         dataset: Dataset,
         fidelity: Fidelity,
         objective: Objective,
         slots: int = 1,
     ) -> None:
-        self.trainable = trainable
+        self.family = family
         self.base = base
         self.dataset = dataset
         self.fidelity = fidelity
         self.objective = objective
         self.pack = Pack(
-            trainable,
+            family,
             base,
             dataset.classes,
-            images=dataset.train.images,
-            labels=dataset.train.labels,
-            masks=evaluator.masks_of(trainable, dataset.train),
+            dataset.train,
             synthetic=dataset.synthetic,
             capacity=slots,
             device=device(),
         )
-        self.evaluator = evaluator.of(trainable, base, dataset, self.pack.device)
+        self.evaluation = Evaluation(family, base, dataset, self.pack.device)
         self.runs: dict[int, Run] = {}
         self._reports = fidelity.reports
+        self._cases = len(dataset.train)
 
     def start(self, number: int, params: Mapping[str, Any], seed: int, folder: Path, known: float = 0.0) -> None:
         """Let a trial join, from its newest sound checkpoint in ``folder`` if there is one.
@@ -105,15 +102,14 @@ class Session:
         """
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        values = parameters.build(self.trainable.Params, params)
-        horizon = round(self.fidelity.max * len(self.dataset.train.labels))
-        found = checkpoint.latest(folder)
+        values = parameters.build(self.family.Params, params)
+        horizon = round(self.fidelity.max * self._cases)
+        found = report_files.latest(folder)
         state = None
         pending: list[Report | TrialError] = []
         done, best = 0.0, (math.nan, "")
         if found is not None:
-            path, tensors, meta = found
-            state = {name.removeprefix(_STATE): t for name, t in tensors.items() if name.startswith(_STATE)}
+            path, state, meta = found
             done, best = meta["fidelity"], tuple(meta["best"])
             if done > known:
                 pending.append(Report(done, meta["samples"], meta["metrics"], str(path)))
@@ -126,7 +122,7 @@ class Session:
 
     def fit(self, cap: int, configurations: Sequence[Mapping[str, Any]]) -> Capacity:
         """Measure how many trials at a time, at most ``cap``, this device trains fastest; no trial may be in."""
-        typical = [parameters.build(self.trainable.Params, params) for params in configurations]
+        typical = [parameters.build(self.family.Params, params) for params in configurations]
         self.pack.capacity = cap
         found = capacity.measure(self.pack, typical, cap)
         self.pack.capacity = found.slots
@@ -158,7 +154,7 @@ class Session:
                 run.pending.append(problem)
             elif not math.isfinite(loss):
                 run.pending.append(TrialError("nan", f"the training loss became {loss} after {samples} samples"))
-            elif samples >= round(self._next(run) * len(self.dataset.train.labels)):
+            elif samples >= round(self._next(run) * self._cases):
                 run.pending.append(self._report(run, samples))
 
     def _unreached(self, run: Run) -> TrialError | None:
@@ -183,25 +179,25 @@ class Session:
         """The next fidelity at which a trial reports."""
         return next((level for level in self._reports if level > run.fidelity + 1e-9), self.fidelity.max)
 
-    def judge(self, number: int, part: Part) -> dict[str, np.ndarray]:
-        """Return what trial ``number`` makes of a part of the data (``evaluator``)."""
+    def predict(self, number: int, part: Part) -> dict[str, np.ndarray]:
+        """Return the predictions of trial ``number`` on a part of the data, of all tasks, by name."""
         run = self.runs[number]
-        if run.judged and part is self.dataset.validation and run.judged[0] == self.pack.samples(run.slot):
-            return run.judged[1]  # for a generator that is as costly as a report
-        return self.evaluator.judge(self.pack, run.slot, part)
+        if run.predicted and part is self.dataset.validation and run.predicted[0] == self.pack.samples(run.slot):
+            return run.predicted[1]  # for a generator that is as costly as a report
+        return self.evaluation.predict(self.pack, run.slot, part)
 
     def references(self, params: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         """Return the scores on validation that trials are read beside; no trial may be in."""
-        return self.evaluator.references(self.pack, parameters.build(self.trainable.Params, params))
+        return self.evaluation.references(self.pack, parameters.build(self.family.Params, params))
 
     def _report(self, run: Run, samples: int) -> Report | TrialError:
-        cases = len(self.dataset.train.labels)  # a large batch may pass several levels at once
-        run.fidelity = max(level for level in self._reports if round(level * cases) <= samples)
+        # a large batch may pass several levels at once
+        run.fidelity = max(level for level in self._reports if round(level * self._cases) <= samples)
         part = self.dataset.validation
-        judged = self.evaluator.judge(self.pack, run.slot, part)
-        run.judged = samples, judged
+        predicted = self.evaluation.predict(self.pack, run.slot, part)
+        run.predicted = samples, predicted
         try:
-            scores = self.evaluator.scores(part, judged)
+            scores = self.evaluation.scores(part, predicted)
         except TrialError as error:
             return error
         scores |= {
@@ -214,17 +210,9 @@ class Session:
         score = scores.get(self.objective.metric, math.nan)
         if self.objective.better(score, run.best[0]):
             run.best = (score, path.name)
-        tensors = {_STATE + name: tensor for name, tensor in self.pack.state(run.slot).items()}
-        evidence = self.evaluator.evidence(part, judged)
-        tensors |= {name: torch.from_numpy(np.ascontiguousarray(t)) for name, t in evidence.tensors().items()}
+        kept = self.evaluation.kept(part, predicted, self.objective)
         meta = {"fidelity": run.fidelity, "samples": samples, "metrics": scores, "best": list(run.best)}
-        table = io.BytesIO()
-        np.save(table, evidence.table())
-        write_atomic(path.with_suffix(".npy"), table.getvalue())  # stays when the checkpoint is pruned
-        if (picture := self.evaluator.picture(judged)) is not None:
-            write_atomic(path.with_suffix(".png"), picture)
-        checkpoint.save(path, tensors, meta)
-        checkpoint.prune(run.folder, keep=[run.best[1]])
+        report_files.write(path, self.pack.state(run.slot), kept, self.evaluation.picture(predicted), meta)
         return Report(run.fidelity, samples, scores, str(path))
 
 
@@ -234,15 +222,15 @@ class Sessions:
     Args:
         space: what is searched.
         family: returns a family by its name.
-        data: opens the data set for an image size, with masks or without.
+        data: opens the data set with these fields, at an image size.
         slots: most trials at a time of one session.
     """
 
     def __init__(
         self,
         space: SearchSpace,
-        family: Callable[[str], Trainable],
-        data: Callable[[int, bool], Dataset],
+        family: Callable[[str], Family[Any, Any]],
+        data: Callable[[Sequence[Field], int], Dataset],
         slots: int,
     ) -> None:
         self.space = space
@@ -263,12 +251,10 @@ class Sessions:
             idle = [other for other, session in self._open.items() if not session.runs]
             for other in idle[: max(0, len(self._open) + 1 - KEPT)]:  # a backbone is large, opening one takes seconds
                 del self._open[other]
-            trainable = self._family(family)
-            base = parameters.build(trainable.Base, values)
-            data = self._data(base.image_size, trainable.needs_masks)
-            self._open[key] = Session(
-                trainable, base, data, self.space.fidelity, self.space.objective, slots=self._slots
-            )
+            made = self._family(family)
+            base = parameters.build(made.Base, values)
+            data = self._data(made.fields, base.image_size)
+            self._open[key] = Session(made, base, data, self.space.fidelity, self.space.objective, slots=self._slots)
         self._open[key] = self._open.pop(key)  # the last one used comes last
         return self._open[key]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lungtune.core.family import Trainable
+from lungtune.core.family import Family
 from lungtune.engine.optim import Update, rate
 from lungtune.errors import CheckpointError
 from lungtune.inputs.training_pool import Phase
@@ -61,9 +61,9 @@ class TrialState:
         self.phases = phases
         self.steps = 0
         self.samples = 0
-        self.silent: list[str] = []
-        self.patience = VERIFY_STEPS
-        self.scales: Mapping[str, float] = {}
+        self.ungradiented: list[str] = []
+        self.verify_steps = VERIFY_STEPS
+        self.lr_multipliers: Mapping[str, float] = {}
         self.statistics: dict[str, Tensor] = {}
         self.own: tuple[str, ...] = ()
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -74,11 +74,11 @@ class TrialState:
         self._augmentation = torch.Generator(device)
         self._bits = Bits(device)
 
-    def begin(self, trainable: Trainable, model: nn.Module, classes: Sequence[str], state: State | None) -> State:
+    def begin(self, family: Family[Any, Any], model: nn.Module, classes: Sequence[str], state: State | None) -> State:
         """Return the weights and moments ``(3, *shape)`` to start or to go on from, by parameter.
 
         Args:
-            trainable: the family.
+            family: the family.
             model: the backbone.
             classes: class names.
             state: to go on from; None to start.
@@ -91,15 +91,15 @@ class TrialState:
         for name, adapter in self.adapters.items():
             pair = lora.initial(lora.plain(model, name), adapter.rank, generator)
             fresh |= {f"{name}.{part}": value for part, value in zip(lora.PARTS, pair, strict=True)}
-        drawn = trainable.own(model, self.params, classes, generator)
+        drawn = family.trainable_parameters(model, self.params, classes, generator)
         fresh |= drawn
         self.own = tuple(drawn)
-        self.silent = [*(f"{name}.{lora.PARTS[1]}" for name in self.adapters), *self.own]
-        self.scales = trainable.scales(model, self.params)
+        self.ungradiented = [*(f"{name}.{lora.PARTS[1]}" for name in self.adapters), *self.own]
+        self.lr_multipliers = family.lr_multipliers(model, self.params)
         self.shapes = {name: tuple(value.shape) for name, value in fresh.items()}
         fresh = {name: torch.stack([v, torch.zeros_like(v), torch.zeros_like(v)]) for name, v in fresh.items()}
         buffers = dict(model.named_buffers())
-        names = trainable.statistics(model, self.params)
+        names = family.statistics(model, self.params)
         if state is None:
             self.statistics = {name: buffers[name].clone() for name in names}
             return fresh
@@ -111,8 +111,8 @@ class TrialState:
             wrong = sorted({name for name, _ in given.items() ^ wanted.items()})
             raise CheckpointError(f"a trial's state must fit its parameters, but these do not: {', '.join(wrong[:4])}")
         self.steps, self.samples = (int(n) for n in state[_PROGRESS])
-        self.silent = self.silent if self.steps < VERIFY_STEPS else []
-        self.patience -= self.steps
+        self.ungradiented = self.ungradiented if self.steps < VERIFY_STEPS else []
+        self.verify_steps -= self.steps
         self.statistics = {name: state[_STATISTICS + name].to(buffers[name].device, copy=True) for name in names}
         return {name: state[name] for name in fresh}
 
@@ -122,7 +122,7 @@ class TrialState:
         return {**kept, _PROGRESS: torch.tensor([self.steps, self.samples])}
 
     def batch(self) -> Tensor:
-        """Return the indices ``(batch_size,)`` of the next batch's images, real ones first, then the bank's.
+        """Return the indices ``(batch_size,)`` of the next batch's cases, real ones first, then the bank's.
 
         Every pass over a phase's pool is a permutation drawn from (seed, phase, pass); a batch may run over the end of
         a pass, or of a phase, into the next.
@@ -136,8 +136,13 @@ class TrialState:
         """
         return torch.cat([self._begin(phase)[places] + number for phase, number, places in self._turns()]) % count
 
-    def weights(self, labels: Tensor) -> Tensor:
-        """Return the class weights ``(batch_size,)`` of the next batch's images, whose labels are given."""
+    def weights(self, labels: Tensor) -> Tensor | None:
+        """Return the class weights ``(batch_size,)`` of the next batch's cases, whose labels are given.
+
+        None where there are no classes.
+        """
+        if self.phases[0].weights is None:
+            return None
         if len(self.phases) == 1:
             return self.phases[0].weights[labels]
         turns = self._turns()

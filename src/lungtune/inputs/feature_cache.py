@@ -1,9 +1,9 @@
-"""What no trial changes, computed once: features in memory-mapped files that all trials, studies and hosts share.
+"""On-disk cache of what no trial changes: features in memory-mapped files that trials, studies and hosts share.
 
-`features/<family>-<level>-<view>-<hash>.bin` holds, for one image set, the output of a family's ``features`` in the
-type it has, `(N, ...)`. The hash covers all that decides it: the base with the content of its weights, the images'
-content, augmentation level and view, precision, kind of device, and the code (of ``nn`` and of the family's folder).
-View v of level L augments each image in one way, the same for every trial, study and host; level 0 has one view.
+`features/<family>-<level>-<view>-<hash>.bin` holds, for one set of cases, one output of a family's ``features`` in the
+type it has, `(N, ...)`. The hash covers all that decides it: the base with the content of its weights, the cases' inputs,
+augmentation level and view, precision, kind of device, and the code (layers, inputs, engine, models and the family's
+folder). View v of level L augments each case in one way, the same for every trial, study and host; level 0 has one view.
 """
 
 from __future__ import annotations
@@ -15,230 +15,303 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lungtune.core import cache, paths
-from lungtune.core.family import Trainable
-from lungtune.engine import checkpoint
-from lungtune.engine.trial_state import TrialState
-from lungtune.inputs.on_the_fly import Masks, OnTheFlyInputs, Pixels, gathered
-from lungtune.inputs.transforms2d import augment
+from lungtune.core.family import Family
+from lungtune.core.fields import Field
+from lungtune.data.dataset import Part
+from lungtune.errors import SpaceError
+from lungtune.inputs.augmentation import augment
+from lungtune.inputs.batch import Batch
+from lungtune.inputs.columns import Column, gathered
+from lungtune.inputs.on_the_fly import Compute, OnTheFlyInputs
+from lungtune.inputs.sampling import Sampled
 from lungtune.layers.layout import derive_seed
+from lungtune.layers.state import digest
 
 _CHUNK = 64
-"""Images computed at a time; their augmentation shares one generator, so changing it changes all views."""
+"""Cases computed at a time; their augmentation shares one generator, so changing it changes all views."""
 
 _ROOM = 0.25
 """Share of a GPU's free memory that one view may take there; larger ones stay memory-mapped on the host."""
 
+_CODE = ("layers", "inputs", "engine", "models")
+
 _log = logging.getLogger(__name__)
 
 
-def identity(trainable: Trainable, base: Any, model: nn.Module, device: torch.device, precision: str) -> str:
-    """Return a name of the function from images to features: equal names, equal features.
+def identity(family: Family[Any, Any], base: Any, model: nn.Module, device: torch.device, precision: str) -> str:
+    """Return a name of the function from inputs to features: equal names, equal features.
 
     Args:
-        trainable: the family.
+        family: the family.
         base: its ``Base``; ``views`` does not count.
         model: the backbone, without adapters.
         device: where it runs; its kind counts.
         precision: ``fp32`` or ``bf16``.
     """
     settings = {name: value for name, value in dataclasses.asdict(base).items() if name != "views"}
-    home = Path(inspect.getfile(type(trainable)))
+    home = Path(inspect.getfile(type(family)))
     code = hashlib.blake2b(digest_size=16)
     package = Path(__file__).parents[1]
-    folders = (*(package / name for name in ("inputs", "layers", "engine", "models")), home.parent)
+    folders = (*(package / name for name in _CODE), home.parent)
     for file in (file for folder in folders for file in sorted(folder.glob("*.py"))):
         code.update(file.read_bytes())
     parts = [settings, device.type, precision, torch.__version__, code.hexdigest()]
     weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    return f"{home.stem}-{checkpoint.digest(weights, repr(parts))}"
+    return f"{home.stem}-{digest(weights, repr(parts))}"
 
 
 class InputFactory:
-    """What the model gets to see of image sets: kept features where the base says so, else images augmented afresh.
+    """Builds what the model gets to see of a part: cached features where the base says so, else cases augmented anew.
 
     Args:
-        trainable: the family.
+        family: the family.
         base: its ``Base``; ``views`` decides.
         model: the backbone, without adapters.
-        compute: float images ``(n, 1, H, W)`` in [0, 1] to features ``(n, ...)``.
-        device: where they are wanted.
+        compute: the family's ``features`` of a batch of inputs.
+        device: where batches are wanted.
         precision: ``fp32`` or ``bf16``.
+
+    Raises:
+        SpaceError: features are to be kept, but a target moves with the images.
     """
 
     def __init__(
         self,
-        trainable: Trainable,
+        family: Family[Any, Any],
         base: Any,
         model: nn.Module,
-        compute: Callable[[Tensor], Tensor],
+        compute: Compute,
         device: torch.device,
         precision: str,
     ) -> None:
+        self._family, self._base = family, base
+        self._inputs = [field.name for field in family.inputs]
         self._views = getattr(base, "views", 0)
-        self.identity = identity(trainable, base, model, device, precision) if self._views else ""
+        if self._views and any(field.spatial for field in family.fields if field.name not in self._inputs):
+            raise SpaceError("views must be 0 where masks are compared: kept features do not move with them.")
+        self.identity = identity(family, base, model, device, precision) if self._views else ""
         self._compute = compute
         self._device = device
         # training and validation come again and again
-        self._last: deque[tuple[Any, Any, OnTheFlyInputs | CachedFeatures]] = deque(maxlen=2)
+        self._last: deque[tuple[Part, Part | None, OnTheFlyInputs | CachedFeatures]] = deque(maxlen=2)
 
-    def of(
-        self, images: np.ndarray | Tensor, masks: Masks | None = None, synthetic: np.ndarray | Tensor | None = None
-    ) -> OnTheFlyInputs | CachedFeatures:
-        """Return what the model gets to see of ``images``, uint8 ``(N, H, W)``; masks go with fresh images only.
+    def of(self, part: Part, synthetic: Part | None = None) -> OnTheFlyInputs | CachedFeatures:
+        """Return the batches of a part; the indices of ``synthetic`` cases, which only training is given, follow on."""
+        for known, beside, inputs in self._last:
+            if known is part and beside is synthetic:
+                return inputs
+        columns = self._columns(part)
+        missing = [name for name in self._inputs if name not in columns]
+        if missing:
+            raise ValueError(f"a part must have the fields {', '.join(self._inputs)}, but lacks {', '.join(missing)}")
+        known = {
+            name: torch.from_numpy(part.has(name).copy()).to(self._device) for name in columns if name in part.known
+        }
+        further = None if synthetic is None else self._columns(synthetic)
+        inputs: OnTheFlyInputs | CachedFeatures
+        if self._views:
+            more = None if further is None else self._cached(further, {}, None)
+            inputs = self._cached(columns, known, more)
+        else:
+            inputs = OnTheFlyInputs(columns, known, self._inputs, self._compute, further)
+        self._last.append((part, synthetic, inputs))
+        return inputs
 
-        The indices of ``synthetic`` images, which only training is given, follow on.
-        """
-        for known, beside, source in self._last:
-            if known is images and beside is synthetic:
-                return source
-        source = self._kept(images, synthetic) if self._views else self._fresh(images, masks, synthetic)
-        self._last.append((images, synthetic, source))
-        return source
+    def _columns(self, part: Part) -> dict[str, Column]:
+        return {field.name: self._column(field, part) for field in self._family.fields if field.name in part}
 
-    def _fresh(self, images: Any, masks: Masks | None, synthetic: Any) -> OnTheFlyInputs:
-        further = None if synthetic is None else Pixels(synthetic, self._device)
-        return OnTheFlyInputs(Pixels(images, self._device), self._compute, masks, further)
+    def _column(self, field: Field, part: Part) -> Column:
+        values = part[field.name]
+        if field.kind == "text":
+            values = self._family.tokenize(self._base, values.tolist())
+        return Column(field, values, self._device)
 
-    def _kept(self, images: Any, synthetic: Any) -> CachedFeatures:
-        further = None if synthetic is None else self._kept(synthetic, None)
-        return CachedFeatures(images, self.identity, self._compute, self._views, self._device, further)
+    def _cached(
+        self, columns: Mapping[str, Column], known: Mapping[str, Tensor], more: CachedFeatures | None
+    ) -> CachedFeatures:
+        return CachedFeatures(
+            columns, known, self._inputs, self._compute, self.identity, self._views, self._device, more
+        )
 
 
 class CachedFeatures:
-    """Features of one image set, computed when first wanted and kept on disk; there are no masks to them.
+    """Features of one set of cases, computed when first wanted and kept on disk.
 
     Args:
-        images: uint8 ``(N, H, W)``.
-        function: ``identity`` of what computes them.
-        compute: float images ``(n, 1, H, W)`` in [0, 1] to features ``(n, ...)``.
-        views: augmented views of an image for each level above 0, >= 1.
-        device: where ``take`` and ``plain`` deliver.
-        synthetic: features of further images, whose indices follow on. Their tables are their own.
+        columns: the fields, inputs and targets.
+        known: field name -> bool ``(N,)``, which cases have it.
+        inputs: names of the fields that features are computed of.
+        compute: the family's ``features``.
+        function: ``identity`` of it.
+        views: augmented views of a case for each level above 0, >= 1.
+        device: where batches are delivered.
+        synthetic: features of further cases, whose indices follow on. Their tables are their own.
     """
-
-    known = None
 
     def __init__(
         self,
-        images: np.ndarray | Tensor,
+        columns: Mapping[str, Column],
+        known: Mapping[str, Tensor],
+        inputs: Sequence[str],
+        compute: Compute,
         function: str,
-        compute: Callable[[Tensor], Tensor],
         views: int,
         device: torch.device,
         synthetic: CachedFeatures | None = None,
     ) -> None:
+        self._columns, self._known, self._inputs = columns, known, tuple(inputs)
         self._synthetic = synthetic
-        self._pixels = Pixels(images, torch.device("cpu"))  # views are drawn there: the same on every host
-        self._function = function
         self._compute = compute
+        self._function = function
         self._views = views
         self._device = device
-        self._tables: dict[tuple[int, int], Tensor] = {}
+        self._count = len(next(iter(columns.values())))
+        self._tables: dict[tuple[int, int], dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._pixels) + len(self._synthetic or ())
+        return self._count + len(self._synthetic or ())
 
     @property
     def stride(self) -> int:
-        """As many as make 4 million numbers, 64 at least."""
-        return max(64, (1 << 22) // self._example.numel())
+        """As many cases as make 4 million numbers, 64 at least."""
+        return max(64, (1 << 22) // sum(each.numel() for each in self._example.values()))
 
-    def take(self, chosen: Sequence[Tensor], members: Sequence[TrialState]) -> tuple[Tensor, None]:
-        """Return the features of a step's images, each in the view that is its trial's turn, and no masks.
+    def take(self, chosen: Sequence[Tensor], trials: Sequence[Sampled]) -> Batch:
+        """Return a step's batch, each case in the view that is its trial's turn.
 
         Args:
-            chosen: indices ``(n_i,)`` of each trial's batch, on the CPU.
-            members: the trials.
-
-        Returns:
-            ``(sum n_i, ...)`` on the device, trial after trial.
+            chosen: indices ``(n_i,)`` of each trial's cases, on the CPU.
+            trials: the trials.
         """
         index = torch.cat(list(chosen))
-        numbers = torch.cat([self._numbers(m, c) for m, c in zip(members, chosen, strict=True)])
+        numbers = torch.cat([self._numbers(t, c) for t, c in zip(trials, chosen, strict=True)])
+        features = {name: self._features(name, numbers, index) for name in self._example}
+        targets = [name for name in self._columns if name not in self._inputs]
+        known = {name: each[index.to(each.device)] for name, each in self._known.items() if name in targets}
+        return Batch({**features, **{name: self._target(name, index) for name in targets}}, known)
+
+    def plain(self, first: int, last: int, targets: Sequence[str] = ()) -> Batch:
+        """Return cases ``first`` to ``last`` as they are: features, and of the targets those named only."""
+        features = {name: table[first:last].to(self._device) for name, table in self._table(0, 0).items()}
+        index = torch.arange(first, last)
+        known = {name: each[first:last] for name, each in self._known.items() if name in targets}
+        named = [name for name in targets if name in self._columns]
+        return Batch({**features, **{name: self._columns[name].take(index) for name in named}}, known)
+
+    def _target(self, name: str, index: Tensor) -> Tensor:
+        take = self._columns[name].take
+        if self._synthetic is None:
+            return take(index)
+        return gathered(index, self._count, take, self._synthetic._columns[name].take)
+
+    def _features(self, name: str, numbers: Tensor, index: Tensor) -> Tensor:
         wanted = numbers.unique().tolist()
         if len(wanted) == 1:
-            return self._rows(wanted[0], index), None
+            return self._rows(name, wanted[0], index)
         found: Tensor | None = None
         for number in wanted:
             places = (numbers == number).nonzero().squeeze(1)
-            part = self._rows(number, index[places])
+            part = self._rows(name, number, index[places])
             if found is None:
                 found = part.new_empty(len(index), *part.shape[1:])
             found[places.to(self._device)] = part
-        assert found is not None  # a step has images
-        return found, None
+        assert found is not None  # a step has cases
+        return found
 
-    def plain(self, first: int, last: int) -> tuple[Tensor, None]:
-        """Return the features ``(last - first, ...)`` of images as they are."""
-        return self._table(0, 0)[first:last].to(self._device), None
-
-    def _numbers(self, member: TrialState, chosen: Tensor) -> Tensor:
-        """Return which table each image of a trial's batch comes from: 0 for level 0, then view by view."""
-        level = member.params.augmentation
+    def _numbers(self, trial: Sampled, chosen: Tensor) -> Tensor:
+        """Return which table each case of a trial's batch comes from: 0 for level 0, then view by view."""
+        level = trial.params.augmentation
         if not level:
             return torch.zeros_like(chosen)
-        return member.views(self._views) + (1 + (level - 1) * self._views)
+        return trial.views(self._views) + (1 + (level - 1) * self._views)
 
-    def _rows(self, number: int, index: Tensor) -> Tensor:
+    def _rows(self, name: str, number: int, index: Tensor) -> Tensor:
         if self._synthetic is None:
-            return self._own(number, index)
-        return gathered(index, len(self._pixels), partial(self._own, number), partial(self._synthetic._own, number))
+            return self._own(name, number, index)
+        other = partial(self._synthetic._own, name, number)
+        return gathered(index, self._count, partial(self._own, name, number), other)
 
-    def _own(self, number: int, index: Tensor) -> Tensor:
+    def _own(self, name: str, number: int, index: Tensor) -> Tensor:
         level, view = divmod(number - 1, self._views) if number else (-1, 0)
-        table = self._table(level + 1, view)
+        table = self._table(level + 1, view)[name]
         return table[index.to(table.device)].to(self._device)
 
-    def _table(self, level: int, view: int) -> Tensor:
+    def _table(self, level: int, view: int) -> dict[str, Tensor]:
         """Return the features ``(N, ...)`` of one view: on the device where they fit, else memory-mapped."""
         if (level, view) not in self._tables:
-            table = self._open(level, view)
+            rows = self._open(level, view)
             if self._device.type == "cuda":
                 free, _ = torch.cuda.mem_get_info(self._device)
-                table = table.to(self._device) if table.nbytes < _ROOM * free else table
-            self._tables[level, view] = table
+                rows = rows.to(self._device) if rows.nbytes < _ROOM * free else rows
+            self._tables[level, view] = self._cut(rows)
         return self._tables[level, view]
 
     def _open(self, level: int, view: int) -> Tensor:
-        about = {**self._common, "level": level, "view": view}
-        key = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
-        family = self._function.partition("-")[0]
-        file = paths.cache() / "features" / f"{family}-{level}-{view}-{key}.bin"
-        shape, dtype = tuple(about["shape"]), self._example.dtype
-        size = math.prod(shape)
+        """Return one view's file as bytes ``(N, row)``, filled first if there is none."""
+        kinds = {name: [list(each.shape[1:]), str(each.dtype)] for name, each in self._example.items()}
+        holds = {"function": self._function, "cases": self._cases, "count": self._count, "features": kinds}
+        holds |= {"level": level, "view": view}
+        key = hashlib.sha256(repr(holds).encode()).hexdigest()[:16]
+        kind = self._function.partition("-")[0]
+        file = paths.cache() / "features" / f"{kind}-{level}-{view}-{key}.bin"
+        shape = self._count, sum(size for _, size in self._places.values())
 
         def build(draft: Path) -> None:
             began = time.perf_counter()
-            table = torch.from_file(str(draft), shared=True, size=size, dtype=dtype).view(shape)
-            for chunk, rows in enumerate(torch.arange(len(self._pixels)).split(_CHUNK)):
-                generator = torch.Generator().manual_seed(derive_seed(level, view, chunk))
-                images = augment(self._pixels.take(rows), [level], [len(rows)], [generator])
-                table[rows] = self._compute(images).cpu()
+            tables = self._cut(
+                torch.from_file(str(draft), shared=True, size=math.prod(shape), dtype=torch.uint8).view(shape)
+            )
+            for chunk, rows in enumerate(torch.arange(self._count).split(_CHUNK)):
+                for name, values in self._computed(rows, level, view, chunk).items():
+                    tables[name][rows] = values.cpu()
             seconds = time.perf_counter() - began
-            _log.info("features of %d images, level %d, view %d: %.1f s", len(self._pixels), level, view, seconds)
+            _log.info("features of %d cases, level %d, view %d: %.1f s", self._count, level, view, seconds)
 
-        path = cache.Shared(file, "feature store", about, size * dtype.itemsize).open(build)
-        return torch.from_file(str(path), shared=False, size=size, dtype=dtype).view(shape)
+        path = cache.Shared(file, "feature store", holds, math.prod(shape)).open(build)
+        return torch.from_file(str(path), shared=False, size=math.prod(shape), dtype=torch.uint8).view(shape)
+
+    def _cut(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the features ``(N, ...)`` that rows of bytes hold, as views of them."""
+        found = {}
+        for name, (first, _) in self._places.items():
+            example = self._example[name]
+            part = rows[:, first : first + example.nbytes].view(example.dtype)
+            found[name] = part.unflatten(1, example.shape[1:]) if example.ndim > 1 else part[:, 0]
+        return found
 
     @cached_property
-    def _example(self) -> Tensor:
-        """One image's features ``(1, ...)``: they tell shape and type."""
-        return self._compute(self._pixels.take(torch.arange(1)))
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Where each feature begins in a row and how many bytes it takes there, a multiple of 8."""
+        places, first = {}, 0
+        for name, example in self._example.items():
+            size = -(-example.nbytes // 8) * 8
+            places[name] = first, size
+            first += size
+        return places
+
+    def _computed(self, rows: Tensor, level: int, view: int, chunk: int) -> Mapping[str, Tensor]:
+        values = {name: self._columns[name].take(rows).cpu() for name in self._inputs}  # views are drawn on the CPU:
+        fields = [self._columns[name].field for name in self._inputs]  # the same on every host
+        generator = torch.Generator().manual_seed(derive_seed(level, view, chunk))
+        values |= augment(values, [field for field in fields if field.spatial], [level], [len(rows)], [generator])
+        return self._compute(values)
 
     @cached_property
-    def _common(self) -> dict[str, Any]:
-        """What the stores of all views hold."""
-        shape = [len(self._pixels), *self._example.shape[1:]]
-        images = self._pixels.digest()
-        return {"function": self._function, "images": images, "shape": shape, "dtype": str(self._example.dtype)}
+    def _example(self) -> dict[str, Tensor]:
+        """One case's features ``(1, ...)`` by name: they tell shapes and types."""
+        index = torch.arange(1)
+        return dict(self._compute({name: self._columns[name].take(index) for name in self._inputs}))
+
+    @cached_property
+    def _cases(self) -> str:
+        """Hash of all inputs of all cases."""
+        return hashlib.sha256("".join(self._columns[name].digest() for name in self._inputs).encode()).hexdigest()

@@ -1,161 +1,102 @@
-"""Images where the training loop needs them: uint8, on the device, or memory-mapped beside it."""
+"""What the model gets to see when nothing is kept: cases augmented anew in every step."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lungtune.engine.trial_state import TrialState
-from lungtune.inputs.transforms2d import augment
+from lungtune.core.fields import Field
+from lungtune.inputs.augmentation import augment
+from lungtune.inputs.batch import Batch
+from lungtune.inputs.columns import Column, gathered
+from lungtune.inputs.sampling import Sampled
 
-_UPLOAD = 512
-"""Images sent to a device at a time, so that a memory map need not be read whole."""
-
-
-class Pixels:
-    """Images of one fold as uint8; batches come out as floats.
-
-    Args:
-        images: ``(N, H, W)`` uint8, numpy (may be a read-only memory map) or torch.
-        device: on CUDA all images are kept there; on the CPU they stay where they are.
-
-    Raises:
-        ValueError: another type or shape.
-    """
-
-    def __init__(self, images: np.ndarray | Tensor, device: torch.device) -> None:
-        kind = str(images.dtype).removeprefix("torch.")
-        if images.ndim != 3 or kind != "uint8":
-            raise ValueError(f"images must be uint8 (N, H, W), but got {kind} {tuple(images.shape)}")
-        self.device = device
-        self._images: np.ndarray | Tensor = images if isinstance(images, np.ndarray) else images.cpu().numpy()
-        if device.type != "cpu":
-            resident = torch.empty(images.shape, dtype=torch.uint8, device=device)
-            for first in range(0, len(images), _UPLOAD):
-                chunk = np.array(self._images[first : first + _UPLOAD])
-                resident[first : first + _UPLOAD] = torch.from_numpy(chunk)
-            self._images = resident
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._images)
-
-    def take(self, index: Tensor) -> Tensor:
-        """Return float32 ``(n, 1, H, W)`` in [0, 1] of the images at ``index (n,)``."""
-        if isinstance(self._images, np.ndarray):
-            picked = torch.from_numpy(self._images[index.numpy()])
-        else:
-            picked = self._images[index.to(self.device)]
-        return picked.unsqueeze(1).float().div_(255.0)
-
-    def digest(self) -> str:
-        """Return a hash of all images in their order."""
-        sums = hashlib.blake2b(str(tuple(self._images.shape)).encode(), digest_size=16)
-        for first in range(0, len(self), _UPLOAD):
-            part = self._images[first : first + _UPLOAD]
-            sums.update(np.ascontiguousarray(part if isinstance(part, np.ndarray) else part.cpu().numpy()))
-        return sums.hexdigest()
-
-
-def gathered(index: Tensor, edge: int, first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return rows of two tables laid one after the other, without joining the tables.
-
-    Args:
-        index: ``(n,)`` on the CPU.
-        edge: rows of the first table.
-        first: indices ``(k,)`` to rows ``(k, ...)`` of the first table.
-        second: the same of the second one.
-    """
-    far = index >= edge
-    if not far.any():
-        return first(index)
-    if far.all():
-        return second(index - edge)
-    near, far = (~far).nonzero().squeeze(1), far.nonzero().squeeze(1)
-    one, other = first(index[near]), second(index[far] - edge)
-    found = one.new_empty(len(index), *one.shape[1:])
-    found[near.to(one.device)], found[far.to(one.device)] = one, other
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class Masks:
-    """Lung masks of one fold.
-
-    Attributes:
-        pixels: uint8 ``(N, H, W)``, 0 or 255.
-        known: bool ``(N,)``: which images have one.
-    """
-
-    pixels: np.ndarray
-    known: np.ndarray
+Compute = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""A family's ``features`` of a batch of inputs, on the device."""
 
 
 class OnTheFlyInputs:
-    """What the model gets to see when nothing is kept: images augmented afresh in every step.
+    """Batches of one part of the data.
 
     Args:
-        pixels: the images.
-        compute: the family's ``features`` of a batch.
-        masks: the images' masks, where the family wants them; they are moved as the images are.
-        synthetic: further images, whose indices follow on; they have no masks.
+        columns: the part's fields, inputs and targets.
+        known: field name -> bool ``(N,)`` on the device, which cases have it.
+        inputs: names of the fields that go into ``compute``.
+        compute: returns what takes the inputs' place.
+        further: columns of synthetic cases, whose indices follow on; fields they lack are 0 and not known.
 
     Attributes:
-        stride: images that are best scored at a time.
+        stride: cases that are best scored at a time.
     """
 
     stride = 64
 
     def __init__(
         self,
-        pixels: Pixels,
-        compute: Callable[[Tensor], Tensor],
-        masks: Masks | None = None,
-        synthetic: Pixels | None = None,
+        columns: Mapping[str, Column],
+        known: Mapping[str, Tensor],
+        inputs: Sequence[str],
+        compute: Compute,
+        further: Mapping[str, Column] | None = None,
     ) -> None:
-        self._pixels, self._synthetic = pixels, synthetic
-        self._compute = compute
-        self._masks = Pixels(masks.pixels, pixels.device) if masks else None
-        self.known = torch.as_tensor(masks.known, device=pixels.device) if masks else None
-        if self.known is not None and synthetic is not None:
-            self.known = torch.cat([self.known, self.known.new_zeros(len(synthetic))])
+        self._columns, self._further = columns, further
+        self._inputs, self._compute = tuple(inputs), compute
+        self._known = dict(known)
+        self._count = len(next(iter(columns.values())))
+        if further is not None:
+            more = len(next(iter(further.values())))
+            for name, column in columns.items():
+                mine = self._known.get(name, torch.ones(self._count, dtype=torch.bool, device=column.device))
+                if name in self._known or name not in further:
+                    others = torch.full((more,), name in further, device=column.device)
+                    self._known[name] = torch.cat([mine, others])
 
     def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._pixels) + len(self._synthetic or ())
+        return self._count + (len(next(iter(self._further.values()))) if self._further else 0)
 
-    def take(self, chosen: Sequence[Tensor], members: Sequence[TrialState]) -> tuple[Tensor, Tensor | None]:
-        """Return the features of a step's images, augmented as each trial wants it, and their masks.
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """All fields."""
+        return tuple(column.field for column in self._columns.values())
+
+    def take(self, chosen: Sequence[Tensor], trials: Sequence[Sampled]) -> Batch:
+        """Return a step's batch, augmented as each trial wants it.
 
         Args:
-            chosen: indices ``(n_i,)`` of each trial's batch, on the CPU.
-            members: the trials.
-
-        Returns:
-            ``(sum n_i, ...)`` on the device, trial after trial; masks ``(sum n_i, 1, H, W)``, 0 or 1, or None.
+            chosen: indices ``(n_i,)`` of each trial's cases, on the CPU.
+            trials: the trials.
         """
-        images = self._stacked(torch.cat(list(chosen)))
-        levels = [m.params.augmentation for m in members]
-        moved = augment(images, levels, [len(c) for c in chosen], [m.augmentation() for m in members])
-        return self._compute(moved[:, :1]), moved[:, 1:] if self._masks else None
+        index = torch.cat(list(chosen))
+        values = {name: self._rows(name, index) for name in self._columns}
+        spatial = [field for field in self.fields if field.spatial]
+        levels = [trial.params.augmentation for trial in trials]
+        counts = [len(each) for each in chosen]
+        values |= augment(values, spatial, levels, counts, [trial.augmentation() for trial in trials])
+        return self._batch(values, index)
 
-    def plain(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
-        """Return the features ``(last - first, ...)`` of images as they are, and their masks."""
-        images = self._stacked(torch.arange(first, last))
-        return self._compute(images[:, :1]), images[:, 1:] if self._masks else None
+    def plain(self, first: int, last: int, targets: Sequence[str] = ()) -> Batch:
+        """Return cases ``first`` to ``last`` as they are: inputs, and of the targets those named only."""
+        index = torch.arange(first, last)
+        names = [name for name in self._columns if name in self._inputs or name in targets]
+        return self._batch({name: self._rows(name, index) for name in names}, index)
 
-    def _stacked(self, index: Tensor) -> Tensor:
-        if self._synthetic is None:
-            images = self._pixels.take(index)
-            return images if self._masks is None else torch.cat([images, self._masks.take(index)], 1)
-        edge = len(self._pixels)
-        images = gathered(index, edge, self._pixels.take, self._synthetic.take)
-        if self._masks is None:
-            return images
-        black = lambda rows: images.new_zeros(len(rows), *images.shape[1:])  # noqa: E731
-        return torch.cat([images, gathered(index, edge, self._masks.take, black)], 1)
+    def _batch(self, values: dict[str, Tensor], index: Tensor) -> Batch:
+        known = {name: each[index.to(each.device)] for name, each in self._known.items() if name in values}
+        computed = self._compute({name: values[name] for name in self._inputs})
+        return Batch(values, known).replaced(self._inputs, computed)
+
+    def _rows(self, name: str, index: Tensor) -> Tensor:
+        column = self._columns[name]
+        if self._further is None:
+            return column.take(index)
+        other = self._further.get(name)
+
+        def second(rows: Tensor) -> Tensor:
+            if other is not None:
+                return other.take(rows)
+            like = column.take(torch.zeros(1, dtype=torch.int64))
+            return like.new_zeros(len(rows), *like.shape[1:])
+
+        return gathered(index, self._count, column.take, second)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +16,7 @@ from lungtune.layers.layout import derive_seed
 from lungtune.layers.losses import class_weights
 
 _DUPLICATES = 5
-"""What its random numbers are for, beside those of ``nn.member``."""
-
-
-class Extra(Protocol):
-    """Synthetic images: uint8 ``(M, H, W)`` and their labels ``(M,)``; those of a class in the bank's order."""
-
-    @property
-    def images(self) -> np.ndarray | Tensor:
-        """The images."""
-
-    @property
-    def labels(self) -> np.ndarray | Tensor:
-        """Their labels."""
+"""What its random numbers are for, beside those of ``engine.trial_state``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,47 +27,42 @@ class Phase:
         first: the sample it begins with.
         pool: int64 ``(P,)`` on the CPU, indices into the real images followed by the synthetic ones; an image may stand
             there more than once. The pool is passed again and again, shuffled, until the next phase.
-        weights: class weights ``(classes,)``, on the device, of the pool's own frequencies.
+        weights: class weights ``(classes,)``, on the device, of the pool's own frequencies; None without classes.
     """
 
     first: int
     pool: Tensor
-    weights: Tensor
+    weights: Tensor | None
 
 
-class Supply:
-    """All images a pack can train on, by their labels.
+class TrainingPool:
+    """All cases a pack can train on, by their labels.
 
     Args:
-        images: of the training fold, N of them.
-        labels: theirs, ``(N,)``.
-        synthetic: M further ones, or None.
+        count: real training cases, N.
+        labels: theirs, int ``(N,)``; None where cases have no single label: then all weigh the same and none is added.
+        further: labels ``(M,)`` of synthetic cases, or None; those of a class in the bank's order.
         classes: class names.
-        device: where labels and weights are wanted.
-
-    Attributes:
-        labels: int64 ``(N + M,)`` on the device, real ones first.
+        device: where class weights are wanted.
 
     Raises:
-        ValueError: there are not as many labels as images, or none.
+        ValueError: there is no case, or not one label a case.
     """
 
     def __init__(
         self,
-        images: np.ndarray | Tensor,
-        labels: np.ndarray | Tensor,
-        synthetic: Extra | None,
+        count: int,
+        labels: np.ndarray | None,
+        further: np.ndarray | None,
         classes: Sequence[str],
         device: torch.device,
     ) -> None:
-        given = [(images, labels)] if synthetic is None else [(images, labels), (synthetic.images, synthetic.labels)]
-        if not len(labels) or any(len(one) != len(other) for one, other in given):
-            counts = ", ".join(f"{len(other)}, {len(one)}" for one, other in given)
-            raise ValueError(f"as many labels as images must be given, but got {counts}")
-        self._classes, self._device, self._count = tuple(classes), device, len(labels)
-        self._cpu = torch.cat([torch.as_tensor(each, dtype=torch.int64).cpu() for _, each in given])
+        if not count or (labels is not None and len(labels) != count):
+            raise ValueError(f"one label a case must be given, but got {count} cases and {labels} labels")
+        self._classes, self._device, self._count = tuple(classes), device, count
+        given = [] if labels is None else [labels] if further is None else [labels, further]
+        self._labels = torch.cat([torch.as_tensor(each, dtype=torch.int64) for each in given]) if given else None
         self._real = torch.arange(self._count)
-        self.labels = self._cpu.to(device)
 
     def phases(self, params: Any, seed: int, horizon: int) -> tuple[Phase, ...]:
         """Return a trial's phases. Its length is ``horizon`` whatever it mixes in.
@@ -93,19 +76,24 @@ class Supply:
             DataError: there are fewer synthetic images than the trial wants.
         """
         settings = Settings.of(params)
+        if self._labels is None and settings.adds:
+            raise DataError("synthetic images are added class by class, so every case must have one label.")
         more = self._more(settings, seed) if settings.adds else self._real[:0]
         begin = round(horizon * settings.ratio / (1 + settings.ratio)) if settings.use == "pretrain" else 0
         pools = [(0, torch.cat([self._real, more]) if len(more) else self._real)]
         if len(more) and settings.use == "pretrain":
             pools = [(0, more), (begin, self._real)] if begin else [(0, self._real)]
-        return tuple(Phase(first, pool, self._weights(pool, params.class_weighting)) for first, pool in pools)
+        weighting = getattr(params, "class_weighting", "none")
+        return tuple(Phase(first, pool, self._weights(pool, weighting)) for first, pool in pools)
 
-    def _weights(self, pool: Tensor, weighting: str) -> Tensor:
-        labels = self._cpu[: self._count] if pool is self._real else self._cpu[pool]
+    def _weights(self, pool: Tensor, weighting: str) -> Tensor | None:
+        if self._labels is None:
+            return None
+        labels = self._labels[: self._count] if pool is self._real else self._labels[pool]
         return class_weights(labels, len(self._classes), weighting).to(self._device)
 
     def _more(self, settings: Settings, seed: int) -> Tensor:
-        real = self._cpu[: self._count]
+        real = self._labels[: self._count]
         counts = torch.bincount(real, minlength=len(self._classes)).tolist()
         wanted = extra(counts, settings.ratio, settings.balance)
         source = self._duplicates if settings.images == DUPLICATES else self._generated
@@ -113,7 +101,7 @@ class Supply:
 
     def _generated(self, label: int, count: int, settings: Settings, seed: int) -> Tensor:
         """The bank's first images of a class, so that larger ratios hold smaller ones."""
-        held = (self._cpu[self._count :] == label).nonzero().squeeze(1)[:count]
+        held = (self._labels[self._count :] == label).nonzero().squeeze(1)[:count]
         if len(held) < count:
             raise DataError(
                 f"synthetic_ratio {settings.ratio:g} needs {count} synthetic images of {self._classes[label]}, but "
@@ -123,7 +111,7 @@ class Supply:
 
     def _duplicates(self, label: int, count: int, settings: Settings, seed: int) -> Tensor:
         """As many real images of a class, each as often as any other, give or take one."""
-        own = (self._cpu[: self._count] == label).nonzero().squeeze(1)
+        own = (self._labels[: self._count] == label).nonzero().squeeze(1)
         if count and not len(own):
             raise DataError(f"there is no training image of {self._classes[label]} to take again.")
         order = torch.randperm(len(own), generator=torch.Generator().manual_seed(derive_seed(seed, _DUPLICATES, label)))

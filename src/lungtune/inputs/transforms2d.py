@@ -1,4 +1,4 @@
-"""X-ray-safe augmentation of batches, with a strength for each trial.
+"""X-ray-safe augmentation of batches of images, with a strength for each trial.
 
 | level | geometry (each image, uniform) | intensity |
 |---|---|---|
@@ -46,44 +46,50 @@ _DRAWS = 9
 
 
 def augment(
-    images: Tensor, levels: Sequence[int], counts: Sequence[int], generators: Sequence[torch.Generator]
-) -> Tensor:
-    """Return augmented copies; a slot's result depends on its own images, level and generator only.
+    pixels: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    levels: Sequence[int],
+    counts: Sequence[int],
+    generators: Sequence[torch.Generator],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return augmented copies; a slot's result depends on its own rows, level and generator only.
+
+    All fields of a row move together: one geometric draw a row. Intensities of pixels change alike in all channels,
+    but for noise.
 
     Args:
-        images: float ``(N, 1, H, W)`` in [0, 1], rows of one slot together; or ``(N, 2, H, W)``: the second channel is
-            a mask of zeros and ones, which goes wherever the image goes and stays one.
+        pixels: images, float ``(N, C, H, W)`` in [0, 1], rows of one slot together.
+        masks: ``(N, 1, H, W)`` of zeros and ones, which stay zeros and ones.
         levels: 0..3, one for each slot.
         counts: rows of each slot.
         generators: one for each slot, on the images' device; level 0 draws nothing.
 
     Returns:
-        The shape of ``images``, in [0, 1]; the input itself when every level is 0.
+        Pixels and masks in the shapes given; the tensors themselves when every level is 0.
     """
+    pixels, masks = list(pixels), list(masks)
     moving = [level > 0 for level in levels]
     if not any(moving):
-        return images
+        return pixels, masks
     if not all(moving):
-        parts = list(images.split(list(counts)))
-        some = [i for i, m in enumerate(moving) if m]
-        changed = augment(
-            torch.cat([parts[i] for i in some]),
-            [levels[i] for i in some],
-            [counts[i] for i in some],
-            [generators[i] for i in some],
-        )
-        for i, part in zip(some, changed.split([counts[i] for i in some]), strict=True):
-            parts[i] = part
-        return torch.cat(parts)
-    device = images.device
+        some = [i for i, moves in enumerate(moving) if moves]
+        parts = [list(each.split(list(counts))) for each in (*pixels, *masks)]
+        chosen = [torch.cat([rows[i] for i in some]) for rows in parts]
+        few = [[each[i] for i in some] for each in (levels, counts, generators)]
+        changed = augment(chosen[: len(pixels)], chosen[len(pixels) :], *few)
+        for rows, new in zip(parts, (*changed[0], *changed[1]), strict=True):
+            for i, part in zip(some, new.split([counts[i] for i in some]), strict=True):
+                rows[i] = part
+        found = [torch.cat(rows) for rows in parts]
+        return found[: len(pixels)], found[len(pixels) :]
+    device = (*pixels, *masks)[0].device
     draws = torch.cat(
         [torch.rand(n, _DRAWS, generator=g, device=device) for n, g in zip(counts, generators, strict=True)]
     )
     limits = _limits(levels, counts, device)
-    noise = _noise(images[:, :1], levels, counts, generators)
-    moved = _geometry(images, draws, limits)
-    pictures = _intensity(moved[:, :1], draws, limits, noise)
-    return pictures if images.shape[1] == 1 else torch.cat([pictures, (moved[:, 1:] > 0.5).float()], 1)
+    noises = [_noise(each, levels, counts, generators) for each in pixels]
+    moved = [_intensity(_geometry(x, draws, limits), draws, limits, noise) for x, noise in zip(pixels, noises)]
+    return moved, [(_geometry(mask, draws, limits) > 0.5).float() for mask in masks]
 
 
 def _limits(levels: Sequence[int], counts: Sequence[int], device: torch.device) -> Tensor:

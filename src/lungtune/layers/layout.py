@@ -55,7 +55,7 @@ class LayoutContext:
         self.slots: BatchLayout | None = None
 
     @contextmanager
-    def showing(self, slots: BatchLayout | None) -> Iterator[None]:
+    def using(self, slots: BatchLayout | None) -> Iterator[None]:
         """Let layers see ``slots`` inside the ``with`` block; None switches all adapters off."""
         before, self.slots = self.slots, slots
         try:
@@ -88,7 +88,7 @@ class BatchLayout:
     counts: tuple[int, ...]
     params: tuple[Any, ...]
     bits: tuple[Bits, ...]
-    stage: LayoutContext
+    context: LayoutContext
     training: bool
     whole: int
     memo: dict[Any, Any] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class BatchLayout:
             counts=tuple(counts[i] for i in chosen),
             params=tuple(self.params[i] for i in chosen),
             bits=tuple(self.bits[i] for i in chosen) if self.bits else (),
-            stage=self.stage,
+            context=self.context,
             training=self.training,
             whole=self.whole,
             memo=self.memo,
@@ -130,13 +130,13 @@ class BatchLayout:
             owned=tuple(self.owned[i] for i in chosen) if self.owned else (),
             statistics=tuple(self.statistics[i] for i in chosen) if self.statistics else (),
         )
-        with self.stage.showing(inner):
+        with self.context.using(inner):
             yield inner
 
     @contextmanager
     def bare(self) -> Iterator[None]:
         """Switch all adapters off inside the ``with`` block."""
-        with self.stage.showing(None):
+        with self.context.using(None):
             yield
 
     def pick(self, stacked: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class BatchLayout:
             return stacked[first : last + 1]
         return stacked[list(self.places)]
 
-    def own(self, name: str) -> Tensor:
+    def parameter(self, name: str) -> Tensor:
         """Return the trials' own parameter ``(len(self), *shape)``, padded with zeros to the pack's largest."""
         return self.pick(self.stacked[name])
 

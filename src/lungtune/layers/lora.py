@@ -45,10 +45,10 @@ class SlotLora(nn.Module):
         stage: where to find the layout of the passing batch.
     """
 
-    def __init__(self, linear: nn.Linear, stage: LayoutContext) -> None:
+    def __init__(self, linear: nn.Linear, context: LayoutContext) -> None:
         super().__init__()
         self.linear = linear
-        self.stage = stage
+        self.context = context
         self.lora_a: nn.Parameter | None = None
         self.lora_b: nn.Parameter | None = None
         self._dropout: tuple[float, ...] = ()
@@ -71,7 +71,7 @@ class SlotLora(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, ..., in)`` to ``(N, ..., out)``, each row with its own slot's adapter."""
-        slots, weight, bias = self.stage.slots, self.linear.weight, self.linear.bias
+        slots, weight, bias = self.context.slots, self.linear.weight, self.linear.bias
         if slots is None or self.lora_a is None:
             return F.linear(x, weight, bias)
         mixed = torch.is_autocast_enabled(x.device.type)
@@ -227,7 +227,7 @@ def lay(
     model: nn.Module,
     adapters: Sequence[Mapping[str, Adapter]],
     parameters: Mapping[str, nn.Parameter],
-    stage: LayoutContext,
+    context: LayoutContext,
 ) -> None:
     """Let the model's Linears use these trials' stacked weights; wrap those adapted by any, unwrap the others.
 
@@ -241,17 +241,17 @@ def lay(
         each = [mine.get(name) for mine in adapters]
         if any(each):
             a, b = (parameters[f"{name}.{part}"] for part in PARTS)
-            attach(model, name, stage).bind(a, b, each)
+            attach(model, name, context).bind(a, b, each)
         else:
             detach(model, name)
 
 
-def attach(model: nn.Module, name: str, stage: LayoutContext) -> SlotLora:
+def attach(model: nn.Module, name: str, context: LayoutContext) -> SlotLora:
     """Wrap the Linear called ``name``; one that is wrapped already is returned as it is."""
     module = model.get_submodule(name)
     if isinstance(module, SlotLora):
         return module
-    wrapped = SlotLora(module, stage)
+    wrapped = SlotLora(module, context)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, wrapped)
     return wrapped

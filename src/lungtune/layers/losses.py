@@ -1,9 +1,8 @@
-"""What a loss is given, class weights, cross-entropy and Dice."""
+"""Class weights, cross-entropy and Dice of the rows of a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,45 +30,28 @@ def class_weights(labels: Tensor, classes: int, weighting: str) -> Tensor:
     return (weights * counts.sum() / (weights * counts).sum()).float()
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What the rows of a batch should come out as.
+def cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor, smoothing: Sequence[float] = (), counts: Sequence[int] = ()
+) -> Tensor:
+    """Return ``(N,)`` weighted cross-entropies.
 
-    Attributes:
-        labels: int64 ``(N,)``; -1 where nobody may look, as in a prediction.
+    The mean over a batch is *not* divided by the batch's own weights: with a batch of four that would undo the
+    weighting whenever all four show one class.
+
+    Args:
+        logits: ``(N, classes)``.
+        labels: int64 ``(N,)``.
         weights: float ``(N,)``, each row's class weight.
-        masks: float ``(N, 1, H, W)``, 1 in the lungs and 0 elsewhere; None where the family wants none.
-        masked: bool ``(N,)``, which rows have a mask; None like ``masks``.
+        smoothing: label smoothing in [0, 1) of each slot (Szegedy et al. 2016, arXiv 1512.00567): so much of the
+            target is spread evenly over all classes; default none.
+        counts: rows of each slot; needed with ``smoothing``.
     """
-
-    labels: Tensor
-    weights: Tensor
-    masks: Tensor | None = None
-    masked: Tensor | None = None
-
-    def rows(self, rows: slice) -> Targets:
-        """Return the targets of some rows."""
-        parts = {name: None if value is None else value[rows] for name, value in vars(self).items()}
-        return replace(self, **parts)
-
-    def cross_entropy(self, logits: Tensor, smoothing: Sequence[float] = (), counts: Sequence[int] = ()) -> Tensor:
-        """Return ``(N,)`` weighted cross-entropies.
-
-        The mean over a batch is *not* divided by the batch's own weights: with a batch of four that would undo the
-        weighting whenever all four show one class.
-
-        Args:
-            logits: ``(N, classes)``.
-            smoothing: label smoothing in [0, 1) of each slot (Szegedy et al. 2016, arXiv 1512.00567): so much of the
-                target is spread evenly over all classes; default none.
-            counts: rows of each slot; needed with ``smoothing``.
-        """
-        logs = torch.log_softmax(logits.float(), 1)
-        right = -logs.gather(1, self.labels.unsqueeze(1)).squeeze(1)
-        if any(smoothing):
-            share = torch.tensor(smoothing).repeat_interleave(torch.tensor(counts)).to(logs.device, non_blocking=True)
-            right = torch.lerp(right, -logs.mean(1), share)
-        return right * self.weights
+    logs = torch.log_softmax(logits.float(), 1)
+    right = -logs.gather(1, labels.unsqueeze(1)).squeeze(1)
+    if any(smoothing):
+        share = torch.tensor(smoothing).repeat_interleave(torch.tensor(counts)).to(logs.device, non_blocking=True)
+        right = torch.lerp(right, -logs.mean(1), share)
+    return right * weights
 
 
 def overlap(probabilities: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,8 +60,8 @@ def overlap(probabilities: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     Dice is 2 sum(p m) / (sum p + sum m), as in V-Net (Milletari et al. 2016, arXiv 1606.04797) without squares.
 
     Args:
-        probabilities: ``(N, 1, H, W)`` in [0, 1]; with zeros and ones these are the plain measures.
-        masks: ``(N, 1, H, W)``, 0 or 1.
+        probabilities: ``(N, 1, ...)`` in [0, 1]; with zeros and ones these are the plain measures.
+        masks: of the same shape, 0 or 1.
     """
     p, m = probabilities.float().flatten(1), masks.float().flatten(1)
     both, total = (p * m).sum(1), p.sum(1) + m.sum(1)

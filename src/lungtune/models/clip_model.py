@@ -177,10 +177,10 @@ class ClipClassifier(ClipImages):
         return F.normalize(features.view(-1, self.each[style], features.shape[-1]).mean(1), dim=-1)
 
     @torch.no_grad()
-    def fixed_matrix(self, style: str, slots: BatchLayout) -> Tensor:
+    def fixed_matrix(self, style: str, layout: BatchLayout) -> Tensor:
         """Return the class matrix of the text tower as it was pretrained, computed once for each style."""
         if style not in self._fixed:
-            with slots.bare():
+            with layout.bare():
                 self._fixed[style] = self.class_matrix(style, self.text_features(self.captions(style)))
         return self._fixed[style]
 

@@ -193,18 +193,18 @@ class Conformer(nn.Module):
         for name, value, factor in (("patch", patch, 16), ("depth", depth, 3), ("width", width, heads)):
             if value % factor:
                 raise ValueError(f"{name} must be a multiple of {factor}, but got {value}.")
-        stage, each = base * channel_ratio, depth // 3
+        context, each = base * channel_ratio, depth // 3
         drops = [drop_path * i / (depth - 1) for i in range(depth)]
         self.conv1 = nn.Conv2d(in_chans, base, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(base)
-        self.conv_1 = Bottleneck(base, stage, project=True)
+        self.conv_1 = Bottleneck(base, context, project=True)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.trans_patch_conv = nn.Conv2d(base, width, patch // 4, patch // 4)
         self.trans_1 = TransformerBlock(width, heads, drops[0])
-        blocks, inside = [], stage
+        blocks, inside = [], context
         for i in range(1, depth):
             level = i // each
-            outside, first = stage << level, level > 0 and i % each == 0
+            outside, first = context << level, level > 0 and i % each == 0
             last = i == depth - 1
             blocks.append(CoupledBlock(inside, outside, width, heads, patch // 4 >> level, drops[i], first, last))
             inside = outside

@@ -77,28 +77,28 @@ class Diffusion(nn.Module):
         pixels = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         return (pixels.float() / 2 + 0.5).clamp(0, 1).mean(1, keepdim=True)
 
-    def contexts(self, slots: BatchLayout, adapted: Sequence[int]) -> list[Tensor]:
+    def contexts(self, layout: BatchLayout, adapted: Sequence[int]) -> list[Tensor]:
         """Return what the text encoder makes of every class's caption, and of none, for each slot: ``(C + 1, L, D)``.
 
         Args:
-            slots: the layout of the batch.
+            layout: of the batch.
             adapted: positions of the slots that adapt the text encoder.
         """
-        styles = [p.prompt_style for p in slots.params]
-        found: list[Any] = [None if i in adapted else self._plain(name, slots) for i, name in enumerate(styles)]
+        styles = [p.prompt_style for p in layout.params]
+        found: list[Any] = [None if i in adapted else self._plain(name, layout) for i, name in enumerate(styles)]
         if adapted:
             tokens = [self.get_buffer(f"captions_{styles[i]}") for i in adapted]
-            with slots.over({i: len(t) for i, t in zip(adapted, tokens, strict=True)}) as texts:
+            with layout.over({i: len(t) for i, t in zip(adapted, tokens, strict=True)}) as texts:
                 read = self.text_encoder(torch.cat(tokens)).last_hidden_state
             for i, rows in zip(adapted, texts.rows, strict=True):
                 found[i] = read[rows]
         return found
 
     @torch.no_grad()
-    def _plain(self, style: str, slots: BatchLayout) -> Tensor:
+    def _plain(self, style: str, layout: BatchLayout) -> Tensor:
         """The context of the text encoder as it was pretrained, computed once."""
         if style not in self._fixed:
-            with slots.bare():
+            with layout.bare():
                 self._fixed[style] = self.text_encoder(self.get_buffer(f"captions_{style}")).last_hidden_state
         return self._fixed[style]
 
@@ -130,22 +130,22 @@ class Diffusion(nn.Module):
 
     @torch.no_grad()
     def draw(
-        self, labels: Sequence[int], seeds: Sequence[int], image_size: int, slots: BatchLayout, adapts: bool
+        self, labels: Sequence[int], seeds: Sequence[int], image_size: int, layout: BatchLayout, adapts: bool
     ) -> Tensor:
-        """Draw images of one slot; see ``Generator.draw``.
+        """Draw images of one slot; see ``GenerativeFamily.draw``.
 
         Args:
             labels: class of each image.
             seeds: of each image's noise.
             image_size: px.
-            slots: a layout of one slot.
+            layout: of one slot.
             adapts: whether it adapts the text encoder.
         """
-        params = slots.params[0]
+        params = layout.params[0]
         key = "contexts"
-        if key not in slots.memo:
-            slots.memo[key] = self.contexts(slots, [0] if adapts else [])[0]
-        context, device = slots.memo[key], self.kept.device
+        if key not in layout.memo:
+            layout.memo[key] = self.contexts(layout, [0] if adapts else [])[0]
+        context, device = layout.memo[key], self.kept.device
         side = image_size // self.shrink
         shape = (self.unet.config.in_channels, side, side)
         drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
@@ -155,7 +155,7 @@ class Diffusion(nn.Module):
         guided = params.guidance != 1
         if guided:
             said = torch.cat([context[-1:].expand(len(said), -1, -1), said])
-        with slots.over({0: len(said)}):
+        with layout.over({0: len(said)}):
             for time in sampler.timesteps:
                 seen = sampler.scale_model_input(torch.cat([x, x]) if guided else x, time)
                 told = self.unet(seen, time, encoder_hidden_states=said).sample.float()

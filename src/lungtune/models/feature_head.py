@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lungtune.core.family import Classifier
+from lungtune.core.family import Family
 from lungtune.core.params import param
 from lungtune.models import timm_models
 from lungtune.models.params import Loop, Synthetic
+from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
     import torch
 
+    from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
 
 
@@ -43,55 +45,56 @@ def draw(width: int, hidden: int, classes: int, generator: torch.Generator) -> d
     }
 
 
-def linear(x: torch.Tensor, slots: BatchLayout) -> torch.Tensor:
+def linear(x: torch.Tensor, layout: BatchLayout) -> torch.Tensor:
     """Return ``x W + b`` of features ``(N, width)``, ``(N, classes)``."""
     import torch
 
     with torch.autocast(x.device.type, enabled=False):  # a head costs nothing; bf16 would cost digits
-        return slots.affine(x, slots.own("head.weight"), slots.own("head.bias"))
+        return layout.affine(x, layout.parameter("head.weight"), layout.parameter("head.bias"))
 
 
-def scores(inputs: torch.Tensor, slots: BatchLayout) -> torch.Tensor:
+def scores(inputs: torch.Tensor, layout: BatchLayout) -> torch.Tensor:
     """Return logits ``(N, classes)``: ``x W + b``, plus ``gelu(x U + u) V`` where there are hidden units.
 
     Args:
         inputs: features ``(N, width)``.
-        slots: whose ``Params`` have ``hidden`` and ``dropout``.
+        layout: whose ``Params`` have ``hidden`` and ``dropout``.
     """
     import torch
 
     with torch.autocast(inputs.device.type, enabled=False):
-        x = slots.dropout(inputs, [p.dropout for p in slots.params])
-        logits = linear(x, slots)
-        if not any(p.hidden for p in slots.params):
+        x = layout.dropout(inputs, [p.dropout for p in layout.params])
+        logits = linear(x, layout)
+        if not any(p.hidden for p in layout.params):
             return logits
-        hidden = slots.affine(x, slots.own("hidden.weight"), slots.own("hidden.bias"))
-        return logits + slots.matmul(torch.nn.functional.gelu(hidden), slots.own("hidden.head"))
+        hidden = layout.affine(x, layout.parameter("hidden.weight"), layout.parameter("hidden.bias"))
+        return logits + layout.matmul(torch.nn.functional.gelu(hidden), layout.parameter("hidden.head"))
 
 
-class ImageHead(Classifier):
+class ImageHead(Family[Any, Params]):
     """A head on a frozen model of timm's, which stays in eval mode: batch norm uses what it learned in pretraining.
 
     A family gives ``Base`` (with ``model``, ``weights``, ``image_size`` and ``views``), ``Params`` and ``small``.
     """
 
-    Params: ClassVar[type] = Params
+    tasks = (Classification(),)
+    Params = Params
     small: ClassVar[tuple[str, Mapping[str, Any]]]
     """Architecture and arguments of the miniature, for images of 32 px."""
 
     def check(self, base: Any) -> None:
-        """See ``Trainable.check``. Downloads from the hub when it answers within five seconds."""
+        """See ``Family.check``. Downloads from the hub when it answers within five seconds."""
         timm_models.check(base.model, base.weights)
 
     def miniature(self, folder: Path) -> Any:
-        """See ``Trainable.miniature``."""
+        """See ``Family.miniature``."""
         from lungtune.models import timm_export
 
         timm_export.write_random(*self.small, folder)
         return self.Base(weights=str(folder), image_size=32, views=0)
 
     def backbone(self, base: Any, classes: Sequence[str]) -> torch.nn.Module:
-        """See ``Trainable.backbone``."""
+        """See ``Family.backbone``."""
         from lungtune.models import grey_images
 
         built = timm_models.build(base.model, base.weights, base.image_size)
@@ -99,24 +102,24 @@ class ImageHead(Classifier):
         model.width = grey_images.width(model, base.image_size)
         return model
 
-    def own(
+    def trainable_parameters(
         self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.own``."""
+        """See ``Family.trainable_parameters``."""
         return draw(model.width, params.hidden, len(classes), generator)
 
-    def features(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """See ``Trainable.features``: ``(N, width)`` float32."""
-        return model.embed(images).float()
+    def features(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """See ``Family.features``: ``features`` ``(N, width)`` float32."""
+        return {"features": model.embed(batch["image"]).float()}
 
-    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: BatchLayout) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.outputs``."""
-        return {"logits": scores(inputs, slots)}
+    def outputs(self, model: torch.nn.Module, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
+        """See ``Family.outputs``."""
+        return {"logits": scores(batch["features"], layout)}
 
     def export(
         self, base: Any, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
-        """See ``Trainable.export``: timm's format, the head beside it."""
+        """See ``Family.export``: timm's format, the head beside it."""
         from lungtune.models import timm_export
 
         built = timm_models.build(base.model, base.weights, base.image_size)

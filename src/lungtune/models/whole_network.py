@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lungtune.core.family import Classifier
+from lungtune.core.family import Family
 from lungtune.core.params import param
 from lungtune.models import timm_models
 from lungtune.models.params import Loop, Synthetic
+from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
     import torch
 
+    from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
-    from lungtune.layers.losses import Targets
 
 
 @dataclass(frozen=True)
@@ -28,26 +29,27 @@ class Params(Synthetic, Loop):
     )
 
 
-class Network(Classifier):
+class Network(Family[Any, Any]):
     """A pretrained network with new heads, all of which trains unless ``trained`` says otherwise.
 
     A family gives ``Base`` (with ``model``, ``weights`` and ``image_size``), ``Params``, ``heads`` and ``small``, and
     overrides what is different about it.
     """
 
+    tasks = (Classification(),)
     packs = False
-    Params: ClassVar[type] = Params
+    Params = Params
     heads: ClassVar[tuple[str, ...]] = ()
     """Names of the Linears that every trial draws anew; () for the classifier of a model of timm's."""
     small: ClassVar[tuple[str, Mapping[str, Any]]]
     """Architecture and arguments of the miniature, for images of 32 px."""
 
     def check(self, base: Any) -> None:
-        """See ``Trainable.check``. Downloads from the hub when it answers within five seconds."""
+        """See ``Family.check``. Downloads from the hub when it answers within five seconds."""
         timm_models.check(base.model, base.weights)
 
     def miniature(self, folder: Path) -> Any:
-        """See ``Trainable.miniature``."""
+        """See ``Family.miniature``."""
         from lungtune.models import timm_export
 
         timm_export.write_random(*self.small, folder)
@@ -58,7 +60,7 @@ class Network(Classifier):
         return timm_models.build(base.model, base.weights, base.image_size, num_classes=len(classes))
 
     def backbone(self, base: Any, classes: Sequence[str]) -> torch.nn.Module:
-        """See ``Trainable.backbone``."""
+        """See ``Family.backbone``."""
         from lungtune.models import grey_images
 
         return grey_images.Normalised(self.build(base, classes))
@@ -70,10 +72,10 @@ class Network(Classifier):
     def prepare(self, model: torch.nn.Module, params: Any) -> None:
         """Set what the network does differently for each trial, such as its dropout; called before every run."""
 
-    def own(
+    def trainable_parameters(
         self, model: torch.nn.Module, params: Any, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.own``."""
+        """See ``Family.trainable_parameters``."""
         from lungtune.layers import network
 
         own = network.parameters(model, self.trained(model, params))
@@ -82,28 +84,24 @@ class Network(Classifier):
         return own
 
     def statistics(self, model: torch.nn.Module, params: Any) -> Sequence[str]:
-        """See ``Trainable.statistics``."""
+        """See ``Family.statistics``."""
         from lungtune.layers import network
 
         return network.statistics(model, self.trained(model, params))
 
     def run(self, model: torch.nn.Module, params: Any, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """Run the network for one trial; see ``Trainable.outputs``."""
+        """Run the network for one trial; see ``Family.outputs``."""
         return {"logits": model(images)}
 
-    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: BatchLayout) -> Mapping[str, torch.Tensor]:
-        """See ``Trainable.outputs``."""
+    def outputs(self, model: torch.nn.Module, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
+        """See ``Family.outputs``."""
         from lungtune.layers import network
 
         def call(params: Any, rows: torch.Tensor) -> Mapping[str, torch.Tensor]:
             self.prepare(model, params)
             return self.run(model, params, rows)
 
-        return network.run(model, inputs, slots, call)
-
-    def loss(self, outputs: Mapping[str, torch.Tensor], targets: Targets, slots: BatchLayout) -> torch.Tensor:
-        """See ``Trainable.loss``."""
-        return targets.cross_entropy(outputs["logits"], [p.label_smoothing for p in slots.params], slots.counts)
+        return network.run(model, batch["image"], layout, call)
 
     def trained_model(
         self, base: Any, classes: Sequence[str], adapter: Mapping[str, torch.Tensor]
@@ -122,7 +120,7 @@ class Network(Classifier):
     def export(
         self, base: Any, params: Any, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
-        """See ``Trainable.export``: timm's format."""
+        """See ``Family.export``: timm's format."""
         from lungtune.models import timm_export
 
         _, built = self.trained_model(base, classes, adapter)

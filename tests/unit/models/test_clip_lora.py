@@ -270,7 +270,7 @@ def test_export_loads_with_plain_open_clip_and_embeds_the_same(exported: tuple[P
     clip, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     images = torch.rand(4, 1, 16, 16)
     slots = pack._layout([0], [4], training=False)
-    with torch.no_grad(), pack._backbone.showing(slots):
+    with torch.no_grad(), pack._backbone.using(slots):
         ours = pack.model.image_features(images)
         plain = TRAINABLE.backbone(Base(weights=str(folder), image_size=16), CLASSES).image_features(images)
     with torch.no_grad():

@@ -48,14 +48,14 @@ def test_pick_finds_the_slots_of_a_part_of_the_pack() -> None:
 
 def test_another_layout_holds_inside_the_block_only() -> None:
     slots = layout((2, 2, 2))
-    with slots.stage.showing(slots):
+    with slots.context.using(slots):
         with slots.over({0: 3, 2: 3}) as inner:
-            assert slots.stage.slots is inner
+            assert slots.context.slots is inner
             assert (inner.places, inner.counts) == ((0, 2), (3, 3))
             with inner.bare():
-                assert slots.stage.slots is None
-        assert slots.stage.slots is slots
-    assert slots.stage.slots is None
+                assert slots.context.slots is None
+        assert slots.context.slots is slots
+    assert slots.context.slots is None
 
 
 def test_mixed_seeds_depend_on_every_number_and_on_order() -> None:

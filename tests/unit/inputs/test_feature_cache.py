@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from lungtune.core.fields import IMAGE
 from lungtune.engine.trial_state import TrialState
 from lungtune.errors import DataError
+from lungtune.inputs.columns import Column
 from lungtune.inputs.feature_cache import CachedFeatures
+from lungtune.inputs.on_the_fly import Compute
 from lungtune.inputs.training_pool import Phase
 
 N = 70
@@ -43,6 +47,15 @@ def halves(images: Tensor) -> Tensor:
     return images.flatten(1)[:, :32].contiguous()
 
 
+def features(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {"half": halves(values["image"])}
+
+
+def cached(name: str, compute: Compute = features, views: int = 1) -> CachedFeatures:
+    columns = {"image": Column(IMAGE, IMAGES[:, None], CPU)}
+    return CachedFeatures(columns, {}, ["image"], compute, name, views, CPU)
+
+
 def member(seed: int, **params: int) -> TrialState:
     return TrialState(Params(**params), seed, 1000, {}, REAL, CPU)
 
@@ -50,8 +63,8 @@ def member(seed: int, **params: int) -> TrialState:
 def test_features_have_the_type_that_was_computed() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for _ in range(2):  # computed, then opened
-            kept = CachedFeatures(IMAGES, f"toy-{dtype}", lambda x, dtype=dtype: halves(x).to(dtype), 1, CPU)
-            found = kept.plain(3, 9)[0]
+            kept = cached(f"toy-{dtype}", lambda x, dtype=dtype: {"half": halves(x["image"]).to(dtype)})
+            found = kept.plain(3, 9)["half"]
             assert found.dtype == dtype
             assert torch.equal(found, halves(torch.from_numpy(IMAGES[3:9]).float() / 255).to(dtype))
 
@@ -75,20 +88,20 @@ def test_every_view_of_an_image_comes_once_before_any_comes_again() -> None:
 def test_each_trial_gets_its_level_whoever_is_beside_it() -> None:
     members = [member(1), member(2, augmentation=1), member(3, augmentation=3)]
     chosen = [m.batch() for m in members]
-    together = CachedFeatures(IMAGES, "toy-x", halves, 2, CPU).take(chosen, members)[0]
+    together = cached("toy-x", views=2).take(chosen, members)["half"]
     for m, index, rows in zip(members, chosen, together.split(7), strict=True):
-        assert torch.equal(CachedFeatures(IMAGES, "toy-x", halves, 2, CPU).take([index], [m])[0], rows)
+        assert torch.equal(cached("toy-x", views=2).take([index], [m])["half"], rows)
     assert torch.equal(together[:7], halves(torch.from_numpy(IMAGES[chosen[0].numpy()]).float() / 255))
 
 
 def _child(log: Path) -> None:
-    def compute(images: Tensor) -> Tensor:
+    def compute(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with log.open("a") as file:
-            file.write(f"{len(images)}\n")
+            file.write(f"{len(values['image'])}\n")
         time.sleep(0.2)
-        return halves(images)
+        return features(values)
 
-    CachedFeatures(IMAGES, "toy-y", compute, 1, CPU).plain(0, 1)
+    cached("toy-y", compute).plain(0, 1)
 
 
 def test_processes_that_come_together_compute_once(tmp_path: Path, cache: Path) -> None:
@@ -109,4 +122,18 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(DataError, match=r"feature store, but: No space left on device\. LUNGTUNE_CACHE moves"):
-        CachedFeatures(IMAGES, "toy-z", halves, 1, CPU).plain(0, 1)
+        cached("toy-z").plain(0, 1)
+
+
+def test_several_features_of_a_case_share_one_file(cache: Path) -> None:
+    def several(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        image = values["image"]
+        return {"half": halves(image), "sign": (image[:, 0, 0] > 0.5), "sum": image.sum((1, 2, 3)).to(torch.bfloat16)}
+
+    expected = several({"image": torch.from_numpy(IMAGES[:, None]).float() / 255})
+    for _ in range(2):  # computed, then opened
+        found = cached("toy-several", several).plain(0, N)
+        for name, values in expected.items():
+            assert found[name].dtype == values.dtype
+            assert torch.equal(found[name], values)
+    assert len(list(cache.glob("features/*.bin"))) == 1

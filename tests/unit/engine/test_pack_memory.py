@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lungtune.engine.pack import Pack
+from lungtune.inputs.batch import Batch
 from lungtune.layers.layout import BatchLayout
-from toy import CLASSES, HARD, IMAGES, LABELS, Base, N, Params, Toy, equal, pack, run
+from toy import CLASSES, HARD, PART, Base, N, Params, Toy, equal, pack, run, told
 
 
 class Scarce(Toy):
@@ -20,17 +21,17 @@ class Scarce(Toy):
         self.rows = rows
         self.seen: list[int] = []
 
-    def outputs(self, model: nn.Module, images: Tensor, slots: BatchLayout) -> dict[str, Tensor]:
+    def outputs(self, model: nn.Module, batch: Batch, layout: BatchLayout) -> dict[str, Tensor]:
         """Run the net if it fits."""
-        if len(images) > self.rows:
+        if batch.size > self.rows:
             raise torch.OutOfMemoryError("CUDA out of memory (injected)")
-        self.seen.append(len(images))
-        return {"logits": model(images)}
+        self.seen.append(batch.size)
+        return {"logits": model(batch["image"])}
 
 
 def scarce(rows: int) -> tuple[Pack, Scarce]:
     family = Scarce(rows)
-    return Pack(family, Base(), CLASSES, IMAGES, LABELS, capacity=4), family
+    return Pack(family, Base(), CLASSES, PART, capacity=4), family
 
 
 def test_slots_that_stand_still_are_not_touched_and_go_on_as_if_nothing_had_been() -> None:
@@ -79,7 +80,7 @@ def test_a_batch_too_large_for_the_memory_is_summed_up_from_parts() -> None:
 def test_validation_that_does_not_fit_is_scored_in_smaller_batches() -> None:
     roomy, (tight, family) = pack(), scarce(rows=6)
     a, b = (p.join(Params(), seed=3, horizon=5 * N) for p in (roomy, tight))
-    torch.testing.assert_close(tight.predict(IMAGES)[b], roomy.predict(IMAGES)[a])
+    torch.testing.assert_close(told(tight, b), told(roomy, a))
     assert max(family.seen) <= 6
 
 

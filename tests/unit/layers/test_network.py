@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from lungtune.core.params import param
 from lungtune.engine import optim
 from lungtune.engine.pack import Pack
+from lungtune.inputs.batch import Batch
 from lungtune.layers import network
 from lungtune.layers.layout import BatchLayout
-from toy import CLASSES, IMAGES, LABELS, Base, N, Toy
+from toy import CLASSES, IMAGES, LABELS, PART, Base, N, Toy, told
 from toy import Params as ToyParams
 
 HORIZON = 5 * N
@@ -57,10 +58,12 @@ class Family(Toy):
             torch.manual_seed(0)
             return Net().eval()
 
-    def targets(self, model: nn.Module, params: Params) -> list[Any]:
+    def lora_targets(self, model: nn.Module, params: Params) -> list[Any]:
         return []
 
-    def own(self, model: nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator) -> Any:
+    def trainable_parameters(
+        self, model: nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
+    ) -> Any:
         own = network.parameters(model, trained(params))
         network.redraw(own, ["head"], generator)
         return own
@@ -68,15 +71,15 @@ class Family(Toy):
     def statistics(self, model: nn.Module, params: Params) -> Sequence[str]:
         return network.statistics(model, trained(params))
 
-    def scales(self, model: nn.Module, params: Params) -> Mapping[str, float]:
+    def lr_multipliers(self, model: nn.Module, params: Params) -> Mapping[str, float]:
         return {"body.0.weight": params.decay} if params.decay != 1 else {}
 
-    def outputs(self, model: nn.Module, images: Tensor, slots: BatchLayout) -> dict[str, Tensor]:
+    def outputs(self, model: nn.Module, batch: Batch, layout: BatchLayout) -> dict[str, Tensor]:
         def call(params: Params, rows: Tensor) -> dict[str, Tensor]:
             model.body[3].p = params.drop
             return {"logits": model(rows)}
 
-        return network.run(model, images, slots, call)
+        return network.run(model, batch["image"], layout, call)
 
 
 def trained(params: Params) -> Any:
@@ -84,7 +87,7 @@ def trained(params: Params) -> Any:
 
 
 def pack(capacity: int = 4) -> Pack:
-    return Pack(Family(), Base(), CLASSES, IMAGES, LABELS, capacity=capacity)
+    return Pack(Family(), Base(), CLASSES, PART, capacity=capacity)
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -107,7 +110,7 @@ def test_a_slot_trains_as_torch_does(whole: bool, decay: float) -> None:
     oracle.body[3].p = 0.0
     images, labels = torch.from_numpy(IMAGES).unsqueeze(1).float() / 255, torch.from_numpy(LABELS)
     for step in range(6):
-        chosen = ours._members[slot].batch()
+        chosen = ours._trials[slot].batch()
         rate = optim.rate(step, peak=params.lr, total=HORIZON // 5, warmup=0.0)
         adamw.param_groups[0]["lr"], adamw.param_groups[1]["lr"] = rate * decay, rate
         loss = nn.functional.cross_entropy(oracle(images[chosen]), labels[chosen])
@@ -118,7 +121,7 @@ def test_a_slot_trains_as_torch_does(whole: bool, decay: float) -> None:
     for name, tensor in ours.adapter(slot).items():
         torch.testing.assert_close(tensor, oracle.state_dict()[name], rtol=1e-3, atol=1e-5)
     oracle.eval()
-    torch.testing.assert_close(ours.predict(IMAGES)[slot], oracle(images).softmax(1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(told(ours, slot), oracle(images).softmax(1), rtol=1e-3, atol=1e-4)
 
 
 def test_neighbours_share_neither_parameters_nor_statistics_nor_draws() -> None:
@@ -143,7 +146,7 @@ def test_the_shared_network_stays_as_it_was() -> None:
     for i, params in enumerate((Params(drop=0.5), Params(whole=True))):
         shared.join(params, seed=i, horizon=HORIZON)
     shared.step()
-    shared.predict(IMAGES)
+    shared.predict(PART)
     assert all(torch.equal(before[name], tensor) for name, tensor in shared.model.state_dict().items())
     assert torch.equal(state, torch.random.get_rng_state())
 
@@ -201,14 +204,14 @@ def test_a_step_that_fails_moves_no_statistics(monkeypatch: pytest.MonkeyPatch) 
         slots = [made.join(Params(whole=True), seed=i, horizon=HORIZON) for i in range(2)]
 
         def loss(
-            outputs: Any, targets: Any, slots: BatchLayout, calls: list[int] = calls, fails: bool = fails
+            outputs: Any, batch: Batch, layout: BatchLayout, calls: list[int] = calls, fails: bool = fails
         ) -> Tensor:
-            calls.append(len(slots))
+            calls.append(len(layout))
             if fails and len(calls) == 1:
                 raise MemoryError
-            return targets.cross_entropy(outputs["logits"])
+            return Family.tasks[0].loss(outputs, batch, layout)
 
-        monkeypatch.setattr(made.trainable, "loss", loss)
+        monkeypatch.setattr(made.family, "loss", loss)
         made.step()
         assert calls == ([2, 1, 1] if fails else [2])
         left.append([made.state(slot) for slot in slots])
@@ -229,7 +232,7 @@ def test_what_trains_begins_at_the_pretrained_weights_in_bf16_too() -> None:
     class Alone(Family):
         packs = False
 
-    made = Pack(Alone(), Base(), CLASSES, IMAGES, LABELS, capacity=1, precision="bf16")
+    made = Pack(Alone(), Base(), CLASSES, PART, capacity=1, precision="bf16")
     held = made.model.head.weight
     expected = Family().backbone(None, CLASSES).head.weight
     assert torch.equal(held, expected), "a Linear that a trial starts from must not be rounded"

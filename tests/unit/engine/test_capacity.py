@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lungtune.engine import capacity
 from lungtune.engine.pack import Pack
+from lungtune.inputs.batch import Batch
 from lungtune.layers.layout import BatchLayout
-from toy import CLASSES, IMAGES, LABELS, Base, Params, Toy
+from toy import CLASSES, PART, Base, Params, Toy
 
 
 class Timed(Toy):
@@ -22,12 +23,12 @@ class Timed(Toy):
     def __init__(self, seconds: Any, most: int = 99) -> None:
         self.seconds, self.most = seconds, most
 
-    def outputs(self, model: nn.Module, images: Tensor, slots: BatchLayout) -> dict[str, Tensor]:
+    def outputs(self, model: nn.Module, batch: Batch, layout: BatchLayout) -> dict[str, Tensor]:
         """Run the net, slowly."""
-        if len(slots) > self.most:
+        if len(layout) > self.most:
             raise torch.OutOfMemoryError("injected")
-        Timed.clock += self.seconds(len(slots))
-        return {"logits": model(images)}
+        Timed.clock += self.seconds(len(layout))
+        return {"logits": model(batch["image"])}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def simulated_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(seconds: Any, most: int = 99, cap: int = 8) -> capacity.Capacity:
-    pack = Pack(Timed(seconds, most), Base(), CLASSES, IMAGES, LABELS, capacity=cap)
+    pack = Pack(Timed(seconds, most), Base(), CLASSES, PART, capacity=cap)
     found = capacity.measure(pack, [Params()], cap)
     assert pack.slots == ()
     assert pack.rows is None

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lungtune.core.fields import IMAGE
 from lungtune.core.params import param
 from lungtune.core.resource import Fidelity
 from lungtune.core.synthetic import Settings, extra
@@ -20,12 +21,13 @@ from lungtune.data.dataset import Dataset, Part
 from lungtune.engine.session import Session
 from lungtune.engine.trial_state import TrialState
 from lungtune.errors import DataError
+from lungtune.inputs.columns import Column
 from lungtune.inputs.feature_cache import CachedFeatures
-from lungtune.inputs.training_pool import Supply
+from lungtune.inputs.training_pool import TrainingPool
 from lungtune.layers.layout import derive_seed
 from lungtune.layers.losses import class_weights
 from lungtune.models.params import Synthetic
-from toy import CLASSES, IMAGES, LABELS, Base, N, Toy, equal
+from toy import CLASSES, IMAGES, LABELS, Base, N, Toy, equal, part
 from toy import Params as Plain
 from toy import pack as toy_pack
 
@@ -33,7 +35,7 @@ CPU = torch.device("cpu")
 COUNTS = (9, 6, 5)
 REAL = np.repeat([2, 0, 1], [COUNTS[2], COUNTS[0], COUNTS[1]])
 HELD = 40
-BANK = SimpleNamespace(images=np.zeros((3 * HELD, 8, 8), np.uint8), labels=np.repeat([0, 1, 2], HELD))
+BANK = np.repeat([0, 1, 2], HELD)
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Mixer(Toy):
     Params = Params
 
 
-def supply(bank: Any = BANK) -> Supply:
-    return Supply(np.zeros((len(REAL), 8, 8), np.uint8), REAL, bank, CLASSES, CPU)
+def supply(bank: np.ndarray | None = BANK) -> TrainingPool:
+    return TrainingPool(len(REAL), REAL, bank, CLASSES, CPU)
 
 
 def pools(seed: int = 1, horizon: int = 200, **params: Any) -> list[tuple[int, Tensor]]:
@@ -140,7 +142,7 @@ def test_duplicates_match_the_bank_class_by_class_and_are_even() -> None:
             options = {"synthetic_ratio": ratio, "synthetic_balance": balance}
             ((_, own),) = pools(synthetic_images="duplicates", **options)
             ((_, bank),) = pools(**options)
-            labels = supply().labels
+            labels = torch.cat([torch.as_tensor(REAL), torch.as_tensor(BANK)])
             assert torch.equal(labels[own].bincount(), labels[bank].bincount())
             assert int(own.max()) < 20
             for label in range(3):
@@ -168,19 +170,12 @@ def test_class_weights_are_those_of_what_is_trained_on() -> None:
 
 def test_too_few_images_are_an_error_never_silently_fewer() -> None:
     supply().phases(Params(synthetic_ratio=5.0), 1, 200)
-    scarce = SimpleNamespace(images=np.zeros((12, 8, 8), np.uint8), labels=np.repeat([0, 1, 2], [7, 3, 2]))
+    scarce = np.repeat([0, 1, 2], [7, 3, 2])
     message = r"synthetic_ratio 1 needs 7 synthetic images of b, but there are 3; name a bank that holds as many"
     for bank, wrong in ((scarce, message), (None, "needs 7 synthetic images of a, but there are 0")):
         with pytest.raises(DataError, match=wrong):
             supply(bank).phases(Params(synthetic_ratio=1.0), 1, 200)
         supply(bank).phases(Params(synthetic_ratio=1.0, synthetic_images="duplicates"), 1, 200)
-    with pytest.raises(ValueError, match="as many labels as images must be given, but got 20, 20, 5, 12"):
-        supply(SimpleNamespace(images=scarce.images, labels=np.zeros(5, np.int64)))
-
-
-def part(images: np.ndarray, labels: np.ndarray) -> Part:
-    names = np.array([str(i) for i in range(len(labels))])
-    return Part(images, labels.astype(np.int64), names, names, None, np.zeros(len(labels), bool))
 
 
 def session(synthetic: Part | None) -> Session:
@@ -214,10 +209,10 @@ def test_validation_never_sees_a_synthetic_image(tmp_path: Any, monkeypatch: pyt
     shown: list[Tensor] = []
     true = Toy.outputs
 
-    def watched(self: Toy, model: Any, images: Tensor, slots: Any) -> dict[str, Tensor]:
-        if not slots.training:
-            shown.append(images)
-        return true(self, model, images, slots)
+    def watched(self: Toy, model: Any, batch: Any, layout: Any) -> dict[str, Tensor]:
+        if not layout.training:
+            shown.append(batch["image"])
+        return true(self, model, batch, layout)
 
     monkeypatch.setattr(Toy, "outputs", watched)
     states = []
@@ -239,7 +234,7 @@ def test_a_trial_goes_on_from_its_checkpoint_as_if_nothing_had_been(use: str) ->
 
     def new() -> Any:
         members = toy_pack(synthetic=bank_part())
-        members.trainable = Mixer()
+        members.family = Mixer()
         return members
 
     params, whole, first, second = Params(synthetic_ratio=1.5, synthetic_use=use), new(), new(), new()
@@ -255,20 +250,26 @@ def test_kept_features_of_both_sets_have_tables_of_their_own(tmp_path: Any, monk
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path))
     computed: list[int] = []
 
-    def halves(images: Tensor) -> Tensor:
-        computed.append(len(images))
-        return images.flatten(1) / 2
+    def halves(values: Any) -> dict[str, Tensor]:
+        computed.append(len(values["image"]))
+        return {"half": values["image"].flatten(1) / 2}
 
-    synthetic = bank_part().images
-    CachedFeatures(IMAGES, "toy-x", halves, 1, CPU).plain(0, N)
+    def cached(images: np.ndarray, further: CachedFeatures | None = None) -> CachedFeatures:
+        columns = {"image": Column(IMAGE, images, CPU)}
+        return CachedFeatures(columns, {}, ["image"], halves, "toy-x", 1, CPU, further)
+
+    synthetic = bank_part()["image"]
+    cached(IMAGES[:, None]).plain(0, N)
     computed.clear()
-    kept = CachedFeatures(IMAGES, "toy-x", halves, 1, CPU, CachedFeatures(synthetic, "toy-x", halves, 1, CPU))
+    kept = cached(IMAGES[:, None], cached(synthetic))
     members = [SimpleNamespace(params=Plain(augmentation=0))]
-    rows = kept.take([torch.tensor([3, 1])], members)[0]
+    rows = kept.take([torch.tensor([3, 1])], members)["half"]
     assert sum(computed) == 1  # one image tells the shape
     assert torch.equal(rows, torch.from_numpy(IMAGES[[3, 1]]).flatten(1).float() / 255 / 2)
     index = torch.tensor([N + 4, 2, N, 0])
-    rows = kept.take([index], members)[0]
-    expected = torch.from_numpy(np.concatenate([IMAGES, synthetic])[index.numpy()]).flatten(1).float() / 255 / 2
+    rows = kept.take([index], members)["half"]
+    expected = (
+        torch.from_numpy(np.concatenate([IMAGES[:, None], synthetic])[index.numpy()]).flatten(1).float() / 255 / 2
+    )
     assert torch.equal(rows, expected)
     assert sum(computed) == 1 + 1 + len(synthetic)

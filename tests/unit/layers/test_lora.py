@@ -48,10 +48,10 @@ def fresh_net() -> Net:
     return Net().requires_grad_(False)
 
 
-def layout(trials: list[Trial], stage: LayoutContext, *, training: bool = False, seed: int = 0) -> BatchLayout:
+def layout(trials: list[Trial], context: LayoutContext, *, training: bool = False, seed: int = 0) -> BatchLayout:
     n = len(trials)
     bits = tuple(Bits(torch.device("cpu")).restart(seed + i) for i in range(n))
-    return BatchLayout(tuple(range(n)), tuple(t.rows for t in trials), (None,) * n, bits, stage, training, n)
+    return BatchLayout(tuple(range(n)), tuple(t.rows for t in trials), (None,) * n, bits, context, training, n)
 
 
 def start_weights(trial: Trial, linear: nn.Linear) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ def start_weights(trial: Trial, linear: nn.Linear) -> tuple[Tensor, Tensor]:
     return a, torch.randn(b.shape, generator=torch.Generator().manual_seed(trial.rank)) * 0.1
 
 
-def packed(trials: list[Trial], stage: LayoutContext) -> tuple[Net, dict[str, nn.Parameter]]:
+def packed(trials: list[Trial], context: LayoutContext) -> tuple[Net, dict[str, nn.Parameter]]:
     net, stacked = fresh_net(), {}
     top = max(t.rank for t in trials)
     for name in ("first", "second"):
@@ -73,7 +73,7 @@ def packed(trials: list[Trial], stage: LayoutContext) -> tuple[Net, dict[str, nn
             a[i, : trial.rank], b[i, :, : trial.rank] = start_weights(trial, linear)
         stacked[f"{name}.A"], stacked[f"{name}.B"] = nn.Parameter(a), nn.Parameter(b)
         adapters = [lora.Adapter(t.rank, t.alpha / t.rank, t.dropout) for t in trials]
-        lora.attach(net, name, stage).bind(stacked[f"{name}.A"], stacked[f"{name}.B"], adapters)
+        lora.attach(net, name, context).bind(stacked[f"{name}.A"], stacked[f"{name}.B"], adapters)
     return net, stacked
 
 
@@ -90,8 +90,8 @@ def with_peft(trial: Trial) -> nn.Module:
 
 
 def test_forward_gradients_and_training_equal_pefts() -> None:
-    stage = LayoutContext()
-    net, stacked = packed(TRIALS, stage)
+    context = LayoutContext()
+    net, stacked = packed(TRIALS, context)
     oracles = [with_peft(t) for t in TRIALS]
     groups = [
         torch.optim.AdamW([p for p in o.parameters() if p.requires_grad], lr=t.lr, weight_decay=0.1)
@@ -99,12 +99,12 @@ def test_forward_gradients_and_training_equal_pefts() -> None:
     ]
     # torch's AdamW over slot i of the stack is AdamW with that slot's own rate: moments are elementwise.
     ours = [torch.optim.AdamW(stacked.values(), lr=t.lr, weight_decay=0.1) for t in TRIALS]
-    slots = layout(TRIALS, stage)
+    slots = layout(TRIALS, context)
     for step in range(5):
         torch.manual_seed(step)
         x = torch.randn(sum(t.rows for t in TRIALS), 7, 12)
         y = torch.randn(len(x), 7, 6)
-        with stage.showing(slots):
+        with context.using(slots):
             out = net(x)
         grads = torch.autograd.grad((out * y).sum(), list(stacked.values()))
         for i, (oracle, rows) in enumerate(zip(oracles, slots.rows, strict=True)):
@@ -160,16 +160,16 @@ def test_fresh_weights_are_drawn_as_peft_draws_them() -> None:
 
 def test_dropout_drops_the_adapters_input_and_rescales() -> None:
     """PEFT's masks differ in their random numbers; so compare the mean over many, and what is deterministic."""
-    stage = LayoutContext()
+    context = LayoutContext()
     trial = Trial(1, 4, 8.0, 0.0, dropout=0.4)
-    net, _ = packed([trial], stage)
+    net, _ = packed([trial], context)
     x = torch.randn(1, 1, 12)
     with torch.no_grad():
-        with stage.showing(layout([trial], stage)):
+        with context.using(layout([trial], context)):
             expected = net.first(x)
         outs = []
         for seed in range(3000):
-            with stage.showing(layout([trial], stage, training=True, seed=seed)):
+            with context.using(layout([trial], context, training=True, seed=seed)):
                 outs.append(net.first(x))
     outs = torch.stack(outs)
     assert outs.std(0).min() > 0.01
@@ -178,16 +178,16 @@ def test_dropout_drops_the_adapters_input_and_rescales() -> None:
 
 
 def test_a_slot_that_does_not_target_a_layer_is_untouched() -> None:
-    stage = LayoutContext()
+    context = LayoutContext()
     trials = TRIALS[:2]
-    net, stacked = packed(trials, stage)
+    net, stacked = packed(trials, context)
     layer = net.first
     with torch.no_grad():
         stacked["first.A"][1] = 0.0
         stacked["first.B"][1] = 0.0
     layer.bind(stacked["first.A"], stacked["first.B"], [lora.Adapter(4, 2.0, 0.5), None])
     x = torch.randn(6, 3, 12)
-    with stage.showing(layout(trials, stage, training=True)):
+    with context.using(layout(trials, context, training=True)):
         out = layer(x)
     plain = layer.linear(x)
     torch.testing.assert_close(out[3:], plain[3:])
@@ -198,17 +198,17 @@ def test_a_slot_that_does_not_target_a_layer_is_untouched() -> None:
 
 
 def test_merged_weights_of_a_lone_slot_give_the_same() -> None:
-    stage = LayoutContext()
-    net, _ = packed(TRIALS, stage)
+    context = LayoutContext()
+    net, _ = packed(TRIALS, context)
     x = torch.randn(11, 4, 12)
-    slots = layout(TRIALS, stage)
-    with stage.showing(slots):
+    slots = layout(TRIALS, context)
+    with context.using(slots):
         together = net(x)
     for i, rows in enumerate(slots.rows):
         memo: dict = {}
         for part in x[rows].split(2):
-            lone = BatchLayout((i,), (len(part),), (None,), (), stage, training=False, whole=3, memo=memo)
-            with stage.showing(lone):
+            lone = BatchLayout((i,), (len(part),), (None,), (), context, training=False, whole=3, memo=memo)
+            with context.using(lone):
                 out = net(part)
             torch.testing.assert_close(out, together[rows][: len(part)], atol=1e-5, rtol=1e-5)
             break
@@ -222,13 +222,13 @@ def test_without_a_layout_adapters_are_off() -> None:
 
 
 def test_a_broken_slot_does_not_reach_its_neighbours() -> None:
-    stage = LayoutContext()
-    net, stacked = packed(TRIALS, stage)
-    slots = layout(TRIALS, stage)
+    context = LayoutContext()
+    net, stacked = packed(TRIALS, context)
+    slots = layout(TRIALS, context)
     x = torch.randn(11, 12)
     with torch.no_grad():
         stacked["first.A"][1] = torch.nan
-    with stage.showing(slots):
+    with context.using(slots):
         out = net(x)
     grads = torch.autograd.grad(out.sum(), list(stacked.values()))
     assert out[3:6].isnan().all()

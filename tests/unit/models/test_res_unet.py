@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from lungtune.data.dataset import Part
 from lungtune.engine.pack import Pack
 from lungtune.engine.trial_state import VERIFY_STEPS
 from lungtune.errors import SpaceError
-from lungtune.inputs.on_the_fly import Masks
-from trainables.res_unet import TRAINABLE, Params
+from trainables.res_unet import FAMILY, Params
 
 CLASSES = ("normal", "ill")
 COUNT = 12
@@ -23,10 +22,10 @@ HORIZON = 20 * COUNT
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return TRAINABLE.miniature(tmp_path_factory.mktemp("res_unet"))
+    return FAMILY.miniature(tmp_path_factory.mktemp("res_unet"))
 
 
-def data(known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, Masks]:
+def data(known: np.ndarray | None = None) -> Part:
     """Noise with a darker rectangle, which is the mask; class 1 is brighter."""
     random = np.random.default_rng(0)
     labels = np.arange(COUNT) % 2
@@ -36,12 +35,12 @@ def data(known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, Masks
         pixels[i, 6 + i % 5 : 26, 4 + i % 3 : 20] = 255
     images[pixels > 0] //= 3
     known = np.ones(COUNT, bool) if known is None else known
-    return images, labels, Masks(pixels * known[:, None, None].astype(np.uint8), known)
+    masks = pixels * known[:, None, None].astype(np.uint8)
+    return Part.of(image=images[:, None], label=labels, mask=masks[:, None], known={"mask": known})
 
 
-def pack(base: Any, masks: Masks) -> Pack:
-    images, labels, _ = data()
-    return Pack(TRAINABLE, base, CLASSES, images, labels, masks=masks, capacity=2)
+def pack(base: Any, part: Part) -> Pack:
+    return Pack(FAMILY, base, CLASSES, part, capacity=2)
 
 
 def params(**changes: Any) -> Params:
@@ -50,50 +49,50 @@ def params(**changes: Any) -> Params:
 
 def test_the_mask_is_learnt_and_judged(base: Any) -> None:
     torch.set_num_threads(1)
-    images, labels, masks = data()
-    made = pack(base, masks)
+    part = data()
+    made = pack(base, part)
     slot = made.join(params(lambda2=1.0), seed=1, horizon=HORIZON)
-    before = made.judge(images, masks=masks)[slot]
+    before = made.predict(part)[slot]
     for _ in range(40):
         made.step()
-    after = made.judge(images, masks=masks)[slot]
+    after = made.predict(part)[slot]
     assert before["dice"].mean() < 0.7
     assert after["dice"].mean() > 0.9
     torch.testing.assert_close(after["iou"], after["dice"] / (2 - after["dice"]), atol=1e-4, rtol=1e-3)
-    assert (after["probabilities"].argmax(1).numpy() == labels).mean() > 0.9
+    assert (after["probabilities"].argmax(1).numpy() == part["label"]).mean() > 0.9
 
 
 def test_zero_trains_no_decoder_and_tells_no_dice(base: Any) -> None:
-    images, _, masks = data()
-    made = pack(base, masks)
+    part = data()
+    made = pack(base, part)
     without = made.join(params(lambda2=0.0), seed=1, horizon=HORIZON)
     with_it = made.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
     made.step()
     assert not any(name.startswith(("net.decoder", "net.mask")) for name in made.adapter(without))
     assert any(name.startswith("net.decoder") for name in made.adapter(with_it))
-    judged = made.judge(images, masks=masks)
+    judged = made.predict(part)
     assert judged[without]["dice"].isnan().all()
     assert judged[with_it]["dice"].isfinite().all()
 
 
 def test_cases_without_a_mask_count_for_the_class_only(base: Any) -> None:
     """With no mask known, any lambda2 trains as the cross-entropy alone does."""
-    images, _, masks = data(np.zeros(COUNT, bool))
+    part = data(np.zeros(COUNT, bool))
     losses = []
     for weight in (0.0, 5.0):
-        made = pack(base, masks)
+        made = pack(base, part)
         slot = made.join(params(lambda2=weight), seed=1, horizon=HORIZON)
         losses.append([made.step()[slot] for _ in range(3)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert made.judge(images, masks=masks)[slot]["dice"].isnan().all()
+    assert made.predict(part)[slot]["dice"].isnan().all()
 
 
 def test_lambda2_weighs_one_minus_dice(base: Any) -> None:
     """First losses of equal trials are linear in lambda2, as all else in them is the same."""
-    _, _, masks = data()
+    part = data()
     first = {}
     for weight in (0.5, 1.0, 2.0):
-        made = pack(base, masks)
+        made = pack(base, part)
         slot = made.join(params(lambda2=weight), seed=1, horizon=HORIZON)
         first[weight] = made.step()[slot]
     slope = (first[1.0] - first[0.5]) / 0.5
@@ -104,12 +103,12 @@ def test_lambda2_weighs_one_minus_dice(base: Any) -> None:
 def test_a_trial_may_wait_for_its_first_mask(base: Any) -> None:
     """Where few cases have masks, the decoder's gradient may come late; without any in a batch it can't come."""
     known = np.zeros(COUNT, bool)
-    made = pack(base, data(known)[2])
+    made = pack(base, data(known))
     slot = made.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
     for _ in range(VERIFY_STEPS + 2):
         made.step()
         assert not made.verify(slot)
-    made = pack(base, data()[2])
+    made = pack(base, data())
     slot = made.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
     for _ in range(VERIFY_STEPS):
         made.step()
@@ -120,24 +119,25 @@ def test_a_trial_may_wait_for_its_first_mask(base: Any) -> None:
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto"])
 def test_an_encoder_without_five_maps_is_named(model: str) -> None:
     with pytest.raises(SpaceError, match=f"model must have five maps, as a ResNet has, but got {model}"):
-        TRAINABLE.backbone(TRAINABLE.Base(model=model, weights="random", image_size=32), CLASSES)
+        FAMILY.backbone(FAMILY.Base(model=model, weights="random", image_size=32), CLASSES)
 
 
 def test_synthetic_images_have_no_mask_and_count_for_the_class_only(base: Any) -> None:
     """Whatever stands where their masks would be, black or not, changes nothing; real ones keep theirs."""
-    images, labels, masks = data()
-    synthetic = SimpleNamespace(images=images[::-1].copy(), labels=labels[::-1].copy())
-    made = Pack(TRAINABLE, base, CLASSES, images, labels, masks=masks, synthetic=synthetic, capacity=1)
-    index = torch.tensor([len(images) + 2, 1, len(images)])
+    part = data()
+    synthetic = Part.of(image=part["image"][::-1].copy(), label=part["label"][::-1].copy())
+    made = Pack(FAMILY, base, CLASSES, part, synthetic=synthetic, capacity=1)
+    index = torch.tensor([len(part) + 2, 1, len(part)])
     slot = made.join(params(synthetic_ratio=1.0, augmentation=0, synthetic_use="pretrain"), seed=1, horizon=64)
-    seen, known = made._train.take([index], [made._members[slot]])[1], made._train.known[index]
-    assert known.tolist() == [False, bool(masks.known[1]), False]
+    batch = made._train.take([index], [made._trials[slot]])
+    seen, known = batch["mask"], batch.has("mask")
+    assert known.tolist() == [False, True, False]
     assert not seen[[0, 2]].any()
-    assert torch.equal(seen[1, 0], torch.from_numpy(masks.pixels[1]).float() / 255)
-    alone = made._members[slot].patience
+    assert torch.equal(seen[1, 0], torch.from_numpy(part["mask"][1, 0]).float() / 255)
+    alone = made._trials[slot].verify_steps
     made.step()
-    assert made._members[slot].patience == alone  # no mask was seen yet: the decoder waits for one
+    assert made._trials[slot].verify_steps == alone  # no mask was seen yet: the decoder waits for one
     while made.samples(slot) < 48:
         assert np.isfinite(made.step()[slot])
-    assert made._members[slot].patience < alone
-    assert made.verify(slot) or made._members[slot].patience > 0
+    assert made._trials[slot].verify_steps < alone
+    assert made.verify(slot) or made._trials[slot].verify_steps > 0

@@ -12,7 +12,8 @@ import torch
 
 from lungtune.engine.trial_state import TrialState
 from lungtune.errors import CheckpointError, SpaceError, TrialError
-from toy import HARD, IMAGES, LABELS, REAL, N, Params, equal, pack, run
+from lungtune.inputs.training_pool import TrainingPool
+from toy import CLASSES, HARD, IMAGES, LABELS, PART, REAL, N, Params, equal, pack, part, run, told
 
 
 def test_every_pass_shows_every_image_once_in_a_new_order() -> None:
@@ -37,12 +38,12 @@ def test_every_step_and_every_seed_has_its_own_random_numbers() -> None:
         return found
 
     assert draws(1) == draws(1)
-    for part in (slice(0, 4), slice(4, 8)):
-        assert len({one[part] for one in draws(1) + draws(2)}) == 6
+    for some in (slice(0, 4), slice(4, 8)):
+        assert len({one[some] for one in draws(1) + draws(2)}) == 6
 
 
 def test_a_batch_may_be_larger_than_the_fold() -> None:
-    members = pack(images=IMAGES[:3], labels=LABELS[:3])
+    members = pack(train=part(IMAGES[:3], LABELS[:3]))
     slot = members.join(Params(batch_size=8), seed=1, horizon=80)
     run(members, 3)
     assert members.samples(slot) == 24
@@ -116,7 +117,7 @@ def test_a_diverging_trial_disturbs_no_other() -> None:
     losses = run(shared, 6)
     assert math.isnan(losses[-1][bad])
     assert [loss[b] for loss in losses] == pytest.approx(expected, rel=1e-4)
-    assert shared.predict(IMAGES)[b].isfinite().all()
+    assert told(shared, b).isfinite().all()
 
 
 def test_full_pack_takes_nobody() -> None:
@@ -158,14 +159,14 @@ def test_prediction_does_not_depend_on_how_images_are_batched() -> None:
     members = pack()
     slots = [members.join(replace(HARD, rank=r), seed=r, horizon=100) for r in (2, 4)]
     run(members, 3)
-    whole, parts = members.predict(IMAGES, batch_size=N), members.predict(IMAGES, batch_size=5)
-    again = members.predict(IMAGES, batch_size=N)
     for slot in slots:
-        assert whole[slot].shape == (N, 3)
-        torch.testing.assert_close(whole[slot].sum(1), torch.ones(N))
-        torch.testing.assert_close(whole[slot], parts[slot], atol=1e-6, rtol=1e-5)
-        assert torch.equal(whole[slot], again[slot])
-    assert members.predict(IMAGES, [slots[1]]).keys() == {slots[1]}
+        whole, parts = told(members, slot, batch_size=N), told(members, slot, batch_size=5)
+        assert whole.shape == (N, 3)
+        torch.testing.assert_close(whole.sum(1), torch.ones(N))
+        torch.testing.assert_close(whole, parts, atol=1e-6, rtol=1e-5)
+        assert torch.equal(whole, told(members, slot, batch_size=N))
+    assert members.predict(PART).keys() == set(slots)
+    assert members.predict(PART, [slots[1]]).keys() == {slots[1]}
 
 
 def test_prediction_leaves_no_trace_in_training() -> None:
@@ -174,7 +175,7 @@ def test_prediction_leaves_no_trace_in_training() -> None:
     run(quiet, 3)
     for _ in range(3):
         asked.step()
-        asked.predict(IMAGES)
+        asked.predict(PART)
     assert equal(quiet.state(a), asked.state(b))
 
 
@@ -184,22 +185,22 @@ def test_bf16_autocast_trains_with_float32_adapters() -> None:
     losses = [loss[slot] for loss in run(members, 5)]
     assert all(map(math.isfinite, losses))
     assert {t.dtype for k, t in members.state(slot).items() if k != "progress"} == {torch.float32}
-    assert members.predict(IMAGES)[slot].dtype == torch.float32
+    assert told(members, slot).dtype == torch.float32
 
 
 def test_wrong_precision_and_wrong_images_are_refused() -> None:
     with pytest.raises(ValueError, match="precision must be fp32 or bf16, but got 'fp8'"):
         pack(precision="fp8")
-    with pytest.raises(ValueError, match=r"images must be uint8 \(N, H, W\), but got float32"):
-        pack(images=IMAGES.astype(np.float32))
-    with pytest.raises(ValueError, match="as many labels as images"):
-        pack(labels=LABELS[:-1])
+    with pytest.raises(ValueError, match=r"image must be uint8 \(N, C, H, W\), but got float32"):
+        pack(train=part(IMAGES.astype(np.float32)))
+    with pytest.raises(ValueError, match="one label a case must be given, but got 22 cases and 21 labels"):
+        TrainingPool(N, LABELS[:-1], None, CLASSES, torch.device("cpu"))
 
 
 def test_images_may_be_a_read_only_memory_map(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", IMAGES)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    a, b = pack(), pack(images=mapped)
+    a, b = pack(), pack(train=part(mapped))
     slots = [members.join(HARD, seed=1, horizon=100) for members in (a, b)]
     assert [x[slots[0]] for x in run(a, 2)] == [x[slots[1]] for x in run(b, 2)]
-    assert torch.equal(a.predict(IMAGES)[0], b.predict(mapped)[0])
+    assert torch.equal(told(a, 0), told(b, 0, part(mapped)))

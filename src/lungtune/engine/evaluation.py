@@ -1,0 +1,74 @@
+"""Scores of a session's trials, for all tasks of its family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from lungtune.core.family import Family
+from lungtune.core.task import Evaluator, Predictions
+from lungtune.core.trial import Objective
+from lungtune.data.dataset import Dataset, Part
+from lungtune.engine.pack import Pack
+
+Predicted = Mapping[str, np.ndarray]
+"""What a trial predicts of a part of the data, by name, of all tasks."""
+
+
+class Evaluation:
+    """One evaluator a task.
+
+    Args:
+        family: the trials' family.
+        base: its ``Base``.
+        dataset: what the trials train and validate on.
+        device: the session's device.
+
+    Attributes:
+        evaluators: task name -> evaluator.
+    """
+
+    def __init__(self, family: Family[Any, Any], base: Any, dataset: Dataset, device: torch.device) -> None:
+        self.family = family
+        self.evaluators: dict[str, Evaluator] = {
+            task.name: task.evaluator(family, base, dataset, device) for task in family.tasks
+        }
+
+    def predict(self, pack: Pack, slot: int, part: Part) -> dict[str, np.ndarray]:
+        """Return the predictions of the trial in a slot, of all tasks, with its weights as they are."""
+        found: dict[str, np.ndarray] = {}
+        for evaluator in self.evaluators.values():
+            found |= evaluator.predict(pack, slot, part)
+        return found
+
+    def scores(self, part: Part, predicted: Predicted) -> dict[str, float]:
+        """Return all metrics of all tasks by their names in reports (``Family.metric_key``), all finite.
+
+        Raises:
+            TrialError: the trial has diverged.
+        """
+        found: dict[str, float] = {}
+        for task in self.family.tasks:
+            for name, value in self.evaluators[task.name].scores(part, predicted).items():
+                found[self.family.metric_key(task, name)] = value
+        return found
+
+    def kept(self, part: Part, predicted: Predicted, objective: Objective) -> Predictions:
+        """Return what checkpoints keep: the predictions of the objective's task."""
+        return self.evaluators[objective.task].kept(part, predicted)
+
+    def picture(self, predicted: Predicted) -> bytes | None:
+        """Return a PNG to look at, of the first task that has one."""
+        pictures = (evaluator.picture(predicted) for evaluator in self.evaluators.values())
+        return next((picture for picture in pictures if picture is not None), None)
+
+    def references(self, pack: Pack, params: Any) -> dict[str, dict[str, float]]:
+        """Return the scores on validation that trials are read beside; no trial may be in the pack."""
+        found: dict[str, dict[str, float]] = {}
+        for evaluator in self.evaluators.values():
+            for name, scores in evaluator.references(pack, params).items():
+                found.setdefault(name, {}).update(scores)
+        return found

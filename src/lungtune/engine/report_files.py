@@ -1,0 +1,55 @@
+"""Files of a report: a checkpoint that holds weights, moments and predictions, and what stays when it is pruned.
+
+``<samples>.safetensors`` holds ``state.<name>`` (``Pack.state``) and the predictions' tensors; its meta: ``fidelity``,
+``samples``, ``metrics``, ``best`` (score and file of the best report so far). ``<samples>.npy`` is the predictions' table,
+``<samples>.png`` a picture where there is one.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lungtune.core.journal import write_atomic
+from lungtune.core.task import Predictions
+from lungtune.engine import checkpoint
+
+_STATE = "state."
+
+
+def write(
+    path: Path, state: Mapping[str, Tensor], kept: Predictions, picture: bytes | None, meta: Mapping[str, Any]
+) -> None:
+    """Write a report's files, the checkpoint last; older ones are pruned but for the two newest and the best.
+
+    Args:
+        path: of the checkpoint.
+        state: what ``Pack.state`` returned.
+        kept: the predictions on validation.
+        picture: PNG, or None.
+        meta: JSON-able; ``best`` is (score, file name).
+    """
+    tensors = {_STATE + name: tensor for name, tensor in state.items()}
+    tensors |= {name: torch.from_numpy(np.ascontiguousarray(t)) for name, t in kept.tensors().items()}
+    table = io.BytesIO()
+    np.save(table, kept.table())
+    write_atomic(path.with_suffix(".npy"), table.getvalue())
+    if picture is not None:
+        write_atomic(path.with_suffix(".png"), picture)
+    checkpoint.save(path, tensors, dict(meta))
+    checkpoint.prune(path.parent, keep=[meta["best"][1]])
+
+
+def latest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+    """Return path, ``Pack.state`` and meta of the newest whole checkpoint of a folder; None where there is none."""
+    found = checkpoint.latest(folder)
+    if found is None:
+        return None
+    path, tensors, meta = found
+    return path, {name.removeprefix(_STATE): t for name, t in tensors.items() if name.startswith(_STATE)}, meta
