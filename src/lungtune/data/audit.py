@@ -13,7 +13,7 @@ from lungtune.data.cases import classes_of
 from lungtune.data.duplicates import Pair
 from lungtune.data.manifest import PARTS, Manifest
 from lungtune.data.masks import mask_facts, mask_problems
-from lungtune.data.metadata_leakage import Shortcut, shortcuts
+from lungtune.data.metadata_leakage import Leakage, measure_leakage
 from lungtune.data.sources._files import named
 from lungtune.data.splits import MIN_VALIDATION, Links, link, make_manifest
 
@@ -49,7 +49,7 @@ class Audit:
     near: dict[str, Any]
     unreadable: dict[str, str]
     excluded: dict[str, str]
-    shortcuts: tuple[Shortcut, ...]
+    shortcuts: tuple[Leakage, ...]
     constant: dict[str, dict[str, Any]]
     notes: tuple[str, ...]
     problems: tuple[str, ...]
@@ -66,7 +66,7 @@ class Audit:
     def from_dict(cls, values: dict[str, Any]) -> Audit:
         """Undo `to_dict`."""
         lists = {name: tuple(values[name]) for name in ("classes", "notes", "problems", "warnings")}
-        return cls(**{**values, **lists, "shortcuts": tuple(Shortcut(**s) for s in values["shortcuts"])})
+        return cls(**{**values, **lists, "shortcuts": tuple(Leakage(**s) for s in values["shortcuts"])})
 
 
 def audit(
@@ -162,12 +162,12 @@ def _near(cases: pd.DataFrame, pairs: list[Pair]) -> dict[str, Any]:
     }
 
 
-def _shortcuts(cases: pd.DataFrame, facts: pd.DataFrame, links: Links, manifest: Manifest) -> list[Shortcut]:
+def _shortcuts(cases: pd.DataFrame, facts: pd.DataFrame, links: Links, manifest: Manifest) -> list[Leakage]:
     """Measure on training and validation cases; the test part stays unseen."""
     known = {*manifest.parts["train"].case_id, *manifest.parts["validation"].case_id}
     keep = cases["case_id"].isin(known).to_numpy()
     origins = cases["source"].to_numpy(dtype=str)
-    return shortcuts(cases["label"].to_numpy()[keep], facts[keep], links.groups[keep], origins[keep])
+    return measure_leakage(cases["label"].to_numpy()[keep], facts[keep], links.groups[keep], origins[keep])
 
 
 def _constant(manifest: Manifest, part: str) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def _gaps(cases: pd.DataFrame) -> list[str]:
 
 
 def _warnings(
-    cases: pd.DataFrame, manifest: Manifest, exact: dict[str, Any], near: dict[str, Any], found: list[Shortcut]
+    cases: pd.DataFrame, manifest: Manifest, exact: dict[str, Any], near: dict[str, Any], found: list[Leakage]
 ) -> list[str]:
     warnings = _gaps(cases)
     counts = Counter(manifest.parts["validation"].label)

@@ -4,12 +4,14 @@
 |--------------|---------|
 | `case_id`    | unique and independent of where the data lies: the path relative to the data's root, with `/` |
 | `path`       | absolute path of the image |
-| `label`      | class name, lower case |
+| `label`      | class name, lower case; None in data without classes |
 | `patient_id` | patient, or None when the source does not know |
 | `source`     | name of the source format; after a colon the archive the image came from, where known |
 | `split`      | the official part (train, validation, test), or None |
 | `mask_path`  | absolute path of a lung mask, or None |
 | `text`       | caption or report, or None |
+| `labels`     | tuple of 0, 1 or None (unknown) per name in `attrs["label_names"]`, or None |
+| `table`      | tuple of a number or None (unknown) per name in `attrs["columns"]`, or None |
 """
 
 from __future__ import annotations
@@ -22,14 +24,15 @@ import pandas as pd
 
 from lungtune.errors import DataError
 
-COLUMNS = ("case_id", "path", "label", "patient_id", "source", "split", "mask_path", "text")
+COLUMNS = ("case_id", "path", "label", "patient_id", "source", "split", "mask_path", "text", "labels", "table")
 SPLITS = ("train", "validation", "test")
-_REQUIRED = ("case_id", "path", "label", "source")
+_REQUIRED = ("case_id", "path", "source")
+_TUPLES = {"labels": "label_names", "table": "columns"}
 
 
-def class_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """Return the distinct labels sorted, except that `normal` comes first."""
-    return tuple(sorted(set(labels), key=lambda label: (label != "normal", label)))
+def class_order(labels: Iterable[str | None]) -> tuple[str, ...]:
+    """Return the distinct labels sorted, except that `normal` comes first; None is no label."""
+    return tuple(sorted({label for label in labels if label is not None}, key=lambda label: (label != "normal", label)))
 
 
 def label_name(name: str) -> str:
@@ -38,7 +41,12 @@ def label_name(name: str) -> str:
 
 
 def table(
-    rows: Sequence[Mapping[str, Any]], *, classes: Sequence[str] | None = None, restarts: bool = False
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    classes: Sequence[str] | None = None,
+    restarts: bool = False,
+    label_names: Sequence[str] = (),
+    columns: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Build the case table, sorted by `case_id`.
 
@@ -47,6 +55,8 @@ def table(
         classes: labels the source promises even if no image has them (kept in `attrs["classes"]`).
         restarts: patient ids of the official test part are a name space of their own, so that two ids do not tell
             whether it is the same patient (kept in `attrs["restarts"]`).
+        label_names: of the values in `labels` (kept in `attrs["label_names"]`).
+        columns: of the values in `table` (kept in `attrs["columns"]`).
 
     Raises:
         DataError: see `validate`.
@@ -54,6 +64,7 @@ def table(
     frame = pd.DataFrame([{column: row.get(column) for column in COLUMNS} for row in rows], columns=list(COLUMNS))
     frame = frame.astype(object).sort_values("case_id", ignore_index=True)
     frame.attrs = {"classes": list(class_order([*frame["label"], *(classes or ())])), "restarts": restarts}
+    frame.attrs |= {"label_names": list(label_names), "columns": list(columns)}
     return validate(frame)
 
 
@@ -61,8 +72,9 @@ def validate(cases: pd.DataFrame) -> pd.DataFrame:
     """Return the table with exactly `COLUMNS`, missing values as None.
 
     Raises:
-        DataError: a column is missing, a required value is empty, a `case_id` is doubled, a split is unknown,
-            or there is no case at all.
+        DataError: a column is missing, a required value is empty, some cases have a label and others none, a `case_id`
+            is doubled, a split is unknown, or there is no case at all.
+        ValueError: a tuple has not one value per name.
     """
     missing = [column for column in _REQUIRED if column not in cases.columns]
     if missing:
@@ -71,8 +83,15 @@ def validate(cases: pd.DataFrame) -> pd.DataFrame:
     if not len(cases):
         raise DataError("A data source must hold at least one image, but none was found.")
     clean = cases.reindex(columns=list(COLUMNS)).astype(object)
-    clean = clean.where(clean.notna() & (clean != ""), None).replace({np.nan: None})
-    for column in _REQUIRED:
+    for column in clean.columns.difference(list(_TUPLES)):
+        values = clean[column]
+        clean[column] = values.where(values.notna() & (values != ""), None).replace({np.nan: None})
+    for column, names in _TUPLES.items():
+        clean[column] = pd.Series([row if isinstance(row, tuple) else None for row in clean[column]], clean.index, dtype=object)
+        width = len(cases.attrs.get(names, ()))
+        if any(row is not None and len(row) != width for row in clean[column]):
+            raise ValueError(f"every row of {column} must have {width} values, one per name in attrs[{names!r}]")
+    for column in (*_REQUIRED, *(["label"] if clean["label"].notna().any() else [])):
         empty = clean.index[clean[column].isna()]
         if len(empty):
             raise DataError(f"Every case must have a {column}, but row {empty[0] + 1} has none.")
@@ -87,5 +106,5 @@ def validate(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def classes_of(cases: pd.DataFrame) -> tuple[str, ...]:
-    """Return all classes of a table in label order, those the source promises but does not have included."""
+    """Return all classes in label order, those the source promises but does not have included; none without labels."""
     return class_order([*cases["label"], *cases.attrs.get("classes", ())])

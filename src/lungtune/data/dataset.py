@@ -1,56 +1,130 @@
-"""The data set a training run sees: pixels, labels and patients per part."""
+"""The data set a training run sees: fields, patients and case ids per part."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lungtune.core.fields import Field
+from lungtune.data import store
 from lungtune.data.audit import Audit, audit
-from lungtune.data.manifest import Manifest
+from lungtune.data.manifest import Entries, Manifest, Numbers
 from lungtune.data.masks import scan_masks
 from lungtune.data.scan import scan
 from lungtune.data.sources import absolute, index_source
 from lungtune.data.splits import link, make_manifest
-from lungtune.data.store import open_masks, open_pixels
-from lungtune.data.synthetic_bank import Bank
+from lungtune.data.synthetic_bank import SyntheticBank
 from lungtune.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """One part of a data set, N cases.
 
     Attributes:
-        images: uint8 `(N, S, S)` gray, a read-only memory map shared by all processes.
-        labels: int64 `(N,)`, positions in `Dataset.classes`.
+        fields: name -> array `(N, ...)` by the kind of the field:
+
+            - image: uint8 `(N, C, S, S)`, volume: uint8 `(N, C, S, S, S)`, both letterboxed. Read-only memory maps
+              shared by all processes.
+            - mask: uint8 `(N, 1, S, S[, S])`, 0 or 255, lungs in the letterbox of their image; a memory map too.
+            - label: int64 `(N,)`, positions in `Dataset.classes`.
+            - labels: float32 `(N, L)`, 0 or 1, NaN where unknown.
+            - text: str `(N,)`, empty where there is none.
+            - table: float32 `(N, K)`, NaN where unknown.
+        known: name -> bool `(N,)`: which cases have a field that some lack. All do where a name is absent.
         patients: str `(N,)`, group names: patient joined with duplicates. The unit of the bootstrap.
         case_ids: str `(N,)`.
-        masks: uint8 `(N, S, S)`, 0 or 255, lungs in the same letterbox as their image, a read-only memory map; a row
-            is black where its case has no mask. None unless asked for, and in data without any mask.
-        masked: bool `(N,)`, which cases have a mask.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    fields: Mapping[str, np.ndarray]
+    known: Mapping[str, np.ndarray]
     patients: np.ndarray
     case_ids: np.ndarray
-    masks: np.ndarray | None
-    masked: np.ndarray
+
+    def __post_init__(self) -> None:
+        columns = {**self.fields, **{f"known[{name}]": rows for name, rows in self.known.items()}}
+        columns |= {"patients": self.patients, "case_ids": self.case_ids}
+        odd = [f"{name} has {len(column)}" for name, column in columns.items() if len(column) != len(self.patients)]
+        if odd:
+            raise ValueError(f"all columns must have {len(self.patients)} rows, but {', '.join(odd)}")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.patients)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.fields:
+            raise KeyError(f"the field {name!r} was not loaded; loaded are {', '.join(self.fields) or 'none'}")
+        return self.fields[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.fields
+
+    def has(self, name: str) -> np.ndarray:
+        """Return which cases have a field, bool `(N,)`; none has a field that was not loaded."""
+        if name not in self.fields:
+            return np.zeros(len(self), dtype=bool)
+        return self.known.get(name, np.ones(len(self), dtype=bool))
+
+    def select(self, rows: np.ndarray) -> Part:
+        """Return some cases; `rows` are positions or bool `(N,)`. Memory maps are copied."""
+        rows = np.asarray(rows)
+        return Part(
+            fields={name: array[rows] for name, array in self.fields.items()},
+            known={name: array[rows] for name, array in self.known.items()},
+            patients=self.patients[rows],
+            case_ids=self.case_ids[rows],
+        )
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        patients: Sequence[str] | np.ndarray | None = None,
+        case_ids: Sequence[str] | np.ndarray | None = None,
+        known: Mapping[str, np.ndarray] | None = None,
+        **arrays: Any,
+    ) -> Part:
+        """Make a part of arrays by field name, for tests and tools.
+
+        Args:
+            patients: group names; by default the row number.
+            case_ids: by default the row number.
+            known: see `Part`.
+            **arrays: fields, N rows each.
+        """
+        fields = {name: np.asanyarray(array) for name, array in arrays.items()}
+        rows = next((len(a) for a in (*fields.values(), patients, case_ids) if a is not None), 0)
+        numbers = np.arange(rows).astype(str)
+        return cls(
+            fields=fields,
+            known={name: np.asarray(array, dtype=bool) for name, array in (known or {}).items()},
+            patients=numbers if patients is None else np.asarray(patients, dtype=str),
+            case_ids=numbers if case_ids is None else np.asarray(case_ids, dtype=str),
+        )
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A split data set at one image size.
 
-    `test` is None unless it was asked for. `synthetic` are a bank's images, class by class in the order of their index,
-    without masks; None without a bank. They are no part of the split: only training sees them.
+    Attributes:
+        classes: names of the classes of `label`; where there is no single label, names of `labels`; empty without
+            either.
+        train: the training part.
+        validation: the validation part.
+        test: None unless it was asked for.
+        manifest: the split.
+        audit: the check of the data.
+        source: the data source.
+        synthetic: a bank's images, class by class in the order of their index; None without a bank. They are no part
+            of the split: only training sees them. They have their caption as text; of masks, labels and tables that
+            were asked for they have none (`Part.has`).
     """
 
     classes: tuple[str, ...]
@@ -107,28 +181,93 @@ def inspect(source: str, *, seed: int = 0, folds: int = 5, fold: int = 0) -> Ins
     return Inspection(cases, facts, masks, manifest, checked, manifest.source)
 
 
+def missing(data: Inspection | Manifest, fields: Sequence[Field], who: str = "The model") -> str:
+    """Return the sentence that refuses data which lack one of `fields`, or an empty string; nothing is decoded.
+
+    Args:
+        data: an inspection or its manifest.
+        fields: what is wanted.
+        who: what wants them, such as the name of a family.
+    """
+    manifest = data.manifest if isinstance(data, Inspection) else data
+    for wanted in fields:
+        lack = _lack(manifest, wanted)
+        if lack:
+            return f"{who} needs {lack}"
+    return ""
+
+
+_WANTED = {
+    "mask": (
+        "lung masks",
+        "Name their folder, as in chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'.",
+    ),
+    "label": ("a class of each case", "Give class folders, or a table with a column 'label'."),
+    "labels": (
+        "several labels of each case",
+        "Give a table and name their columns of 0, 1 or blank, as in table:FILE.csv,labels=edema|effusion.",
+    ),
+    "text": ("a text of each case", "Give a table with a column 'text', or use phantom, whose images have captions."),
+    "table": (
+        "numbers of each case",
+        "Give a table and name their columns, as in table:FILE.csv,columns=age|sex.",
+    ),
+}
+
+
+def _lack(manifest: Manifest, wanted: Field) -> str:
+    """Return what follows "X needs" where the data lack a field."""
+    source, kind = manifest.source, wanted.kind
+    if kind in ("image", "volume"):
+        if kind != manifest.kind:
+            remedy = (
+                "Give PNG, JPEG or DICOM images, or use a family of volumes."
+                if kind == "image"
+                else "Give volumes, as in a table whose paths are .npy files, or use a family of images."
+            )
+            return f"{kind}s, but {source} holds {manifest.kind}s. {remedy}"
+        if kind == "volume" and wanted.channels != manifest.channels:
+            return (
+                f"volumes of {wanted.channels} channel{'s' * (wanted.channels != 1)}, but those of {source} have "
+                f"{manifest.channels}. Write .npy files of shape ({wanted.channels}, depth, height, width)."
+            )
+        return ""
+    what, remedy = _WANTED[kind]
+    if kind == "label":
+        return "" if manifest.classes else f"{what}, but {source} names none. {remedy}"
+    if not manifest.has(kind):
+        return f"{what}, but {source} names none. {remedy}"
+    if not manifest.has(kind, "train"):
+        return f"{what}, but no training image of {source} has one."
+    return ""
+
+
 def load(
     data: Inspection | Manifest | Path | str,
-    image_size: int,
+    fields: Sequence[Field],
+    size: int,
     *,
     test: bool = False,
-    masks: bool = False,
-    bank: Bank | None = None,
+    bank: SyntheticBank | None = None,
 ) -> Dataset:
-    """Open training and validation pixels, decoding them first if no process has done so.
+    """Open some fields of training and validation cases, decoding them first if no process has done so.
 
     Args:
         data: an inspection, or the file its `save` wrote: then nothing is scanned, and the images themselves are
             touched only if the pixel cache was deleted.
-        image_size: side in pixels.
+        fields: what to open; nothing else is decoded.
+        size: side of images, volumes and masks in pixels.
         test: also decode and open the test part.
-        masks: also decode and open the lung masks.
         bank: also decode and open these synthetic images.
 
     Raises:
-        DataError: there are problems, the manifest is damaged, an image or a mask is gone or changed, or the bank was
-            made from another training fold.
+        DataError: there are problems, the manifest is damaged, the data lack a field (see `missing`), an image or a
+            mask is gone or changed, or the bank was made from another training fold.
+        ValueError: two fields have one name.
     """
+    fields = tuple(dict.fromkeys(fields))
+    if len({wanted.name for wanted in fields}) < len(fields):
+        raise ValueError(f"fields must have different names, but got {', '.join(wanted.name for wanted in fields)}")
     if isinstance(data, Inspection):
         manifest, checked = data.manifest, data.audit
     elif isinstance(data, Manifest):
@@ -142,45 +281,89 @@ def load(
         checked = audit(cases, facts, manifest, masks=scan_masks(cases))
     if checked.problems:
         raise DataError(" ".join(checked.problems))
+    refused = missing(manifest, fields)
+    if refused:
+        raise DataError(refused)
     if bank is not None:
         bank.refuse_unless(manifest)
-    part = partial(_part, manifest, image_size=image_size, masks=masks and manifest.masked)
+        if manifest.kind != "image":
+            raise DataError(f"a bank holds images, but {manifest.source} holds {manifest.kind}s; leave the bank out.")
+    part = partial(_part, manifest, fields=fields, size=size)
     return Dataset(
-        classes=manifest.classes,
+        classes=manifest.classes or manifest.label_names,
         train=part("train"),
         validation=part("validation"),
         test=part("test") if test else None,
         manifest=manifest,
         audit=checked,
         source=manifest.source,
-        synthetic=None if bank is None else _synthetic(bank, image_size),
+        synthetic=None if bank is None else _synthetic(bank, manifest, fields, size),
     )
 
 
-def _synthetic(bank: Bank, image_size: int) -> Part:
+def _part(manifest: Manifest, name: str, fields: Sequence[Field], size: int) -> Part:
+    entries = manifest.parts[name]
+    arrays, known = {}, {}
+    for wanted in fields:
+        arrays[wanted.name] = _array(manifest, entries, wanted, size, name)
+        if wanted.kind in _KNOWN:
+            column = getattr(entries, _KNOWN[wanted.kind])
+            known[wanted.name] = np.array([_told(value) for value in column], dtype=bool)
+    return Part(arrays, known, np.array(entries.group, dtype=str), np.array(entries.case_id, dtype=str))
+
+
+_KNOWN = {"mask": "mask_sha1", "labels": "labels", "text": "text", "table": "table"}
+
+
+def _told(value: str | Numbers | None) -> bool:
+    """Whether a case has a field: a file, a text, or at least one number."""
+    return value is not None and (isinstance(value, str) or any(number is not None for number in value))
+
+
+def _array(manifest: Manifest, entries: Entries, wanted: Field, size: int, name: str) -> np.ndarray:
+    """Return one field of one part; see `Part`."""
+    files = entries.path, entries.sha1
+    if wanted.kind == "image":
+        return store.open_images(*files, size, name, wanted.channels)
+    if wanted.kind == "volume":
+        return store.open_volumes(*files, size, name, wanted.channels)
+    if wanted.kind == "mask":
+        return store.open_masks(entries.mask, entries.mask_sha1, *files, size, name, manifest.kind)
+    if wanted.kind == "label":
+        numbers = {label: number for number, label in enumerate(manifest.classes)}
+        return np.array([numbers[str(label)] for label in entries.label], dtype=np.int64)
+    if wanted.kind == "text":
+        return np.array([text or "" for text in entries.text], dtype=str)
+    rows = entries.labels if wanted.kind == "labels" else entries.table
+    return _numbers(rows, len(manifest.label_names if wanted.kind == "labels" else manifest.columns))
+
+
+def _numbers(rows: Sequence[Numbers | None], width: int) -> np.ndarray:
+    """Return float32 `(N, width)`, NaN for None."""
+    return np.array([row or (None,) * width for row in rows], dtype=np.float32).reshape(len(rows), width)
+
+
+def _synthetic(bank: SyntheticBank, manifest: Manifest, fields: Sequence[Field], size: int) -> Part:
+    """Return a bank's images as a part with all `fields`; what a bank has not is zero or NaN, and not known."""
     entries = [entry for label in bank.classes for entry in bank.entries(label)]
-    counts = [len(bank.entries(label)) for label in bank.classes]
     files, hashes = [str(bank.folder / entry.file) for entry in entries], [entry.sha1 for entry in entries]
     names = np.array([f"synthetic/{entry.label}/{entry.index}" for entry in entries], dtype=str)
-    return Part(
-        images=open_pixels(files, hashes, image_size, "synthetic"),
-        labels=np.repeat(np.arange(len(counts), dtype=np.int64), counts),
-        patients=names,
-        case_ids=names,
-        masks=None,
-        masked=np.zeros(len(entries), dtype=bool),
-    )
-
-
-def _part(manifest: Manifest, name: str, image_size: int, masks: bool) -> Part:
-    entries = manifest.parts[name]
-    numbers = {label: number for number, label in enumerate(manifest.classes)}
-    images = entries.path, entries.sha1
-    return Part(
-        images=open_pixels(*images, image_size, name),
-        labels=np.array([numbers[label] for label in entries.label], dtype=np.int64),
-        patients=np.array(entries.group, dtype=str),
-        case_ids=np.array(entries.case_id, dtype=str),
-        masks=open_masks(entries.mask, entries.mask_sha1, *images, image_size, name) if masks else None,
-        masked=np.array([digest is not None for digest in entries.mask_sha1], dtype=bool),
-    )
+    count = len(entries)
+    none: tuple[None, ...] = (None,) * count
+    arrays, known = {}, {}
+    for wanted in fields:
+        if wanted.kind == "image":
+            arrays[wanted.name] = store.open_images(files, hashes, size, "synthetic", wanted.channels)
+        elif wanted.kind == "label":
+            arrays[wanted.name] = np.array([bank.classes.index(entry.label) for entry in entries], dtype=np.int64)
+        elif wanted.kind == "text":
+            arrays[wanted.name] = np.array([entry.caption for entry in entries], dtype=str)
+            known[wanted.name] = arrays[wanted.name] != ""
+        elif wanted.kind == "mask":
+            arrays[wanted.name] = np.broadcast_to(np.zeros((), np.uint8), (count, 1, size, size))
+        elif wanted.kind in ("labels", "table"):
+            width = len(manifest.label_names if wanted.kind == "labels" else manifest.columns)
+            arrays[wanted.name] = _numbers(none, width)
+        if wanted.kind in ("mask", "labels", "table"):
+            known[wanted.name] = np.zeros(count, dtype=bool)
+    return Part(arrays, known, names, names)

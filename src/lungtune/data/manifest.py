@@ -1,8 +1,11 @@
 """The frozen split: which case is in which part, hashed, as one JSON file.
 
-The hash covers classes, parts (case id, label, group, image sha1), left-out cases, seed and folds, and the masks'
-sha1 if any case has a mask. It does not cover the source's spelling or where the files lie, so the same data in
-another folder has the same hash.
+The hash covers classes, parts (case id, label, group, image sha1), left-out cases, seed and folds, and whatever of the
+optional columns any case has: the masks' sha1, texts, labels and table values with their names. It does not cover the
+source's spelling or where the files lie, so the same data in another folder has the same hash.
+
+An optional column enters the hash only where a case has it. So data without it keep the hash of before there was such a
+column, and :meth:`Manifest.matches` accepts a digest taken before a column was known.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,11 @@ from lungtune.errors import DataError
 
 PARTS = ("train", "validation", "test")
 SCHEMA = 1
+OPTIONAL = {"mask": ("mask", "mask_sha1"), "text": ("text",), "labels": ("labels",), "table": ("table",)}
+"""Field kinds that some data lack -> the columns of ``Entries`` that hold them."""
+
+_COLUMNS = tuple(column for columns in OPTIONAL.values() for column in columns)
+Numbers = tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -28,28 +38,42 @@ class Entries:
 
     Attributes:
         case_id: unique names.
-        label: class names.
+        label: class names; None in data without classes.
         group: group names (patient and duplicates joined).
-        sha1: the image's digest (`images.digest`).
-        path: absolute path of the image.
+        sha1: the digest of the image or volume (`images.digest`).
+        path: absolute path of the image or volume.
         mask: absolute path of the lung mask, or None.
         mask_sha1: of the mask file's bytes, or None.
+        text: caption or report, or None.
+        labels: 0, 1 or None (unknown) per name in `Manifest.label_names`, or None.
+        table: a number or None (unknown) per name in `Manifest.columns`, or None.
     """
 
     case_id: tuple[str, ...]
-    label: tuple[str, ...]
+    label: tuple[str | None, ...]
     group: tuple[str, ...]
     sha1: tuple[str, ...]
     path: tuple[str, ...]
     mask: tuple[str | None, ...] = ()
     mask_sha1: tuple[str | None, ...] = ()
+    text: tuple[str | None, ...] = ()
+    labels: tuple[Numbers | None, ...] = ()
+    table: tuple[Numbers | None, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("mask", "mask_sha1"):  # manifests from before there were masks have neither column
-            object.__setattr__(self, name, getattr(self, name) or (None,) * len(self.case_id))
+        for name in _COLUMNS:  # manifests from before there was a column lack it
+            column = getattr(self, name) or (None,) * len(self.case_id)
+            if name in ("labels", "table"):  # lists, as read from JSON
+                column = tuple(None if row is None else tuple(row) for row in column)
+            object.__setattr__(self, name, column)
 
     def __len__(self) -> int:
         return len(self.case_id)
+
+    def rows(self, *columns: str) -> list[tuple[Any, ...]]:
+        """Return `(case id, values of the columns)` of the cases that have the first of them, sorted by case id."""
+        every = zip(self.case_id, *(getattr(self, name) for name in columns), strict=True)
+        return sorted((row for row in every if row[1] is not None), key=lambda row: row[0])
 
 
 @dataclass(frozen=True)
@@ -57,7 +81,7 @@ class Manifest:
     """A frozen split.
 
     Attributes:
-        classes: in label order; a label's number is its position.
+        classes: in label order; a label's number is its position. Empty in data without classes.
         parts: `train`, `validation`, `test`; a part may be empty.
         excluded: case id -> why it is in no part.
         seed: of the draw.
@@ -65,6 +89,10 @@ class Manifest:
         fold: which fold is validation.
         source: the data source as the user wrote it.
         notes: one sentence per decision taken.
+        label_names: of the column `labels`.
+        columns: of the column `table`.
+        kind: `image` or `volume`.
+        channels: of a volume; images are read with as many as asked for.
     """
 
     classes: tuple[str, ...]
@@ -75,11 +103,18 @@ class Manifest:
     fold: int
     source: str
     notes: tuple[str, ...]
+    label_names: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    kind: str = "image"
+    channels: int = 1
 
     @cached_property
     def hash(self) -> str:
         """Hex SHA-256 of the canonical content."""
-        rows = {part: sorted(zip(e.case_id, e.label, e.group, e.sha1, strict=True)) for part, e in self.parts.items()}
+        rows = {
+            part: sorted(zip(e.case_id, e.label, e.group, e.sha1, strict=True), key=lambda row: row[0])
+            for part, e in self.parts.items()
+        }
         content = {
             "schema": SCHEMA,
             "classes": self.classes,
@@ -89,8 +124,17 @@ class Manifest:
             "folds": self.folds,
             "fold": self.fold,
         }
-        if self.masked:
-            content["masks"] = {part: sorted(masks(entries).items()) for part, entries in self.parts.items()}
+        if self.kind != "image":
+            content |= {"kind": self.kind, "channels": self.channels}
+        for name, key, names in (
+            ("mask", "masks", None),
+            ("text", "texts", None),
+            ("labels", "labels", self.label_names),
+            ("table", "table", self.columns),
+        ):
+            if self.has(name):
+                columns = {part: entries.rows(OPTIONAL[name][-1]) for part, entries in self.parts.items()}
+                content[key] = columns if names is None else {"names": names, **columns}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -98,26 +142,51 @@ class Manifest:
     def train_hash(self) -> str:
         """Hex SHA-256 of the classes and the training part alone: who may be seen by whatever is made from it."""
         train = self.parts["train"]
-        rows = sorted(zip(train.case_id, train.label, train.group, train.sha1, strict=True))
+        rows = sorted(zip(train.case_id, train.label, train.group, train.sha1, strict=True), key=lambda row: row[0])
         text = json.dumps({"classes": self.classes, "train": rows}, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def has(self, kind: str, part: str | None = None) -> bool:
+        """Whether any case, of all parts or of one, has a field of this kind (see `OPTIONAL`)."""
+        chosen = self.parts.values() if part is None else (self.parts[part],)
+        column = OPTIONAL[kind][-1]
+        return any(value is not None for entries in chosen for value in getattr(entries, column))
 
     @property
     def masked(self) -> bool:
         """Whether any case has a mask."""
-        return any(masks(entries) for entries in self.parts.values())
+        return self.has("mask")
+
+    def class_counts(self, part: str) -> dict[str, int]:
+        """Return how many cases of each class a part has, in the order of `classes`."""
+        counts = Counter(self.parts[part].label)
+        return {name: counts[name] for name in self.classes}
 
     def matches(self, digest: str) -> bool:
-        """Tell whether `digest` is this split's hash, or was before its masks were known."""
-        return digest in (self.hash, self.without_masks().hash)
+        """Tell whether `digest` is this split's hash, or was before masks, texts, labels or table were known."""
+        return any(digest == known.hash for known in self._earlier())
 
-    def without_masks(self) -> Manifest:
-        """Return the same split of the same images, without their masks."""
-        return replace(self, parts={part: replace(e, mask=(), mask_sha1=()) for part, e in self.parts.items()})
+    def _earlier(self) -> Iterator[Manifest]:
+        """Yield this split with all its optional columns, then with ever fewer of them."""
+        held = [kind for kind in OPTIONAL if self.has(kind)]
+        for count in range(len(held) + 1):
+            for left_out in combinations(held, count):
+                yield self.without(*left_out) if left_out else self
+
+    def without(self, *kinds: str) -> Manifest:
+        """Return the same split of the same cases, without these of their optional fields."""
+        empty = {column: () for kind in kinds for column in OPTIONAL[kind]}
+        names: dict[str, Any] = {"label_names": ()} if "labels" in kinds else {}
+        names |= {"columns": ()} if "table" in kinds else {}
+        return replace(self, parts={part: replace(e, **empty) for part, e in self.parts.items()}, **names)
 
     def save(self, path: Path, *, audit: Mapping[str, Any] | None = None) -> None:
         """Write JSON atomically, with the audit's `to_dict()` beside the split if given."""
         content = {"schema": SCHEMA, "hash": self.hash, **asdict(self), "audit": audit}
+        lacking = [column for kind, columns in OPTIONAL.items() if not self.has(kind) for column in columns]
+        for entries in content["parts"].values():
+            for column in lacking:
+                del entries[column]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
 
@@ -154,6 +223,10 @@ class Manifest:
                 fold=content["fold"],
                 source=content["source"],
                 notes=tuple(content["notes"]),
+                label_names=tuple(content.get("label_names", ())),
+                columns=tuple(content.get("columns", ())),
+                kind=content.get("kind", "image"),
+                channels=content.get("channels", 1),
             )
             claimed, audit = content["hash"], content.get("audit")
         except FileNotFoundError:
@@ -168,21 +241,22 @@ class Manifest:
         return manifest, audit
 
     def verify(self, other: Manifest) -> None:
-        """Make sure that `other` is the same split of the same images, and has the same masks if this has any.
+        """Make sure that `other` is the same split of the same images, and has the optional fields that this has.
 
         Raises:
             DataError: it is not; the message names the first differences.
         """
-        if self.hash == (other if self.masked else other.without_masks()).hash:
+        held = [kind for kind in OPTIONAL if self.has(kind)]
+        if self.hash == other.without(*(kind for kind in OPTIONAL if kind not in held)).hash:
             return
-        mine, theirs = self._images(), other._images()
+        mine, theirs = self._images(held), other._images(held)
         changed = sorted(name for name in mine.keys() & theirs.keys() if mine[name] != theirs[name])
         details = [
             f"{len(names)} {what} (first: {names[0]})"
             for what, names in (
                 ("images are missing", sorted(mine.keys() - theirs.keys())),
                 ("images are new", sorted(theirs.keys() - mine.keys())),
-                ("images changed their content, label, group, part or mask", changed),
+                (f"images changed their content, label, group, part or {' or '.join(held or ['mask'])}", changed),
             )
             if names
         ]
@@ -191,17 +265,13 @@ class Manifest:
             f"The split must be the one the study began with ({self.hash[:12]}), but got {other.hash[:12]}: {told}."
         )
 
-    def _images(self) -> dict[str, tuple[str | None, ...]]:
+    def _images(self, kinds: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        columns = ("label", "group", "sha1", *(OPTIONAL[kind][-1] for kind in kinds))
         return {
             name: (part, *rest)
             for part, e in self.parts.items()
-            for name, *rest in zip(e.case_id, e.label, e.group, e.sha1, e.mask_sha1, strict=True)
+            for name, *rest in zip(e.case_id, *(getattr(e, column) for column in columns), strict=True)
         }
-
-
-def masks(entries: Entries) -> dict[str, str]:
-    """Return case id -> sha1 of its mask, for the cases that have one."""
-    return {name: sha1 for name, sha1 in zip(entries.case_id, entries.mask_sha1, strict=True) if sha1}
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -18,11 +18,11 @@ import pandas as pd
 
 LEAST_GAIN = 0.10
 SIGMAS = 4.0
-FEATURES = ("file type", "mode", "width", "height", "aspect ratio", "origin")
+FEATURES = ("file type", "mode", "width", "height", "depth", "aspect ratio", "origin")
 
 
 @dataclass(frozen=True)
-class Shortcut:
+class Leakage:
     """How well one property of the files predicts the class.
 
     Attributes:
@@ -44,9 +44,9 @@ class Shortcut:
     example: str
 
 
-def shortcuts(
+def measure_leakage(
     labels: Sequence[str], facts: pd.DataFrame, groups: Sequence[str], origins: Sequence[str] | None = None
-) -> list[Shortcut]:
+) -> list[Leakage]:
     """Measure every property in `FEATURES`.
 
     Args:
@@ -72,7 +72,7 @@ def shortcuts(
             continue
         accuracy = _cross_validated(values, codes, numbers)
         found.append(
-            Shortcut(
+            Leakage(
                 feature,
                 round(accuracy, 4),
                 round(chance, 4),
@@ -93,8 +93,9 @@ def _columns(facts: pd.DataFrame, origins: Sequence[str] | None) -> list[tuple[s
     if origins is not None:
         words.append(("origin", np.asarray(origins, dtype=str)))
     first, second, *rest = [(name, np.unique(v, return_inverse=True)[1].astype(float), v) for name, v in words]
-    numbers = [("width", width, width), ("height", height, height), ("aspect ratio", aspect, aspect)]
-    return [first, second, *numbers, *rest]
+    depth = facts["depth"].to_numpy(dtype=np.float64)  # 0 of images: what does not vary is left out
+    numbers = [("width", width), ("height", height), ("depth", depth), ("aspect ratio", aspect)]
+    return [first, second, *((name, values, values) for name, values in numbers), *rest]
 
 
 def _cross_validated(values: np.ndarray, codes: np.ndarray, groups: np.ndarray) -> float:

@@ -1,7 +1,7 @@
-"""Open every image once and remember what it is.
+"""Open every image and volume once and remember what it is.
 
 Facts are cached in `facts-1.sqlite` in the cache folder, keyed by absolute path, size and modification time, so a
-second scan opens nothing. Unreadable files are not cached: whoever mends one sees it at once.
+second scan opens nothing; what only volumes have is in a table of its own. Unreadable files are not cached: whoever mends one sees it at once.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ import pandas as pd
 from lungtune.core import paths as places
 from lungtune.core.cache import HINT, note
 from lungtune.data.progress import track
-from lungtune.data.readers.images import Facts, UnreadableImageError, decoders, facts
+from lungtune.data import readers
+from lungtune.data.readers import images, volumes
+from lungtune.data.readers.base import Facts, UnreadableImageError, read
 
 COLUMNS = (*(field.name for field in fields(Facts)), "error")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (
     path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, sha1 TEXT, pixels TEXT, width INTEGER, height INTEGER,
     mode TEXT, type TEXT, phash TEXT, detail BLOB
-)
+);
+CREATE TABLE IF NOT EXISTS volumes (path TEXT PRIMARY KEY, depth INTEGER, channels INTEGER);
 """
+_SELECT = "SELECT facts.*, depth, channels FROM facts LEFT JOIN volumes USING (path) WHERE facts.path IN ({})"
 _VOI = "voi:"  # before the path of an image read through its VOI window; no absolute path begins so
 Item = TypeVar("Item")
 
@@ -42,8 +46,8 @@ def scan(files: Sequence[str], *, voi: bool = False, what: str = "images") -> pd
         what: what the files are called while one waits.
 
     Returns:
-        A table indexed by path, in the order of `files`, with the fields of `images.Facts` and `error`: None, or
-        why the image cannot be read (the other columns are then None).
+        A table indexed by path, in the order of `files`, with the fields of `Facts` and `error`: None, or why the file
+        cannot be read (the other columns are then None).
     """
     wanted = list(dict.fromkeys(files))
     keys = {path: _key(path) for path in wanted}
@@ -63,6 +67,22 @@ def scan(files: Sequence[str], *, voi: bool = False, what: str = "images") -> pd
     return table
 
 
+def facts(path: str, *, voi: bool = False) -> Facts:
+    """Read and decode one image or volume.
+
+    Args:
+        path: of the file.
+        voi: apply the VOI window of DICOM images.
+
+    Raises:
+        UnreadableImageError: it cannot be.
+    """
+    data = read(path)
+    if readers.find(data, path).KIND == "volume":
+        return volumes.describe(data, path)
+    return images.describe(data, voi=voi)
+
+
 def _look(files: Sequence[str], voi: bool) -> Iterator[tuple[str, Facts | str]]:
     def one(path: str) -> tuple[str, Facts | str]:
         try:
@@ -70,7 +90,7 @@ def _look(files: Sequence[str], voi: bool) -> Iterator[tuple[str, Facts | str]]:
         except UnreadableImageError as error:
             return path, str(error)
 
-    with decoders() as pool:
+    with images.decoders() as pool:
         for batch in _batched(files, 256):
             yield from pool.map(one, batch)
 
@@ -96,7 +116,7 @@ def _database() -> Path:
 def _connect() -> sqlite3.Connection:
     _database().parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(_database(), timeout=60)
-    connection.execute(_SCHEMA)
+    connection.executescript(_SCHEMA)
     return connection
 
 
@@ -108,13 +128,12 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bo
             for batch in _batched(files, 900):
                 marks = ",".join("?" * len(batch))
                 names = [prefix + path for path in batch]
-                for name, size, mtime, *values in connection.execute(
-                    f"SELECT * FROM facts WHERE path IN ({marks})", names
-                ):
+                for name, size, mtime, *values, depth, channels in connection.execute(_SELECT.format(marks), names):
                     path = name.removeprefix(prefix)
                     if keys[path] == (size, mtime):
                         values[6] = int(values[6])
-                        known[path] = (*values, None)
+                        kind = ("volume", depth, channels) if depth else ("image", 0, 1)
+                        known[path] = (*values, *kind, None)
     except (OSError, sqlite3.OperationalError) as error:  # locked too long, or no right to write: go without
         note(f"The cache of image facts {_database()} cannot be used: {error}. {HINT}")
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
@@ -125,14 +144,17 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bo
 
 
 def _store(found: dict[str, Facts], keys: dict[str, tuple[int, int] | None], voi: bool) -> bool:
-    rows = []
+    rows, deep = [], []
     for path, fact in found.items():
-        key = keys[path]
+        key, name = keys[path], (_VOI if voi else "") + path
         if key is not None:
-            rows.append(((_VOI if voi else "") + path, *key, *astuple(fact)[:6], str(fact.phash), fact.detail))
+            rows.append((name, *key, *astuple(fact)[:6], str(fact.phash), fact.detail))
+            deep.append((name, fact.depth, fact.channels))
     try:
         with closing(_connect()) as connection, connection:
             connection.executemany(f"INSERT OR REPLACE INTO facts VALUES ({','.join('?' * 11)})", rows)
+            connection.executemany("DELETE FROM volumes WHERE path = ?", [(name,) for name, *_ in deep])
+            connection.executemany("INSERT INTO volumes VALUES (?, ?, ?)", [row for row in deep if row[1]])
     except (OSError, sqlite3.DatabaseError) as error:
         note(f"The cache of image facts {_database()} cannot be written: {error}. {HINT}")
         return False

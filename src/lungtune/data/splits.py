@@ -17,6 +17,7 @@ Rules, in this order:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -151,7 +152,11 @@ def make_manifest(
             path=tuple(cases["path"].iloc[rows]),
             mask=tuple(mask[row] for row in rows),
             mask_sha1=tuple(mask_sha1[row] for row in rows),
+            text=tuple(cases["text"].iloc[rows]),
+            labels=tuple(cases["labels"].iloc[rows]),
+            table=tuple(cases["table"].iloc[rows]),
         )
+    kind, channels = kind_of(facts)
     excluded = {str(cases["case_id"].iloc[row]): reason for row, reason in sorted(draft.reasons.items())}
     return Manifest(
         classes=classes_of(cases),
@@ -162,6 +167,10 @@ def make_manifest(
         fold=fold,
         source=source,
         notes=tuple(draft.notes),
+        label_names=tuple(cases.attrs.get("label_names", ())),
+        columns=tuple(cases.attrs.get("columns", ())),
+        kind=kind,
+        channels=channels,
     )
 
 
@@ -285,3 +294,12 @@ def draw(labels: np.ndarray, groups: Sequence[str] | np.ndarray, *, folds: int, 
             break
     assert best is not None
     return np.sort(best[1][fold])
+
+
+def kind_of(facts: pd.DataFrame) -> tuple[str, int]:
+    """Return the kind of most readable cases, `image` or `volume`, and the commonest number of channels among them."""
+    readable = facts[facts["error"].isna()]
+    volumes = readable[readable["kind"] == "volume"]
+    if 2 * len(volumes) <= len(readable):
+        return "image", 1
+    return "volume", Counter(volumes["channels"]).most_common(1)[0][0]

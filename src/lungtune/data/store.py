@@ -1,6 +1,8 @@
-"""Decoded pixels of images and masks in memory-mapped files, one per (list, size), shared by all processes.
+"""Decoded images, volumes and masks in memory-mapped files, one per (field, list, size), shared by all processes.
 
-`pixels/<name>-<size>-<hash>.u8` holds the raw uint8 array `(N, size, size)`; the sidecar of the same name with
+`pixels/<name>-<size>-<hash>.u8` holds the raw uint8 array, a row per case: `(size, size)` gray images and masks of
+images, `(3, size, size)` colour images, `(channels, size, size, size)` volumes, `(size, size, size)` masks of volumes;
+whoever opens it gets the channel axis in each case. The sidecar of the same name with
 `.json` says which images it holds and the Adler-32 of each MiB. A store is built under a file lock into a temporary
 file and renamed when complete, its sidecar last. Whatever does not match at opening is rebuilt. Rows that another
 store of the same size holds already are copied, so an image is decoded once per size whatever the split.
@@ -12,43 +14,70 @@ is named by nothing and black.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from lungtune.core import cache
 from lungtune.core import paths as places
 from lungtune.data.progress import track
-from lungtune.data.readers.images import (
-    UnreadableImageError,
-    decoders,
-    digest,
-    letterboxed,
-    letterboxed_mask,
-    read,
-    sha1,
-)
+from lungtune.data.readers.base import UnreadableImageError, read, sha1
+from lungtune.data.readers.images import decoders, digest, letterboxed, letterboxed_mask
+from lungtune.data.readers.volumes import cube, cube_mask
 from lungtune.errors import DataError
 
 VERSION = 1
 """Raise when decoding changes: older stores are then never opened."""
 
 _Decode = Callable[[int], np.ndarray]
+_T = TypeVar("_T")
 
 
-def open_pixels(paths: Sequence[str], hashes: Sequence[str], size: int, name: str) -> np.ndarray:
-    """Open, or decode first, the gray pixels of some images.
+@dataclass(frozen=True)
+class _Layout:
+    """How a store's file is called and what its rows are.
+
+    Attributes:
+        name: what the file is called, such as `train` or `masks-train`.
+        size: side in pixels.
+        row: shape of a row in the file.
+        doing: what one reads while decoding.
+        batch: rows decoded at once.
+    """
+
+    name: str
+    size: int
+    row: tuple[int, ...]
+    doing: str
+    batch: int = 256
+
+    def store(self, hashes: Sequence[str], file: Path | None = None) -> cache.Shared:
+        """Return the store of these rows: the one of its own name, or another file that may hold them."""
+        plain = len(self.row) == 2  # gray images and masks: named as before there were other shapes
+        shape = str(self.size) if plain else "x".join(map(str, self.row))
+        key = hashlib.sha256("\n".join([str(VERSION), shape, *hashes]).encode()).hexdigest()[:16]
+        own = places.cache() / "pixels" / f"{self.name}-{self.size}-{key}.u8"
+        about = {"version": VERSION, "shape": [len(hashes), *self.row], "images": list(hashes)}
+        return cache.Shared(file or own, "pixel store", about, len(hashes) * math.prod(self.row))
+
+
+def open_images(paths: Sequence[str], hashes: Sequence[str], size: int, name: str, channels: int = 1) -> np.ndarray:
+    """Open, or decode first, the pixels of some images.
 
     Args:
         paths: absolute paths, N of them; not touched when the store exists.
         hashes: each image's digest, which also says whether a VOI window is applied.
         size: side of the square images in pixels.
         name: what the files are called, e.g. `train`.
+        channels: 1 gray, 3 RGB.
 
     Returns:
-        Read-only uint8 memory map `(N, size, size)`.
+        Read-only uint8 memory map `(N, channels, size, size)`.
 
     Raises:
         DataError: `size` is below 1, an image is gone or changed since its hash was taken, or the cache cannot be
@@ -56,60 +85,93 @@ def open_pixels(paths: Sequence[str], hashes: Sequence[str], size: int, name: st
     """
 
     def decode(row: int) -> np.ndarray:
-        try:
-            data = read(paths[row])
-            voi = _same(data, hashes[row], f"image {paths[row]}")
-            return letterboxed(data, size, voi=True) if voi else letterboxed(data, size)
-        except UnreadableImageError as error:
-            raise DataError(
-                f"The image {paths[row]} could be read when it was scanned, but now it {error}. "
-                "Put it back, or start a new study without it."
-            ) from error
+        data, options = _read("image", paths[row], hashes[row])
+        if channels != 1:
+            options["channels"] = channels
+        return _usable("image", paths[row], lambda: letterboxed(data, size, **options))
 
-    return _open(hashes, size, name, "images", decode)
+    row = (size, size) if channels == 1 else (channels, size, size)
+    pixels = _open(_Layout(name, size, row, f"Decoding {name} images"), hashes, decode)
+    return pixels.reshape(len(hashes), channels, size, size)
+
+
+def open_volumes(paths: Sequence[str], hashes: Sequence[str], size: int, name: str, channels: int = 1) -> np.ndarray:
+    """Open, or decode first, the voxels of some volumes; arguments and errors as in `open_images`.
+
+    Returns:
+        Read-only uint8 memory map `(N, channels, size, size, size)`.
+    """
+
+    def decode(row: int) -> np.ndarray:
+        data, _ = _read("volume", paths[row], hashes[row])
+        return _usable("volume", paths[row], lambda: cube(data, size, channels=channels))
+
+    layout = _Layout(name, size, (channels, size, size, size), f"Decoding {name} volumes", batch=8)
+    return _open(layout, hashes, decode)
 
 
 def open_masks(
     masks: Sequence[str | None],
     mask_hashes: Sequence[str | None],
-    images: Sequence[str],
+    paths: Sequence[str],
     hashes: Sequence[str],
     size: int,
     name: str,
+    kind: str = "image",
 ) -> np.ndarray:
-    """Open, or decode first, lung masks laid over their images' letterboxes.
+    """Open, or decode first, lung masks laid over the letterboxes of their images or volumes.
 
     Args:
         masks: absolute paths, N of them, None where a case has no mask.
         mask_hashes: SHA-1 of each mask file, None where there is none.
-        images: absolute paths of the images; not touched when the store exists.
-        hashes: each image's digest.
-        size: side of the square masks in pixels.
+        paths: absolute paths of the images or volumes; not touched when the store exists.
+        hashes: each image's or volume's digest.
+        size: side of the masks in pixels.
         name: what the files are called, e.g. `train`.
+        kind: `image` or `volume`.
 
     Returns:
-        Read-only uint8 memory map `(N, size, size)`, 0 or 255, black rows where a case has no mask.
+        Read-only uint8 memory map `(N, 1, size, size[, size])`, 0 or 255, black rows where a case has no mask.
 
     Raises:
-        DataError: see `open_pixels`; or a mask is dark everywhere without being black.
+        DataError: see `open_images`; or a mask is dark everywhere without being black.
     """
     rows = zip(mask_hashes, hashes, strict=True)
-    names = [f"{mask_hash}@{image_hash}" if mask_hash else "" for mask_hash, image_hash in rows]
+    names = [f"{mask_hash}@{hash_}" if mask_hash else "" for mask_hash, hash_ in rows]
+    laid = letterboxed_mask if kind == "image" else cube_mask
 
     def decode(row: int) -> np.ndarray:
         path = str(masks[row])
         try:
-            image = read(images[row])
-            _same(image, hashes[row], f"image {images[row]}")
+            under = read(paths[row])
+            _same(under, hashes[row], f"{kind} {paths[row]}")
             data = read(path)
             _same(data, str(mask_hashes[row]), f"mask {path}")
-            return letterboxed_mask(data, image, size)
+            return laid(data, under, size)
         except UnreadableImageError as error:
             raise DataError(
-                f"The mask {path} of {images[row]} must be usable, but it {error}. Mend it, or take it away."
+                f"The mask {path} of {paths[row]} must be usable, but it {error}. Mend it, or take it away."
             ) from error
 
-    return _open(names, size, f"masks-{name}", "masks", decode)
+    rank, batch = (2, 256) if kind == "image" else (3, 8)
+    layout = _Layout(f"masks-{name}", size, (size,) * rank, f"Decoding {name} masks", batch)
+    return _open(layout, names, decode).reshape(len(names), 1, *layout.row)
+
+
+def _read(kind: str, path: str, expected: str) -> tuple[bytes, dict[str, bool]]:
+    """Return a file's bytes and how they are decoded: with `voi` if the digest says so."""
+    data = _usable(kind, path, lambda: read(path))
+    return data, {"voi": True} if _same(data, expected, f"{kind} {path}") else {}
+
+
+def _usable(kind: str, path: str, what: Callable[[], _T]) -> _T:
+    try:
+        return what()
+    except UnreadableImageError as error:
+        raise DataError(
+            f"The {kind} {path} could be read when it was scanned, but now it {error}. "
+            "Put it back, or start a new study without it."
+        ) from error
 
 
 def _same(data: bytes, expected: str, noun: str) -> bool:
@@ -128,57 +190,48 @@ def _same(data: bytes, expected: str, noun: str) -> bool:
     )
 
 
-def _open(hashes: Sequence[str], size: int, name: str, what: str, decode: _Decode) -> np.ndarray:
-    if size < 1:
-        raise DataError(f"The image size must be at least 1 pixel, but got {size}.")
+def _open(layout: _Layout, hashes: Sequence[str], decode: _Decode) -> np.ndarray:
+    if layout.size < 1:
+        raise DataError(f"The image size must be at least 1 pixel, but got {layout.size}.")
+    shape = (len(hashes), *layout.row)
     if not hashes:
-        return np.zeros((0, size, size), np.uint8)
-    store = _store(_file(hashes, size, name), hashes, size)
-    file = store.open(
-        lambda draft: _fill(draft, hashes, size, f"Decoding {name.removeprefix('masks-')} {what}", decode)
-    )
-    return np.memmap(file, np.uint8, mode="r", shape=(len(hashes), size, size))
+        return np.zeros(shape, np.uint8)
+    file = layout.store(hashes).open(lambda draft: _fill(draft, layout, hashes, decode))
+    return np.memmap(file, np.uint8, mode="r", shape=shape)
 
 
-def _file(hashes: Sequence[str], size: int, name: str) -> Path:
-    key = hashlib.sha256("\n".join([str(VERSION), str(size), *hashes]).encode()).hexdigest()[:16]
-    return places.cache() / "pixels" / f"{name}-{size}-{key}.u8"
-
-
-def _store(file: Path, hashes: Sequence[str], size: int) -> cache.Shared:
-    about = {"version": VERSION, "shape": [len(hashes), size, size], "images": list(hashes)}
-    return cache.Shared(file, "pixel store", about, len(hashes) * size * size)
-
-
-def _fill(draft: Path, hashes: Sequence[str], size: int, doing: str, decode: _Decode) -> None:
-    pixels = np.memmap(draft, np.uint8, mode="r+", shape=(len(hashes), size, size))
-    missing = _copy_known(pixels, hashes, size, draft.parent)
+def _fill(draft: Path, layout: _Layout, hashes: Sequence[str], decode: _Decode) -> None:
+    pixels = np.memmap(draft, np.uint8, mode="r+", shape=(len(hashes), *layout.row))
+    missing = _copy_known(pixels, layout, hashes, draft.parent)
     with decoders() as pool:
-        for row, image in track(_decoded(pool, missing, decode), len(missing), doing):
+        for row, image in track(_decoded(pool, missing, decode, layout.batch), len(missing), layout.doing):
             pixels[row] = image
     pixels.flush()
 
 
-def _copy_known(pixels: np.ndarray, hashes: Sequence[str], size: int, folder: Path) -> list[int]:
-    """Fill rows from sound stores of the same size; return the rows that must be decoded."""
+def _copy_known(pixels: np.ndarray, layout: _Layout, hashes: Sequence[str], folder: Path) -> list[int]:
+    """Fill rows from sound stores of the same row shape; return the rows that must be decoded."""
     rows: dict[str, list[int]] = {}
     for row, named in enumerate(hashes):
         if named:
             rows.setdefault(named, []).append(row)
-    for file in sorted(folder.glob(f"*-{size}-*.u8")):
+    for file in sorted(folder.glob(f"*-{layout.size}-*.u8")):
         about = cache.about(file)
-        if about is None or about.get("version") != VERSION or rows.keys().isdisjoint(held := about.get("images", [])):
+        if about is None or about.get("version") != VERSION or about.get("shape", [])[1:] != list(layout.row):
             continue
-        if not _store(file, held, size).sound:
+        held = about.get("images", [])
+        if rows.keys().isdisjoint(held) or not layout.store(held, file).sound:
             continue
-        other = np.memmap(file, np.uint8, mode="r", shape=(len(held), size, size))
+        other = np.memmap(file, np.uint8, mode="r", shape=(len(held), *layout.row))
         for position, named in enumerate(held):
             for row in rows.pop(named, ()):
                 pixels[row] = other[position]
     return sorted(row for group in rows.values() for row in group)
 
 
-def _decoded(pool: ThreadPoolExecutor, rows: Sequence[int], decode: _Decode) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(rows), 256):
-        some = rows[start : start + 256]
+def _decoded(
+    pool: ThreadPoolExecutor, rows: Sequence[int], decode: _Decode, batch: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(rows), batch):
+        some = rows[start : start + batch]
         yield from zip(some, pool.map(decode, some))

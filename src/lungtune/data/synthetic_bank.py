@@ -11,31 +11,80 @@ under studies that train on its first images, and larger amounts hold smaller on
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
+import os
+import shutil
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lungtune.core import synthetic
-from lungtune.core.space import SearchSpace
-from lungtune.data import bank_files
-from lungtune.data.bank_files import Entry, Item
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+
 from lungtune.data.manifest import Manifest, write_atomically
 from lungtune.errors import DataError
 
 SCHEMA = 1
 _DESCRIPTION = "bank.json"
 _MAKE = "python scripts/synthesize.py"
+_OWN = ("folder", "limits")
+"""What a description does not hold."""
+_KINDS = {"key": str, "generator": dict, "classes": list, "train_hash": str, "size": int, "seed": int, "about": dict}
+_LIST, _LOCK = "images.jsonl", ".lock"
 
 
 @dataclass(frozen=True)
-class Bank:
+class Item:
+    """An image to put in: class name, index, the caption it was made from, its seed, pixels uint8 `(H, W)`."""
+
+    label: str
+    index: int
+    caption: str
+    seed: int
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished image.
+
+    Attributes:
+        label: class name.
+        index: place within its class.
+        file: relative to the bank.
+        caption: what it was made from.
+        seed: its own.
+        sha256: of the file's bytes.
+        sha1: of the same, by which the pixel store knows images.
+    """
+
+    label: str
+    index: int
+    file: str
+    caption: str
+    seed: int
+    sha256: str
+    sha1: str
+
+    def flaw(self, folder: Path) -> str:
+        """Read the file again and say what is wrong with it; empty when nothing is."""
+        try:
+            data = (folder / self.file).read_bytes()
+        except OSError as error:
+            return "it is gone" if isinstance(error, FileNotFoundError) else f"it can't be read: {error.strerror}"
+        return "" if hashlib.sha256(data).hexdigest() == self.sha256 else "its content has changed"
+
+
+@dataclass(frozen=True)
+class SyntheticBank:
     """A bank as it is, or its first images (:meth:`first`), which later ones do not change.
 
     Attributes:
@@ -73,7 +122,7 @@ class Bank:
         seed: int,
         about: Mapping[str, Any] | None = None,
         versions: Mapping[str, str] | None = None,
-    ) -> Bank:
+    ) -> SyntheticBank:
         """Begin a bank, or open the one of the same key that is there already.
 
         Raises:
@@ -81,7 +130,7 @@ class Bank:
         """
         folder = Path(folder).absolute()
         made = cls(folder, key, dict(generator), tuple(classes), train_hash, size, seed, dict(about or {}))
-        with bank_files.writing(folder):
+        with _writing(folder):
             if (folder / _DESCRIPTION).exists():
                 found = cls.open(folder)
                 if found.key != key:
@@ -90,16 +139,16 @@ class Bank:
                         "another folder, or delete that one."
                     )
                 return found
-            if bank_files.foreign(folder):
+            if _foreign(folder):
                 raise DataError(f"{folder} must be empty to hold a bank of synthetic images, but holds other files.")
             plain = {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.name not in _OWN}
             plain |= {"schema": SCHEMA, "created": time.strftime("%Y-%m-%d %H:%M:%S"), "versions": dict(versions or {})}
-            with bank_files.room(folder, "its description", 4096):
+            with _room(folder, "its description", 4096):
                 write_atomically(folder / _DESCRIPTION, json.dumps(plain, indent=1, ensure_ascii=False).encode())
         return made
 
     @classmethod
-    def open(cls, folder: Path) -> Bank:
+    def open(cls, folder: Path) -> SyntheticBank:
         """Open a bank for reading or for more images.
 
         Raises:
@@ -116,7 +165,7 @@ class Bank:
             if schema != SCHEMA:
                 raise DataError(f"{file} must be of schema {SCHEMA}, but is of schema {schema!r}; update lungtune.")
             values = {f.name: content[f.name] for f in dataclasses.fields(cls) if f.name not in _OWN}
-            bank_files.check(values)
+            _check(values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{file} must describe a bank of synthetic images, but is damaged ({type(error).__name__}: {error}); "
@@ -125,7 +174,7 @@ class Bank:
         return cls(folder, **{**values, "classes": tuple(values["classes"])})
 
     @classmethod
-    def again(cls, about: Mapping[str, Any], folder: Path | None = None) -> Bank:
+    def again(cls, about: Mapping[str, Any], folder: Path | None = None) -> SyntheticBank:
         """Open the images that a study or a recipe trains on; the bank may have grown since.
 
         Args:
@@ -160,7 +209,7 @@ class Bank:
         """Return what names these very images, for a journal or a recipe; see `again`."""
         return {"path": str(self.folder), "key": self.key, "hash": self.hash, "counts": self.counts()}
 
-    def first(self, counts: Mapping[str, int]) -> Bank:
+    def first(self, counts: Mapping[str, int]) -> SyntheticBank:
         """Return the bank's first so many images of each class."""
         return dataclasses.replace(self, limits=dict(counts))
 
@@ -170,7 +219,7 @@ class Bank:
 
     @cached_property
     def _entries(self) -> dict[str, tuple[Entry, ...]]:
-        listed = {(entry.label, entry.index): entry for entry in bank_files.listed(self.folder)}
+        listed = {(entry.label, entry.index): entry for entry in _listed(self.folder)}
         found: dict[str, tuple[Entry, ...]] = {}
         for label in self.classes:
             most = len(listed) if self.limits is None else self.limits.get(label, 0)
@@ -190,7 +239,7 @@ class Bank:
 
     def missing(self, per_class: int | Mapping[str, int]) -> list[tuple[str, int]]:
         """Return (class, index) of the images that are still to be made, class by class."""
-        listed = {(entry.label, entry.index) for entry in bank_files.listed(self.folder)}
+        listed = {(entry.label, entry.index) for entry in _listed(self.folder)}
         most = {label: per_class if isinstance(per_class, int) else per_class.get(label, 0) for label in self.classes}
         wanted = ((label, index) for label in self.classes for index in range(most[label]))
         return [each for each in wanted if each not in listed]
@@ -208,7 +257,7 @@ class Bank:
             if item.pixels.shape != (self.size, self.size) or item.pixels.dtype != "uint8":
                 got = f"{item.pixels.dtype} {item.pixels.shape}"
                 raise ValueError(f"pixels must be uint8 ({self.size}, {self.size}), but got {got}")
-        bank_files.add(self.folder, self.classes, items)
+        _add(self.folder, self.classes, items)
         self._forget()
 
     def verify(self) -> None:
@@ -228,21 +277,24 @@ class Bank:
 
     def drop_damaged(self) -> list[Entry]:
         """Strike the images that are gone or altered off the list, so that they are made anew; return them."""
-        dropped = bank_files.remove(self.folder, lambda entry: bool(entry.flaw(self.folder)))
+        dropped = _remove(self.folder, lambda entry: bool(entry.flaw(self.folder)))
         self._forget()
         return dropped
 
-    def take(self, manifest: Manifest, space: SearchSpace) -> Bank:
-        """Return the images that trials of a search, or of a recipe, may want, after making sure of them.
+    def take(self, manifest: Manifest, needed: Mapping[str, int], why: str) -> SyntheticBank:
+        """Return the bank's first so many images of each class, after making sure of them.
+
+        Args:
+            manifest: the split of those who train on them.
+            needed: images of each class.
+            why: what needs them, such as `synthetic_ratio 2`.
 
         Raises:
             DataError: they are of another training fold, too few, gone or altered.
         """
         self.refuse_unless(manifest)
-        real = Counter(manifest.parts["train"].label)
-        needed = synthetic.needed(space, [real[label] for label in self.classes])
-        taken = self.first(dict(zip(self.classes, needed, strict=True)))
-        self.refuse_fewer(taken.limits or {}, f"synthetic_ratio {synthetic.wanted(space):g}")
+        taken = self.first({label: needed.get(label, 0) for label in self.classes})
+        self.refuse_fewer(taken.limits or {}, why)
         taken.verify()
         return taken
 
@@ -293,5 +345,154 @@ class Bank:
             self.__dict__.pop(name, None)
 
 
-_OWN = ("folder", "limits")
-"""What a description does not hold."""
+def _check(values: Mapping[str, Any]) -> None:
+    """Make sure that a bank's description has values of the right kinds.
+
+    Raises:
+        KeyError, ValueError: it has not.
+    """
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(values[name], kind)]
+    if wrong or not values["classes"] or values["size"] < 1:
+        raise ValueError(f"{', '.join(wrong) or 'classes, size'} can't be read")
+
+
+def _listed(folder: Path) -> list[Entry]:
+    """Return the finished images in the order they were finished; a torn last line does not count.
+
+    Raises:
+        DataError: a line before the last is damaged.
+    """
+    lines = _sound(folder).split(b"\n")[:-1]
+    return [_read_entry(folder, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _sound(folder: Path) -> bytes:
+    """The list up to the end of its last whole line."""
+    try:
+        raw = (folder / _LIST).read_bytes()
+    except FileNotFoundError:
+        return b""
+    return raw[: raw.rfind(b"\n") + 1]
+
+
+def _read_entry(folder: Path, number: int, line: bytes) -> Entry:
+    try:
+        content = json.loads(line)
+        names = ("class", "index", "file", "caption", "seed", "sha256", "sha1")
+        found = Entry(*(content[name] for name in names))
+        if not isinstance(found.index, int) or not all(isinstance(t, str) for t in (found.label, found.file)):
+            raise ValueError("class, index or file can't be read")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / _LIST}:{number}: every line must describe a synthetic image, but this one does not; delete "
+            "the line, and its image is made anew."
+        ) from error
+    return found
+
+
+def _add(folder: Path, classes: Sequence[str], items: Sequence[Item]) -> None:
+    """Write images, then their lines; see `SyntheticBank.add`."""
+    with _writing(folder):
+        sound = _sound(folder)
+        known = {(entry.label, entry.index) for entry in _listed(folder)}
+        fresh = {(item.label, item.index): item for item in items if (item.label, item.index) not in known}
+        made = [(item, f"images/{classes.index(item.label)}/{item.index}.png") for item in fresh.values()]
+        files = {file: _png(item.pixels) for item, file in made}
+        lines = b"".join(_line(item, file, files[file]) for item, file in made)
+        with _room(folder, f"{len(made)} images", sum(map(len, files.values())) + len(lines)):
+            try:
+                for file, data in files.items():
+                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                    write_atomically(folder / file, data)
+                for parent in {(folder / file).parent for file in files}:
+                    _sync(parent)
+                _append(folder, len(sound), lines)
+            except OSError:
+                for file in files:
+                    (folder / file).unlink(missing_ok=True)
+                    for draft in (folder / file).parent.glob(f".{Path(file).name}.*.tmp"):
+                        draft.unlink()
+                raise
+
+
+def _append(folder: Path, end: int, lines: bytes) -> None:
+    """Add lines behind the last whole one; what was torn goes, and so do these when they can't be written."""
+    with (folder / _LIST).open("ab") as stream:
+        stream.truncate(end)
+        try:
+            stream.write(lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+        except OSError:
+            stream.truncate(end)
+            raise
+    _sync(folder)
+
+
+def _remove(folder: Path, damaged: Callable[[Entry], bool]) -> list[Entry]:
+    """Take the entries that `damaged` names off the list; return them."""
+    with _writing(folder):
+        lines = _sound(folder).splitlines(keepends=True)
+        judged = [(line, entry, damaged(entry)) for line, entry in zip(lines, _listed(folder), strict=True)]
+        dropped = [entry for _, entry, bad in judged if bad]
+        if dropped:
+            with _room(folder, "its list", len(lines) * 256):
+                write_atomically(folder / _LIST, b"".join(line for line, _, bad in judged if not bad))
+        return dropped
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _line(item: Item, file: str, data: bytes) -> bytes:
+    content = {"file": file, "class": item.label, "index": item.index, "caption": item.caption, "seed": item.seed}
+    content |= {"sha256": hashlib.sha256(data).hexdigest()}
+    content |= {"sha1": hashlib.sha1(data, usedforsecurity=False).hexdigest()}
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Be the only process that writes to a bank; others wait.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    lock = FileLock(folder / _LOCK, is_singleton=True)  # a process may ask again for what it holds
+    with _room(folder, "its lock", 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _room(folder: Path, what: str, size: int) -> Iterator[None]:
+    """Turn an error of the disk into a sentence: what was to be written, how many bytes, how much is free."""
+    try:
+        yield
+    except OSError as error:
+        place = next(each for each in (folder, *folder.parents) if each.exists())
+        free = shutil.disk_usage(place).free
+        raise DataError(
+            f"the bank {folder} must take {size / 1e6:,.1f} MB for {what}, but: {error.strerror} ({free / 1e6:,.1f} MB "
+            "are free there); nothing half-written counts: make room, then run the same command again."
+        ) from error
+
+
+def _foreign(folder: Path) -> bool:
+    """Whether a folder holds anything but what a bank begins with."""
+    return any(each.name != _LOCK for each in folder.iterdir())
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,1 +1,47 @@
-"""Files to arrays."""
+"""Readers: one module per file format, found by what a file's first bytes or its suffix say.
+
+A module `readers/<format>.py` is a reader if it has `KIND`. All readers have
+
+- `KIND`: `image` or `volume`,
+- `SUFFIXES`: lower case, with the dot,
+- `recognises(data) -> bool`: whether a file's bytes are of this format,
+- `extent(data)`: the sides in pixels as the file is shown, from its header: width and height, or width, height, depth.
+
+Readers of images also have `open_image(data, *, size, channels, voi) -> base.Picture`, those of volumes
+`open_volume(data) -> base.Voxels`. Those whose files may be masks have `open_mask(data)`: uint8 `(H, W)` or
+`(D, H, W)`, 255 inside, else 0. All raise `base.UnreadableImageError`. What a module needs beside numpy it imports
+when it reads. A new format is a new file here; nothing else is edited.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import pkgutil
+from types import ModuleType
+
+FALLBACK = "pictures"
+"""Reads, or refuses, what no reader recognises."""
+
+
+@functools.cache
+def all_readers() -> dict[str, ModuleType]:
+    """Return all readers by name."""
+    modules = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
+    return {name: module for name, module in sorted(modules.items()) if hasattr(module, "KIND")}
+
+
+def suffixes() -> frozenset[str]:
+    """Return the suffixes of all formats, lower case, with the dot."""
+    return frozenset().union(*(reader.SUFFIXES for reader in all_readers().values()))
+
+
+def find(data: bytes, path: str = "") -> ModuleType:
+    """Return the reader of a file: by its bytes, else by its suffix."""
+    readers = all_readers()
+    suffix = os.path.splitext(path)[1].lower()
+    for reader in readers.values():
+        if reader.recognises(data):
+            return reader
+    return next((reader for reader in readers.values() if suffix in reader.SUFFIXES), readers[FALLBACK])

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lungtune.data.readers.gray import MAX_PIXELS, UnreadableImageError, between, short, to_8_bit
+from lungtune.data.readers.base import MAX_PIXELS, Picture, UnreadableImageError, between, short, to_8_bit
 
 if TYPE_CHECKING:
     from pydicom import Dataset
     from pydicom.uid import UID
 
+KIND = "image"
 SUFFIXES = frozenset({".dcm", ".dicom"})
 MODES = ("MONOCHROME1", "MONOCHROME2")
 
@@ -35,7 +36,7 @@ _BASELINE = "1.2.840.10008.1.2.4.50"
 _GDCM_ONLY = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55")
 
 
-def is_dicom(data: bytes) -> bool:
+def recognises(data: bytes) -> bool:
     """Tell whether a file's first bytes are those of a DICOM file. A PNG or JPEG is not, whatever else it holds."""
     return data[128:132] == b"DICM" and not data.startswith((b"\x89PNG", b"\xff\xd8"))
 
@@ -44,7 +45,7 @@ def patient_id(path: str) -> str | None:
     """Return the PatientID in a file's header; None without one, or when it is no DICOM file. Reads no pixels."""
     try:
         with open(path, "rb") as stream, warnings.catch_warnings():
-            if not is_dicom(stream.read(132)):
+            if not recognises(stream.read(132)):
                 return None
             import pydicom
 
@@ -56,7 +57,7 @@ def patient_id(path: str) -> str | None:
         return None
 
 
-def size(data: bytes) -> tuple[int, int]:
+def extent(data: bytes) -> tuple[int, int]:
     """Return width and height in pixels.
 
     Raises:
@@ -64,6 +65,15 @@ def size(data: bytes) -> tuple[int, int]:
     """
     header = _header(data)
     return int(header.Columns), int(header.Rows)
+
+
+def open_image(data: bytes, *, size: int | None = None, channels: int = 1, voi: bool = False) -> Picture:
+    """Decode a DICOM file to mode L or, with 3 channels, RGB; `size` means nothing here. Errors as in `decode`."""
+    from PIL import Image
+
+    values, mode = decode(data, voi=voi)
+    gray = Image.fromarray(values)
+    return Picture(gray if channels == 1 else gray.convert("RGB"), mode, "DICOM")
 
 
 def decode(data: bytes, *, voi: bool = False) -> tuple[np.ndarray, str]:

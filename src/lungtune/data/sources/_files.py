@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from lungtune.data import readers
 from lungtune.data.readers import dicom
 from lungtune.errors import DataError, did_you_mean
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg"}) | dicom.SUFFIXES
+SUFFIXES = readers.suffixes()
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -96,7 +97,7 @@ def header_patient(path: Path) -> str | None:
 
 
 def images(path: Path, *, below: bool = True) -> list[Path]:
-    """Return the image files in `path` (and below it), sorted, junk left out. Links are followed, loops are not."""
+    """Return the image and volume files in `path` (and below it), sorted, junk left out. Links are followed, loops are not."""
     found: list[Path] = []
     seen: set[str] = set()
     for root, below_root, files in os.walk(path, followlinks=True):

@@ -1,0 +1,132 @@
+"""What every reader shares: results, the error it raises, limits, and how wide pixels become 8-bit."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 89_478_485
+"""Above this Pillow warns of a decompression bomb (a quarter GiB of RGB); X-ray detectors have at most 20 million."""
+
+
+MAX_VOXELS = 1 << 30
+"""Of one channel: four times a CT of 512 x 512 x 1024."""
+
+
+class UnreadableImageError(Exception):
+    """An image or volume cannot be decoded. The text says why in a few words; it becomes part of a `DataError`."""
+
+
+class Picture(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        image: Pillow's, of mode L or RGB, upright.
+        mode: Pillow's mode in the file: L, RGB, I;16, ...; for DICOM photometry, bits and view position.
+        type: PNG, JPEG or DICOM, by content.
+    """
+
+    image: Image.Image
+    mode: str
+    type: str
+
+
+class Voxels(NamedTuple):
+    """A decoded volume.
+
+    Attributes:
+        values: `(C, D, H, W)` of the file's real type, finite.
+        mode: the type of the values, such as `int16`.
+        type: of the file, such as NPY.
+    """
+
+    values: np.ndarray
+    mode: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one look at an image or a volume tells.
+
+    Attributes:
+        sha1: the digest.
+        pixels: sha1 of the extent and the decoded 8-bit values: equal for the same picture in another file format.
+        width: in pixels.
+        height: in pixels.
+        mode: see `Picture` and `Voxels`.
+        type: PNG, JPEG, DICOM or NPY, by content.
+        phash: 64-bit perceptual hash of the low frequencies; of a volume those of its middle slice.
+        detail: `DETAIL * DETAIL` int8 values, the picture without its low frequencies at unit norm times 512; of a
+            volume its middle slice.
+        kind: `image` or `volume`.
+        depth: slices of a volume; 0 for an image.
+        channels: of a volume; 1 for an image, which is read with as many as asked for.
+    """
+
+    sha1: str
+    pixels: str
+    width: int
+    height: int
+    mode: str
+    type: str
+    phash: int
+    detail: bytes
+    kind: str = "image"
+    depth: int = 0
+    channels: int = 1
+
+
+def read(path: str) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        UnreadableImageError: the file does not exist, may not be read, or is empty.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UnreadableImageError("does not exist") from None
+    except OSError as error:
+        raise UnreadableImageError(f"cannot be read: {error.strerror}") from error
+    if not data:
+        raise UnreadableImageError("is empty (0 bytes)")
+    return data
+
+
+def sha1(data: bytes) -> str:
+    """Return the hex SHA-1 of `data`."""
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+def to_8_bit(wide: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
+    """Scale linearly from the 0.5th..99.5th percentile to 0..255; constant becomes 0.
+
+    Args:
+        wide: `(..., H, W)` of any real type.
+        counted: bool of the same shape, the pixels the percentiles are taken from; all by default.
+    """
+    basis = wide if counted is None or not counted.any() else wide[counted]
+    low, high = np.percentile(basis, (0.5, 99.5))
+    if not high > low:
+        low, high = float(basis.min()), float(basis.max())
+    if not high > low:
+        return np.zeros(wide.shape, np.uint8)
+    return between(wide, float(low), float(high))
+
+
+def between(wide: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Scale linearly from `low < high` to 0..255, uint8, what lies outside clipped."""
+    return np.clip((wide.astype(np.float32) - low) * (255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
+
+
+def short(error: Exception) -> str:
+    """Return the first 120 characters of what an exception says."""
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
