@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lungtune.core.family import Family
 from lungtune.core.params import param
 from lungtune.models import clip_weights, feature_head
-from lungtune.models.params import Loop, Synthetic
+from lungtune.models.params import Classes, Loop, Synthetic
 from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(Synthetic, Loop):
+class Params(Synthetic, Classes, Loop):
     """What one trial chooses. The defaults are the plain linear probe."""
 
     lr: float = param(1e-3, low=1e-7, high=1.0, help="peak learning rate of AdamW")

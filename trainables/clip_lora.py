@@ -13,7 +13,7 @@ from lungtune.core.params import param
 from lungtune.errors import SpaceError
 from lungtune.models import clip_weights
 from lungtune.models.clip_prompts import STYLES
-from lungtune.models.params import Loop, Synthetic
+from lungtune.models.params import Classes, Loop, Synthetic
 from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(Synthetic, Loop):
+class Params(Synthetic, Classes, Loop):
     """What one trial chooses. The defaults are the source project's configuration."""
 
     weight_decay: float = param(0.01, low=0.0, high=1.0, help="decoupled weight decay of AdamW")

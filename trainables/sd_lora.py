@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lungtune.core.family import LoraTarget
 from lungtune.core.params import param
 from lungtune.models import clip_weights, diffusion_weights
-from lungtune.models.params import Loop
+from lungtune.models.params import Classes, Loop
 from lungtune.tasks.generation import Generation, GenerativeFamily
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(Loop):
+class Params(Classes, Loop):
     """What one trial chooses. The defaults are what the source project meant to train."""
 
     lr: float = param(1e-4, low=1e-7, high=1.0, help="peak learning rate of AdamW")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lungtune.core.family import Family, LoraTarget
 from lungtune.core.params import param
 from lungtune.models import feature_head, timm_models
-from lungtune.models.params import Loop, Synthetic
+from lungtune.models.params import Classes, Loop, Synthetic
 from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(Synthetic, Loop):
+class Params(Synthetic, Classes, Loop):
     """What one trial chooses. The defaults are the source project's configuration."""
 
     lr: float = param(2e-5, low=1e-7, high=1.0, help="peak learning rate of AdamW")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import trainables
-from lungtune.core import setting, yamlfile
-from lungtune.core.family import Trainable
+from lungtune.core import contract, paths, setting, yamlfile
+from lungtune.core.family import Family
 from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace, together
 from lungtune.core.spacefile import load_space
@@ -18,28 +20,85 @@ from lungtune.errors import SpaceError, did_you_mean
 
 SPACES = ROOT / "search_spaces"
 
+OWN = "lungtune_user"
+"""Package under which modules of a user's folders are imported, so that none can shadow a shipped one."""
+
 
 def families() -> list[str]:
-    """Return the names of all model families."""
-    names = (module.name for module in pkgutil.iter_modules(trainables.__path__))
-    return sorted(name for name in names if not name.startswith("_"))
+    """Return the names of all model families, shipped and own."""
+    return sorted({*_shipped(), *_own()})
 
 
-def family(name: str) -> Trainable:
+def _shipped() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(trainables.__path__) if not module.name.startswith("_")]
+
+
+def _own() -> dict[str, Path]:
+    """Return the files of a user's own families by name, the first folder's first."""
+    found: dict[str, Path] = {}
+    for folder in paths.own_folders():
+        for path in sorted((folder / "trainables").glob("*.py")):
+            if not path.stem.startswith("_"):
+                found.setdefault(path.stem, path)
+    return found
+
+
+def family(name: str) -> Family[Any, Any]:
     """Return a model family by name.
 
     Raises:
-        SpaceError: there is none of that name.
+        SpaceError: there is none of that name, an own one has the name of a shipped one, its file can't be imported,
+            or it breaks the contract (every breach with file and line).
     """
+    own = _own()
     if name not in families():
         raise SpaceError(f"there is no model family '{name}'.{did_you_mean(name, families())}")
-    trainable: Trainable = importlib.import_module(f"trainables.{name}").TRAINABLE
-    return trainable
+    if name not in own:
+        return contract.load(importlib.import_module(f"trainables.{name}"))
+    if name in _shipped():
+        raise SpaceError(f"{own[name]} must have another name: '{name}' is a family of lungtune's.")
+    return contract.load(_imported(name, own[name]))
+
+
+def _imported(name: str, file: Path) -> ModuleType:
+    """Import a module of a user's folder as ``lungtune_user.trainables.<name>``."""
+    package = sys.modules.setdefault(OWN, ModuleType(OWN))
+    package.__path__ = [str(folder) for folder in paths.own_folders()]
+    try:
+        return importlib.import_module(f"{OWN}.trainables.{name}")
+    except SpaceError:
+        raise
+    except Exception as error:
+        where = _innermost(error, file)
+        raise SpaceError(f"{where}: the family '{name}' can't be imported: {type(error).__name__}: {error}.") from error
+
+
+def _innermost(error: BaseException, file: Path) -> str:
+    """Return ``file:line`` of the innermost place within the user's folders that an error came from."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno or 1}"
+    where = f"{file}:1"
+    homes = tuple(str(folder) for folder in paths.own_folders())
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.startswith(homes):
+            where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return where
 
 
 def spaces() -> dict[str, Path]:
-    """Return the files of all shipped search spaces by name."""
-    return {path.stem: path for path in sorted(SPACES.glob("*.yaml"))}
+    """Return the files of all search spaces by name: the shipped ones, then a user's own of other names."""
+    return dict(_spaces())
+
+
+def _spaces() -> Iterator[tuple[str, Path]]:
+    seen = set()
+    for folder in (SPACES, *(each / "search_spaces" for each in paths.own_folders())):
+        for path in sorted(folder.glob("*.yaml")):
+            if path.stem not in seen:
+                seen.add(path.stem)
+                yield path.stem, path
 
 
 def summary(name: str) -> str:

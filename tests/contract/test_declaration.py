@@ -18,7 +18,6 @@ from lungtune.core.params import build, specs
 from .conftest import HORIZON, NAMES, Sample
 
 HEAVY = ("torch", "ray", "mlflow", "open_clip", "timm", "numpy", "pandas")
-LOOP = {"lr", "weight_decay", "batch_size", "warmup", "augmentation", "class_weighting"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,7 +46,8 @@ def test_fields_are_frozen_explained_and_within_their_own_bounds(family: Sample,
 
 
 def test_what_the_loop_reads_is_there(family: Sample) -> None:
-    assert specs(family.family.Params).keys() >= LOOP
+    assert specs(family.family.Params).keys() >= {*contract.LOOP}
+    assert ("class_weighting" in specs(family.family.Params)) == ("label" in family.part)
     mixes = {*synthetic.NAMES} if any(task.name == "classification" for task in family.family.tasks) else set()
     assert specs(family.family.Params).keys() & {*synthetic.NAMES} == mixes
     assert "image_size" in specs(family.family.Base)

@@ -24,3 +24,12 @@ def cache() -> Path:
 def studies() -> Path:
     """Return the folder of all studies."""
     return home() / "studies"
+
+
+def own_folders() -> list[Path]:
+    """Return the folders that hold a user's own ``trainables/``, ``tasks/`` and ``search_spaces/``.
+
+    Those of ``LUNGTUNE_PATH`` (separated as in ``PATH``), then lungtune's home where that is not the checkout.
+    """
+    named = [Path(each).expanduser().resolve() for each in os.environ.get("LUNGTUNE_PATH", "").split(os.pathsep) if each]
+    return list(dict.fromkeys([*named, *([home()] if home() != ROOT else [])]))

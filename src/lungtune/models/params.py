@@ -9,7 +9,7 @@ from lungtune.core.params import param
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Synthetic images in training, of every family that classifies; ``nn.mixture`` reads these.
+    """Synthetic images in training, of every family that classifies; ``inputs.training_pool`` reads these.
 
     Their number never makes a trial longer: fidelity counts the images it sees, whatever they are.
     """
@@ -39,6 +39,12 @@ class Loop:
     batch_size: int = param(16, low=1, high=4096, unit="images", help="images of one optimiser step")
     warmup: float = param(0.1, low=0.0, high=0.9, help="share of the maximum fidelity over which lr rises from zero")
     augmentation: int = param(1, low=0, high=3, help="strength of X-ray-safe augmentation; 0 none, 3 with flips")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Of every family whose cases have one class each; ``inputs.training_pool`` reads it."""
+
     class_weighting: str = param(
         "none", choices=("none", "sqrt", "balanced"), help="weight of rare classes in the loss"
     )

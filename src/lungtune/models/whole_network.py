@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lungtune.core.family import Family
 from lungtune.core.params import param
 from lungtune.models import timm_models
-from lungtune.models.params import Loop, Synthetic
+from lungtune.models.params import Classes, Loop, Synthetic
 from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Params(Synthetic, Loop):
+class Params(Synthetic, Classes, Loop):
     """What one trial of a whole network chooses."""
 
     label_smoothing: float = param(
