@@ -11,7 +11,7 @@ from typing import Any
 from lungtune import catalog, summary
 from lungtune.core import comparison, paths, recipe, synthetic
 from lungtune.core.family import Generator
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import History, Report, State, Trial
