@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from lungtune.core.io import write_atomic
 from lungtune.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -187,8 +187,7 @@ class Manifest:
         for entries in content["parts"].values():
             for column in lacking:
                 del entries[column]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
+        write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
@@ -274,11 +273,3 @@ class Manifest:
         }
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` holds either the old or the whole new content, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)

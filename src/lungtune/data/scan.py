@@ -18,8 +18,8 @@ from typing import TypeVar
 import pandas as pd
 
 from lungtune.core import paths as places
-from lungtune.core.cache import HINT, note
-from lungtune.data.progress import track
+from lungtune.core.cache import HINT
+from lungtune.core.io import log_stderr, track
 from lungtune.data import readers
 from lungtune.data.readers import images, volumes
 from lungtune.data.readers.base import Facts, UnreadableImageError, read
@@ -135,9 +135,9 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bo
                         kind = ("volume", depth, channels) if depth else ("image", 0, 1)
                         known[path] = (*values, *kind, None)
     except (OSError, sqlite3.OperationalError) as error:  # locked too long, or no right to write: go without
-        note(f"The cache of image facts {_database()} cannot be used: {error}. {HINT}")
+        log_stderr(f"The cache of image facts {_database()} cannot be used: {error}. {HINT}")
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-        note(f"The cache of image facts {_database()} is damaged ({error}); building it anew.")
+        log_stderr(f"The cache of image facts {_database()} is damaged ({error}); building it anew.")
         _database().unlink(missing_ok=True)
         return {}
     return known
@@ -156,6 +156,6 @@ def _store(found: dict[str, Facts], keys: dict[str, tuple[int, int] | None], voi
             connection.executemany("DELETE FROM volumes WHERE path = ?", [(name,) for name, *_ in deep])
             connection.executemany("INSERT INTO volumes VALUES (?, ?, ?)", [row for row in deep if row[1]])
     except (OSError, sqlite3.DatabaseError) as error:
-        note(f"The cache of image facts {_database()} cannot be written: {error}. {HINT}")
+        log_stderr(f"The cache of image facts {_database()} cannot be written: {error}. {HINT}")
         return False
     return True

@@ -25,7 +25,7 @@ import numpy as np
 
 from lungtune.core import cache
 from lungtune.core import paths as places
-from lungtune.data.progress import track
+from lungtune.core.io import track
 from lungtune.data.readers.base import UnreadableImageError, read, sha1
 from lungtune.data.readers.images import decoders, digest, letterboxed, letterboxed_mask
 from lungtune.data.readers.volumes import cube, cube_mask
@@ -216,7 +216,7 @@ def _copy_known(pixels: np.ndarray, layout: _Layout, hashes: Sequence[str], fold
         if named:
             rows.setdefault(named, []).append(row)
     for file in sorted(folder.glob(f"*-{layout.size}-*.u8")):
-        about = cache.about(file)
+        about = cache.read_metadata(file)
         if about is None or about.get("version") != VERSION or about.get("shape", [])[1:] != list(layout.row):
             continue
         held = about.get("images", [])

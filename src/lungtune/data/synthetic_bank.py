@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
-from lungtune.data.manifest import Manifest, write_atomically
+from lungtune.core.io import fsync_folder, waiting, write_atomic
+from lungtune.data.manifest import Manifest
 from lungtune.errors import DataError
 
 SCHEMA = 1
@@ -144,7 +144,7 @@ class SyntheticBank:
             plain = {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.name not in _OWN}
             plain |= {"schema": SCHEMA, "created": time.strftime("%Y-%m-%d %H:%M:%S"), "versions": dict(versions or {})}
             with _room(folder, "its description", 4096):
-                write_atomically(folder / _DESCRIPTION, json.dumps(plain, indent=1, ensure_ascii=False).encode())
+                write_atomic(folder / _DESCRIPTION, json.dumps(plain, indent=1, ensure_ascii=False).encode())
         return made
 
     @classmethod
@@ -402,10 +402,9 @@ def _add(folder: Path, classes: Sequence[str], items: Sequence[Item]) -> None:
         with _room(folder, f"{len(made)} images", sum(map(len, files.values())) + len(lines)):
             try:
                 for file, data in files.items():
-                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                    write_atomically(folder / file, data)
+                    write_atomic(folder / file, data, sync_folder=False)
                 for parent in {(folder / file).parent for file in files}:
-                    _sync(parent)
+                    fsync_folder(parent)
                 _append(folder, len(sound), lines)
             except OSError:
                 for file in files:
@@ -426,7 +425,7 @@ def _append(folder: Path, end: int, lines: bytes) -> None:
         except OSError:
             stream.truncate(end)
             raise
-    _sync(folder)
+    fsync_folder(folder)
 
 
 def _remove(folder: Path, damaged: Callable[[Entry], bool]) -> list[Entry]:
@@ -437,7 +436,7 @@ def _remove(folder: Path, damaged: Callable[[Entry], bool]) -> list[Entry]:
         dropped = [entry for _, entry, bad in judged if bad]
         if dropped:
             with _room(folder, "its list", len(lines) * 256):
-                write_atomically(folder / _LIST, b"".join(line for line, _, bad in judged if not bad))
+                write_atomic(folder / _LIST, b"".join(line for line, _, bad in judged if not bad))
         return dropped
 
 
@@ -461,14 +460,11 @@ def _writing(folder: Path) -> Iterator[None]:
     Raises:
         DataError: the folder cannot be written.
     """
-    lock = FileLock(folder / _LOCK, is_singleton=True)  # a process may ask again for what it holds
-    with _room(folder, "its lock", 0):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
+    with contextlib.ExitStack() as held:
+        with _room(folder, "its lock", 0):
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(waiting(folder / _LOCK, f"writes to the bank {folder}", reentrant=True))
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager
@@ -488,11 +484,3 @@ def _room(folder: Path, what: str, size: int) -> Iterator[None]:
 def _foreign(folder: Path) -> bool:
     """Whether a folder holds anything but what a bank begins with."""
     return any(each.name != _LOCK for each in folder.iterdir())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import write_atomic
 from lungtune.core.objectives import CLASSIFICATION
 from lungtune.core.recipe import Provenance
 from lungtune.core.space import SearchSpace
