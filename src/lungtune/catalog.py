@@ -1,15 +1,14 @@
-"""Names to things: model families, search spaces. Found by file name; nothing is registered by hand."""
+"""Names to things: model families, search spaces, schedulers. Found by file name; nothing is registered by hand."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import trainables
-from lungtune.core import setting, yamlfile
+from lungtune import schedulers
+from lungtune.core import members, setting, yamlfile
 from lungtune.core.family import Trainable
 from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace, together
@@ -21,8 +20,7 @@ SPACES = ROOT / "search_spaces"
 
 def families() -> list[str]:
     """Return the names of all model families."""
-    names = (module.name for module in pkgutil.iter_modules(trainables.__path__))
-    return sorted(name for name in names if not name.startswith("_"))
+    return members.names(trainables)
 
 
 def family(name: str) -> Trainable:
@@ -33,7 +31,7 @@ def family(name: str) -> Trainable:
     """
     if name not in families():
         raise SpaceError(f"there is no model family '{name}'.{did_you_mean(name, families())}")
-    trainable: Trainable = importlib.import_module(f"trainables.{name}").TRAINABLE
+    trainable: Trainable = members.load(trainables, name, "TRAINABLE")
     return trainable
 
 
@@ -93,7 +91,7 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
                 continue
             mine = owner == file.stem
             try:
-                member = setting.apply(member, family(member.family), own if mine else key, value)
+                member = setting.apply(member, family(member.family), schedulers.get, own if mine else key, value)
                 known.add(key)
             except setting.UnknownSettingError as error:
                 unknown[key] = error
@@ -108,4 +106,4 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
 
 
 def _load(file: Path, profile: str, settings: Mapping[str, Any]) -> SearchSpace:
-    return load_space(file, family, profile=profile, settings=settings)
+    return load_space(file, family, schedulers.get, profile=profile, settings=settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -75,19 +75,33 @@ def among(axis: BaseDistribution, value: Any) -> Any:
 
 
 def gathered(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Put all ``fidelity.<field>`` into one entry: they have to fit together, whatever their order."""
+    """Make settings independent of their order.
+
+    All ``fidelity.<field>`` become one entry, because they have to fit together; ``scheduler`` comes before
+    ``scheduler.<field>``, because the field is looked up in the scheduler that is chosen.
+    """
     names = {key: key.partition("fidelity.") for key in settings}
     rest = {key: value for key, value in settings.items() if not names[key][1]}
     for key, (owner, found, field) in names.items():
         if found:
             rest.setdefault(f"{owner}fidelity", {})[field] = settings[key]
-    return rest
+    late = {key: value for key, value in rest.items() if "scheduler" in key.split(".")[:-1]}
+    return {key: value for key, value in rest.items() if key not in late} | late
 
 
-def apply(space: SearchSpace, trainable: Trainable, key: str, value: Any) -> SearchSpace:
+def apply(
+    space: SearchSpace, trainable: Trainable, scheduler: Callable[[str], type[Scheduler[Any]]], key: str, value: Any
+) -> SearchSpace:
     """Apply one ``--set``: fix a parameter, change a base setting or one of the space's own fields.
 
     A base setting that is fixed is fixed for the start points too: no other backbone is looked for.
+
+    Args:
+        space: before the change.
+        trainable: the space's family.
+        scheduler: returns a scheduler class by name.
+        key: see ``spacefile.load_space``.
+        value: as read from the command line.
 
     Raises:
         SpaceError: the key is not known or does not take the value.
@@ -111,7 +125,7 @@ def apply(space: SearchSpace, trainable: Trainable, key: str, value: Any) -> Sea
         return dataclasses.replace(space, fidelity=Fidelity.of({**dataclasses.asdict(space.fidelity), **value}))
     if key == "scheduler" or key.startswith("scheduler."):
         entry = value if key == "scheduler" else {key.removeprefix("scheduler."): value}
-        return dataclasses.replace(space, scheduler=Scheduler.of(entry, space.scheduler))
+        return dataclasses.replace(space, scheduler=space.scheduler.changed(entry, scheduler))
     if key in COUNTS and isinstance(value, int) and value >= COUNTS[key]:
         return dataclasses.replace(space, **{key: value})
     if key == "sampler" and value in SAMPLERS:
@@ -119,11 +133,8 @@ def apply(space: SearchSpace, trainable: Trainable, key: str, value: Any) -> Sea
     if key == "objective" and value in trainable.metrics:
         return dataclasses.replace(space, objective=Objective(value, trainable.metrics[value]))
     known = {*param_specs, *base_specs, *COUNTS, "sampler", "objective", "scheduler"}
-    known |= {
-        f"{name}.{f.name}"
-        for name, kind in (("fidelity", Fidelity), ("scheduler", Scheduler))
-        for f in dataclasses.fields(kind)
-    }
+    groups = {"fidelity": Fidelity, "scheduler": scheduler(space.scheduler.name).Settings}
+    known |= {f"{name}.{f.name}" for name, kind in groups.items() for f in dataclasses.fields(kind)}
     if key in COUNTS:
         raise SpaceError(f"{key} must be a whole number >= {COUNTS[key]}, but got {value!r}.")
     if key in ("sampler", "objective"):

@@ -16,7 +16,7 @@ from lungtune.core import setting, yamlfile
 from lungtune.core.family import Trainable
 from lungtune.core.params import ParamSpec
 from lungtune.core.resource import Fidelity
-from lungtune.core.scheduler import Scheduler
+from lungtune.core.scheduler import Scheduler, SchedulerConfig
 from lungtune.core.space import COUNTS, SAMPLERS, SearchSpace
 from lungtune.core.trial import Objective
 from lungtune.core.yamlfile import Block
@@ -84,6 +84,7 @@ class _Reader:
 def load_space(
     path: Path,
     family: Callable[[str], Trainable],
+    scheduler: Callable[[str], type[Scheduler[Any]]],
     *,
     profile: str = "full",
     settings: Mapping[str, Any] | None = None,
@@ -93,6 +94,7 @@ def load_space(
     Args:
         path: the YAML file.
         family: returns a family's trainable by name; raises SpaceError for unknown names.
+        scheduler: returns a scheduler class by name; raises SpaceError for unknown names.
         profile: ``full`` (the file as it stands) or a name under ``profiles:``.
         settings: ``--set`` overrides: a parameter or base field by name, ``trials``, ``sampler``, ``objective``,
             ``fidelity.<field>`` or ``scheduler.<field>``.
@@ -116,10 +118,10 @@ def load_space(
         reader.raise_if_any()
         raise
     layers = [(block, block.lines), *_profile(reader, block, profile)]
-    space = _resolve(reader, block, layers, trainable, profile)
+    space = _resolve(reader, block, layers, trainable, scheduler, profile)
     for key, value in setting.gathered(settings or {}).items():
         try:
-            space = setting.apply(space, trainable, key, value)
+            space = setting.apply(space, trainable, scheduler, key, value)
         except SpaceError as error:
             raise SpaceError(f"--set {key}={value}: {error}") from error
     return space
@@ -145,7 +147,12 @@ def _profile(reader: _Reader, block: Block, profile: str) -> list[tuple[Block, d
 
 
 def _resolve(
-    reader: _Reader, block: Block, layers: list[tuple[Block, dict[str, int]]], trainable: Trainable, profile: str
+    reader: _Reader,
+    block: Block,
+    layers: list[tuple[Block, dict[str, int]]],
+    trainable: Trainable,
+    scheduler: Callable[[str], type[Scheduler[Any]]],
+    profile: str,
 ) -> SearchSpace:
     param_specs, base_specs = parameters.specs(trainable.Params), parameters.specs(trainable.Base)
     axes: dict[str, BaseDistribution] = {}
@@ -155,7 +162,7 @@ def _resolve(
     fidelity: dict[str, Any] = {"max": 3.0, "min": 1 / 3}
     start: list[Mapping[str, Any]] = []
     fidelity_line = 1
-    scheduler = Scheduler()
+    scheduled = SchedulerConfig().changed({}, scheduler)
     every = {**param_specs, **base_specs}
     groups = (
         ("params", param_specs, fixed, "parameter", setting.axis),
@@ -181,7 +188,8 @@ def _resolve(
             fidelity |= layer["fidelity"]
             fidelity_line = lines["fidelity"]
         if "scheduler" in layer:
-            scheduler = reader.tried(lines["scheduler"], Scheduler.of, layer["scheduler"], scheduler) or scheduler
+            line = lines["scheduler"]
+            scheduled = reader.tried(line, scheduled.changed, layer["scheduler"], scheduler) or scheduled
         if "start" in layer:
             start = [_point(reader, every, point, lines["start"]) for point in layer["start"]]
         for key, known in (("sampler", SAMPLERS), ("objective", trainable.metrics)):
@@ -202,7 +210,7 @@ def _resolve(
         objective=Objective(plain["objective"], trainable.metrics[plain["objective"]]),
         sampler=plain["sampler"],
         fidelity=resolved,
-        scheduler=scheduler,
+        scheduler=scheduled,
         base=base,
         fixed={name: value for name, value in fixed.items() if name not in axes},
         axes={name: axes[name] for name in (*base_specs, *param_specs) if name in axes},

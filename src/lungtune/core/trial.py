@@ -81,10 +81,14 @@ class Trial:
                 best = report
         return best
 
+    def score(self, objective: Objective, up_to: float = math.inf) -> float:
+        """The score of :meth:`best`; NaN when there is none."""
+        best = self.best(objective, up_to)
+        return best.metrics[objective.metric] if best else math.nan
+
     def value(self, objective: Objective) -> float:
         """The best report's score; NaN when there is none."""
-        best = self.best(objective)
-        return best.metrics[objective.metric] if best else math.nan
+        return self.score(objective)
 
 
 class History:
@@ -96,7 +100,7 @@ class History:
         self.target = 0
         self.baselines: dict[str, dict[str, float]] = {}
         self.order: list[tuple[int, Report]] = []
-        """Every report in the order it arrived, as (trial number, report): what rebuilds ASHA's rungs."""
+        """Every report in the order it arrived, as (trial number, report): from which a scheduler's state is rebuilt."""
         for event in events:
             self.apply(event)
 
