@@ -1,9 +1,8 @@
-"""Names to things: model families, search spaces. Found by file name; nothing is registered by hand."""
+"""Names to things: model families, search spaces, schedulers. Found by file name; nothing is registered by hand."""
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import trainables
-from lungtune.core import contract, paths, spacefile, yamlfile
+from lungtune import schedulers
+from lungtune.core import contract, members, paths, spacefile, yamlfile
 from lungtune.core.family import Family
 from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace, together
@@ -29,7 +29,7 @@ def families() -> list[str]:
 
 
 def _shipped() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(trainables.__path__) if not module.name.startswith("_")]
+    return members.names(trainables)
 
 
 def _own() -> dict[str, Path]:
@@ -151,7 +151,7 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
                 continue
             mine = owner == file.stem
             try:
-                member = spacefile.apply(member, family(member.family), own if mine else key, value)
+                member = spacefile.apply(member, family(member.family), schedulers.get, own if mine else key, value)
                 known.add(key)
             except spacefile.UnknownSettingError as error:
                 unknown[key] = error
@@ -166,4 +166,4 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
 
 
 def _load(file: Path, profile: str, settings: Mapping[str, Any]) -> SearchSpace:
-    return spacefile.load_space(file, family, profile=profile, settings=settings)
+    return spacefile.load_space(file, family, schedulers.get, profile=profile, settings=settings)

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution
 
 from lungtune.core import params as parameters
 from lungtune.core import synthetic, yamlfile
-from lungtune.core.family import Trainable
+from lungtune.core.family import Family
 from lungtune.core.space import SearchSpace
 from lungtune.errors import SpaceError, did_you_mean
 
@@ -54,10 +54,10 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def read(text: str, space: SearchSpace, trainable: Trainable) -> Comparison:
+def read(text: str, space: SearchSpace, family: Family[Any, Any]) -> Comparison:
     """Read ``lambda2=0,0.01,0.1,1``, values as in a space file; the recipe's own is added where it is missing.
 
-    The control is the value that switches off what the parameter adds (``Trainable.ablation``), else 0 or ``false``,
+    The control is the value that switches off what the parameter adds (``Family.ablation``), else 0 or ``false``,
     else the first one given. A number that is the recipe's value in three or more digits means the recipe's value.
 
     Raises:
@@ -65,10 +65,10 @@ def read(text: str, space: SearchSpace, trainable: Trainable) -> Comparison:
     """
     axis, equals, listed = text.partition("=")
     axis = axis.strip()
-    known = parameters.specs(trainable.Params)
+    known = parameters.specs(family.Params)
     if not axis or not equals:
         raise SpaceError(f"{_FORM}, but got '{text}'.")
-    if axis in parameters.specs(trainable.Base):
+    if axis in parameters.specs(family.Base):
         raise SpaceError(
             f"--compare takes a parameter of {space.family}, but '{axis}' is a setting of its base, which all compared "
             f"models share.{did_you_mean(axis, known)}"
@@ -79,7 +79,7 @@ def read(text: str, space: SearchSpace, trainable: Trainable) -> Comparison:
     if not isinstance(given, list) or not given:
         raise SpaceError(f"{_FORM}, but got no value of {axis}.")
     spec = known[axis]
-    own = getattr(parameters.build(trainable.Params, space.fixed), axis)
+    own = getattr(parameters.build(family.Params, space.fixed), axis)
     try:
         checked = [_own_or(spec.check(value), own) for value in given]
     except SpaceError as error:
@@ -94,15 +94,15 @@ def read(text: str, space: SearchSpace, trainable: Trainable) -> Comparison:
         raise SpaceError(
             f"{axis} changes nothing where {synthetic.RATIO} is 0, as in this recipe; compare {synthetic.RATIO}."
         )
-    ablation = _ablation(trainable, space.fixed)
+    ablation = _ablation(family, space.fixed)
     off = [ablation[axis]] if axis in ablation else []
     off += [0] if spec.type is not str else []
     return Comparison(axis, values, next((value for value in values if value in off), values[0]), own)
 
 
-def _ablation(trainable: Trainable, params: Mapping[str, Any]) -> dict[str, Any]:
+def _ablation(family: Family[Any, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """What a family adds, and the further images of a recipe that has any."""
-    found = dict(trainable.ablation)
+    found = dict(family.ablation)
     if synthetic.Settings.from_mapping(params).ratio:
         found[synthetic.IMAGES] = synthetic.NONE
     return found
@@ -114,19 +114,19 @@ def _own_or(value: Any, own: Any) -> Any:
     return value
 
 
-def commands(recipe: Path, trainable: Trainable, space: SearchSpace, params: Mapping[str, Any]) -> list[str]:
+def commands(recipe: Path, family: Family[Any, Any], space: SearchSpace, params: Mapping[str, Any]) -> list[str]:
     """Return the commands that ask of a recipe whether what its family adds helps, one a parameter of ``ablation``.
 
     A recipe with synthetic images is asked about them first of all, against none and against as many duplicates.
 
     Args:
         recipe: the file, which need not be there yet.
-        trainable: its family.
+        family: its family.
         space: what was searched, of this family.
         params: the recipe's parameters.
     """
     found = [question(recipe)] if synthetic.Settings.from_mapping(params).wants_bank else []
-    for axis, off in trainable.ablation.items():
+    for axis, off in family.ablation.items():
         values = _values(space, axis, off, params.get(axis, off))
         if len(values) > 1:
             listed = ",".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values)

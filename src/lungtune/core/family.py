@@ -116,7 +116,9 @@ class Family(ABC, Generic[B, P]):
             name = f"{self.tasks[0].name}.{next(iter(self.tasks[0].metrics))}"
         known = self.metrics
         if name not in known:
-            raise SpaceError(f"objective must be a metric of this family, but got '{name}'.{did_you_mean(name, known)}")
+            short = [key for key, (task, _) in known.items() if key == self.metric_key(task, key) or "." not in key]
+            options = short if "." not in name else list(known)
+            raise SpaceError(f"objective must be a metric of this family, but got '{name}'.{did_you_mean(name, options)}")
         task, metric = known[name]
         return Objective(self.metric_key(task, name.removeprefix(f"{task.name}.")), metric.mode, task.name)
 

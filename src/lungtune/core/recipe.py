@@ -17,7 +17,7 @@ from typing import Any
 
 from lungtune.core import params as parameters
 from lungtune.core import synthetic
-from lungtune.core.family import Trainable
+from lungtune.core.family import Family
 from lungtune.core.space import SearchSpace
 from lungtune.core.yamlfile import Document
 from lungtune.errors import SpaceError
@@ -72,7 +72,7 @@ def fingerprint(space: SearchSpace, fidelity: float, split: str, bank: Mapping[s
     """
     decides = {
         "family": space.family,
-        "objective": dataclasses.asdict(space.objective),
+        "objective": {"metric": space.objective.metric, "mode": space.objective.mode},
         "fidelity": dataclasses.asdict(space.fidelity),
         "base": space.base,
         "params": synthetic.canonicalize(space.fixed),
@@ -131,12 +131,12 @@ def provenance(space: SearchSpace, path: Path) -> Provenance:
     return Provenance(fidelity=fidelity, score=float(value), bank=bank, **plain)
 
 
-def dump(space: SearchSpace, trainable: Trainable, about: Mapping[str, Any], heading: str) -> str:
+def dump(space: SearchSpace, family: Family[Any, Any], about: Mapping[str, Any], heading: str) -> str:
     """Return a recipe as commented YAML that the space loader reads back to an equal space.
 
     Args:
         space: no axes, ``data`` and ``seed`` set.
-        trainable: its family, whose parameters' meanings become comments.
+        family: its family, whose parameters' meanings become comments.
         about: the provenance block: plain values and mappings; a tuple ``(value, comment)`` carries a comment.
         heading: comment at the top, wrapped to the line.
     """
@@ -149,7 +149,7 @@ def dump(space: SearchSpace, trainable: Trainable, about: Mapping[str, Any], hea
     document.add("seed", space.seed, "initial weights, order of the cases, dropout, augmentation")
     note = "passes over the training fold; the learning-rate schedule spans max"
     document.add("fidelity", dataclasses.asdict(space.fidelity), note, apart=True)
-    for title, values, cls in (("base", space.base, trainable.Base), ("params", space.fixed, trainable.Params)):
+    for title, values, cls in (("base", space.base, family.Base), ("params", space.fixed, family.Params)):
         specs = parameters.specs(cls)
         block = Document()
         for name, value in values.items():

@@ -1,48 +1,110 @@
-"""Which trials go on from a rung, as the space file says it."""
+"""Interface of schedulers (trial early stopping), and a space's choice of one as plain data."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, ClassVar, Generic, TypeVar
 
+from lungtune.core import params as parameters
+from lungtune.core.resource import Fidelity
+from lungtune.core.trial import Objective, Trial
 from lungtune.errors import SpaceError, did_you_mean
 
-SCHEDULERS = ("asha", "none")
-MODES = ("promote", "stop")
+S = TypeVar("S")
+
+
+class Decision(Enum):
+    """Result of a report for its trial."""
+
+    CONTINUE = "continue"
+    PAUSE = "pause"
+    STOP = "stop"
+
+
+class Scheduler(ABC, Generic[S]):
+    """Decides after each report whether a trial continues, pauses or stops.
+
+    The state must be a function of the recorded reports in their order: on resume a new instance is shown the
+    journal's reports again and must decide alike.
+
+    Args:
+        fidelity: training length, and the levels at which trials can be compared.
+        objective: metric and direction.
+        settings: an instance of ``Settings``.
+    """
+
+    Settings: ClassVar[type]
+    """Frozen dataclass of ``core.params.param`` fields, set by the space file's ``scheduler: {<field>: ...}``."""
+
+    def __init__(self, fidelity: Fidelity, objective: Objective, settings: S) -> None:
+        self.fidelity = fidelity
+        self.objective = objective
+        self.settings = settings
+
+    @abstractmethod
+    def record(self, trial: Trial, fidelity: float) -> Decision:
+        """Record that ``trial`` reported at ``fidelity`` passes; return what becomes of it.
+
+        Args:
+            trial: with this report in ``trial.reports``; on replay later ones too, which must not count.
+            fidelity: passes of the report.
+        """
+
+    @abstractmethod
+    def promotable(self, trials: Mapping[int, Trial], last: bool = False) -> int | None:
+        """Return the number of the paused trial to resume next; None if no paused trial should resume now.
+
+        Args:
+            trials: every trial by number, in its present state.
+            last: no new trials will come and none is running; what is not named now stays paused for good.
+        """
 
 
 @dataclass(frozen=True)
-class Scheduler:
-    """How a search spends less on bad trials.
+class SchedulerConfig:
+    """A space's scheduler as plain data, as the journal stores it.
 
     Attributes:
-        name: ``asha`` compares trials at rungs; ``none`` trains every trial to its full length.
-        mode: ``promote`` pauses every trial at a rung and resumes the best; ``stop`` ends those that are not among
-            the best of all that came before.
+        name: module name of the scheduler.
+        settings: values of its ``Settings`` fields; fields left out keep their default.
     """
 
     name: str = "asha"
-    mode: str = "promote"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for field, value, known in (("name", self.name, SCHEDULERS), ("mode", self.mode, MODES)):
-            if value not in known:
-                hint = did_you_mean(str(value), known)
-                raise SpaceError(f"scheduler.{field} must be {' or '.join(known)}, but got {value!r}.{hint}")
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``{"name": ..., <field>: ...}``."""
+        return {"name": self.name, **self.settings}
 
     @classmethod
-    def of(cls, value: Any, before: Scheduler | None = None) -> Scheduler:
-        """Build one from what a file says: a name, or a mapping of fields that replace those of ``before``.
+    def from_dict(cls, data: Mapping[str, Any]) -> SchedulerConfig:
+        """Undo :meth:`to_dict`."""
+        return cls(data["name"], {key: value for key, value in data.items() if key != "name"})
+
+    def changed(self, value: Any, lookup: Callable[[str], type[Scheduler[Any]]]) -> SchedulerConfig:
+        """Return this config with what a space file or ``--set`` says, every setting checked and filled in.
+
+        Another name starts from that scheduler's defaults; the same name keeps the settings that are not mentioned.
+
+        Args:
+            value: a name, or a mapping of ``name`` and settings.
+            lookup: returns a scheduler class by name; raises SpaceError for unknown names.
 
         Raises:
-            SpaceError: a field is unknown, or its value is.
+            SpaceError: the name or a setting is unknown, or a value is not accepted.
         """
-        names = [f.name for f in dataclasses.fields(cls)]
-        if not isinstance(value, Mapping):
-            value = {"name": value}
-        for key in value:
-            if key not in names:
-                raise SpaceError(f"'{key}' is not a field of scheduler.{did_you_mean(key, names)}")
-        return dataclasses.replace(before or cls(), **value)
+        given = dict(value) if isinstance(value, Mapping) else {"name": value}
+        name = str(given.pop("name", self.name))
+        known = parameters.specs(lookup(name).Settings)
+        for key in given:
+            if key not in known:
+                hint = did_you_mean(str(key), known) or f" {name} has none."
+                raise SpaceError(f"'{key}' is not a setting of scheduler '{name}'.{hint}")
+        values = {key: spec.default for key, spec in known.items()}
+        values |= (dict(self.settings) if name == self.name else {}) | given
+        return SchedulerConfig(
+            name, {key: replace(spec, name=f"scheduler.{key}").check(values[key]) for key, spec in known.items()}
+        )

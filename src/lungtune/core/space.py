@@ -16,7 +16,7 @@ from optuna.distributions import (
 )
 
 from lungtune.core.resource import Fidelity
-from lungtune.core.scheduler import Scheduler
+from lungtune.core.scheduler import SchedulerConfig
 from lungtune.core.trial import Objective
 from lungtune.errors import SpaceError
 
@@ -66,7 +66,7 @@ class SearchSpace:
     """Trials that train together on a device; 0: measured there."""
     max_slots: int = 16
     """Most that the measurement may choose."""
-    scheduler: Scheduler = field(default_factory=Scheduler)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     text: str = ""
     members: tuple[SearchSpace, ...] = ()
 
@@ -98,9 +98,9 @@ class SearchSpace:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able data from which :meth:`from_dict` builds an equal space."""
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        data["objective"] = dataclasses.asdict(self.objective)
+        data["objective"] = self.objective.to_dict()
         data["fidelity"] = dataclasses.asdict(self.fidelity)
-        data["scheduler"] = dataclasses.asdict(self.scheduler)
+        data["scheduler"] = self.scheduler.to_dict()
         data["axes"] = {name: distribution_to_json(axis) for name, axis in self.axes.items()}
         data["start"] = [dict(point) for point in self.start]
         data["members"] = [member.to_dict() for member in self.members]
@@ -108,14 +108,11 @@ class SearchSpace:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SearchSpace:
-        """Build a space from :meth:`to_dict`'s data; unknown keys are passed over.
-
-        Data without a scheduler is of a time when there was one only: it stopped trials, and goes on doing so.
-        """
+        """Build a space from :meth:`to_dict`'s data; unknown keys are passed over."""
         known = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
-        known["objective"] = Objective(**known["objective"])
+        known["objective"] = Objective.from_dict(known["objective"])
         known["fidelity"] = Fidelity(**known["fidelity"])
-        known["scheduler"] = Scheduler(**known.get("scheduler", {"name": "asha", "mode": "stop"}))
+        known["scheduler"] = SchedulerConfig.from_dict(known["scheduler"])
         known["axes"] = {name: json_to_distribution(text) for name, text in known["axes"].items()}
         known["start"] = tuple(known["start"])
         known["members"] = tuple(map(cls.from_dict, known.get("members", ())))
@@ -136,7 +133,7 @@ def together(spaces: Sequence[SearchSpace]) -> SearchSpace:
     if doubled is not None:
         raise SpaceError(f"each space may be named once, but got '{doubled}' twice.")
     if len({space.objective for space in spaces}) > 1:
-        told = ", ".join(f"{space.objective.metric} ({space.name})" for space in spaces)
+        told = ", ".join(f"{space.objective.full} ({space.name})" for space in spaces)
         raise SpaceError(f"spaces searched together must have one objective, but got {told}.")
     first = spaces[0]
     joined = "-".join(names)

@@ -14,12 +14,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from lungtune.core import params as parameters
 from lungtune.core import yamlfile
-from lungtune.core.family import Trainable
+from lungtune.core.family import Family
 from lungtune.core.params import ParamSpec
 from lungtune.core.resource import Fidelity
-from lungtune.core.scheduler import Scheduler
+from lungtune.core.scheduler import Scheduler, SchedulerConfig
 from lungtune.core.space import COUNTS, SAMPLERS, SearchSpace
-from lungtune.core.trial import Objective
 from lungtune.core.yamlfile import Block
 from lungtune.errors import SpaceError, did_you_mean
 
@@ -88,7 +87,8 @@ class _Reader:
 
 def load_space(
     path: Path,
-    family: Callable[[str], Trainable],
+    family: Callable[[str], Family[Any, Any]],
+    scheduler: Callable[[str], type[Scheduler[Any]]],
     *,
     profile: str = "full",
     settings: Mapping[str, Any] | None = None,
@@ -97,7 +97,8 @@ def load_space(
 
     Args:
         path: the YAML file.
-        family: returns a family's trainable by name; raises SpaceError for unknown names.
+        family: returns a family by name; raises SpaceError for unknown names.
+        scheduler: returns a scheduler class by name; raises SpaceError for unknown names.
         profile: ``full`` (the file as it stands) or a name under ``profiles:``.
         settings: ``--set`` overrides: a parameter or base field by name, ``trials``, ``sampler``, ``objective``,
             ``fidelity.<field>`` or ``scheduler.<field>``.
@@ -115,16 +116,16 @@ def load_space(
     if "family" not in block or "params" not in block:
         reader.raise_if_any()
     try:
-        trainable = family(block["family"])
+        made = family(block["family"])
     except SpaceError as error:
         reader.problem(block.lines["family"], str(error))
         reader.raise_if_any()
         raise
     layers = [(block, block.lines), *_profile(reader, block, profile)]
-    space = _resolve(reader, block, layers, trainable, profile)
+    space = _resolve(reader, block, layers, made, scheduler, profile)
     for key, value in merge_nested(settings or {}).items():
         try:
-            space = apply(space, trainable, key, value)
+            space = apply(space, made, scheduler, key, value)
         except SpaceError as error:
             raise SpaceError(f"--set {key}={value}: {error}") from error
     return space
@@ -150,17 +151,23 @@ def _profile(reader: _Reader, block: Block, profile: str) -> list[tuple[Block, d
 
 
 def _resolve(
-    reader: _Reader, block: Block, layers: list[tuple[Block, dict[str, int]]], trainable: Trainable, profile: str
+    reader: _Reader,
+    block: Block,
+    layers: list[tuple[Block, dict[str, int]]],
+    family: Family[Any, Any],
+    scheduler: Callable[[str], type[Scheduler[Any]]],
+    profile: str,
 ) -> SearchSpace:
-    param_specs, base_specs = parameters.specs(trainable.Params), parameters.specs(trainable.Base)
+    param_specs, base_specs = parameters.specs(family.Params), parameters.specs(family.Base)
     axes: dict[str, BaseDistribution] = {}
     fixed: dict[str, Any] = {name: spec.default for name, spec in param_specs.items()}
     base: dict[str, Any] = {name: spec.default for name, spec in base_specs.items()}
-    plain: dict[str, Any] = {"objective": next(iter(trainable.metrics)), **_PLAIN}
+    plain: dict[str, Any] = dict(_PLAIN)
+    objective = family.objective()
     fidelity: dict[str, Any] = {"max": 3.0, "min": 1 / 3}
     start: list[Mapping[str, Any]] = []
     fidelity_line = 1
-    scheduler = Scheduler()
+    scheduled = SchedulerConfig().changed({}, scheduler)
     every = {**param_specs, **base_specs}
     groups = (
         ("params", param_specs, fixed, "parameter", axis),
@@ -186,13 +193,15 @@ def _resolve(
             fidelity |= layer["fidelity"]
             fidelity_line = lines["fidelity"]
         if "scheduler" in layer:
-            scheduler = reader.tried(lines["scheduler"], Scheduler.of, layer["scheduler"], scheduler) or scheduler
+            line = lines["scheduler"]
+            scheduled = reader.tried(line, scheduled.changed, layer["scheduler"], scheduler) or scheduled
         if "start" in layer:
             start = [_point(reader, every, point, lines["start"]) for point in layer["start"]]
-        for key, known in (("sampler", SAMPLERS), ("objective", trainable.metrics)):
-            if key in layer and layer[key] not in known:
-                hint = did_you_mean(str(layer[key]), known)
-                reader.problem(lines[key], f"{key} must be known, but got '{layer[key]}'.{hint}")
+        if "sampler" in layer and layer["sampler"] not in SAMPLERS:
+            hint = did_you_mean(str(layer["sampler"]), SAMPLERS)
+            reader.problem(lines["sampler"], f"sampler must be known, but got '{layer['sampler']}'.{hint}")
+        if "objective" in layer:
+            objective = reader.tried(lines["objective"], family.objective, layer["objective"]) or objective
         for key, least in COUNTS.items():
             if key in layer and not plain[key] >= least:
                 reader.problem(lines[key], f"{key} >= {least} must hold, but got {plain[key]}.")
@@ -204,10 +213,10 @@ def _resolve(
         family=block["family"],
         summary=block.get("summary", ""),
         profile=profile,
-        objective=Objective(plain["objective"], trainable.metrics[plain["objective"]]),
+        objective=objective,
         sampler=plain["sampler"],
         fidelity=resolved,
-        scheduler=scheduler,
+        scheduler=scheduled,
         base=base,
         fixed={name: value for name, value in fixed.items() if name not in axes},
         axes={name: axes[name] for name in (*base_specs, *param_specs) if name in axes},
@@ -287,24 +296,42 @@ def start_value(axis: BaseDistribution, value: Any) -> Any:
 
 
 def merge_nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge all ``fidelity.<field>`` settings into one entry, as they are checked together."""
+    """Make ``--set`` entries independent of their order.
+
+    All ``fidelity.<field>`` become one entry, because they have to fit together; ``scheduler`` comes before
+    ``scheduler.<field>``, because the field is looked up in the scheduler that is chosen.
+    """
     names = {key: key.partition("fidelity.") for key in settings}
     rest = {key: value for key, value in settings.items() if not names[key][1]}
     for key, (owner, found, field) in names.items():
         if found:
             rest.setdefault(f"{owner}fidelity", {})[field] = settings[key]
-    return rest
+    late = {key: value for key, value in rest.items() if "scheduler" in key.split(".")[:-1]}
+    return {key: value for key, value in rest.items() if key not in late} | late
 
 
-def apply(space: SearchSpace, trainable: Trainable, key: str, value: Any) -> SearchSpace:
+def apply(
+    space: SearchSpace,
+    family: Family[Any, Any],
+    scheduler: Callable[[str], type[Scheduler[Any]]],
+    key: str,
+    value: Any,
+) -> SearchSpace:
     """Apply one ``--set``: fix a parameter, change a base setting or one of the space's own fields.
 
     A base setting that is fixed is fixed in the start points too.
 
+    Args:
+        space: before the change.
+        family: the space's family.
+        scheduler: returns a scheduler class by name.
+        key: see :func:`load_space`.
+        value: as read from the command line.
+
     Raises:
         SpaceError: the key is not known or does not take the value.
     """
-    param_specs, base_specs = parameters.specs(trainable.Params), parameters.specs(trainable.Base)
+    param_specs, base_specs = parameters.specs(family.Params), parameters.specs(family.Base)
     if key in param_specs:
         result = axis(param_specs[key], value)
         axes = {name: axis for name, axis in space.axes.items() if name != key}
@@ -323,22 +350,18 @@ def apply(space: SearchSpace, trainable: Trainable, key: str, value: Any) -> Sea
         return dataclasses.replace(space, fidelity=Fidelity.of({**dataclasses.asdict(space.fidelity), **value}))
     if key == "scheduler" or key.startswith("scheduler."):
         entry = value if key == "scheduler" else {key.removeprefix("scheduler."): value}
-        return dataclasses.replace(space, scheduler=Scheduler.of(entry, space.scheduler))
+        return dataclasses.replace(space, scheduler=space.scheduler.changed(entry, scheduler))
     if key in COUNTS and isinstance(value, int) and value >= COUNTS[key]:
         return dataclasses.replace(space, **{key: value})
     if key == "sampler" and value in SAMPLERS:
         return dataclasses.replace(space, sampler=value)
-    if key == "objective" and value in trainable.metrics:
-        return dataclasses.replace(space, objective=Objective(value, trainable.metrics[value]))
+    if key == "objective":
+        return dataclasses.replace(space, objective=family.objective(str(value)))
     known = {*param_specs, *base_specs, *COUNTS, "sampler", "objective", "scheduler"}
-    known |= {
-        f"{name}.{f.name}"
-        for name, kind in (("fidelity", Fidelity), ("scheduler", Scheduler))
-        for f in dataclasses.fields(kind)
-    }
+    groups = {"fidelity": Fidelity, "scheduler": scheduler(space.scheduler.name).Settings}
+    known |= {f"{name}.{f.name}" for name, kind in groups.items() for f in dataclasses.fields(kind)}
     if key in COUNTS:
         raise SpaceError(f"{key} must be a whole number >= {COUNTS[key]}, but got {value!r}.")
-    if key in ("sampler", "objective"):
-        allowed = SAMPLERS if key == "sampler" else trainable.metrics
-        raise SpaceError(f"{key} must be known.{did_you_mean(str(value), allowed)}")
+    if key == "sampler":
+        raise SpaceError(f"{key} must be known.{did_you_mean(str(value), SAMPLERS)}")
     raise UnknownSettingError(f"'{key}' can't be set.{did_you_mean(key, known)}")

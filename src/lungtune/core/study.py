@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lungtune.core import journal, paths
+from lungtune.core import journal, migration, paths
 from lungtune.core.io import Lock
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History
@@ -149,7 +149,7 @@ class Study:
         rungs = list(space.fidelity.rungs)
         resolved = {**space.to_dict(), "rungs": rungs}
         self.append(
-            "study", schema=1, name=self.name, id=uuid.uuid4().hex, space=resolved, data=data, seed=seed, **about
+            "study", schema=migration.SCHEMA, name=self.name, id=uuid.uuid4().hex, space=resolved, data=data, seed=seed, **about
         )
 
     def release(self) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from lungtune.core import migration
+
 
 class State(StrEnum):
     """What became of a trial."""
@@ -47,6 +49,17 @@ class Objective:
     def sign(self) -> int:
         """1 where more is better, -1 where less is: a difference times it is positive where it is a gain."""
         return 1 if self.mode == "max" else -1
+
+    def to_dict(self) -> dict[str, str]:
+        """Return what a journal holds: the full name as ``metric``, ``mode``; ``reported_as`` where reports differ."""
+        data = {"metric": self.full, "mode": self.mode}
+        return data if self.metric == self.own else {**data, "reported_as": self.metric}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, str]) -> Objective:
+        """Undo :meth:`to_dict`."""
+        task, _, own = data["metric"].partition(".")
+        return cls(data.get("reported_as", own), data["mode"], task)
 
     def better(self, value: float, than: float) -> bool:
         """Whether ``value`` beats ``than``; NaN beats nothing."""
@@ -103,10 +116,14 @@ class Trial:
                 best = report
         return best
 
+    def score(self, objective: Objective, up_to: float = math.inf) -> float:
+        """The score of :meth:`best`; NaN when there is none."""
+        best = self.best(objective, up_to)
+        return best.metrics[objective.metric] if best else math.nan
+
     def value(self, objective: Objective) -> float:
         """The best report's score; NaN when there is none."""
-        best = self.best(objective)
-        return best.metrics[objective.metric] if best else math.nan
+        return self.score(objective)
 
 
 class History:
@@ -118,20 +135,20 @@ class History:
         self.target = 0
         self.baselines: dict[str, dict[str, float]] = {}
         self.order: list[tuple[int, Report]] = []
-        """Every report in the order it arrived, as (trial number, report): what rebuilds ASHA's rungs."""
+        """Every report in the order it arrived, as (trial number, report): from which a scheduler's state is rebuilt."""
         for event in events:
             self.apply(event)
 
     @property
     def objective(self) -> Objective:
         """The study's objective."""
-        return Objective(**self.study["space"]["objective"])
+        return Objective.from_dict(self.study["space"]["objective"])
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Take in one journal event; unknown kinds are passed over."""
         kind = event["event"]
         if kind == "study":
-            self.study = dict(event)
+            self.study = migration.study(event)
             self.target = event["space"]["trials"]
         elif kind == "target":
             self.target = event["trials"]

@@ -3,13 +3,16 @@
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from lungtune import catalog
-from lungtune.core import objectives, spacefile
-from lungtune.core.scheduler import Scheduler
+from lungtune import catalog, schedulers
+from lungtune.core import spacefile
+from lungtune.core.scheduler import SchedulerConfig
 from lungtune.core.space import SearchSpace
 from lungtune.core.spacefile import load_space
 from lungtune.core.trial import Objective
 from lungtune.errors import SpaceError
+
+PROMOTE, STOP = (SchedulerConfig("asha", {"mode": mode}) for mode in ("promote", "stop"))
+NONE = SchedulerConfig("none")
 
 GOOD = """\
 summary: test
@@ -74,8 +77,8 @@ def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path):
         ("trials: 5", "fidelity: {max: 1, min: 0.9}", r":3: fidelity must give at least two rungs"),
         ("trials: 5", "fidelity: {maxx: 1}", r":3: 'maxx' is not a field of fidelity. Did you mean 'max'"),
         ("trials: 5", "scheduler: ahsa", r":3: scheduler.name must be asha or none.*Did you mean 'asha'"),
-        ("trials: 5", "scheduler: {mode: promot}", r":3: scheduler.mode must be promote or stop.*mean 'promote'"),
-        ("trials: 5", "scheduler: {mod: stop}", r":3: 'mod' is not a field of scheduler. Did you mean 'mode'"),
+        ("trials: 5", "scheduler: {mode: promot}", r":3: scheduler.mode must be one of promote, stop.*mean 'promote'"),
+        ("trials: 5", "scheduler: {mod: stop}", r":3: 'mod' is not a setting of scheduler 'asha'. Did you mean 'mode'"),
         ("trials: 5", "scheduler: true", r":3: scheduler must be text or a mapping, but got True"),
         ("trials: 5", "base: {wieghts: x}", r":3: 'wieghts' is not a base setting.*Did you mean 'weights'"),
         ("- {lr: 1e-4}", "- {lrr: 1e-4}", r":9: start: 'lrr' is not a parameter"),
@@ -126,7 +129,7 @@ def test_settings_fix_open_and_change(tmp_path):
         ("lr", 7.0, "--set lr=7.0: lr <= 1 must hold"),
         ("sampler", "tp", "sampler must be known. Did you mean 'tpe'"),
         ("trials", 0, "trials must be a whole number >= 1, but got 0"),
-        ("scheduler.mode", "stopp", "--set scheduler.mode=stopp: scheduler.mode must be promote or stop"),
+        ("scheduler.mode", "stopp", "--set scheduler.mode=stopp: scheduler.mode must be one of promote, stop"),
         ("fidelity.min", 99, "0 < fidelity.min < fidelity.max must hold"),
     ],
 )
@@ -138,11 +141,14 @@ def test_a_wrong_setting_is_one_sentence(tmp_path, key, value, sentence):
 @pytest.mark.parametrize(
     ("line", "setting", "expected"),
     [
-        ("", {}, Scheduler("asha", "promote")),
-        ("scheduler: none", {}, Scheduler("none")),
-        ("scheduler: {name: asha, mode: stop}", {}, Scheduler("asha", "stop")),
-        ("scheduler: {mode: stop}", {"scheduler": "none"}, Scheduler("none", "stop")),
-        ("", {"scheduler.mode": "stop"}, Scheduler("asha", "stop")),
+        ("", {}, PROMOTE),
+        ("scheduler: none", {}, NONE),
+        ("scheduler: {name: asha, mode: stop}", {}, STOP),
+        ("scheduler: {mode: stop}", {"scheduler": "none"}, NONE),
+        ("scheduler: {mode: stop}", {"scheduler": "asha"}, STOP),
+        ("scheduler: none", {"scheduler": "asha"}, PROMOTE),
+        ("scheduler: none", {"scheduler.mode": "stop", "scheduler": "asha"}, STOP),
+        ("", {"scheduler.mode": "stop"}, STOP),
     ],
 )
 def test_the_scheduler_is_a_name_or_a_mapping(tmp_path, line, setting, expected):
@@ -153,7 +159,29 @@ def test_the_scheduler_is_a_name_or_a_mapping(tmp_path, line, setting, expected)
 def test_a_study_from_before_there_was_a_choice_goes_on_stopping(tmp_path):
     data = load(tmp_path, GOOD).to_dict()
     del data["scheduler"]
-    assert SearchSpace.from_dict(data).scheduler == Scheduler("asha", "stop")
+    assert SearchSpace.from_dict(data).scheduler == STOP
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ({"name": "asha", "mode": "promote"}, PROMOTE),
+        ({"name": "asha", "mode": "stop"}, STOP),
+        ({"name": "none", "mode": "promote"}, NONE),
+    ],
+)
+def test_journal_of_version_0_1_keeps_its_scheduler(tmp_path, stored, expected):
+    data = load(tmp_path, GOOD).to_dict() | {"scheduler": stored}
+    space = SearchSpace.from_dict(data)
+    assert space.scheduler == expected
+    made = schedulers.create(space.scheduler, space.fidelity, space.objective)
+    assert type(made) is schedulers.get(stored["name"])
+    assert vars(made.settings) == expected.settings
+
+
+def test_setting_of_another_scheduler_is_refused(tmp_path):
+    with pytest.raises(SpaceError, match=r"'mode' is not a setting of scheduler 'none'\. none has none\."):
+        load(tmp_path, GOOD.replace("trials: 5", "scheduler: {name: none, mode: stop}"))
 
 
 @pytest.mark.parametrize("name", catalog.spaces())
@@ -178,14 +206,14 @@ class Generator(type(catalog.family("clip_lora"))):
 def test_a_familys_metrics_are_what_its_objective_may_be(tmp_path, line, expected):
     path = tmp_path / "space.yaml"
     path.write_text(GOOD.replace("trials: 5", line))
-    space = load_space(path, lambda name: Generator())
+    space = load_space(path, lambda name: Generator(), schedulers.get)
     assert space.objective == expected
-    assert load_space(path, lambda name: Generator(), settings={"objective": "cmmd"}).objective.mode == "min"
+    assert load_space(path, lambda name: Generator(), schedulers.get, settings={"objective": "cmmd"}).objective.mode == "min"
     with pytest.raises(SpaceError, match="objective must be known"):
-        spacefile.apply(space, Generator(), "objective", "macro_f1")
+        spacefile.apply(space, Generator(), schedulers.get, "objective", "macro_f1")
     path.write_text(GOOD.replace("trials: 5", "objective: cmdd"))
     with pytest.raises(SpaceError, match=r":3: objective must be known, but got 'cmdd'\. Did you mean 'cmmd'"):
-        load_space(path, lambda name: Generator())
+        load_space(path, lambda name: Generator(), schedulers.get)
     with pytest.raises(SpaceError, match=r"objective must be known, but got 'cmmd'"):
         load(tmp_path, GOOD.replace("trials: 5", "objective: cmmd"))
 

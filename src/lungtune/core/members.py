@@ -1,0 +1,22 @@
+"""Members of a package, found by file name: a new file or folder is a new member, nothing is registered.
+
+A member is a module of the package whose name does not begin with an underscore; it exposes itself under one attribute.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+
+def names(package: ModuleType) -> list[str]:
+    """Return the names of all members of ``package``, sorted; imports none of them."""
+    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def load(package: ModuleType, name: str, attribute: str) -> Any:
+    """Import member ``name`` of ``package`` and return its ``attribute``."""
+    return getattr(importlib.import_module(f"{package.__name__}.{name}"), attribute)

@@ -1,0 +1,40 @@
+"""Studies begun by earlier versions, read as if this version had begun them. Nothing else knows earlier names.
+
+| schema | written by | differences |
+|---|---|---|
+| 1 | 0.1 | an objective names no task; a space without ``scheduler`` stops at rungs; ``none`` has an unused ``mode`` |
+| 2 | this version | |
+
+Recipes, split manifests, banks and checkpoints of 0.1 need no change: what they lack is optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMA = 2
+
+_GENERATION = ("cmmd", "coverage")
+"""Metrics of 0.1 that were a generator's; all others were a classifier's."""
+
+
+def study(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a journal's ``study`` event in the present schema; the journal itself is never rewritten."""
+    if event.get("schema", 1) >= SCHEMA:
+        return dict(event)
+    return {**event, "schema": SCHEMA, "space": _space(event["space"])}
+
+
+def _space(space: Mapping[str, Any]) -> dict[str, Any]:
+    metric = space["objective"]["metric"]
+    task = "generation" if metric in _GENERATION else "classification"
+    scheduler = dict(space.get("scheduler") or {"name": "asha", "mode": "stop"})
+    if scheduler["name"] == "none":
+        scheduler.pop("mode", None)
+    return {
+        **space,
+        "objective": {**space["objective"], "metric": f"{task}.{metric}"},
+        "scheduler": scheduler,
+        "members": [_space(member) for member in space.get("members", ())],
+    }

@@ -1,1 +1,0 @@
-"""Which trials go on from a rung: a module a scheduler."""
