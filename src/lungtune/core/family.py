@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from lungtune.core.objectives import CLASSIFICATION, GENERATION, directions
+from lungtune.core.fields import IMAGE, Field
+from lungtune.core.task import Metric, Task
+from lungtune.core.trial import Objective
+from lungtune.errors import SpaceError, did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
-    from lungtune.layers.layout import BatchLayout
-    from lungtune.layers.losses import Targets
+B = TypeVar("B")
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -34,41 +38,90 @@ class LoraTarget:
     dropout: float
 
 
-class Trainable(ABC):
-    """One model family: a :class:`Classifier` or a :class:`Generator`.
+class Family(ABC, Generic[B, P]):
+    """One model family. A module ``trainables/<name>.py`` holds one instance of it, named ``FAMILY``.
 
-    A module ``trainables/<name>.py`` holds one instance of it, named ``TRAINABLE``.
+    The module imports light: no torch at its top. ``Base`` and ``Params`` are frozen dataclasses whose fields are made
+    with ``lungtune.core.params.param``. Trials with equal ``Base`` may share a pack; everything in ``Params`` may
+    differ from trial to trial inside one pack. ``core.contract`` lists what must hold, and checks it.
 
-    The module imports light: no torch at its top. ``Base`` and ``Params`` are frozen dataclasses whose fields
-    are made with ``lungtune.core.params.param``. Trials with equal ``Base`` may share a pack; everything in
-    ``Params`` may differ from trial to trial inside one pack.
-
-    Every family's ``Base`` has ``image_size`` (px) and ``Params`` has ``lr``, ``weight_decay``, ``batch_size``,
-    ``warmup`` (share of the horizon), ``augmentation`` (level 0..3) and ``class_weighting`` (none, sqrt, balanced):
-    the loop reads these. That of a family that classifies also has ``synthetic_ratio`` and what goes with it
-    (``lungtune.core.synthetic``). A ``Base`` that has ``views`` lets the loop keep what ``features`` returns: 0 keeps
-    nothing and augments afresh in every step; n >= 1 keeps n augmented views of an image for each level (one for
+    ``Base`` has ``image_size``: the side in px of images, masks and volumes. ``Params`` has what the loop reads
+    (``lungtune.models.params.Loop``). A ``Base`` that has ``views`` lets the loop keep what ``features`` returns: 0
+    keeps nothing and augments afresh in every step; n >= 1 keeps n augmented views of an image for each level (one for
     level 0).
 
-    A family trains adapters on a frozen backbone (``targets``), parameters of its own (``own``), or both; where all or
-    part of the backbone itself trains, that is its own too, and ``nn.network`` runs it (``trainables/_network.py``).
+    A family trains adapters on a frozen backbone (``lora_targets``), parameters of its own (``trainable_parameters``),
+    or both; where all or part of the backbone itself trains, that is its own too, and ``layers.network`` runs it
+    (``models/whole_network.py``).
+
+    Attributes:
+        summary: one line.
+        tasks: what it is trained and scored for; the first one's first metric is the default objective.
+        inputs: fields it takes in.
+        packs: whether trials that train together are quicker: where the whole backbone trains, nothing is shared.
+        ablation: parameters, each with the value that switches off what it adds: ``{"lambda2": 0.0}``. ``retrain
+            --compare`` asks whether they help.
     """
 
     summary: ClassVar[str]
-    metrics: ClassVar[Mapping[str, str]]
-    """Metric name -> direction: what a space's ``objective:`` may name, the default first."""
+    tasks: ClassVar[tuple[Task, ...]]
+    inputs: ClassVar[tuple[Field, ...]] = (IMAGE,)
     packs: ClassVar[bool] = True
-    """Whether trials that train together are quicker: where the whole backbone trains, there is nothing to share."""
-    needs_masks: ClassVar[bool] = False
-    """Whether images come with lung masks; a search on data without any is refused."""
     ablation: ClassVar[Mapping[str, Any]] = {}
-    """Parameters, each with the value that switches off what it adds: ``{"lambda2": 0.0}``. Whether they help is asked
-    by ``retrain --compare``."""
-    Base: ClassVar[type]
-    Params: ClassVar[type]
+    Base: type[B]
+    Params: type[P]
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """All fields that a data set must have: inputs, and targets of all tasks."""
+        return tuple(dict.fromkeys((*self.inputs, *(field for task in self.tasks for field in task.targets))))
+
+    def task(self, name: str) -> Task:
+        """Return a task of this family by name.
+
+        Raises:
+            SpaceError: it has none of that name.
+        """
+        found = next((task for task in self.tasks if task.name == name), None)
+        if found is None:
+            names = ", ".join(task.name for task in self.tasks)
+            raise SpaceError(f"this family has no task '{name}', but {names}.{did_you_mean(name, [names])}")
+        return found
+
+    def metric_key(self, task: Task, metric: str) -> str:
+        """Return a metric's name in reports: its own, or ``task.metric`` where an earlier task has the same name."""
+        earlier = self.tasks[: self.tasks.index(task)]
+        return f"{task.name}.{metric}" if any(metric in other.metrics for other in earlier) else metric
+
+    @property
+    def metrics(self) -> dict[str, tuple[Task, Metric]]:
+        """What an ``objective:`` may name: full names, and short ones where they are unambiguous."""
+        full = {f"{task.name}.{name}": (task, metric) for task in self.tasks for name, metric in task.metrics.items()}
+        names = [name for task in self.tasks for name in task.metrics]
+        short = {
+            name: (task, metric)
+            for task in self.tasks
+            for name, metric in task.metrics.items()
+            if names.count(name) == 1
+        }
+        return {**short, **full}
+
+    def objective(self, name: str | None = None) -> Objective:
+        """Return the objective of that name, short or full; by default the first metric of the first task.
+
+        Raises:
+            SpaceError: no task of this family has it.
+        """
+        if name is None:
+            name = f"{self.tasks[0].name}.{next(iter(self.tasks[0].metrics))}"
+        known = self.metrics
+        if name not in known:
+            raise SpaceError(f"objective must be a metric of this family, but got '{name}'.{did_you_mean(name, known)}")
+        task, metric = known[name]
+        return Objective(self.metric_key(task, name.removeprefix(f"{task.name}.")), metric.mode, task.name)
 
     @abstractmethod
-    def check(self, base: Any) -> None:
+    def check(self, base: B) -> None:
         """Make sure that the pretrained weights are on this machine, without loading them; quick when they are not.
 
         Raises:
@@ -76,23 +129,35 @@ class Trainable(ABC):
         """
 
     @abstractmethod
-    def miniature(self, folder: Path) -> Any:
+    def miniature(self, folder: Path) -> B:
         """Return the smallest ``Base`` there is, from random weights written to ``folder``, for tests."""
 
     @abstractmethod
-    def backbone(self, base: Any, classes: Sequence[str]) -> torch.nn.Module:
-        """Return the frozen backbone on the CPU, in eval mode, its attention split into plain Linears."""
+    def backbone(self, base: B, classes: Sequence[str]) -> torch.nn.Module:
+        """Return the frozen backbone on the CPU, in eval mode, its attention split into plain Linears.
 
-    def targets(self, model: torch.nn.Module, params: Any) -> Sequence[LoraTarget]:
+        Args:
+            base: the family's ``Base``.
+            classes: class names; label names of a task with several labels a case; empty without labels.
+        """
+
+    def tokenize(self, base: B, texts: Sequence[str]) -> np.ndarray:
+        """Return tokens int ``(N, L)`` of a text field, computed once for a data set; for families that take text in.
+
+        A case without text is the empty string.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes text in, so it must have a method tokenize")
+
+    def lora_targets(self, model: torch.nn.Module, params: P) -> Sequence[LoraTarget]:
         """Return what this trial adapts. Every pattern must match at least one Linear of the backbone ``model``."""
         return ()
 
-    def own(
-        self, model: torch.nn.Module, params: Any, classes: Sequence[str], generator: torch.Generator
+    def trainable_parameters(
+        self, model: torch.nn.Module, params: P, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
         """Return a trial's own parameters beside its adapters, such as a head, at their start values on the CPU.
 
-        They reach ``logits`` stacked over the trials of a pack and padded with zeros to the largest trial's shape:
+        They reach ``outputs`` stacked over the trials of a pack and padded with zeros to the largest trial's shape:
         padding must add nothing and get no gradient. Zeros into *and* out of a hidden unit do both.
 
         Args:
@@ -103,45 +168,56 @@ class Trainable(ABC):
         """
         return {}
 
-    def statistics(self, model: torch.nn.Module, params: Any) -> Sequence[str]:
+    def statistics(self, model: torch.nn.Module, params: P) -> Sequence[str]:
         """Return the names of the backbone's buffers of which this trial keeps its own: statistics training moves."""
         return ()
 
-    def scales(self, model: torch.nn.Module, params: Any) -> Mapping[str, float]:
+    def lr_multipliers(self, model: torch.nn.Module, params: P) -> Mapping[str, float]:
         """Return factors on the learning rate of the trial's own parameters, by name; those not named have 1."""
         return {}
 
-    def features(self, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    def features(self, model: torch.nn.Module, batch: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         """Return what no trial of this base changes: the part of the model below everything that trains.
 
-        A function of each image by itself. It is run without adapters and without gradients, once for each image and
-        view where ``Base.views`` says so.
+        A function of each case's inputs by themselves. It is run without adapters and without gradients, once for each
+        case and view where ``Base.views`` says so. What it returns takes the inputs' place in the batch.
 
         Args:
             model: the backbone.
-            images: float ``(N, 1, H, W)`` in [0, 1].
+            batch: the inputs: images float ``(N, C, H, W)`` and volumes ``(N, C, D, H, W)`` in [0, 1], tokens
+                ``(N, L)``, table columns ``(N, K)``.
 
         Returns:
-            ``(N, ...)`` of any floating type; by default the images.
+            Tensors ``(N, ...)`` of any floating or integer type, by name; by default the inputs themselves.
         """
-        return images
+        return {field.name: batch[field.name] for field in self.inputs}
 
-    @abstractmethod
-    def losses(
-        self, model: torch.nn.Module, inputs: torch.Tensor, targets: Targets, slots: BatchLayout
-    ) -> torch.Tensor:
-        """Run a batch of training and return each row's loss ``(N,)``, float32.
+    def outputs(self, model: torch.nn.Module, batch: Mapping[str, Any], layout: Any) -> Mapping[str, torch.Tensor]:
+        """Run a batch; return what the tasks' losses and predictions want, N rows each, such as ``logits``.
 
         Args:
             model: the backbone with the adapters of all slots of the pack attached.
-            inputs: ``(N, ...)``, what ``features`` returned; rows of one slot stand together.
-            targets: labels, class weights and masks of the rows.
-            slots: which rows belong to which trial, each trial's ``Params`` and its own parameters.
+            batch: what ``features`` returned, by name; rows of one slot stand together.
+            layout: which rows belong to which trial, each trial's ``Params`` and its own parameters
+                (:class:`lungtune.layers.layout.BatchLayout`).
         """
+        raise NotImplementedError(f"{type(self).__name__} must have a method outputs, or losses of its own")
+
+    def loss(self, outputs: Mapping[str, torch.Tensor], batch: Any, layout: Any) -> torch.Tensor:
+        """Return each row's loss ``(N,)``; by default the sum of the tasks' losses. Arguments as ``Task.loss``."""
+        return sum(task.loss(outputs, batch, layout) for task in self.tasks)  # type: ignore[return-value]
+
+    def losses(self, model: torch.nn.Module, batch: Any, layout: Any) -> torch.Tensor:
+        """Run a batch of training and return each row's loss ``(N,)``, float32; by default ``loss`` of ``outputs``."""
+        return self.loss(self.outputs(model, batch, layout), batch, layout)
+
+    def predict(self, outputs: Mapping[str, torch.Tensor], batch: Any) -> Mapping[str, torch.Tensor]:
+        """Return the predictions of all tasks for each row, by name."""
+        return {name: value for task in self.tasks for name, value in task.predict(outputs, batch).items()}
 
     @abstractmethod
     def export(
-        self, base: Any, params: Any, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+        self, base: B, params: P, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
         """Write weights that load without lungtune into ``folder``, with a README that shows how.
 
@@ -152,90 +228,3 @@ class Trainable(ABC):
             adapter: what ``Pack.adapter`` returned: own parameters and statistics by name, LoRA by PEFT's names.
             folder: where to.
         """
-
-
-class Classifier(Trainable):
-    """A family that tells which class an image shows."""
-
-    metrics: ClassVar[Mapping[str, str]] = directions(CLASSIFICATION)
-
-    def losses(
-        self, model: torch.nn.Module, inputs: torch.Tensor, targets: Targets, slots: BatchLayout
-    ) -> torch.Tensor:
-        """See ``Trainable.losses``: ``loss`` of the ``outputs``."""
-        return self.loss(self.outputs(model, inputs, slots), targets, slots)
-
-    @abstractmethod
-    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor, slots: BatchLayout) -> Mapping[str, torch.Tensor]:
-        """Run a batch; arguments as in ``losses``.
-
-        Returns:
-            ``logits`` ``(N, classes)``, and whatever else ``loss`` and ``judge`` want, N rows each.
-        """
-
-    def loss(self, outputs: Mapping[str, torch.Tensor], targets: Targets, slots: BatchLayout) -> torch.Tensor:
-        """Return each row's loss ``(N,)``; by default the cross-entropy with the trial's class weights.
-
-        Args:
-            outputs: what ``outputs`` returned.
-            targets: labels, class weights and masks of the rows.
-            slots: as in ``outputs``.
-        """
-        return targets.cross_entropy(outputs["logits"])
-
-    def judge(self, outputs: Mapping[str, torch.Tensor], targets: Targets) -> Mapping[str, torch.Tensor]:
-        """Return what a report tells of each case beside the class probabilities; by default nothing.
-
-        Returns:
-            By name: measures ``(N,)``, NaN where a case has none, whose mean is reported; or probabilities
-            ``(N, classes)`` of further heads, of which macro-F1 is reported.
-        """
-        return {}
-
-
-class Generator(Trainable):
-    """A family that draws images of a class.
-
-    Its trials are judged by how far drawn images are from real ones, in what ``embedder`` makes of either. Its ``Base``
-    has ``samples``: images of each class drawn for a report.
-    """
-
-    metrics: ClassVar[Mapping[str, str]] = directions(GENERATION)
-
-    @abstractmethod
-    def draw(
-        self, model: torch.nn.Module, labels: Sequence[int], seeds: Sequence[int], slots: BatchLayout
-    ) -> torch.Tensor:
-        """Draw images of one trial with its weights as they are.
-
-        Args:
-            model: the backbone with the trial's adapters attached.
-            labels: class of each image.
-            seeds: of each image's noise: with the same weights, an image is a function of its class and seed.
-            slots: a layout of one slot with a row for each image.
-
-        Returns:
-            float ``(N, 1, H, W)`` in [0, 1].
-        """
-
-    @abstractmethod
-    def embedder(self, base: Any, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return what images are compared by: a function from float ``(N, 1, H, W)`` in [0, 1] to ``(N, D)``.
-
-        It depends on nothing that a trial chooses.
-
-        Raises:
-            WeightsError: its pretrained weights cannot be had.
-        """
-
-    @abstractmethod
-    def content(self, base: Any) -> str:
-        """Return a hash of the pretrained weights' files: the same settings may name others tomorrow.
-
-        Raises:
-            WeightsError: they cannot be had.
-        """
-
-    @abstractmethod
-    def captions(self, params: Any, classes: Sequence[str]) -> list[str]:
-        """Return what a trial calls each class when it draws."""

@@ -21,10 +21,21 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Objective:
-    """What a search is after: a metric and its direction (``max`` or ``min``)."""
+    """What a search is after: a metric as reports name it, its direction (``max`` or ``min``) and the task it is of."""
 
     metric: str
     mode: str = "max"
+    task: str = "classification"
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return 1 if self.mode == "max" else -1
+
+    @property
+    def own(self) -> str:
+        """The metric's name within its task."""
+        return self.metric.removeprefix(f"{self.task}.")
 
     def better(self, value: float, than: float) -> bool:
         """Whether ``value`` beats ``than``; NaN beats nothing."""
