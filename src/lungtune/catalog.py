@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import trainables
-from lungtune.core import setting, yamlfile
+from lungtune.core import spacefile, yamlfile
 from lungtune.core.family import Trainable
 from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace, together
-from lungtune.core.spacefile import load_space
 from lungtune.errors import SpaceError, did_you_mean
 
 SPACES = ROOT / "search_spaces"
@@ -80,7 +79,7 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
     Raises:
         SpaceError: there is no such space, or it has mistakes (all of them are named).
     """
-    files, settings = [_file(name) for name in _split(names)], setting.gathered(settings or {})
+    files, settings = [_file(name) for name in _split(names)], spacefile.merge_nested(settings or {})
     if len(files) == 1:
         return _load(files[0], profile, settings)
     unknown: dict[str, SpaceError] = {}
@@ -93,9 +92,9 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
                 continue
             mine = owner == file.stem
             try:
-                member = setting.apply(member, family(member.family), own if mine else key, value)
+                member = spacefile.apply(member, family(member.family), own if mine else key, value)
                 known.add(key)
-            except setting.UnknownSettingError as error:
+            except spacefile.UnknownSettingError as error:
                 unknown[key] = error
             except SpaceError as error:
                 where = "" if mine else f"in {file.stem}, "
@@ -108,4 +107,4 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
 
 
 def _load(file: Path, profile: str, settings: Mapping[str, Any]) -> SearchSpace:
-    return load_space(file, family, profile=profile, settings=settings)
+    return spacefile.load_space(file, family, profile=profile, settings=settings)

@@ -11,7 +11,7 @@ from typing import Any
 from lungtune import catalog, summary
 from lungtune.core import comparison, paths, recipe, synthetic
 from lungtune.core.family import Generator
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import History, Report, State, Trial
@@ -130,7 +130,7 @@ def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, p
     )
     others = len(history.ranked()) - 1
     metric = space.objective.metric + ("" if space.objective.mode == "max" else " (lower is better)")
-    bank = about["data"].get("bank") if synthetic.Settings.among(made.params).ratio > 0 else None
+    bank = about["data"].get("bank") if synthetic.Settings.from_mapping(made.params).ratio > 0 else None
     block: dict[str, Any] = {
         "study": study.name,
         "study_id": about["id"],

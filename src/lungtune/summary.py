@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import write_atomic
 from lungtune.core.space import SPACE, SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import History, Objective, Report, State, Trial

@@ -11,20 +11,18 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from lungtune import catalog
 from lungtune.core import environment, paths, recipe
 from lungtune.core import params as parameters
 from lungtune.core.family import Generator
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import progress, waiting, write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.errors import DataError, SpaceError, TrialError, did_you_mean
 from lungtune.report import contact_sheet
@@ -128,7 +126,7 @@ def synthesize(
     bank = _bank(folder, key, made, found, base.image_size)
     work = paths.home() / "generators" / mark
     work.mkdir(parents=True, exist_ok=True)
-    with _alone(work):
+    with waiting(work / ".lock", f"draws with this generator ({work})"):
         for entry in bank.drop_damaged():
             print(f"{entry.file} is damaged and is made anew", file=sys.stderr, flush=True)
         if bank.missing(wanted):
@@ -159,21 +157,6 @@ def _make(
 
 def _hash(*decides: Any) -> str:
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
-
-
-@contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Be the only process that trains this generator and draws with it; others wait, and find it done."""
-    lock = FileLock(work / ".lock")
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        print(f"waiting for another process that draws with this generator ({work}) ...", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _wanted(per_class: int | Mapping[str, int], asked: Sequence[str] | None, known: Sequence[str]) -> dict[str, int]:
@@ -260,7 +243,8 @@ def _fill(session: Session, bank: Bank, run: runs.Run, made: Origin, wanted: Map
     captions = session.trainable.captions(values, bank.classes)
     slot = session.runs[run.number].slot
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # threads that share cores with others wait for them
-    with _bar(f"drawing {len(missing)} images", len(missing)) as told:
+    what = f"drawing {len(missing)} images"
+    with progress(what, len(missing), line=f"{what} ...") as update:
         for first in range(0, len(missing), _BATCH):
             batch = missing[first : first + _BATCH]
             labels = [bank.classes.index(name) for name, _ in batch]
@@ -268,7 +252,7 @@ def _fill(session: Session, bank: Bank, run: runs.Run, made: Origin, wanted: Map
             images = session.evaluator.draw(session.pack, slot, labels, seeds)
             rows = zip(batch, labels, seeds, images, strict=True)
             bank.add([Item(name, index, captions[k], seed, image) for (name, index), k, seed, image in rows])
-            told(first + len(batch))
+            update(first + len(batch))
 
 
 def _picture(bank: Bank, opened: Dataset) -> None:
@@ -282,19 +266,3 @@ def _picture(bank: Bank, opened: Dataset) -> None:
         if files:
             rows.append((f"{name}, synthetic", np.stack([np.asarray(Image.open(file)) for file in files])))
     write_atomic(bank.folder / "samples.png", contact_sheet.contact_sheet(rows, _SHOWN))
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Any]:
-    """Show progress on a terminal, one line in a pipe; yield the function that is told how many are done."""
-    if not sys.stderr.isatty():
-        print(f"{what} ...", file=sys.stderr, flush=True)
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)

@@ -43,8 +43,7 @@ def test_lint_is_clean():
 
 @pytest.mark.parametrize("path", PYTHON, ids=names(PYTHON))
 def test_modules_are_short(path):
-    limit = 350 if path.relative_to(ROOT).parts[0] == "tests" else 300
-    assert len(path.read_text().splitlines()) <= limit
+    assert len(path.read_text().splitlines()) <= 500
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=names(PRODUCT))

@@ -15,7 +15,7 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import write_atomic
 from lungtune.core.resource import Fidelity
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study

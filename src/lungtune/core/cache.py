@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import log_stderr, waiting, write_atomic
 from lungtune.errors import DataError
 
 HINT = "LUNGTUNE_CACHE moves the cache; it must name a folder that can be written."
@@ -27,8 +23,8 @@ _BLOCK = 1 << 20
 _FULL_CHECK = 256  # blocks; a larger file has this many, evenly spread, checked at opening
 
 
-def ready(folder: Path) -> None:
-    """Make a folder of the cache and make sure that files can be written there.
+def ensure_writable(folder: Path) -> None:
+    """Create a folder of the cache and check that files can be written there.
 
     Raises:
         DataError: they cannot.
@@ -43,13 +39,8 @@ def ready(folder: Path) -> None:
         ) from error
 
 
-def note(text: str) -> None:
-    """Print one line on stderr: something was healed or waited for."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def about(file: Path) -> dict[str, Any] | None:
-    """Return what a file's sidecar says it holds; None when it is missing or torn."""
+def read_metadata(file: Path) -> dict[str, Any] | None:
+    """Return the content of a file's JSON sidecar; None when it is missing or torn."""
     try:
         content = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -89,11 +80,11 @@ class Shared:
         """
         if self.sound:
             return self.file
-        ready(self.file.parent)
-        with self._locked():
+        ensure_writable(self.file.parent)
+        with waiting(self.file.with_suffix(".lock"), f"makes the {self.noun} {self.file.stem}"):
             wrong = self._flaw()
             if wrong:
-                note(f"The {self.noun} {self.file.name} is damaged ({wrong}); making it anew.")
+                log_stderr(f"The {self.noun} {self.file.name} is damaged ({wrong}); making it anew.")
             if wrong != "":
                 self._build(build)
                 if not self.sound:
@@ -102,24 +93,11 @@ class Shared:
                     )
         return self.file
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = FileLock(self.file.with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=1)
-        except Timeout:
-            note(f"Waiting for another process that makes the {self.noun} {self.file.stem} ...")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
-
     def _flaw(self) -> str | None:
         """Return what is wrong with the file: empty when nothing is, None when it does not exist."""
         if not self.file.exists() and not self.file.with_suffix(".json").exists():
             return None
-        held = about(self.file)
+        held = read_metadata(self.file)
         if held is None:
             return "its description is missing or torn"
         if any(held.get(key) != value for key, value in self.about.items()):

@@ -90,7 +90,7 @@ def read(text: str, space: SearchSpace, trainable: Trainable) -> Comparison:
             f"--compare needs at least two different values of {axis}, but got only {shown(own)}, which is the "
             f"recipe's own; name another."
         )
-    if axis in synthetic.NAMES[1:] and not synthetic.Settings.among(space.fixed).ratio:
+    if axis in synthetic.NAMES[1:] and not synthetic.Settings.from_mapping(space.fixed).ratio:
         raise SpaceError(
             f"{axis} changes nothing where {synthetic.RATIO} is 0, as in this recipe; compare {synthetic.RATIO}."
         )
@@ -103,7 +103,7 @@ def read(text: str, space: SearchSpace, trainable: Trainable) -> Comparison:
 def _ablation(trainable: Trainable, params: Mapping[str, Any]) -> dict[str, Any]:
     """What a family adds, and the further images of a recipe that has any."""
     found = dict(trainable.ablation)
-    if synthetic.Settings.among(params).ratio:
+    if synthetic.Settings.from_mapping(params).ratio:
         found[synthetic.IMAGES] = synthetic.NONE
     return found
 
@@ -125,7 +125,7 @@ def commands(recipe: Path, trainable: Trainable, space: SearchSpace, params: Map
         space: what was searched, of this family.
         params: the recipe's parameters.
     """
-    found = [question(recipe)] if synthetic.Settings.among(params).wants_bank else []
+    found = [question(recipe)] if synthetic.Settings.from_mapping(params).wants_bank else []
     for axis, off in trainable.ablation.items():
         values = _values(space, axis, off, params.get(axis, off))
         if len(values) > 1:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lungtune.core.io import fsync_folder
 from lungtune.errors import StudyError
 
 
@@ -67,7 +68,7 @@ class Journal:
         self.healed = self._heal()
         self._lock = threading.Lock()
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        _sync_folder(path.parent)
+        fsync_folder(path.parent)
 
     def _heal(self) -> int:
         """End a last line that lacks its newline only; put aside one that was cut short, and return its length."""
@@ -112,26 +113,3 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` so that a reader, or a power cut, finds the old or the new file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -13,13 +13,11 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from lungtune.core import journal
+from lungtune.core import io, journal
 from lungtune.errors import StudyError
 
 
@@ -51,24 +49,21 @@ class Ledger:
         Raises:
             StudyError: it was opened before, or another process is about to open it.
         """
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise StudyError(
-                f"the test set of the study '{self.name}' is being opened by another process; it opens once."
-            ) from error
-        except OSError as error:
-            raise StudyError(
-                f"{self.path} must be writable to open the test set, for that is written down in it, "
-                f"but: {error.strerror}."
-            ) from error
-        try:
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        with ExitStack() as held:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(io.exclusive(lock, self._busy))
+            except OSError as error:
+                raise StudyError(
+                    f"{self.path} must be writable to open the test set, for that is written down in it, "
+                    f"but: {error.strerror}."
+                ) from error
             self.check(recipe)
             yield
-        finally:
-            lock.release()
+
+    def _busy(self, holder: str) -> StudyError:
+        return StudyError(f"the test set of the study '{self.name}' is being opened by {holder}; it opens once.")
 
     def check(self, recipe: str) -> None:
         """Make sure that ``recipe`` may open the test set.

@@ -19,6 +19,7 @@ from lungtune.core import params as parameters
 from lungtune.core import synthetic
 from lungtune.core.family import Trainable
 from lungtune.core.space import SearchSpace
+from lungtune.core.yamlfile import Document
 from lungtune.errors import SpaceError
 
 _NEEDED: Mapping[str, type | tuple[type, ...]] = {
@@ -74,12 +75,12 @@ def fingerprint(space: SearchSpace, fidelity: float, split: str, bank: Mapping[s
         "objective": dataclasses.asdict(space.objective),
         "fidelity": dataclasses.asdict(space.fidelity),
         "base": space.base,
-        "params": synthetic.plain(space.fixed),
+        "params": synthetic.canonicalize(space.fixed),
         "seed": space.seed,
         "trained": fidelity,
         "split": split,
     }
-    if bank and synthetic.Settings.among(space.fixed).ratio > 0:
+    if bank and synthetic.Settings.from_mapping(space.fixed).ratio > 0:
         decides["bank"] = bank["key"]
     return hashlib.sha256(json.dumps(_alike(decides), sort_keys=True).encode()).hexdigest()[:16]
 
@@ -139,47 +140,24 @@ def dump(space: SearchSpace, trainable: Trainable, about: Mapping[str, Any], hea
         about: the provenance block: plain values and mappings; a tuple ``(value, comment)`` carries a comment.
         heading: comment at the top, wrapped to the line.
     """
-    lines = [f"# {line}" for part in heading.splitlines() for line in textwrap.wrap(part, 112) or [""]]
-    lines += [f"summary: {_scalar(space.summary)}", f"family: {_scalar(space.family)}"]
-    lines += [f"objective: {space.objective.metric}", f"data: {_scalar(space.data)}"]
-    lines += [f"seed: {space.seed}  # initial weights, order of the cases, dropout, augmentation"]
-    lines += ["", "fidelity:  # passes over the training fold; the learning-rate schedule spans max"]
-    lines += [f"  {name}: {_scalar(value)}" for name, value in dataclasses.asdict(space.fidelity).items()]
+    document = Document()
+    document.heading("\n".join(line for part in heading.splitlines() for line in textwrap.wrap(part, 112) or [""]))
+    document.add("summary", space.summary)
+    document.add("family", space.family)
+    document.add("objective", space.objective.metric)
+    document.add("data", space.data)
+    document.add("seed", space.seed, "initial weights, order of the cases, dropout, augmentation")
+    note = "passes over the training fold; the learning-rate schedule spans max"
+    document.add("fidelity", dataclasses.asdict(space.fidelity), note, apart=True)
     for title, values, cls in (("base", space.base, trainable.Base), ("params", space.fixed, trainable.Params)):
         specs = parameters.specs(cls)
-        lines += ["", f"{title}:" + ("" if values else " {}")]
+        block = Document()
         for name, value in values.items():
             spec = specs.get(name)
-            note = spec.help + (f" [{spec.unit}]" if spec.unit else "") if spec else ""
-            lines.append(_line(name, value, note, "  "))
-    lines += ["", "provenance:"]
+            block.add(name, value, spec.help + (f" [{spec.unit}]" if spec.unit else "") if spec else "")
+        document.add(title, block, apart=True)
+    origin = Document()
     for name, value in about.items():
-        value, note = value if isinstance(value, tuple) else (value, "")
-        if isinstance(value, Mapping):
-            lines.append(f"  {name}:" + ("" if value else " {}") + (f"  # {note}" if note else ""))
-            lines += [_line(key, item, "", "    ") for key, item in value.items()]
-        else:
-            lines.append(_line(name, value, note, "  "))
-    return "\n".join(map(_printable, lines)) + "\n"
-
-
-def _printable(text: str) -> str:
-    """Escape, as in a double-quoted YAML string, what a YAML file may not hold or would take for a line's end."""
-    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
-
-
-def _line(name: str, value: Any, note: str, indent: str) -> str:
-    note = " ".join(note.split())
-    return f"{indent}{_scalar(name, key=True)}: {_scalar(value)}" + (f"  # {note}" if note else "")
-
-
-def _scalar(value: Any, key: bool = False) -> str:
-    """Write a scalar so that it is read back as the same type; a list of scalars in flow style."""
-    if isinstance(value, str):
-        plain = key and value.replace("_", "a").replace("-", "a").isalnum() and value.isascii() and value[0].isalpha()
-        return value if plain else json.dumps(value, ensure_ascii=False)
-    if isinstance(value, float) and not math.isfinite(value):
-        return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_scalar(item) for item in value) + "]"
-    return json.dumps(value)
+        origin.add(name, *(value if isinstance(value, tuple) else (value,)))
+    document.add("provenance", origin, apart=True)
+    return document.text()

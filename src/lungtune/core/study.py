@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
-import socket
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lungtune.core import journal, paths
+from lungtune.core.io import Lock
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History
 from lungtune.errors import StudyError, did_you_mean
@@ -29,7 +24,7 @@ class Study:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock: FileLock | None = None
+        self._lock: Lock | None = None
         self._journal: journal.Journal | None = None
 
     @property
@@ -130,21 +125,14 @@ class Study:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StudyError(f"{self.folder} must be writable, but: {error.strerror}.") from error
-        holder = self.folder / "driver.json"
-        self._lock = FileLock(self.folder / "driver.lock")
+        lock = Lock(self.folder / "driver.lock")
         try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            try:
-                who = json.loads(holder.read_text())
-                by = f"process {who['pid']} on {who['host']} since {who['since']}"
-            except (OSError, ValueError, KeyError):
-                by = "another process"
-            raise StudyError(f"the study '{self.name}' is held by {by}; wait for it or stop it first.") from error
+            free = lock.try_acquire()
         except OSError as error:
             raise StudyError(f"{self.folder} must be writable, but: {error.strerror}.") from error
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        journal.write_atomic(holder, json.dumps(who).encode())
+        if not free:
+            raise StudyError(f"the study '{self.name}' is held by {lock.holder()}; wait for it or stop it first.")
+        self._lock = lock
         self._journal = journal.Journal(self.journal_path)
         self.healed = self._journal.healed
 

@@ -40,7 +40,7 @@ class Settings:
         return cls(*(getattr(params, name, default) for name, default in zip(NAMES, vars(cls()).values(), strict=True)))
 
     @classmethod
-    def among(cls, params: Mapping[str, Any]) -> Settings:
+    def from_mapping(cls, params: Mapping[str, Any]) -> Settings:
         """Read them from plain values by name, as a recipe has them."""
         return cls(*(params.get(name, default) for name, default in zip(NAMES, vars(cls()).values(), strict=True)))
 
@@ -115,9 +115,9 @@ def needed(space: SearchSpace, counts: Sequence[int]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters without those that say nothing: no ratio, no further images, whatever the rest would be."""
-    if Settings.among(params).ratio > 0:
+def canonicalize(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters without those of synthetic images where their ratio is 0: they change nothing then."""
+    if Settings.from_mapping(params).ratio > 0:
         return dict(params)
     return {name: value for name, value in params.items() if name not in NAMES}
 

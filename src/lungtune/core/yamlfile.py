@@ -1,16 +1,38 @@
-"""YAML as people mean it: ``1e-4`` is a number, ``no`` is a word, a key stands once, every key knows its line."""
+"""YAML files, read and written with ruamel.yaml.
+
+Scalars are those of the YAML 1.2 core schema (``1e-4`` is a number, ``no`` and ``2026-01-31`` are text). Stricter than
+YAML: a key may occur once, aliases are refused, nesting is limited. Every key knows its line.
+"""
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.composer import Composer, MaxDepthExceededError
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import MappingNode, ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+from ruamel.yaml.tag import Tag
 
 from lungtune.errors import SpaceError
 
 MAX_BYTES = 1_000_000
+MAX_DEPTH = 64
+"""Deepest nesting of mappings and lists that is read."""
+
+_PREFIX = "tag:yaml.org,2002:"
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_CORE = {f"{_PREFIX}{kind}" for kind in ("bool", "int", "float", "null")}
 
 
 class Block(dict[str, Any]):
@@ -19,22 +41,42 @@ class Block(dict[str, Any]):
     lines: dict[str, int]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars, no aliases, no duplicate keys."""
+class _Resolver(VersionedResolver):
+    """YAML 1.2 core schema: ruamel's resolver without timestamps, ``<<`` and underscores in numbers."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
+    processing_version = (1, 2)
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        tag = super().resolve(kind, value, implicit)
+        if kind is ScalarNode and implicit[0] and (str(tag) not in _CORE or "_" in value):
+            return Tag(suffix=f"{_PREFIX}str")
+        return tag
+
+
+class _Composer(Composer):
+    """Refuses aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+        if self.parser.check_event(AliasEvent):
+            mark = self.parser.peek_event().start_mark
             raise SpaceError(f"line {mark.line + 1}: aliases (*name) are not read here; write the value out.")
         return super().compose_node(parent, index)
 
-    def construct_block(self, node: yaml.MappingNode) -> Block:
+
+class _Constructor(SafeConstructor):
+    """Plain values; mappings become :class:`Block`."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # a number of thousands of digits
+            raise MarkedYAMLError(problem=str(error).partition(";")[0], problem_mark=node.start_mark) from error
+
+    def construct_block(self, node: MappingNode) -> Block:
         block = Block()
         block.lines = {}
         for key_node, value_node in node.value:
-            plain = isinstance(key_node, yaml.ScalarNode)
+            plain = isinstance(key_node, ScalarNode)
             key, line = str(key_node.value if plain else self.construct_object(key_node)), key_node.start_mark.line + 1
             if key in block:
                 raise SpaceError(f"line {line}: '{key}' stands twice (first on line {block.lines[key]}); keep one.")
@@ -43,41 +85,28 @@ class _Loader(yaml.SafeLoader):
         return block
 
 
-_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_block)
-for _tag, _pattern, _first in (
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
-    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+0123456789."),
-    ("float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", "-+."),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
-
-
-def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    return int(node.value)
-
-
-def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
-    return float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+_Constructor.add_constructor(f"{_PREFIX}map", _Constructor.construct_block)
 
 
 def parse(text: str, where: str) -> Any:
     """Parse YAML ``text``; mappings come back as :class:`Block`.
 
     Raises:
-        SpaceError: the text is not YAML, has aliases or duplicate keys; ``where`` names the file.
+        SpaceError: the text is not YAML, has aliases or duplicate keys, or is nested too deep; ``where`` names the
+            file.
     """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver, yaml.Composer, yaml.Constructor = _Resolver, _Composer, _Constructor
+    yaml.max_depth = MAX_DEPTH
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        return yaml.load(text)
+    except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise SpaceError(f"{where}{line}: not readable as YAML: {getattr(error, 'problem', error)}.") from error
+        if isinstance(error, MaxDepthExceededError):
+            raise SpaceError(f"{where}{line}: values may be nested at most {MAX_DEPTH} deep.") from error
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise SpaceError(f"{where}{line}: not readable as YAML: {problem}.") from error
     except SpaceError as error:
         raise SpaceError(f"{where}:{str(error).removeprefix('line ')}") from error
 
@@ -101,3 +130,83 @@ def load(path: Path) -> Block:
     if not isinstance(block, Block):
         raise SpaceError(f"{path}: the top level must be a mapping (key: value), but is {type(block).__name__}.")
     return block
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes ``null`` out, and no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_null(self, data: None) -> Any:
+        return self.represent_scalar(f"{_PREFIX}null", "null")
+
+
+_Representer.add_representer(type(None), _Representer.represent_null)
+
+
+class Document:
+    """A commented mapping to be written as YAML that :func:`parse` reads back as equal values of equal types.
+
+    Text is written in double quotes, lists and mappings inside lists in flow style.
+    """
+
+    def __init__(self) -> None:
+        self._map = CommentedMap()
+
+    def heading(self, text: str) -> None:
+        """Set the comment above everything."""
+        if text:
+            self._map.yaml_set_start_comment("\n".join(map(_printable, text.split("\n"))))
+
+    def add(self, key: str, value: Any, comment: str = "", *, apart: bool = False) -> None:
+        """Append a key.
+
+        Args:
+            key: any text.
+            value: a scalar, a list, a mapping, or another :class:`Document`.
+            comment: written behind the value, in one line.
+            apart: leave an empty line before it.
+        """
+        self._map[_key(key)] = value._map if isinstance(value, Document) else _node(value)
+        if comment:
+            self._map.yaml_add_eol_comment(_printable(" ".join(comment.split())), key, column=0)
+        if apart:
+            self._map.yaml_set_comment_before_after_key(key, before="\n")
+
+    def text(self) -> str:
+        """Return the YAML."""
+        yaml = YAML(typ="rt", pure=True)
+        yaml.Representer = _Representer
+        yaml.width = MAX_BYTES
+        stream = io.StringIO()
+        yaml.dump(self._map, stream)
+        return stream.getvalue()
+
+
+def _node(value: Any) -> Any:
+    if isinstance(value, str):
+        return DoubleQuotedScalarString(value)
+    if isinstance(value, Mapping):
+        node = CommentedMap((_key(key), _flow(_node(item))) for key, item in value.items())
+        return node if node else _flow(node)
+    if isinstance(value, (list, tuple)):
+        return _flow(CommentedSeq(map(_node, value)))
+    if value is None or isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def _key(text: str) -> str:
+    return text if _PLAIN_KEY.fullmatch(text) else DoubleQuotedScalarString(text)
+
+
+def _flow(node: Any) -> Any:
+    if isinstance(node, (CommentedMap, CommentedSeq)):
+        node.fa.set_flow_style()
+    return node
+
+
+def _printable(text: str) -> str:
+    """Escape what a YAML comment may not hold."""
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
-from lungtune.data.manifest import write_atomically
+from lungtune.core.io import fsync_folder, waiting, write_atomic
 from lungtune.errors import DataError
 
 _KINDS = {"key": str, "generator": dict, "classes": list, "train_hash": str, "size": int, "seed": int, "about": dict}
@@ -123,10 +122,9 @@ def add(folder: Path, classes: Sequence[str], items: Sequence[Item]) -> None:
         with room(folder, f"{len(made)} images", sum(map(len, files.values())) + len(lines)):
             try:
                 for file, data in files.items():
-                    (folder / file).parent.mkdir(parents=True, exist_ok=True)
-                    write_atomically(folder / file, data)
+                    write_atomic(folder / file, data, sync_folder=False)
                 for parent in {(folder / file).parent for file in files}:
-                    _sync(parent)
+                    fsync_folder(parent)
                 _append(folder, len(sound), lines)
             except OSError:
                 for file in files:
@@ -147,7 +145,7 @@ def _append(folder: Path, end: int, lines: bytes) -> None:
         except OSError:
             stream.truncate(end)
             raise
-    _sync(folder)
+    fsync_folder(folder)
 
 
 def remove(folder: Path, damaged: Callable[[Entry], bool]) -> list[Entry]:
@@ -158,7 +156,7 @@ def remove(folder: Path, damaged: Callable[[Entry], bool]) -> list[Entry]:
         dropped = [entry for _, entry, bad in judged if bad]
         if dropped:
             with room(folder, "its list", len(lines) * 256):
-                write_atomically(folder / _LIST, b"".join(line for line, _, bad in judged if not bad))
+                write_atomic(folder / _LIST, b"".join(line for line, _, bad in judged if not bad))
         return dropped
 
 
@@ -182,14 +180,11 @@ def writing(folder: Path) -> Iterator[None]:
     Raises:
         DataError: the folder cannot be written.
     """
-    lock = FileLock(folder / _LOCK, is_singleton=True)  # a process may ask again for what it holds
-    with room(folder, "its lock", 0):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    try:
+    with contextlib.ExitStack() as held:
+        with room(folder, "its lock", 0):
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(waiting(folder / _LOCK, f"writes to the bank {folder}", reentrant=True))
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager
@@ -209,11 +204,3 @@ def room(folder: Path, what: str, size: int) -> Iterator[None]:
 def foreign(folder: Path) -> bool:
     """Whether a folder holds anything but what a bank begins with."""
     return any(each.name != _LOCK for each in folder.iterdir())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lungtune.core.io import write_atomic
 from lungtune.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -118,8 +118,7 @@ class Manifest:
     def save(self, path: Path, *, audit: Mapping[str, Any] | None = None) -> None:
         """Write JSON atomically, with the audit's `to_dict()` beside the split if given."""
         content = {"schema": SCHEMA, "hash": self.hash, **asdict(self), "audit": audit}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
+        write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
 
     @classmethod
     def load(cls, path: Path) -> Manifest:
@@ -202,13 +201,3 @@ class Manifest:
 def masks(entries: Entries) -> dict[str, str]:
     """Return case id -> sha1 of its mask, for the cases that have one."""
     return {name: sha1 for name, sha1 in zip(entries.case_id, entries.mask_sha1, strict=True) if sha1}
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` holds either the old or the whole new content, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)

@@ -18,8 +18,8 @@ from typing import TypeVar
 import pandas as pd
 
 from lungtune.core import paths as places
-from lungtune.core.cache import HINT, note
-from lungtune.data.progress import track
+from lungtune.core.cache import HINT
+from lungtune.core.io import log_stderr, track
 from lungtune.data.readers.images import Facts, UnreadableImageError, decoders, facts
 
 COLUMNS = (*(field.name for field in fields(Facts)), "error")
@@ -116,9 +116,9 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bo
                         values[6] = int(values[6])
                         known[path] = (*values, None)
     except (OSError, sqlite3.OperationalError) as error:  # locked too long, or no right to write: go without
-        note(f"The cache of image facts {_database()} cannot be used: {error}. {HINT}")
+        log_stderr(f"The cache of image facts {_database()} cannot be used: {error}. {HINT}")
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-        note(f"The cache of image facts {_database()} is damaged ({error}); building it anew.")
+        log_stderr(f"The cache of image facts {_database()} is damaged ({error}); building it anew.")
         _database().unlink(missing_ok=True)
         return {}
     return known
@@ -134,6 +134,6 @@ def _store(found: dict[str, Facts], keys: dict[str, tuple[int, int] | None], voi
         with closing(_connect()) as connection, connection:
             connection.executemany(f"INSERT OR REPLACE INTO facts VALUES ({','.join('?' * 11)})", rows)
     except (OSError, sqlite3.DatabaseError) as error:
-        note(f"The cache of image facts {_database()} cannot be written: {error}. {HINT}")
+        log_stderr(f"The cache of image facts {_database()} cannot be written: {error}. {HINT}")
         return False
     return True

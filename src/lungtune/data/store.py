@@ -20,7 +20,7 @@ import numpy as np
 
 from lungtune.core import cache
 from lungtune.core import paths as places
-from lungtune.data.progress import track
+from lungtune.core.io import track
 from lungtune.data.readers.images import (
     UnreadableImageError,
     decoders,
@@ -166,7 +166,7 @@ def _copy_known(pixels: np.ndarray, hashes: Sequence[str], size: int, folder: Pa
         if named:
             rows.setdefault(named, []).append(row)
     for file in sorted(folder.glob(f"*-{size}-*.u8")):
-        about = cache.about(file)
+        about = cache.read_metadata(file)
         if about is None or about.get("version") != VERSION or rows.keys().isdisjoint(held := about.get("images", [])):
             continue
         if not _store(file, held, size).sound:

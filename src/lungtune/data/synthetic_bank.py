@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from lungtune.core import synthetic
+from lungtune.core.io import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.data import bank_files
 from lungtune.data.bank_files import Entry, Item
-from lungtune.data.manifest import Manifest, write_atomically
+from lungtune.data.manifest import Manifest
 from lungtune.errors import DataError
 
 SCHEMA = 1
@@ -95,7 +96,7 @@ class Bank:
             plain = {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.name not in _OWN}
             plain |= {"schema": SCHEMA, "created": time.strftime("%Y-%m-%d %H:%M:%S"), "versions": dict(versions or {})}
             with bank_files.room(folder, "its description", 4096):
-                write_atomically(folder / _DESCRIPTION, json.dumps(plain, indent=1, ensure_ascii=False).encode())
+                write_atomic(folder / _DESCRIPTION, json.dumps(plain, indent=1, ensure_ascii=False).encode())
         return made
 
     @classmethod

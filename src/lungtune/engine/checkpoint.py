@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill, a power cut and a full disk.
 
-A checkpoint is a safetensors file whose metadata carry JSON and a checksum of everything in it. It is written beside
-its place, flushed to the disk and renamed, so a name always holds a whole checkpoint: the old or the new one.
+A checkpoint is a safetensors file whose metadata carry JSON and a checksum of everything in it. It is written
+atomically: a name always holds a whole checkpoint, the old or the new one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lungtune.core.io import write_atomic
 from lungtune.errors import CheckpointError
 
 SUFFIX = ".safetensors"
@@ -40,21 +40,7 @@ def save(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(meta, sort_keys=True)
     data = safetensors.torch.save(host, metadata={_META: text, _SUM: digest(host, text)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_atomic(path, data)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

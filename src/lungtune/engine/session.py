@@ -16,7 +16,7 @@ import torch
 
 from lungtune.core import params as parameters
 from lungtune.core.family import Trainable
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import write_atomic
 from lungtune.core.resource import Fidelity
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import Objective, Report

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import write_atomic
 from lungtune.errors import WeightsError
 from lungtune.models import diffusion_weights as weights
 from lungtune.models.diffusion_model import SAMPLERS, SPACING, diffusers

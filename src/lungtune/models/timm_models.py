@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lungtune.core import cache
+from lungtune.core.io import log_stderr
 from lungtune.errors import SpaceError, WeightsError, did_you_mean
 from lungtune.models import hub
 
@@ -65,7 +65,7 @@ def check(model: str, weights: str) -> None:
     """
     found = find(model, weights, fetch=True)
     if found.file is None:
-        cache.note(f"The weights of {found.architecture} are {found.about}.")
+        log_stderr(f"The weights of {found.architecture} are {found.about}.")
 
 
 def find(model: str, weights: str, *, fetch: bool) -> Weights:

@@ -11,10 +11,12 @@ import os
 import shutil
 import tempfile
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import torch
 
+from lungtune.core.io import progress
 from lungtune.errors import UserError, did_you_mean
 from lungtune.pretrain.contrastive import contrastive_loss
 from lungtune.pretrain.corpus import Corpus, corpus
@@ -56,30 +58,15 @@ def pretrain(
     Raises:
         UserError: there is no such base.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     if name not in RECIPES:
         raise UserError(f"'{name}' is not a base.{did_you_mean(name, RECIPES)}")
     recipe = RECIPES[name]
     recipe = replace(recipe, patients=patients or recipe.patients, passes=passes or recipe.passes)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    lively = console.is_terminal
-    with Progress(*columns, console=console, disable=not lively) as bar:
-        job = bar.add_task("Rendering phantoms", total=None)
-        data = recipe.corpus(seed, lambda: bar.advance(job))
-        steps = recipe.steps(len(data.images))
-        bar.update(job, total=len(data.images))
-        job = bar.add_task("Pretraining", total=steps)
-
-        def tick(loss: float) -> None:
-            bar.update(job, advance=1, description=f"Pretraining, loss {loss:.3f}")
-            done = round(bar.tasks[job].completed)
-            if not lively and done % max(1, steps // 20) == 0:
-                console.print(f"step {done} of {steps}: loss {loss:.3f}", highlight=False)
-
-        model = recipe.train(data, seed, tick)
+    rendered, steps = count(1), count(1)
+    with progress("Rendering phantoms", None) as update:
+        data = recipe.corpus(seed, lambda: update(next(rendered)))
+    with progress("Pretraining", recipe.steps(len(data.images)), lines=20) as update:
+        model = recipe.train(data, seed, lambda loss: update(next(steps), f"loss {loss:.3f}"))
     folder = out or SHIPPED / name
     save(model, recipe, folder)
     return folder

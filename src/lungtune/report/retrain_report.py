@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import write_atomic
 from lungtune.core.recipe import Provenance
 from lungtune.core.space import SearchSpace
 from lungtune.report import ablation_report, formatting

@@ -12,7 +12,7 @@ from typing import Any
 from lungtune import catalog
 from lungtune.core import paths
 from lungtune.core.family import Generator
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import write_atomic
 from lungtune.errors import StudyError
 from lungtune.report import retrain_report
 from lungtune.retrain import runs

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lungtune.core import comparison, synthetic
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import write_atomic
 from lungtune.core.recipe import Provenance
 from lungtune.core.space import SearchSpace
 from lungtune.report import retrain_report
@@ -68,7 +68,7 @@ class ClassifierRetraining(Retraining):
         if self._arms:
             content["effect"] = self._arms.content(content["reproduction"]["edited"])
         told = self._compared is not None and self._compared.axis == synthetic.IMAGES
-        if synthetic.Settings.among(self.space.fixed).wants_bank and not told:
+        if synthetic.Settings.from_mapping(self.space.fixed).wants_bank and not told:
             content["unasked"] = comparison.question(self.path)
         return content
 

@@ -101,7 +101,8 @@ class Blackout:
         dark = dataclasses.replace(dataset, **parts)
         assert space.seed is not None
         # synthetic images show lungs, and have no masks: as many real ones, blackened, take their place
-        changed = {synthetic.IMAGES: synthetic.DUPLICATES} if synthetic.Settings.among(space.fixed).wants_bank else {}
+        mixed = synthetic.Settings.from_mapping(space.fixed).wants_bank
+        changed = {synthetic.IMAGES: synthetic.DUPLICATES} if mixed else {}
         self._run = runs.Run(space.seed, folder, changed=changed)
         self._session = _session(trainable, base, dark, space)
         runs.train(self._session, space, [self._run], fidelity, "training with black lungs")

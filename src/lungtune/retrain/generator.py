@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import write_atomic
 from lungtune.core.recipe import Provenance
 from lungtune.core.space import SearchSpace
 from lungtune.errors import SpaceError

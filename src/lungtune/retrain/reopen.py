@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-
 from lungtune import catalog
-from lungtune.core import recipe, synthetic
+from lungtune.core import io, recipe, synthetic
 from lungtune.core.ledger import Ledger
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
@@ -89,17 +87,14 @@ def inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, t
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Be the only process that writes to ``folder``."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise StudyError(
-            f"another process is retraining into {folder}; wait for it or choose another --out."
-        ) from error
-    except OSError as error:
-        raise StudyError(f"{folder} must be writable, but: {error.strerror}.") from error
-    try:
+
+    def busy(holder: str) -> StudyError:
+        return StudyError(f"{holder} is retraining into {folder}; wait for it or choose another --out.")
+
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(io.exclusive(folder / ".lock", busy))
+        except OSError as error:
+            raise StudyError(f"{folder} must be writable, but: {error.strerror}.") from error
         yield
-    finally:
-        lock.release()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lungtune.core.comparison import shown
+from lungtune.core.io import progress
 from lungtune.core.space import SearchSpace
 from lungtune.errors import CheckpointError, TrialError
 
@@ -73,7 +72,7 @@ def _together(session: Session, space: SearchSpace, runs: list[Run], fidelity: f
     for run in runs:
         session.start(run.number, {**space.fixed, **run.changed}, run.seed, run.folder)
     open_runs = {run.number: run for run in runs}
-    with _bar(what, fidelity) as told:
+    with progress(what, fidelity, unit="passes") as update:
         while open_runs:
             for number, due in session.step():
                 run = open_runs[number]
@@ -90,7 +89,7 @@ def _together(session: Session, space: SearchSpace, runs: list[Run], fidelity: f
                 session.leave(number)
                 del open_runs[number]
             done = [session.pack.samples(session.runs[number].slot) for number in open_runs]
-            told(min(done) / len(session.dataset.train.labels) if done else fidelity)
+            update(min(done) / len(session.dataset.train.labels) if done else fidelity)
 
 
 def resume(session: Session, space: SearchSpace, run: Run, fidelity: float) -> None:
@@ -130,19 +129,3 @@ def score(session: Session, space: SearchSpace, run: Run, part: Part, fidelity: 
 def forget(work: Path) -> None:
     """Remove the checkpoints of runs whose report is written."""
     shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def _bar(what: str, total: float) -> Iterator[Any]:
-    """Show passes done on a terminal, one line in a pipe; yield the function that is told them."""
-    if not sys.stderr.isatty():
-        print(f"{what}: {total:g} passes ...", file=sys.stderr, flush=True)
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.1f}/{task.total:g} passes"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=min(done, total))

@@ -170,8 +170,9 @@ class TrialController:
         """Answer a configuration that was finished or paused before from the journal."""
         if trial.reports:
             return False
+        params = synthetic.canonicalize(trial.params)
         for other in self.history.of(State.COMPLETE, State.PRUNED, State.PAUSED):
-            if synthetic.plain(other.params) == synthetic.plain(trial.params) and other.duplicate_of is None:
+            if synthetic.canonicalize(other.params) == params and other.duplicate_of is None:
                 state = State.COMPLETE if other.state is State.COMPLETE else State.PRUNED
                 self._end(trial.number, state, reason="duplicate", duplicate_of=other.number)
                 return True

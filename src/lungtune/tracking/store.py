@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-
 from lungtune.core import paths
+from lungtune.core.io import waiting
 from lungtune.errors import StudyError
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def prepare(uri: str) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(path.name + ".lock")):
+        with waiting(path.with_name(path.name + ".lock"), f"prepares the store {path}"):
             if not path.exists() or path.stat().st_size == 0:
                 _build(path)
             _check(path)

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import Lock, write_atomic
 from lungtune.errors import LungtuneError, StudyError
 from lungtune.tracking import charts, store
 from lungtune.tracking.projection import Projection
@@ -112,9 +110,9 @@ class Tracker:
                 self._read()
                 if not self._projection.ready:
                     return
-        lock = FileLock(self.folder / "tracking.lock")
+        lock = Lock(self.folder / "tracking.lock")
         if not self._acquire(lock):
-            self._problem = "another process is delivering this study"
+            self._problem = f"{lock.holder()} is delivering this study"
             return
         try:
             self._follow()
@@ -183,15 +181,12 @@ class Tracker:
     def _pause(self, seconds: float) -> bool:
         return self._stopping.wait(seconds)
 
-    def _acquire(self, lock: FileLock) -> bool:
-        while True:
-            try:
-                lock.acquire(timeout=0)
-                return True
-            except Timeout:
-                if self._stopping.is_set() and time.monotonic() + 0.2 > self._deadline:
-                    return False
-                time.sleep(0.2)
+    def _acquire(self, lock: Lock) -> bool:
+        while not lock.try_acquire():
+            if self._stopping.is_set() and time.monotonic() + 0.2 > self._deadline:
+                return False
+            time.sleep(0.2)
+        return True
 
     def _cursor(self) -> dict[str, Any]:
         if self._replay:

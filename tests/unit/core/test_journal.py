@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungtune.core.journal import Journal, read, write_atomic
+from lungtune.core.journal import Journal, read
 from lungtune.core.trial import History, State
 from lungtune.errors import StudyError
 
@@ -67,20 +67,6 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path):
     assert "could not be written" in done.stdout
     assert [e["event"] for e in read(path)] == ["a"]
     assert path.read_bytes().endswith(b"\n")
-
-
-def test_atomic_writes_leave_no_half_file(tmp_path, monkeypatch):
-    path = tmp_path / "f.json"
-    write_atomic(path, b"old")
-
-    def fail(fd):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_history_tells_the_best_report_not_the_last():

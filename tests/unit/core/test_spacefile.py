@@ -4,7 +4,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from lungtune import catalog
-from lungtune.core import objectives, setting
+from lungtune.core import objectives, spacefile
 from lungtune.core.scheduler import Scheduler
 from lungtune.core.space import SearchSpace
 from lungtune.core.spacefile import load_space
@@ -182,7 +182,7 @@ def test_a_familys_metrics_are_what_its_objective_may_be(tmp_path, line, expecte
     assert space.objective == expected
     assert load_space(path, lambda name: Generator(), settings={"objective": "cmmd"}).objective.mode == "min"
     with pytest.raises(SpaceError, match="objective must be known"):
-        setting.apply(space, Generator(), "objective", "macro_f1")
+        spacefile.apply(space, Generator(), "objective", "macro_f1")
     path.write_text(GOOD.replace("trials: 5", "objective: cmdd"))
     with pytest.raises(SpaceError, match=r":3: objective must be known, but got 'cmdd'\. Did you mean 'cmmd'"):
         load_space(path, lambda name: Generator())

@@ -17,6 +17,14 @@ from lungtune.errors import SpaceError
         ("on", "on"),
         ("true", True),
         ("1_0", "1_0"),
+        ("2026-01-31", "2026-01-31"),
+        ("1:30", "1:30"),
+        ("<<", "<<"),
+        ("017", 17),
+        ("1E+3", 1000.0),
+        (".5", 0.5),
+        ("~", None),
+        ("'1'", "1"),
     ],
 )
 def test_scalars_are_yaml_1_2(text, value):
@@ -39,6 +47,69 @@ def test_a_key_that_stands_twice_is_refused():
 def test_aliases_are_refused():
     with pytest.raises(SpaceError, match="aliases"):
         yamlfile.parse("a: &x [1]\nb: *x\n", "f.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 20_000, "a: " + "{b: " * 20_000, "- " * 20_000, "[" * 65 + "]" * 65])
+def test_deep_nesting_is_one_sentence(text):
+    with pytest.raises(SpaceError, match=r"^f\.yaml:1: values may be nested at most 64 deep\.$"):
+        yamlfile.parse(text, "f.yaml")
+
+
+def test_nesting_up_to_the_limit_is_read():
+    assert str(yamlfile.parse("[" * 64 + "]" * 64, "f.yaml")) == "[" * 64 + "]" * 64
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "[-" + "1" * 5000 + "]"])
+def test_a_number_of_5000_digits_is_one_sentence(value):
+    with pytest.raises(SpaceError, match=r"^f\.yaml:2: not readable as YAML: Exceeds the limit .*\.$"):
+        yamlfile.parse(f"a: 1\nb: {value}\n", "f.yaml")
+
+
+def test_a_yaml_1_1_directive_changes_nothing():
+    assert yamlfile.parse("%YAML 1.1\n---\na: no\n", "f.yaml") == {"a": "no"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("a: [1, 2", 1), ("a: 1\nb:\n\t- c", 3), ("a: 1\n---\nb: 2", 2), ("a: !x 1", 1), ("a: !!int x", 1)],
+)
+def test_broken_yaml_is_one_sentence_with_its_line(text, line):
+    with pytest.raises(SpaceError, match=rf"^f\.yaml:{line}: not readable as YAML: [^\n]+\.$"):
+        yamlfile.parse(text, "f.yaml")
+
+
+def test_control_characters_are_one_sentence():
+    with pytest.raises(SpaceError, match=r"^f\.yaml: not readable as YAML: unacceptable character [^\n]+\.$"):
+        yamlfile.parse("a: \x00", "f.yaml")
+
+
+def test_a_nested_key_that_stands_twice_is_refused():
+    with pytest.raises(SpaceError, match=r"f\.yaml:4: 'b' stands twice \(first on line 2\)"):
+        yamlfile.parse("a:\n  b: 1\n  c: 2\n  b: 3\n", "f.yaml")
+
+
+def test_a_document_keeps_order_comments_and_types():
+    inner = yamlfile.Document()
+    inner.add("x", [1, None, "no", {"deep": 1e-8}], "many\nlines")
+    document = yamlfile.Document()
+    document.heading("Title\n\nmore")
+    document.add("no", True)
+    document.add("part", inner, "of the whole", apart=True)
+    document.add("empty", {})
+    assert document.text() == (
+        "# Title\n\n# more\nno: true\n\npart: # of the whole\n"
+        '  x: [1, null, "no", deep: 1e-08] # many lines\nempty: {}\n'
+    )
+    assert yamlfile.parse(document.text(), "f.yaml") == {
+        "no": True, "part": {"x": [1, None, "no", {"deep": 1e-8}]}, "empty": {},
+    }  # fmt: skip
+
+
+def test_numpy_numbers_are_written_as_plain_ones():
+    numpy = pytest.importorskip("numpy")
+    document = yamlfile.Document()
+    document.add("a", numpy.float64(0.25))
+    assert document.text() == "a: 0.25\n"
 
 
 def test_python_objects_are_refused():

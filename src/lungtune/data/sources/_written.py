@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from lungtune.core import cache, paths
+from lungtune.core import cache, io, paths
 
 
 def written(shelf: str, key: str, complete: Callable[[Path], bool], write: Callable[[Path], None]) -> Path:
@@ -23,14 +23,12 @@ def written(shelf: str, key: str, complete: Callable[[Path], bool], write: Calla
     Raises:
         DataError: the cache cannot be written.
     """
-    from filelock import FileLock
-
     above = paths.cache() / shelf
     folder = above / key
     if complete(folder):
         return folder
-    cache.ready(above)
-    with FileLock(above / f"{key}.lock"):
+    cache.ensure_writable(above)
+    with io.waiting(above / f"{key}.lock", f"writes {folder}"):
         if not complete(folder):
             for left in above.glob(f"{key}.*.part"):  # of a process that died
                 shutil.rmtree(left, ignore_errors=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lungtune.core import cache, paths
+from lungtune.core.io import log_stderr, track
 from lungtune.data.sources._files import SPLIT_NAMES, require_file, require_folder
 from lungtune.data.sources._written import written
 from lungtune.errors import DataError, did_you_mean
@@ -120,7 +121,7 @@ def _find(stem: str, root: str | None) -> Path:
     for folder in (shelf, Path.home() / ".medmnist"):
         if (folder / f"{stem}.npz").is_file():
             return folder / f"{stem}.npz"
-    cache.ready(shelf)
+    cache.ensure_writable(shelf)
     part = Path(tempfile.mkdtemp(prefix=f"{stem}.", suffix=".part", dir=shelf))
     try:
         _fetch(stem, part)
@@ -147,7 +148,7 @@ def _fetch(stem: str, folder: Path) -> None:
     import medmnist
 
     name, _, size = stem.partition("_")
-    cache.note(f"Fetching {stem}.npz from {_address(stem)} ...")
+    log_stderr(f"Fetching {stem}.npz from {_address(stem)} ...")
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)
     try:
@@ -177,8 +178,6 @@ def _write(file: Path, classes: list[str], part: Path) -> None:
         DataError: the file is damaged or does not hold what the set should.
     """
     from PIL import Image
-
-    from lungtune.data.progress import track
 
     rows: list[dict[str, str]] = []
     for split in ("train", "val", "test"):

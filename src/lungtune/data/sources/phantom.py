@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lungtune.core.io import progress
 from lungtune.data.sources._written import written
 from lungtune.errors import DataError, did_you_mean
 
@@ -205,21 +206,13 @@ def _draw(task: tuple[Recipe, Path, str, list[tuple[int, int]]]) -> list[dict[st
 
 def _render(made: Recipe, part: Path) -> None:
     """Fill the folder ``part``, with a progress bar on a terminal and a line in a pipe."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
     total = made.n + made.test
-    tasks = list(_tasks(made, part))
-    if not console.is_terminal:
-        console.print(f"Rendering {total} phantoms, once, into {part.parent}", soft_wrap=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     rows: list[dict[str, str | int]] = []
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        job = bar.add_task("Rendering phantoms", total=total)
-        for done in _results(tasks):
+    line = f"Rendering {total} phantoms, once, into {part.parent}"
+    with progress("Rendering phantoms", total, line=line) as update:
+        for done in _results(list(_tasks(made, part))):
             rows.extend(done)
-            bar.update(job, advance=len(done))
+            update(len(rows))
     with (part / "table.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, _FIELDS)
         writer.writeheader()

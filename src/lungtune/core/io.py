@@ -1,0 +1,225 @@
+"""Durable files, locks between processes, and progress on stderr.
+
+Standard library and filelock; rich is imported only where a bar is drawn.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from filelock import FileLock, Timeout
+
+Item = TypeVar("Item")
+
+_QUIET = 50
+"""Fewer items than this show no progress."""
+
+_PATIENCE = 1.0
+"""Seconds of waiting for a lock before it is reported."""
+
+_OTHER = "another process"
+
+
+def log_stderr(text: str) -> None:
+    """Print one line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that files created, renamed or removed in it survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes, *, sync_folder: bool = True) -> None:
+    """Replace a file's content; a reader, or a power cut, finds the old or the new file whole.
+
+    Args:
+        path: the file; its folder is created if missing. The draft is ``.<name>.<pid>.<thread>.tmp`` beside it.
+        data: the new content.
+        sync_folder: flush the folder as well; a caller that writes many files may do so once, with `fsync_folder`.
+
+    Raises:
+        OSError: the disk is full or not writable; what stood at ``path`` is untouched and no draft stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    if sync_folder:
+        fsync_folder(path.parent)
+
+
+class Lock:
+    """An exclusive lock between processes; the lock file names its holder while it is held.
+
+    Args:
+        path: the lock file; it stays after release.
+        reentrant: this process may acquire it again while it holds it.
+    """
+
+    def __init__(self, path: Path, *, reentrant: bool = False) -> None:
+        self.path = path
+        self._reentrant = reentrant
+        self._lock = FileLock(path, is_singleton=reentrant)
+
+    def try_acquire(self, timeout: float = 0.0) -> bool:
+        """Acquire the lock within ``timeout`` seconds; return whether that succeeded.
+
+        Raises:
+            OSError: the lock file cannot be written.
+        """
+        try:
+            self._lock.acquire(timeout=timeout)
+        except Timeout:
+            return False
+        self._sign(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        return True
+
+    def acquire(self, doing: str) -> None:
+        """Acquire the lock, however long that takes; after a second of waiting, say for whom.
+
+        Args:
+            doing: what the holder does, to follow "which": ``makes the pixel store x``.
+
+        Raises:
+            OSError: the lock file cannot be written.
+        """
+        if not self.try_acquire(_PATIENCE):
+            log_stderr(f"Waiting for {self.holder()}, which {doing} ...")
+            self.try_acquire(-1)
+
+    def holder(self) -> str:
+        """Return who holds the lock: ``process 12 on host since 2026-01-31 12:00:00``, else ``another process``."""
+        try:
+            return self.path.read_text(encoding="utf-8").strip() or _OTHER
+        except (OSError, ValueError):
+            return _OTHER
+
+    def release(self) -> None:
+        """Release the lock."""
+        if not self._reentrant:
+            self._sign("")
+        self._lock.release()
+
+    def _sign(self, text: str) -> None:
+        with suppress(OSError):  # on a full disk the lock holds all the same, its holder is not named
+            self.path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def waiting(path: Path, doing: str, *, reentrant: bool = False) -> Iterator[None]:
+    """Hold a lock, waiting for it as `Lock.acquire` does.
+
+    Raises:
+        OSError: the lock file cannot be written.
+    """
+    lock = Lock(path, reentrant=reentrant)
+    lock.acquire(doing)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def exclusive(path: Path, refusal: Callable[[str], Exception]) -> Iterator[None]:
+    """Hold a lock, or raise at once.
+
+    Args:
+        path: the lock file.
+        refusal: makes the error of who holds the lock, see `Lock.holder`.
+
+    Raises:
+        OSError: the lock file cannot be written.
+        Exception: what ``refusal`` returned: another process holds the lock.
+    """
+    lock = Lock(path)
+    if not lock.try_acquire():
+        raise refusal(lock.holder())
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Update(Protocol):
+    """What `progress` yields: ``update(done, note)``; ``note`` is shown behind the description."""
+
+    def __call__(self, done: float, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(
+    what: str, total: float | None, *, unit: str = "", line: str | None = None, lines: int = 0
+) -> Iterator[Update]:
+    """Show progress on stderr: a bar on a terminal, plain lines in a pipe.
+
+    Args:
+        what: description.
+        total: amount of work; None where it is not known.
+        unit: of fractional amounts, such as ``passes``; without one, amounts are whole numbers.
+        line: printed in a pipe at the start; by default description and total. Empty: nothing.
+        lines: further lines in a pipe, evenly spread over ``total``.
+    """
+    if not sys.stderr.isatty():
+        amount = "" if total is None else f": {total:,g}{f' {unit}' if unit else ''}"
+        if line != "":
+            log_stderr(line or f"{what}{amount} ...")
+        yield _plain_lines(what, total, lines)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    count = TextColumn(f"{{task.completed:.1f}}/{{task.total:g}} {unit}") if unit else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+
+        def update(done: float, note: str = "") -> None:
+            shown = done if total is None else min(done, total)
+            bar.update(task, completed=shown, description=f"{what}, {note}" if note else what)
+
+        yield update
+
+
+def _plain_lines(what: str, total: float | None, lines: int) -> Update:
+    passed = 0
+
+    def update(done: float, note: str = "") -> None:
+        nonlocal passed
+        if total and lines and int(done / total * lines) > passed:
+            passed = int(done / total * lines)
+            log_stderr(f"{what}: {done:,g} of {total:,g}{f', {note}' if note else ''}")
+
+    return update
+
+
+def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """Yield ``items`` while showing how many of ``total`` are done, then the time taken; below 50, show nothing."""
+    if total < _QUIET:
+        yield from items
+        return
+    started = time.monotonic()
+    with progress(what, total) as update:
+        for done, item in enumerate(items, start=1):
+            yield item
+            update(done)
+    log_stderr(f"{what}: {total:,} in {time.monotonic() - started:.1f} s")

@@ -1,0 +1,151 @@
+"""Atomic writes, locks that name their holder, progress on a terminal and in a pipe."""
+
+import io as streams
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from lungtune.core import io
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from lungtune.core.io import Lock
+lock = Lock(Path(sys.argv[1]))
+assert lock.try_acquire()
+print("held", flush=True)
+sys.stdin.readline()
+lock.release()
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A lock held by another process, until a line is written to it."""
+    held = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "l.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert held.stdout.readline() == "held\n"
+    yield held
+    held.communicate("\n")
+
+
+def test_atomic_write_leaves_no_half_file(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "f.json"
+    io.write_atomic(path, b"old")
+
+    def fail(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        io.write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("sync", "flushed"), [(True, 2), (False, 1)])
+def test_atomic_write_flushes_file_and_folder(tmp_path, monkeypatch, sync, flushed):
+    calls = []
+    monkeypatch.setattr(os, "fsync", calls.append)
+    io.write_atomic(tmp_path / "f", b"x", sync_folder=sync)
+    assert len(calls) == flushed
+
+
+def test_atomic_writes_from_threads_do_not_mix(tmp_path):
+    threads = [threading.Thread(target=io.write_atomic, args=(tmp_path / "f", bytes([n]) * 999)) for n in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(set((tmp_path / "f").read_bytes())) == 1
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_held_lock_is_refused_and_names_its_holder(tmp_path, elsewhere):
+    with (
+        pytest.raises(ValueError, match=rf"^held by process {elsewhere.pid} on .+ since \d{{4}}-\d\d-\d\d"),
+        io.exclusive(tmp_path / "l.lock", lambda holder: ValueError(f"held by {holder}")),
+    ):
+        pass
+
+
+def test_waiting_says_for_whom_then_acquires(tmp_path, elsewhere, capsys, monkeypatch):
+    monkeypatch.setattr(io, "_PATIENCE", 0.05)
+    threading.Timer(0.3, elsewhere.stdin.write, "\n").start()
+    threading.Timer(0.4, elsewhere.stdin.flush).start()
+    with io.waiting(tmp_path / "l.lock", "makes tea"):
+        assert f"process {os.getpid()} " in io.Lock(tmp_path / "l.lock").holder()
+    assert capsys.readouterr().err.startswith(f"Waiting for process {elsewhere.pid} on ")
+    assert io.Lock(tmp_path / "l.lock").holder() == "another process"
+
+
+def test_free_lock_is_acquired_without_a_word(tmp_path, capsys):
+    with io.waiting(tmp_path / "l.lock", "makes tea"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_reentrant_lock_is_acquired_twice(tmp_path):
+    path = tmp_path / "l.lock"
+    with io.waiting(path, "a", reentrant=True), io.waiting(path, "b", reentrant=True):
+        assert not io.Lock(path).try_acquire()
+    lock = io.Lock(path)
+    assert lock.try_acquire()
+    lock.release()
+
+
+def test_lock_in_a_missing_folder_raises_oserror(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        io.Lock(tmp_path / "file" / "l.lock").try_acquire()
+
+
+def test_track_in_a_pipe_prints_two_lines(capsys):
+    assert list(io.track(iter(range(60)), 60, "Reading")) == list(range(60))
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "Reading: 60 ..."
+    assert last.startswith("Reading: 60 in ")
+
+
+def test_track_of_few_items_is_silent(capsys):
+    assert list(io.track(range(49), 49, "Reading")) == list(range(49))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        ({}, ["Training: 4 ..."]),
+        ({"unit": "passes"}, ["Training: 4 passes ..."]),
+        ({"line": "Once"}, ["Once"]),
+        ({"line": ""}, []),
+        ({"lines": 2}, ["Training: 4 ...", "Training: 2 of 4, loss 2", "Training: 4 of 4, loss 4"]),
+    ],
+)
+def test_progress_in_a_pipe_is_plain_lines(capsys, options, lines):
+    with io.progress("Training", 4, **options) as update:
+        for done in range(1, 5):
+            update(done, f"loss {done}")
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("total", "unit", "shown"), [(4, "", "4/4"), (0.5, "passes", "0.5/0.5 passes"), (None, "", "7/?")]
+)
+def test_progress_on_a_terminal_is_a_bar(monkeypatch, total, unit, shown):
+    class Terminal(streams.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with io.progress("Training", total, unit=unit) as update:
+        update(7, "loss 1")
+    written = sys.stderr.getvalue()
+    assert "Training, loss 1" in written
+    assert shown in written
