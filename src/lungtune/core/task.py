@@ -1,4 +1,4 @@
-"""Tasks: what a family is trained and scored for. A task is a folder ``lungtune/tasks/<name>/``, or one of a user's own.
+"""Tasks: what a family is trained and scored for. A task is a folder ``lungtune/tasks/<name>/``, or a user's own.
 
 A family names its tasks (``Family.tasks``), the first of which lends its first metric as the default objective. The
 journal stores the objective's task, and whatever depends on it is asked of the task: nothing looks at names or types.
@@ -46,6 +46,9 @@ class Scorer(Protocol):
 
     def outside(self, metric: Any, weights: np.ndarray) -> np.ndarray:
         """Return the metric ``(D,)`` on the patients that draws ``(D, P)`` leave out."""
+
+    def cases(self, metric: Any) -> np.ndarray:
+        """Return how many cases of each patient the metric is over, int ``(P,)``."""
 
 
 class Predictions(Protocol):
@@ -130,17 +133,24 @@ class Task(ABC):
         targets: fields that the loss and the scores compare with.
         compared: names of the targets that :meth:`predict` needs (a Dice of each case is taken where masks are at
             hand); the others are never shown to a model that is evaluated.
+        predicted: names of what :meth:`predict` returns.
         headline: metrics that tables show beside the objective.
         by_class: prefix of the metrics that reports carry per class (``recall`` of ``recall_<class>``); empty without.
-        shown: file name -> heading of the figures that :meth:`Predictions.figures` yields or the evaluator draws.
+        by_class_mode: ``max`` or ``min``: which direction of those is better.
+        shown: file names of the figures that :meth:`Predictions.figures` yields, then ``picture``, in this order.
+        picture: file name of the evaluator's picture, where it draws one.
     """
 
     name: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]]
     targets: ClassVar[tuple[Field, ...]]
     compared: ClassVar[tuple[str, ...]] = ()
+    predicted: tuple[str, ...] = ()
     headline: ClassVar[tuple[str, ...]] = ()
     by_class: ClassVar[str] = ""
+    by_class_mode: ClassVar[str] = "max"
+    shown: ClassVar[tuple[str, ...]] = ()
+    picture: ClassVar[str] = ""
 
     @abstractmethod
     def loss(self, outputs: Mapping[str, torch.Tensor], batch: Any, layout: Any) -> torch.Tensor:
@@ -164,13 +174,35 @@ class Task(ABC):
     def predictions(self, tensors: Mapping[str, np.ndarray]) -> Predictions | None:
         """Return the predictions among a checkpoint's tensors; None when they are not there."""
 
-    def baselines(self, dataset: Any) -> dict[str, dict[str, float]]:
-        """Return scores on validation of models that know nothing, by name; told before the first trial."""
+    def scorer_names(self, classes: Sequence[str]) -> dict[str, str]:
+        """Return the metrics that reports carry with an interval: name in a report -> name for the scorer.
+
+        Scorers name the metrics of a class by its index.
+        """
+        names = {name: name for name in self.metrics}
+        prefix = f"{self.by_class}_"
+        return names | ({prefix + name: f"{prefix}{k}" for k, name in enumerate(classes)} if self.by_class else {})
+
+    @property
+    def principal(self) -> tuple[str, ...]:
+        """The default objective and the headline metrics, each once."""
+        return tuple(dict.fromkeys((next(iter(self.metrics)), *self.headline)))
+
+    def baselines(self, dataset: Any, part: Any = None) -> dict[str, dict[str, float]]:
+        """Return scores of models that know nothing, by name; those on validation are journalled before any trial.
+
+        Args:
+            dataset: what the trials train on.
+            part: the cases that are scored; by default validation.
+        """
         return {}
 
-    @abstractmethod
-    def retraining(self) -> type:
-        """Return the class that retrains recipes with this objective (:class:`lungtune.retraining.frame.Retraining`)."""
+    def retraining(self) -> type | None:
+        """Return the class that retrains recipes with this objective, a ``lungtune.retraining.frame.Retraining``.
+
+        None stands for that class itself, which reports all metrics with patient intervals beside the baselines.
+        """
+        return None
 
     def tolerance(self, score: float, cases: int) -> float:
         """Return how far a retrained score may lie from the searched one and still count as reproduced."""
@@ -178,4 +210,13 @@ class Task(ABC):
 
     def next_commands(self, recipe: str) -> list[tuple[str, str]]:
         """Return (command, what it does) that make sense after ``retrain`` of a recipe file."""
+        return []
+
+    def summary_lines(self, best: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Return what a search's last words say beyond the objective.
+
+        Args:
+            best: the best trial's metrics.
+            baselines: metrics of what it is read beside, by name.
+        """
         return []

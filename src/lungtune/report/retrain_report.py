@@ -1,43 +1,24 @@
-"""What a retraining tells: machine-readable sections (`sections`), the same in words (`words`), and their files."""
+"""The report of a retraining, whatever the task: its frame, a plain section a part, Markdown, terminal text, files."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lungtune.core.io import write_atomic
-from lungtune.core.objectives import CLASSIFICATION
 from lungtune.core.recipe import Provenance
 from lungtune.core.space import SearchSpace
-from lungtune.report.formatting import interval_text
+from lungtune.report import ablation_report, formatting
+from lungtune.report.formatting import cell
 from lungtune.stats import seeds
-from lungtune.stats.seeds import spread
-from lungtune.tasks.classification.evaluation import Fitted, fit, section
-from lungtune.tasks.classification.report_markdown import markdown, reproduction_text, section_markdown, text
+from lungtune.stats.bootstrap import interval_text
+from lungtune.stats.seeds import spread, spread_text
 
-__all__ = [
-    "Fitted",
-    "Predictions",
-    "content",
-    "fit",
-    "interval_text",
-    "markdown",
-    "reproduction",
-    "reproduction_text",
-    "section",
-    "section_markdown",
-    "spread",
-    "text",
-    "write",
-]
+_UNASKED = "Whether synthetic images helped was not asked here. This asks it"
+PARTS = ("validation", "test")
 
 
 def content(
@@ -46,6 +27,7 @@ def content(
     about: Mapping[str, Any],
     runs: Sequence[Mapping[str, Any]],
     validation: Mapping[str, Any],
+    tolerance: float,
 ) -> dict[str, Any]:
     """Return what ``report.json`` holds of a retraining whose test set stays locked.
 
@@ -55,14 +37,15 @@ def content(
         about: ``recipe`` (file name), ``fingerprint``, ``weights`` (folder), ``data`` {source, split, classes},
             ``versions`` {package: version} of now.
         runs: per seed ``seed``, ``value``, ``failure``, ``metrics``, ``test``; the first is the recipe's own.
-        validation: the first run's :func:`section`.
+        validation: the first run's section.
+        tolerance: how far the retrained score may lie from the searched one (``Task.tolerance``).
 
     Returns:
-        JSON-able: ``about``'s fields; ``study``, ``study_id``, ``trial``, ``family``, ``params``, ``fidelity``
-        (passes), ``date``; ``reproduction`` {reproduced, metric, searched, retrained, tolerance, edited, differences};
-        ``runs``; ``spread`` {mean, sd}, ``spread_others``: without the first, null for fewer than three runs;
-        ``validation``, ``test``: sections; ``test_spread``; ``effect``: of one parameter, where it was compared
-        (:meth:`lungtune.retrain.compare.Arms.content`); ``unasked``: the command that asks whether the recipe's
+        JSON-able: ``about``'s fields; ``study``, ``study_id``, ``trial``, ``family``, ``task``, ``params``,
+        ``fidelity`` (passes), ``date``; ``reproduction`` {reproduced, metric, searched, retrained, tolerance, edited,
+        differences}; ``runs``; ``spread`` {mean, sd}, ``spread_others``: without the first, null for fewer than three
+        runs; ``validation``, ``test``: sections; ``test_spread``; ``effect``: of one parameter, where it was compared
+        (:meth:`lungtune.retraining.arms.Arms.content`); ``unasked``: the command that asks whether the recipe's
         synthetic images helped, where that was not asked.
     """
     edited = about["fingerprint"] != origin.fingerprint
@@ -70,7 +53,6 @@ def content(
     metric = space.objective.metric
     then, now = space.provenance.get("versions") or {}, about["versions"]
     differences = {name: [then[name], now[name]] for name in then if name in now and then[name] != now[name]}
-    compared = (metric, origin.score, runs[0]["value"], validation["cases"], edited, differences)
     return {
         "schema": 1,
         **about,
@@ -78,10 +60,11 @@ def content(
         "study_id": origin.study_id,
         "trial": origin.trial,
         "family": space.family,
+        "task": space.objective.task,
         "params": dict(space.fixed),
         "fidelity": origin.fidelity,
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "reproduction": reproduction(*compared),
+        "reproduction": reproduction(metric, origin.score, runs[0]["value"], tolerance, edited, differences),
         "runs": [dict(run) for run in runs],
         "spread": spread(values),
         "spread_others": seeds.others(runs),
@@ -94,17 +77,14 @@ def content(
 
 
 def reproduction(
-    metric: str, searched: float, retrained: float, cases: int, edited: bool, differences: Mapping[str, Any]
+    metric: str, searched: float, retrained: float, tolerance: float, edited: bool, differences: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Compare the retrained score with the searched one.
 
     On the same machine with as many threads the two are equal, or nearly. Other hardware, other libraries and other
-    company in a pack round differently, which tips single cases: scores count as equal within 0.01 or two cases,
-    whichever is more. A generator's rounding grows over its steps and those of its sampler: within 0.02 or 5 % (the
-    same trial in four packs: 2.5 % from end to end, a 27th of its interval). ``differences`` are the versions that
-    changed since the search, {name: [then, now]}.
+    trials in a pack round differently. ``differences`` are the versions that changed since the search, {name: [then,
+    now]}.
     """
-    tolerance = max(0.01, 2 / cases) if metric in CLASSIFICATION else max(0.02, 0.05 * abs(searched))
     verdict = "not compared" if edited else "yes" if abs(searched - retrained) <= tolerance else "no"
     return {
         "reproduced": verdict,
@@ -117,40 +97,124 @@ def reproduction(
     }
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Probabilities ``(N, C)`` of one model on one part, with labels and case ids ``(N,)``."""
+def reproduction_text(found: Mapping[str, Any]) -> str:
+    """Return the comparison as a sentence."""
+    scores = f"searched {found['searched']:.4f}, retrained {found['retrained']:.4f} ({found['metric']})"
+    if found["edited"]:
+        return f"reproduced: not compared, the recipe was edited after its export; {scores}"
+    if found["reproduced"] == "yes":
+        return f"reproduced: yes, {scores}"
+    changed = ", ".join(f"{name} {then} then, {now} now" for name, (then, now) in found["differences"].items())
+    return f"reproduced: no, {scores}. Look at: the pretrained weights, {changed or 'the device'}"
 
-    case_ids: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
+
+def section_markdown(title: str, part: Mapping[str, Any]) -> str:
+    """Return a plain section (:meth:`lungtune.retraining.frame.Retraining.section`) as Markdown."""
+    lines = [f"## {title}", "", f"{part['cases']} cases of {part['patients']} patients. In brackets: 95 % bootstrap"]
+    lines[-1] += " intervals over patients."
+    if part["collapsed"]:
+        lines += ["", f"**{part['collapsed']}**"]
+    names = ["recipe", *(formatting.baseline(name) for name in part["baselines"])]
+    lines += ["", "| metric | " + " | ".join(map(cell, names)) + " |", "|---" * (len(names) + 1) + "|"]
+    for metric, value in part["metrics"].items():
+        known = [scores.get(metric) for scores in part["baselines"].values()]
+        cells = [interval_text(value), *("-" if score is None else f"{score:.3f}" for score in known)]
+        lines.append(f"| {cell(metric)} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, *measures_markdown(part["measures"])]) + "\n"
 
 
-def write(folder: Path, report: Mapping[str, Any], predictions: Mapping[str, Predictions]) -> None:
-    """Write a report, each file whole or not at all.
+def measures_markdown(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a table of the metrics of a family's other tasks; no line without any."""
+    if not measures:
+        return []
+    lines = ["", "| measure | images | mean |", "|---|---|---|"]
+    return lines + [f"| {cell(name)} | {each['cases']} | {interval_text(each)} |" for name, each in measures.items()]
 
-    ``report.json`` and ``report.md``; for each part in ``predictions`` (validation, test) ``<part>.csv`` (case_id,
-    label, one column per class), ``<part>_confusion.png`` and ``<part>_roc.png``. A report with a test section is kept
-    as ``test_report`` as well: a later one without a test leaves that alone.
+
+def section_text(name: str, part: Mapping[str, Any]) -> list[str]:
+    """Return a plain section for the terminal."""
+    lines = [f"{name}: {part['cases']} cases of {part['patients']} patients (95 % intervals over patients)"]
+    for metric, value in part["metrics"].items():
+        known = {formatting.baseline(other): scores.get(metric) for other, scores in part["baselines"].items()}
+        beside = "".join(f"; {other} {score:.3f}" for other, score in known.items() if score is not None)
+        lines.append(f"  {metric:18} {interval_text(value)}{beside}")
+    lines += [f"  {part['collapsed']}"] if part["collapsed"] else []
+    return lines + [f"  {measure:18} {interval_text(each)}" for measure, each in part["measures"].items()]
+
+
+def markdown(report: Mapping[str, Any], sections: Mapping[str, str], remarks: Sequence[str] = ()) -> str:
+    """Return a whole report as Markdown.
+
+    Args:
+        report: what :func:`content` returned.
+        sections: part -> its section as Markdown.
+        remarks: paragraphs that follow the sections.
     """
-    from lungtune.tasks.classification import figures
+    lines = [f"# {cell(report['recipe'])}", ""]
+    lines += [f"Trial {report['trial']} of the study {report['study']} ({report['family']}), trained again for "]
+    lines[-1] += f"{report['fidelity']:g} passes over the training fold of {cell(report['data']['source'])}."
+    lines += ["", reproduction_text(report["reproduction"]).capitalize() + "."]
+    lines += ["", f"Weights (they load without lungtune): `{report['weights']}`", ""]
+    if len(report["runs"]) > 1:
+        metric = report["reproduction"]["metric"]
+        lines += ["## Seeds", "", f"| seed | validation {metric} |" + (" test |" if report["test"] else "")]
+        lines += ["|---|---|" + ("---|" if report["test"] else "")]
+        for run in report["runs"]:
+            row = f"| {run['seed']} | " + (
+                f"{run['value']:.4f} |" if run["value"] is not None else f"{run['failure']} |"
+            )
+            lines.append(row + (f" {run['test']:.4f} |" if run.get("test") is not None else ""))
+        lines += ["", f"Validation {spread_text(report['spread'])}."]
+        if report["test"]:
+            lines[-1] += f" Test {spread_text(report['test_spread'])}."
+        lines += ["", " ".join(seeds.notes(report)), ""]
+    lines += [sections["validation"]]
+    lines += ["The configuration was chosen on these validation cases: the score flatters it.", ""]
+    if report["test"]:
+        lines += [sections["test"]]
+        lines += ["The locked test set was opened once for this study; the opening is in the ledger.", ""]
+    for remark in remarks:
+        lines += [remark, ""]
+    if report.get("effect"):
+        lines += [ablation_report.markdown(report["effect"])]
+    if report.get("unasked"):
+        lines += [f"{_UNASKED}: `{report['unasked']}`", ""]
+    return "\n".join(lines)
 
-    classes = report["data"]["classes"]
-    for name, part in predictions.items():
-        title, data = f"{report['recipe']}, {name}", (part.labels, part.probabilities, classes)
-        write_atomic(folder / f"{name}_confusion.png", figures.confusion_png(*data, title))
-        write_atomic(folder / f"{name}_roc.png", figures.roc_png(*data, title))
-        write_atomic(folder / f"{name}.csv", _csv(part, classes).encode())
-    content, words = json.dumps(report, indent=1, ensure_ascii=False).encode(), markdown(report).encode()
+
+def text(report: Mapping[str, Any], sections: Mapping[str, Sequence[str]]) -> str:
+    """Return a report's headline for the terminal.
+
+    Args:
+        report: what :func:`content` returned.
+        sections: part -> its lines.
+    """
+    lines = [reproduction_text(report["reproduction"])]
+    lines += [f"run of seed {run['seed']} failed: {run['failure']}" for run in report["runs"] if run["failure"]]
+    if len(report["runs"]) > 1:
+        lines.append(f"{len(report['runs'])} seeds, validation: {spread_text(report['spread'])}")
+        lines += [f"  {note}" for note in seeds.notes(report)]
+    for name in PARTS:
+        lines += sections.get(name, ())
+    lines += ablation_report.text(report["effect"]) if report.get("effect") else []
+    lines += [f"{_UNASKED}: {report['unasked']}"] if report.get("unasked") else []
+    return "\n".join(lines)
+
+
+def write(folder: Path, report: Mapping[str, Any], words: str, files: Mapping[str, bytes]) -> None:
+    """Write ``report.json``, ``report.md`` and further files, each whole or not at all.
+
+    A report with a test section is kept as ``test_report`` as well: a later one without a test leaves that alone.
+
+    Args:
+        folder: where to.
+        report: what :func:`content` returned.
+        words: the same as Markdown.
+        files: name -> content of figures and tables.
+    """
+    for name, data in files.items():
+        write_atomic(folder / name, data)
+    data = json.dumps(report, indent=1, ensure_ascii=False).encode()
     for stem in ("report", "test_report") if report["test"] else ("report",):
-        write_atomic(folder / f"{stem}.json", content)
-        write_atomic(folder / f"{stem}.md", words)
-
-
-def _csv(part: Predictions, classes: Sequence[str]) -> str:
-    lines = io.StringIO()
-    rows = csv.writer(lines, lineterminator="\n")
-    rows.writerow(["case_id", "label", *classes])
-    for case, label, row in zip(part.case_ids, part.labels, part.probabilities, strict=True):
-        rows.writerow([case, classes[int(label)], *(f"{value:.6g}" for value in row)])
-    return lines.getvalue()
+        write_atomic(folder / f"{stem}.json", data)
+        write_atomic(folder / f"{stem}.md", words.encode())

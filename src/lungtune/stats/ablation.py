@@ -1,7 +1,7 @@
-"""Does an axis help, and where? Its values against a control, on the same patients.
+"""Whether one parameter helps: its values against a control, on the same patients.
 
-For an axis whose 0 switches something off (``lambda2``, the weight of the segmentation loss), the models trained with
-0 are the control; elsewhere any value may be. Every other value gets a paired interval over patients of its gain,
+For a parameter whose 0 switches something off (``lambda2``, the weight of the segmentation loss), the models trained
+with 0 are the control; elsewhere any value may be. Every other value gets a paired interval over patients of its gain,
 jointly right for all values (Bonferroni), as the best of them is looked for on the same cases. Give all models of a
 value, or none chosen for its score: the best of ten against a single one looks like an effect.
 """
@@ -13,92 +13,93 @@ from typing import Any
 
 import numpy as np
 
-from lungtune.core import objectives
 from lungtune.core.comparison import shown
-from lungtune.stats.bootstrap import Interval, Scorer, _interval, draw, groups_of
+from lungtune.core.task import Predictions, Scorer
+from lungtune.core.trial import Objective
+from lungtune.stats.bootstrap import Interval, SeedMean, between, groups_of, plain
 
-Seeds = np.ndarray | Sequence[np.ndarray]
-"""Probabilities ``(N, C)`` of one model, or of several trained with different seeds."""
+Seeds = Sequence[Predictions]
+"""Predictions on the same cases of models that differ in their seed only."""
 
 
 def gain(
-    labels: np.ndarray,
     patients: Sequence[Any] | np.ndarray,
     control: Seeds,
     treatment: Seeds,
-    metric: str = "macro_f1",
+    metric: Any,
+    mode: str = "max",
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
     """Return the score of ``treatment`` above that of ``control``, each the mean over its seeds, on the same draws.
 
-    Positive is better, whatever the metric.
+    Positive is better: ``mode`` says which direction of the metric that is.
     """
-    groups = groups_of(patients, len(labels))
-    count = int(groups.max()) + 1
-    weights = np.vstack([np.ones((1, count), np.int64), draw(count, draws, seed)])
-    one, other = (
-        np.mean([Scorer(labels, table, groups).score(metric, weights) for table in _seeds(tables)], axis=0)
-        for tables in (treatment, control)
-    )
-    difference = objectives.sign(metric) * (one - other)
-    return _interval(difference[0], difference[1:], count, level)
+    groups = groups_of(patients, len(control[0]))
+    pair = (seed_mean(treatment, groups), seed_mean(control, groups))[:: 1 if mode == "max" else -1]
+    return between(*pair, metric, draws, seed, level)
+
+
+def seed_mean(seeds: Seeds, groups: np.ndarray) -> Scorer:
+    """Return a scorer by the mean over seeds."""
+    return SeedMean([each.scorer(groups) for each in seeds])
 
 
 def effect(
-    labels: np.ndarray,
     patients: Sequence[Any] | np.ndarray,
     control: Seeds,
     treatments: Mapping[Any, Seeds],
     axis: str,
-    classes: Sequence[str] = (),
-    metric: str = "macro_f1",
+    objective: Objective,
+    by_class: Mapping[str, Any] | None = None,
+    by_class_mode: str = "max",
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
     against: Any = 0,
 ) -> dict[str, Any]:
-    """Compare an axis's values with one of them.
+    """Compare a parameter's values with one of them.
 
     Args:
-        labels: whole numbers ``(N,)``.
         patients: an id per case ``(N,)``.
         control: the models with ``against``.
         treatments: value -> the models with it.
-        axis: its name, for the words.
-        classes: the C names; with them, where it helps is told too: the best value's gain in each class's recall.
+        axis: the parameter's name.
+        objective: the metric that decides, and its direction.
+        by_class: class -> the scorer's name of a metric of that class; with it, the best value's gain in each.
+        by_class_mode: direction of those.
         against: the control's value.
 
     Returns:
         JSON-able: ``axis``, ``metric``, ``against``, ``control`` {score, seeds}, ``arms`` [{value, score, seeds,
         gain}], ``best`` (the value of the best mean score), ``helps`` (its gain is beyond chance), ``harms`` (no value
-        helps, and the best one's loss is beyond chance), ``classes`` {name: gain in recall}, ``sentence``.
+        helps, and the best one's loss is beyond chance), ``classes`` {name: gain}, ``sentence``.
 
     Raises:
         ValueError: there is no treatment, or shapes or the metric are wrong.
     """
     if not treatments:
         raise ValueError(f"At least one value of {axis} other than {shown(against)} must be given.")
-    given = {"metric": metric, "draws": draws, "seed": seed}
+    groups = groups_of(patients, len(control[0]))
+    score = lambda seeds: plain(seed_mean(seeds, groups), objective.own)  # noqa: E731
+    how = {"draws": draws, "seed": seed}
     joint = 1 - (1 - level) / len(treatments)
-    base = _score(labels, patients, control, metric)
     arms, found = [], {}
-    for value, tables in treatments.items():
-        found[value] = gain(labels, patients, control, tables, level=joint, **given)
-        score = _score(labels, patients, tables, metric)
-        arms.append({"value": value, "score": score, "seeds": len(_seeds(tables)), "gain": found[value].to_dict()})
+    for value, seeds in treatments.items():
+        found[value] = gain(patients, control, seeds, objective.own, objective.mode, level=joint, **how)
+        arms.append({"value": value, "score": score(seeds), "seeds": len(seeds), "gain": found[value].to_dict()})
     best = max(found, key=lambda value: found[value].value)
     where = {
-        name: gain(labels, patients, control, treatments[best], f"recall_{k}", draws, seed, level).to_dict()
-        for k, name in enumerate(classes)
+        name: gain(patients, control, treatments[best], metric, by_class_mode, level=level, **how).to_dict()
+        for name, metric in (by_class or {}).items()
     }
     result = {
         "axis": axis,
-        "metric": metric,
+        "metric": objective.metric,
         "level": level,
         "against": against,
-        "control": {"score": base, "seeds": len(_seeds(control))},
+        "control": {"score": score(control), "seeds": len(control)},
         "arms": arms,
         "best": best,
         "helps": found[best].low > 0,
@@ -142,13 +143,3 @@ def sentence(found: Mapping[str, Any]) -> str:
         else f"Scores are means over {fewest} or more seeds; the interval is over patients only."
     )
     return " ".join(told)
-
-
-def _seeds(tables: Seeds) -> list[np.ndarray]:
-    return [np.asarray(tables)] if np.ndim(tables[0]) == 1 else [np.asarray(table) for table in tables]
-
-
-def _score(labels: np.ndarray, patients: Sequence[Any] | np.ndarray, tables: Seeds, metric: str) -> float:
-    groups = groups_of(patients, len(labels))
-    ones = np.ones((1, int(groups.max()) + 1), np.int64)
-    return float(np.mean([Scorer(labels, table, groups).score(metric, ones)[0] for table in _seeds(tables)]))

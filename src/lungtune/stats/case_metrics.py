@@ -1,20 +1,53 @@
-"""What a model tells beyond its class probabilities: case-wise measures such as Dice, and further heads.
-
-A session's prediction is a mapping: ``probabilities (N, C)``; from some families measures ``(N,)``, NaN where a case
-has none (no mask to compare with); and further heads ``(N, C)``.
-"""
+"""Case-wise measures, such as Dice: their mean over the cases that have one, and predictions that consist of them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lungtune.stats import bootstrap
-from lungtune.stats.bootstrap import Interval, draw, groups_of
-from lungtune.tasks.classification import metrics
+from lungtune.stats.bootstrap import CaseMeans, Interval, groups_of
+
+
+@dataclass(frozen=True)
+class CaseMeasures:
+    """What a report keeps where a task's predictions are measures of each case.
+
+    Attributes:
+        values: name -> float ``(N,)``, NaN where a case has no value; all of one length.
+    """
+
+    values: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+    def scorer(self, groups: np.ndarray) -> CaseMeans:
+        """Return a scorer over patients; ``groups`` is each case's patient ``(N,)``."""
+        return CaseMeans(self.values, groups)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return what a checkpoint holds: the measures, float32."""
+        return {name: np.asarray(each, np.float32) for name, each in self.values.items()}
+
+    def table(self) -> np.ndarray:
+        """Return the measures as columns, float32 ``(N, measures)``."""
+        return np.stack([np.asarray(each, np.float32) for each in self.values.values()], axis=1)
+
+    def with_table(self, table: np.ndarray) -> CaseMeasures:
+        """Return the measures of another report on the same cases."""
+        return CaseMeasures({name: table[:, k] for k, name in enumerate(self.values)})
+
+    def collapsed(self, classes: Sequence[str]) -> str:
+        """Return nothing: measures do not tell a collapse."""
+        return ""
+
+    def figures(self, title: str, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield nothing."""
+        yield from ()
 
 
 def mean(
@@ -39,25 +72,13 @@ def mean(
         ValueError: shapes are wrong, or a value is infinite.
     """
     values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or np.isinf(values).any():
-        raise ValueError(
-            f"A measure must be (N,), finite or NaN, but got {values.shape} and {np.isinf(values).sum()} inf."
-        )
-    has = ~np.isnan(values)
-    ids = np.asarray(patients)
-    if ids.shape != values.shape:
-        raise ValueError(f"One patient per case must hold, but got {ids.shape} for {len(values)} cases.")
-    if not has.any():
-        return Interval(math.nan, math.nan, math.nan, level)
-    groups = groups_of(ids[has], int(has.sum()))
-    count = int(groups.max()) + 1
-    value = float(values[has].mean())
-    if count < 2:
-        return Interval(value, math.nan, math.nan, level)
-    weights = draw(count, draws, seed)
-    drawn = weights @ np.bincount(groups, weights=values[has]) / (weights @ np.bincount(groups))
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), level)
+    if values.ndim != 1:
+        raise ValueError(f"A measure must be (N,), but got {values.shape}.")
+    ids, has = np.asarray(patients), ~np.isnan(values)
+    groups = groups_of(ids, len(values))
+    if has.any():  # only patients with a value are drawn
+        values, groups = values[has], groups_of(ids[has], int(has.sum()))
+    return bootstrap.scored(CaseMeans({"measure": values}, groups), "measure", draws, seed, level)
 
 
 def difference(
@@ -73,41 +94,3 @@ def difference(
     Args as in :func:`mean`.
     """
     return mean(np.asarray(first, np.float64) - np.asarray(second, np.float64), patients, draws, seed, level)
-
-
-def judge(
-    extras: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    patients: Sequence[Any] | np.ndarray,
-    classes: Sequence[str],
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score what a prediction holds beside its ``probabilities``, which are left alone.
-
-    Args:
-        extras: name -> case-wise measure ``(N,)`` or probabilities of a further head ``(N, C)``.
-        labels: whole numbers ``(N,)``.
-        patients: an id per case ``(N,)``.
-        classes: the C names.
-
-    Returns:
-        JSON-able ``measures`` {name: {value, low, high, level, cases}} and ``heads`` {name: {metric: {value, low,
-        high, level}}}.
-
-    Raises:
-        ValueError: an array has neither of the shapes.
-        TrialError: a head's probability is not finite.
-    """
-    found: dict[str, Any] = {}
-    heads: dict[str, Any] = {}
-    for name, values in ((name, np.asarray(values)) for name, values in extras.items() if name != "probabilities"):
-        if values.shape == (len(labels),):
-            found[name] = {**mean(values, patients).to_dict(), "cases": int(np.isfinite(values).sum())}
-        elif values.shape == (len(labels), len(classes)):
-            scores = bootstrap.intervals(labels, values, patients, classes)
-            heads[name] = {metric: scores[metric].to_dict() for metric in metrics.METRICS}
-        else:
-            raise ValueError(
-                f"'{name}' must hold a measure ({len(labels)},) or probabilities ({len(labels)}, {len(classes)}), "
-                f"but is {values.shape}."
-            )
-    return found, heads

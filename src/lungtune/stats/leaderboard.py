@@ -2,7 +2,7 @@
 
 The winner's lead over each other contender gets a paired interval over patients, jointly right for all of them
 (Bonferroni), as the winner is compared with everyone. A contender's own score is that of its best report, chosen on
-the same patients; given all its candidates, what remains on new patients is told beside it.
+the same patients; with all its candidates, the score expected on new patients is given beside it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lungtune.core import objectives
-from lungtune.report.formatting import cell, interval_text
+from lungtune.core.task import Predictions
+from lungtune.core.trial import Objective
 from lungtune.stats import bootstrap, selection
-from lungtune.tasks.stored_predictions import Evidence, Probabilities
 
 CLAIMS = (
     "Intervals tell how far the scores may move with other patients like these, for these trained models. They do not "
@@ -27,19 +26,18 @@ _ALL = ""
 
 @dataclass(frozen=True)
 class Contender:
-    """One family's best model: its name, validation evidence or probabilities ``(N, C)``, and what it was chosen by."""
+    """One family's best model: its name, its predictions on validation, and the score it was chosen by."""
 
     name: str
-    evidence: Evidence | np.ndarray
+    predictions: Predictions
     value: float | None = None
 
 
 def board(
-    labels: np.ndarray,
     patients: Sequence[Any] | np.ndarray,
     contenders: Sequence[Contender],
-    metric: str = "macro_f1",
-    candidates: Mapping[str, Sequence[Evidence | np.ndarray]] | None = None,
+    objective: Objective,
+    candidates: Mapping[str, Sequence[Predictions]] | None = None,
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -47,11 +45,10 @@ def board(
     """Rank contenders on the same cases.
 
     Args:
-        labels: whole numbers ``(N,)``.
         patients: an id per case ``(N,)``.
-        contenders: ranked by ``value``, where there is none by the score of the evidence.
-        metric: a name in ``METRICS``.
-        candidates: contender -> the evidence of everything its best was chosen from, e.g. all reports of all its
+        contenders: ranked by ``value``, where there is none by the score of the predictions.
+        objective: the metric and its direction.
+        candidates: contender -> the predictions of everything its best was chosen from, e.g. all reports of all its
             trials.
 
     Returns:
@@ -69,14 +66,14 @@ def board(
     names = [each.name for each in contenders]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"Contenders of different names must be given, but got {names or 'none'}.")
-    sign, groups = objectives.sign(metric), bootstrap.groups_of(patients, len(labels))
-    scorers = {c.name: _evidence(labels, c.evidence).scorer(groups) for c in contenders}
+    sign, metric = objective.sign, objective.own
+    groups = bootstrap.groups_of(patients, len(contenders[0].predictions))
+    scorers = {each.name: each.predictions.scorer(groups) for each in contenders}
     own = {name: bootstrap.scored(scorer, metric, draws, seed, level) for name, scorer in scorers.items()}
     score = {c.name: own[c.name].value if c.value is None else float(c.value) for c in contenders}
     ranked = sorted(contenders, key=lambda c: -sign * score[c.name])
-    honest = _corrected(
-        labels, patients, {name: (candidates or {}).get(name, ()) for name in names}, metric, seed, level
-    )
+    known = {name: (candidates or {}).get(name, ()) for name in names}
+    honest = _corrected(patients, known, objective, seed, level)
     joint = 1 - (1 - level) / max(1, len(ranked) - 1)
     gained = lambda name: own[name].value - honest[name].value  # noqa: E731
     winner, rows = ranked[0], []
@@ -95,29 +92,25 @@ def board(
             row |= {"lead": lead.to_dict(), "optimism": shift, "beyond_chance": lead.low - max(0.0, shift) > 0}
         rows.append(row)
     whole = honest.get(_ALL)
-    found = {"metric": metric, "level": level, "rows": rows, "corrected": whole.to_dict() if whole else None}
+    found = {"metric": objective.metric, "level": level, "rows": rows, "corrected": whole.to_dict() if whole else None}
     return {**found, "sentence": sentence(found), "claims": CLAIMS}
 
 
 def _corrected(
-    labels: np.ndarray,
     patients: Sequence[Any] | np.ndarray,
-    candidates: Mapping[str, Sequence[Evidence | np.ndarray]],
-    metric: str,
+    candidates: Mapping[str, Sequence[Predictions]],
+    objective: Objective,
     seed: int,
     level: float,
 ) -> dict[str, bootstrap.Interval]:
     """Return per contender, and over all of them, what the best candidate can be expected to score on new patients."""
     if len(set(map(str, patients))) < 2:
         return {}
-    known = {name: [_evidence(labels, one) for one in each] for name, each in candidates.items() if len(each)}
+    known = {name: list(each) for name, each in candidates.items() if len(each)}
     if len(known) == len(candidates):  # without everyone's candidates, the choice of the winner can't be repeated
         known[_ALL] = [one for each in known.values() for one in each]
-    return {name: selection.expected(each, patients, metric, seed=seed, level=level) for name, each in known.items()}
-
-
-def _evidence(labels: np.ndarray, given: Evidence | np.ndarray) -> Evidence:
-    return Probabilities(labels, given) if isinstance(given, np.ndarray) else given
+    chosen = objective.own, objective.mode
+    return {name: selection.expected(each, patients, *chosen, seed=seed, level=level) for name, each in known.items()}
 
 
 def sentence(found: Mapping[str, Any]) -> str:
@@ -157,32 +150,6 @@ def sentence(found: Mapping[str, Any]) -> str:
             f"{found['corrected']['value']:.3f} on new patients."
         )
     return " ".join(told)
-
-
-def text(found: Mapping[str, Any]) -> str:
-    """Return a board as plain text: a line a contender, then what it says."""
-    width = max(len(row["name"]) for row in found["rows"])
-    lines = [f"{row['rank']:>2}  {row['name']:<{width}}  {'  '.join(_cells(row))}" for row in found["rows"]]
-    return "\n".join([*lines, found["sentence"], found["claims"]])
-
-
-def markdown(found: Mapping[str, Any]) -> str:
-    """Return a board as a Markdown table, then what it says."""
-    lines = [f"| | model | {found['metric']} | corrected for the choice | behind the winner | beyond chance |"]
-    lines.append("|---|---|---|---|---|---|")
-    for row in found["rows"]:
-        lines.append(f"| {row['rank']} | {cell(row['name'])} | " + " | ".join(_cells(row)) + " |")
-    return "\n".join([*lines, "", cell(found["sentence"]), "", found["claims"], ""])
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    known = row["beyond_chance"] is not None
-    return [
-        interval_text({**row["interval"], "value": row["value"]}),
-        f"{row['corrected']['value']:.3f}" if row["corrected"] else "-",
-        interval_text(row["lead"]) if known else "-",
-        ("yes" if row["beyond_chance"] else "no") if known else "-",
-    ]
 
 
 def _listed(names: Sequence[str]) -> str:

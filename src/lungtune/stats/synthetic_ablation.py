@@ -1,4 +1,4 @@
-"""Did synthetic images help? Only if they beat training without them *and* as many real images taken again.
+"""Whether synthetic images helped: they must beat training without them *and* as many real images taken again.
 
 A gain over training without them alone may come from the balance of the classes, or from more of each rare image.
 """
@@ -11,42 +11,41 @@ from typing import Any
 import numpy as np
 
 from lungtune.core.synthetic import DUPLICATES, GENERATED, NONE
-from lungtune.report.formatting import interval_text
+from lungtune.core.trial import Objective
 from lungtune.stats.ablation import Seeds, gain
+from lungtune.stats.bootstrap import interval_text
 
 _CONTROLS = {NONE: "training without them", DUPLICATES: "duplicating real images"}
 _LEVEL = 0.95
 
 
 def verdict(
-    labels: np.ndarray,
     patients: Sequence[Any] | np.ndarray,
-    tables: Mapping[str, Seeds],
+    arms: Mapping[str, Seeds],
     compared: Sequence[str],
-    metric: str,
+    objective: Objective,
 ) -> dict[str, Any]:
-    """Hold the models that had synthetic images against both controls, on the same patients.
+    """Compare the models that had synthetic images with both controls, on the same patients.
 
     Args:
-        labels: whole numbers ``(N,)``.
         patients: an id per case ``(N,)``.
-        tables: probabilities ``(N, C)`` of each seed's model, by what its further images were.
+        arms: predictions of each seed's model, by what its further images were.
         compared: what was to be trained.
-        metric: what decides.
+        objective: the metric that decides, and its direction.
 
     Returns:
         JSON-able: ``gains`` {control: interval, jointly right for both}, ``helped`` (both lower bounds are above 0;
         null where a control is missing that might have said otherwise), ``sentence``, to stand after a comma.
     """
-    joint = 1 - (1 - _LEVEL) / len(_CONTROLS)
+    joint, metric = 1 - (1 - _LEVEL) / len(_CONTROLS), objective.metric
     found = {
-        name: gain(labels, patients, tables[name], tables[GENERATED], metric, level=joint).to_dict()
+        name: gain(patients, arms[name], arms[GENERATED], objective.own, objective.mode, level=joint).to_dict()
         for name in _CONTROLS
-        if name in tables and GENERATED in tables
+        if name in arms and GENERATED in arms
     }
     failed = [name for name, each in found.items() if each["low"] is None or each["low"] <= 0]
     beaten = [name for name in found if name not in failed]
-    missing = [name for name in (GENERATED, *_CONTROLS) if name not in tables]
+    missing = [name for name in (GENERATED, *_CONTROLS) if name not in arms]
     told = {name: f"{_CONTROLS[name]} (gain in {metric} {interval_text(each)})" for name, each in found.items()}
     if failed:
         sentence = "synthetic images did not help here: no better than " + " and no better than ".join(
@@ -61,7 +60,7 @@ def verdict(
     else:
         sentence = "synthetic images helped: better than " + " and better than ".join(told.values())
     if found:
-        seeds = min(len(each) for each in tables.values())
+        seeds = min(len(each) for each in arms.values())
         trained = f"{seeds} trainings each" if seeds > 1 else "one training each, too few to trust: take --seeds 3"
         sentence += f"; {100 * _LEVEL:g} % over patients, jointly for both comparisons; {trained}"
     open_ = [found[name]["high"] for name in failed if (found[name]["high"] or 0) > 0]

@@ -1,4 +1,4 @@
-"""What a classifier that never looks at the lungs scores: the floor under every result."""
+"""Baselines that never look at the lungs: constant classes, and a forest of what files look like from outside."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lungtune.stats import bootstrap
-from lungtune.stats.bootstrap import interval
 from lungtune.tasks.classification import metrics
+from lungtune.tasks.classification.predictions import interval, paired
 
 
 def prior(train_labels: np.ndarray, classes: int, cases: int) -> np.ndarray:
@@ -98,7 +97,7 @@ def _table(columns: Mapping[str, np.ndarray], train: Mapping[str, np.ndarray]) -
     return np.stack(found, axis=1).astype(np.float64)
 
 
-def beside(
+def vs_baseline(
     labels: np.ndarray,
     probabilities: np.ndarray,
     baseline: np.ndarray,
@@ -115,7 +114,7 @@ def beside(
         baseline: the baseline's ``(N, C)``.
         patients: an id per case ``(N,)``.
         classes: the C names.
-        what: the baseline in words that can begin a sentence.
+        what: the baseline, as the beginning of a sentence.
         rows: bool ``(N,)``, the cases both are scored on; by default all. Elsewhere ``baseline`` is not looked at.
 
     Returns:
@@ -128,7 +127,7 @@ def beside(
     labels, probabilities, baseline = labels[rows], probabilities[rows], baseline[rows]
     ids = np.asarray(patients)[rows]
     floor, model = interval(labels, baseline, ids), interval(labels, probabilities, ids)
-    gain = bootstrap.paired(labels, probabilities, baseline, ids)
+    gain = paired(labels, probabilities, baseline, ids)
     sentence = f"{what} scores {floor.value:.3f} macro-F1, the model {model.value:.3f} on the same cases: "
     bounds = f" ({gain.low:+.3f} to {gain.high:+.3f})" if gain.low == gain.low else ""
     if gain.low > 0:

@@ -1,4 +1,4 @@
-"""Temperature scaling (Guo et al. 2017): one number, fitted on validation, that makes probabilities as sure as right.
+"""Temperature scaling (Guo et al. 2017): one number, fitted on validation, calibrates the probabilities.
 
 Probabilities become ``softmax(log(p) / T)``: T > 1 for a model surer than right. The order of the classes, and so
 every prediction, stays as it is.

@@ -1,4 +1,4 @@
-"""A model judged on one part of the data: everything a report says of it, as plain data."""
+"""A model's section of a report on one part of the data, as plain data."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from lungtune.stats import bootstrap, case_metrics
-from lungtune.tasks.classification import baselines, calibration, metrics, operating
+from lungtune.tasks.classification import METRICS, baselines, calibration, metrics, operating
+from lungtune.tasks.classification.predictions import intervals, paired
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was set on validation and stays as it is elsewhere: a temperature, and thresholds."""
+    """Temperature and thresholds, fitted once, on validation."""
 
     temperature: calibration.Temperature
     points: tuple[operating.Point, ...]
@@ -37,12 +37,13 @@ def section(
     patients: Sequence[Any] | np.ndarray,
     classes: Sequence[str],
     train_labels: np.ndarray,
-    extras: Mapping[str, np.ndarray] | None = None,
+    heads: Mapping[str, np.ndarray] | None = None,
+    measures: Mapping[str, Mapping[str, Any]] | None = None,
     fitted: Fitted | None = None,
     fitted_here: bool = False,
-    beside: Mapping[str, Mapping[str, Any]] | None = None,
+    vs_baseline: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Judge one model on one part of the data, beside models that cannot know.
+    """Evaluate one model on one part of the data, beside models that cannot know.
 
     Args:
         labels: whole numbers ``(N,)``.
@@ -50,21 +51,22 @@ def section(
         patients: an id per case ``(N,)``.
         classes: the C names.
         train_labels: labels of the training fold, which choose the constant class.
-        extras: what the prediction holds beside its probabilities (:func:`lungtune.stats.case_metrics.judge`).
+        heads: name -> probabilities ``(N, C)`` of a further head.
+        measures: metrics of the family's other tasks {name: {value, low, high, level, cases}}.
         fitted: what :func:`fit` set on validation; without it there are no thresholds and no temperature.
         fitted_here: these are the cases it was fitted on.
-        beside: name -> a baseline (:func:`lungtune.tasks.classification.baselines.beside` or ``missing``).
+        vs_baseline: name -> a baseline (:func:`lungtune.tasks.classification.baselines.vs_baseline` or ``missing``).
 
     Returns:
         JSON-able: ``cases``, ``patients``, ``metrics`` {name: {value, low, high, level}}, ``confusion`` (rows the
         truth), ``per_class``, ``constant`` {class, metrics}, ``every_constant``, ``gain`` (macro-F1 above the constant
         class, paired interval), ``collapsed`` (a sentence, empty when it is not), ``measures``, ``heads``,
-        ``fitted_here``, ``operating`` (:func:`lungtune.tasks.classification.operating.judge`), ``calibration``
+        ``fitted_here``, ``operating`` (:func:`lungtune.tasks.classification.operating.evaluate`), ``calibration``
         (:func:`lungtune.tasks.classification.calibration.before_and_after`, or null), ``baselines``.
     """
     blind = baselines.prior(train_labels, len(classes), len(labels))
-    found = bootstrap.intervals(labels, probabilities, patients, classes)
-    values, heads = case_metrics.judge(extras or {}, labels, patients, classes)
+    found = intervals(labels, probabilities, patients, classes)
+    others = {name: intervals(labels, each, patients, classes) for name, each in (heads or {}).items()}
     return {
         "cases": len(labels),
         "patients": len(set(map(str, patients))),
@@ -76,16 +78,16 @@ def section(
             "metrics": baselines.constant_class(train_labels, labels, classes),
         },
         "every_constant": baselines.every_constant(labels, classes),
-        "gain": bootstrap.paired(labels, probabilities, blind, patients).to_dict(),
+        "gain": paired(labels, probabilities, blind, patients).to_dict(),
         "collapsed": metrics.collapse_sentence(probabilities, classes),
-        "measures": values,
-        "heads": heads,
+        "measures": {name: dict(each) for name, each in (measures or {}).items()},
+        "heads": {name: {key: each[key].to_dict() for key in METRICS} for name, each in others.items()},
         "fitted_here": fitted_here,
-        "operating": operating.judge(fitted.points, labels, probabilities, patients, classes) if fitted else [],
+        "operating": operating.evaluate(fitted.points, labels, probabilities, patients, classes) if fitted else [],
         "calibration": (
             calibration.before_and_after(labels, probabilities, classes, fitted.temperature, fitted_here)
             if fitted
             else None
         ),
-        "baselines": {name: dict(each) for name, each in (beside or {}).items()},
+        "baselines": {name: dict(each) for name, each in (vs_baseline or {}).items()},
     }

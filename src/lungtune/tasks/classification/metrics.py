@@ -1,4 +1,4 @@
-"""What a classifier's probabilities on labelled cases are worth. Imports light.
+"""Metrics of class probabilities on labelled cases. Imports light.
 
 Written out in numpy, as scikit-learn's checks of its input cost 30 ms a report: more than a head trains in between.
 
@@ -16,20 +16,13 @@ Conventions, the same in every place that shows a score:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lungtune.core.objectives import CLASSIFICATION, directions
 from lungtune.errors import TrialError
 
 if TYPE_CHECKING:
     import numpy as np
-
-METRICS = CLASSIFICATION
-"""Metric name -> (direction ``max`` or ``min``, meaning). Reports also carry ``recall_<class>`` per class."""
-
-DIRECTIONS: Mapping[str, str] = directions(METRICS)
-"""Metric name -> direction: what the space of a classifier may name as its ``objective:``."""
 
 ECE_BINS = 15
 FLOOR = 1e-12
@@ -70,7 +63,7 @@ def check(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np
 
 
 def classification(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
-    """Score probabilities: every metric of :data:`METRICS` and ``recall_<class>`` for each class, all finite.
+    """Score probabilities: every metric of the task and ``recall_<class>`` for each class, all finite.
 
     Args:
         labels: whole numbers ``(N,)``, indices into ``classes``.
@@ -110,28 +103,6 @@ def classification(labels: np.ndarray, probabilities: np.ndarray, classes: Seque
     }
     scores |= {f"recall_{name}": value for name, value in zip(classes, recalls, strict=True)}
     return {name: float(value) for name, value in scores.items()}
-
-
-def beside(labels: np.ndarray, judged: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Score what a family tells of each case beside the class probabilities (``Trainable.judge``).
-
-    Args:
-        labels: whole numbers ``(N,)``.
-        judged: by name, measures ``(N,)``, NaN where a case has none, or further heads' probabilities ``(N, C)``.
-
-    Returns:
-        The mean of each measure that any case has, under its name; ``macro_f1_<name>`` of each head.
-    """
-    import numpy as np
-
-    scores = {}
-    for name, values in judged.items():
-        if values.ndim > 1:
-            classes = [str(k) for k in range(values.shape[1])]
-            scores[f"macro_f1_{name}"] = classification(labels, values, classes)["macro_f1"]
-        elif not np.isnan(values).all():
-            scores[name] = float(np.nanmean(values))
-    return scores
 
 
 def ranked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[dict[int, float], dict[int, float]]:

@@ -1,4 +1,4 @@
-"""Thresholds that miss few: set on validation for a wanted sensitivity, then judged, never moved, elsewhere.
+"""Thresholds for a wanted sensitivity, fitted on validation and evaluated, never moved, elsewhere.
 
 A case is called when its score is at least the threshold. The score is a class's probability, against the rest, and
 ``1 - p(normal)`` for "abnormal" where there is a class named normal.
@@ -61,7 +61,7 @@ def fit(
     )
 
 
-def judge(
+def evaluate(
     points: Sequence[Point],
     labels: np.ndarray,
     probabilities: np.ndarray,

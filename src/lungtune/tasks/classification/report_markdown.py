@@ -1,18 +1,16 @@
-"""What a report says, in Markdown and for the terminal."""
+"""A classifier's section of a report, as Markdown and for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
-from lungtune.report.formatting import cell, interval_text
-from lungtune.stats import seeds
-from lungtune.stats.seeds import spread_text
-from lungtune.tasks.classification.metrics import METRICS
+from lungtune.report.formatting import cell
+from lungtune.report.retrain_report import measures_markdown
+from lungtune.stats.bootstrap import interval_text
+from lungtune.tasks.classification import METRICS
 
 _TOO_NARROW = "An interval that is a single point is too narrow: no drawn sample shows what no case shows."
-_UNASKED = "Whether synthetic images helped was not asked here. This asks it"
 _HEADLINE = ("macro_f1", "balanced_accuracy", "accuracy")
 
 
@@ -97,11 +95,7 @@ def _calibration(part: Mapping[str, Any]) -> list[str]:
 
 
 def _further(part: Mapping[str, Any]) -> list[str]:
-    lines = []
-    if part["measures"]:
-        lines += ["", "| measure | images | mean |", "|---|---|---|"]
-        for name, each in part["measures"].items():
-            lines.append(f"| {cell(name)} | {each['cases']} | {interval_text(each)} |")
+    lines = measures_markdown(part["measures"])
     if part["heads"]:
         shown = ("macro_f1", "balanced_accuracy", "macro_auroc", "macro_ap", "nll")
         lines += ["", "| head | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
@@ -110,84 +104,26 @@ def _further(part: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def reproduction_text(found: Mapping[str, Any]) -> str:
-    """Return the comparison as a sentence."""
-    scores = f"searched {found['searched']:.4f}, retrained {found['retrained']:.4f} ({found['metric']})"
-    if found["edited"]:
-        return f"reproduced: not compared, the recipe was edited after its export; {scores}"
-    if found["reproduced"] == "yes":
-        return f"reproduced: yes, {scores}"
-    changed = ", ".join(f"{name} {then} then, {now} now" for name, (then, now) in found["differences"].items())
-    return f"reproduced: no, {scores}. Look at: the pretrained weights, {changed or 'the device'}"
+def section_text(name: str, part: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    """Return a section's headline for the terminal.
 
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """Return a whole report as Markdown."""
-    classes = report["data"]["classes"]
-    lines = [f"# {cell(report['recipe'])}", ""]
-    lines += [f"Trial {report['trial']} of the study {report['study']} ({report['family']}), trained again for "]
-    lines[-1] += f"{report['fidelity']:g} passes over the training fold of {cell(report['data']['source'])}."
-    lines += ["", reproduction_text(report["reproduction"]).capitalize() + "."]
-    lines += ["", f"Weights (they load without lungtune): `{report['weights']}`", ""]
-    if len(report["runs"]) > 1:
-        metric = report["reproduction"]["metric"]
-        lines += ["## Seeds", "", f"| seed | validation {metric} |" + (" test |" if report["test"] else "")]
-        lines += ["|---|---|" + ("---|" if report["test"] else "")]
-        for run in report["runs"]:
-            row = f"| {run['seed']} | " + (
-                f"{run['value']:.4f} |" if run["value"] is not None else f"{run['failure']} |"
-            )
-            lines.append(row + (f" {run['test']:.4f} |" if run.get("test") is not None else ""))
-        lines += ["", f"Validation {spread_text(report['spread'])}."]
-        if report["test"]:
-            lines[-1] += f" Test {spread_text(report['test_spread'])}."
-        lines += ["", " ".join(seeds.notes(report)), ""]
-    lines += [section_markdown("Validation", report["validation"], classes)]
-    lines += ["The configuration was chosen on these validation cases: the score flatters it.", ""]
-    if report["test"]:
-        lines += [section_markdown("Test", report["test"], classes)]
-        lines += ["The locked test set was opened once for this study; the opening is in the ledger.", ""]
-    if report.get("effect"):
-        lines += [_effect().markdown(report["effect"])]
-    if report.get("unasked"):
-        lines += [f"{_UNASKED}: `{report['unasked']}`", ""]
-    return "\n".join(lines)
-
-
-def text(report: Mapping[str, Any]) -> str:
-    """Return a report's headline for the terminal: a handful of lines."""
-    lines = [reproduction_text(report["reproduction"])]
-    if len(report["runs"]) > 1:
-        lines.append(f"{len(report['runs'])} seeds, validation: {spread_text(report['spread'])}")
-        lines += [f"  {note}" for note in seeds.notes(report)]
-    for name in ("validation", "test"):
-        part = report[name]
-        if not part:
-            continue
-        constant = part["constant"]
-        lines.append(f"{name}: {part['cases']} images of {part['patients']} patients (95 % intervals over patients)")
-        for metric in _HEADLINE:
-            blind = f"always '{constant['class']}' {constant['metrics'][metric]:.3f}"
-            lines.append(f"  {metric:18} {interval_text(part['metrics'][metric])}; {blind}")
-        lines += [f"  {part['collapsed']}"] if part["collapsed"] else []
-        lines += [f"  {name}: {each['sentence']}" for name, each in part["baselines"].items()]
-        lines += [f"  {name:18} {interval_text(each)}" for name, each in part["measures"].items()]
-        lines += _called(part) if name == "test" else []
-        if name == "test":
-            lines += [
-                "  confusion matrix (rows: truth, columns: prediction)",
-                *_matrix(part, report["data"]["classes"]),
-            ]
-    lines += _effect().text(report["effect"]) if report.get("effect") else []
-    lines += [f"{_UNASKED}: {report['unasked']}"] if report.get("unasked") else []
-    return "\n".join(lines)
-
-
-def _effect() -> ModuleType:
-    """The words of a comparison; they are made of these here."""
-    from lungtune.stats import ablation_report
-
-    return ablation_report
+    Args:
+        name: of the part; on ``test`` thresholds and the confusion matrix are shown too.
+        part: :func:`lungtune.tasks.classification.evaluation.section`.
+        classes: the C names.
+    """
+    constant = part["constant"]
+    lines = [f"{name}: {part['cases']} images of {part['patients']} patients (95 % intervals over patients)"]
+    for metric in _HEADLINE:
+        blind = f"always '{constant['class']}' {constant['metrics'][metric]:.3f}"
+        lines.append(f"  {metric:18} {interval_text(part['metrics'][metric])}; {blind}")
+    lines += [f"  {part['collapsed']}"] if part["collapsed"] else []
+    lines += [f"  {baseline}: {each['sentence']}" for baseline, each in part["baselines"].items()]
+    lines += [f"  {measure:18} {interval_text(each)}" for measure, each in part["measures"].items()]
+    if name == "test":
+        lines += _called(part)
+        lines += ["  confusion matrix (rows: truth, columns: prediction)", *_matrix(part, classes)]
+    return lines
 
 
 def _called(part: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which samples of a generator are copies of its training images.
+"""Near-copies of training images among a generator's samples.
 
 How near a sample is to its nearest training image says little by itself: a blurred, typical image is near to all of
 them. So the distance is divided by the mean one to the 50 nearest (Carlini et al. 2023, "Extracting training data from

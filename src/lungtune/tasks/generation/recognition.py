@@ -1,6 +1,6 @@
-"""Whether samples look like their class: a classifier of real images is asked (Shmelkov et al. 2018, arXiv 1807.09499).
+"""Whether a classifier of real images takes samples for their class (Shmelkov et al. 2018, arXiv 1807.09499).
 
-A distance can be small although every class is drawn alike. The classifier is a linear probe of the judging model's
+A distance can be small although every class is drawn alike. The classifier is a linear probe of the embedder's
 embeddings, fitted to the training images; what it says of samples is to be read beside what it says of real images.
 """
 
@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from lungtune.errors import TrialError
+from lungtune.tasks.generation import RECOGNISED
 from lungtune.tasks.generation.sample_metrics import normalised
 
 _STRENGTH = 100.0  # inverse of the penalty: vectors of length 1 need large coefficients
 _STEPS = 2000
-
-RECOGNISED = "recognised"
 
 
 class Recogniser:

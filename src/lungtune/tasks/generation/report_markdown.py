@@ -1,4 +1,4 @@
-"""What a retrained generator is worth, part by part of the data: in numbers, and in words."""
+"""A generator's section of a report: as plain data, as Markdown and for the terminal."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 
 from lungtune.report import formatting
-from lungtune.report.formatting import cell, interval_text
-from lungtune.report.retrain_report import reproduction_text
+from lungtune.report.formatting import cell
 from lungtune.stats import bootstrap
-from lungtune.stats.seeds import spread_text
-from lungtune.tasks.generation.recognition import RECOGNISED
-from lungtune.tasks.generation.sample_metrics import METRICS, Samples
+from lungtune.stats.bootstrap import interval_text
+from lungtune.tasks.generation import RECOGNISED, Generation
+from lungtune.tasks.generation.sample_metrics import Samples
 
-_CAUTION = (
-    "A distance near that of real images says that the judging model cannot tell samples from real images in the mean. "
+CAUTION = (
+    "A distance near that of real images says that the embedding cannot tell samples from real images in the mean. "
     "It does not say that they show what patients have, nor that they help a classifier: train one and compare "
     "(scripts/synthesize.py, scripts/search.py --bank)."
 )
@@ -30,7 +29,7 @@ def section(
     copies: float,
     recognised: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
-    """Return what samples are worth beside the images of one part of the data.
+    """Compare samples with the images of one part of the data.
 
     Args:
         samples: the generator's.
@@ -64,24 +63,14 @@ def section(
 
 
 def _metrics(samples: Samples, groups: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    scorer = samples.scorer(groups)
-    names = {name: name for name in METRICS} | {f"cmmd_{name}": f"cmmd_{k}" for k, name in enumerate(classes)}
-    return {shown: bootstrap.scored(scorer, name).to_dict() for shown, name in names.items()}
+    found = bootstrap.intervals(samples.scorer(groups), Generation().scorer_names(classes))
+    return {name: value.to_dict() for name, value in found.items()}
 
 
-def text(report: Mapping[str, Any]) -> str:
-    """Return the report for a terminal."""
-    lines = [reproduction_text(report["reproduction"])]
-    lines += [f"run of seed {run['seed']} failed: {run['failure']}" for run in report["runs"] if run["failure"]]
-    for name in ("validation", "test"):
-        part = report[name]
-        if part is None:
-            continue
-        lines.append(f"{name}: {part['samples']} samples beside {part['cases']} images of {part['patients']} patients")
-        lines += [f"  {line}" for line in _summary(part)]
-    if len(report["runs"]) > 1:
-        lines.append(f"cmmd of all seeds, validation: {spread_text(report['spread'])}")
-    return "\n".join(lines)
+def section_text(name: str, part: Mapping[str, Any]) -> list[str]:
+    """Return a section for the terminal."""
+    lines = [f"{name}: {part['samples']} samples beside {part['cases']} images of {part['patients']} patients"]
+    return lines + [f"  {line}" for line in _summary(part)]
 
 
 def _summary(part: Mapping[str, Any]) -> list[str]:
@@ -106,24 +95,9 @@ def _recognised(shares: Mapping[str, Mapping[str, float]]) -> str:
     return f"a classifier of real images takes {of['recipe']} of the samples for their class, mean over them ({others})"
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """Return the report as Markdown."""
-    lines = [f"# {cell(report['recipe'])}, retrained", "", f"{report['family']}, {report['fidelity']:g} passes; "]
-    lines[-1] += f"study {cell(report['study'])}, trial {report['trial']}; {report['date']}."
-    lines += ["", reproduction_text(report["reproduction"])]
-    for name in ("validation", "test"):
-        if report[name] is not None:
-            lines += ["", *_part(name, report[name])]
-    lines += ["", "![real images, the untrained base, the recipe](samples.png)", "", _CAUTION]
-    lines += ["", "| seed | cmmd, validation | cmmd, test |", "|---" * 3 + "|"]
-    for run in report["runs"]:
-        shown = [f"{run[key]:.2f}" if run[key] is not None else "-" for key in ("value", "test")]
-        lines.append(f"| {run['seed']} | " + " | ".join(shown) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _part(name: str, part: Mapping[str, Any]) -> list[str]:
-    lines = [f"## {name.capitalize()}", "", f"{part['samples']} samples beside {part['cases']} images of "]
+def section_markdown(title: str, part: Mapping[str, Any]) -> str:
+    """Return a section as Markdown."""
+    lines = [f"## {title}", "", f"{part['samples']} samples beside {part['cases']} images of "]
     lines[-1] += f"{part['patients']} patients. In brackets: 95 % bootstrap intervals over patients and samples."
     names = ["recipe", *(formatting.baseline(other) for other in part["beside"])]
     lines += ["", "| metric | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
@@ -135,4 +109,4 @@ def _part(name: str, part: Mapping[str, Any]) -> list[str]:
         every = [told[name].get(share) for name in ("recipe", *part["beside"])]
         lines.append(f"| {cell(share)} | " + " | ".join("-" if v is None else f"{v:.2f}" for v in every) + " |")
     note = "`recognised` has no interval; under real images it is of those of this part, all else of training images."
-    return [*lines, "", note, "", *(f"- {line}" for line in _summary(part)[1:])]
+    return "\n".join([*lines, "", note, "", *(f"- {line}" for line in _summary(part)[1:])]) + "\n"

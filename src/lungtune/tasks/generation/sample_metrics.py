@@ -1,4 +1,4 @@
-"""What a generator's samples are worth: how far they are from real images, class by class. Imports light.
+"""Metrics of a generator's samples: their distance to real images, class by class. Imports light.
 
 ``cmmd`` is the unbiased squared maximum mean discrepancy (Gretton et al. 2012, "A kernel two-sample test", eq. 3; as
 KID, Binkowski et al. 2018, arXiv 1801.01401) of L2-normalised embeddings under a Gaussian kernel, times 1000, as CMMD
@@ -12,16 +12,13 @@ typical image looks perfect. Here sigma is the median distance of real training 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lungtune.core.objectives import GENERATION
 from lungtune.errors import TrialError, did_you_mean
-
-METRICS = GENERATION
-"""Metric name -> (direction, meaning). Reports carry more: see ``GENERATION``."""
+from lungtune.tasks.generation import METRICS
 
 SCALE = 1000
 NEIGHBOURS = 5
@@ -50,30 +47,37 @@ class Samples:
     drawn: np.ndarray
     sigma: float
 
-    def scorer(self, groups: np.ndarray) -> Scorer:
-        """Return what scores these samples on drawn patients; ``groups`` is each validation image's, ``(N,)``."""
-        return Scorer(self, groups)
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def scorer(self, groups: np.ndarray) -> SampleScorer:
+        """Return a scorer over patients; ``groups`` is each validation image's patient ``(N,)``."""
+        return SampleScorer(self, groups)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Return what a checkpoint holds of this."""
+        """Return what a checkpoint holds."""
         real, samples = self.real.astype(np.float32), self.samples.astype(np.float32)
         found = {"real": real, "samples": samples, "sigma": np.array([self.sigma])}
         return found | {name: np.asarray(getattr(self, name), np.int64) for name in ("labels", "drawn")}
 
     def table(self) -> np.ndarray:
-        """Return what stays of a report when its checkpoint is pruned: the samples' embeddings ``(M, D)``."""
+        """Return the samples' embeddings, float32 ``(M, D)``."""
         return self.samples.astype(np.float32)
 
     def with_table(self, table: np.ndarray) -> Samples:
-        """Return the evidence of another report on the same images, of what :meth:`table` kept of it."""
+        """Return the samples of another report on the same images."""
         return replace(self, samples=table)
 
     def collapsed(self, classes: Sequence[str]) -> str:
         """Return nothing: ``coverage`` tells what a generator leaves out."""
         return ""
 
+    def figures(self, title: str, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield nothing: embeddings show nothing, and the evaluator draws the samples."""
+        yield from ()
 
-class Scorer:
+
+class SampleScorer:
     """Scores one set of samples under many weightings of the validation patients.
 
     Row d of the weights always comes with the same d-th draw of samples with replacement, class by class: a finite
@@ -82,7 +86,7 @@ class Scorer:
     draws spread more than they should (the bootstrap of a degenerate U-statistic), so intervals are too wide there.
 
     Args:
-        evidence: embeddings and classes.
+        found: embeddings and classes.
         groups: patient index ``(N,)`` in 0..P-1.
 
     Raises:
@@ -90,13 +94,14 @@ class Scorer:
         ValueError: shapes, classes or sigma are wrong.
     """
 
-    def __init__(self, evidence: Samples, groups: np.ndarray) -> None:
-        real, samples = _checked(evidence)
-        labels, drawn = np.asarray(evidence.labels), np.asarray(evidence.drawn)
+    def __init__(self, found: Samples, groups: np.ndarray) -> None:
+        real, samples = _checked(found)
+        labels, drawn = np.asarray(found.labels), np.asarray(found.drawn)
         self.patients = int(groups.max()) + 1
+        self._images = np.bincount(groups, minlength=self.patients)
         self.classes = int(max(labels.max(), drawn.max())) + 1
         self._parts = [
-            _Part(real[labels == k], groups[labels == k], samples[drawn == k], float(evidence.sigma))
+            _Part(real[labels == k], groups[labels == k], samples[drawn == k], float(found.sigma))
             for k in range(self.classes)
         ]
 
@@ -119,6 +124,10 @@ class Scorer:
     def outside(self, metric: object, weights: np.ndarray) -> np.ndarray:
         """Return the metric ``(D,)`` on the patients, and the samples, that draws ``(D, P)`` leave out."""
         return self._mean(metric, weights == 0, lambda drawn: drawn == 0)
+
+    def cases(self, metric: object) -> np.ndarray:
+        """Return how many images each patient has ``(P,)``."""
+        return self._images
 
     def _mean(self, metric: object, weights: np.ndarray, kept: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         known = {*METRICS, *(f"cmmd_{k}" for k in range(self.classes))}
@@ -192,31 +201,31 @@ class _Part:
         return _ratio(w @ self._covered, w @ self._images)
 
 
-def scores(evidence: Samples, classes: Sequence[str]) -> dict[str, float]:
+def scores(found: Samples, classes: Sequence[str]) -> dict[str, float]:
     """Score samples: every metric of :data:`METRICS`, ``cmmd_<class>`` of each class that can be scored, all finite.
 
     Args:
-        evidence: embeddings and classes.
+        found: embeddings and classes.
         classes: the names.
 
     Raises:
         TrialError: an embedding is not finite (reason ``nan``).
         ValueError: shapes, classes or sigma are wrong, or no class has two images and two samples.
     """
-    scorer = evidence.scorer(np.arange(len(evidence.labels)))
+    scorer = found.scorer(np.arange(len(found)))
     ones = np.ones((1, scorer.patients), np.int64)
     names = {name: name for name in METRICS} | {f"cmmd_{classes[k]}": f"cmmd_{k}" for k in range(scorer.classes)}
-    found = {shown: float(scorer.score(name, ones)[0]) for shown, name in names.items()}
-    if np.isnan(found["cmmd"]):
+    told = {shown: float(scorer.score(name, ones)[0]) for shown, name in names.items()}
+    if np.isnan(told["cmmd"]):
         raise ValueError("A class with at least two validation images and two samples must be there, but none is.")
-    return {name: value for name, value in found.items() if not np.isnan(value)}
+    return {name: value for name, value in told.items() if not np.isnan(value)}
 
 
-def real_images(evidence: Samples, train: np.ndarray, train_labels: np.ndarray) -> Samples:
+def real_images(found: Samples, train: np.ndarray, train_labels: np.ndarray) -> Samples:
     """Put real training images in the place of the samples: what they score is the floor, a perfect generator's score.
 
     Args:
-        evidence: whose samples are replaced, in each class by as many images; by all where a class has fewer.
+        found: whose samples are replaced, in each class by as many images; by all where a class has fewer.
         train: embeddings of the training images ``(T, D)``.
         train_labels: ``(T,)``.
 
@@ -224,10 +233,10 @@ def real_images(evidence: Samples, train: np.ndarray, train_labels: np.ndarray) 
         The same choice in every call.
     """
     rng = np.random.default_rng(_SEED)
-    rows = [np.flatnonzero(train_labels == k) for k in range(int(evidence.drawn.max()) + 1)]
-    wanted = np.bincount(evidence.drawn, minlength=len(rows))
+    rows = [np.flatnonzero(train_labels == k) for k in range(int(found.drawn.max()) + 1)]
+    wanted = np.bincount(found.drawn, minlength=len(rows))
     chosen = np.concatenate([np.sort(rng.permutation(own)[:count]) for own, count in zip(rows, wanted)])
-    return replace(evidence, samples=train[chosen], drawn=np.asarray(train_labels)[chosen])
+    return replace(found, samples=train[chosen], drawn=np.asarray(train_labels)[chosen])
 
 
 def bandwidth(embeddings: np.ndarray) -> float:
@@ -262,15 +271,15 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
 
 
-def _checked(evidence: Samples) -> tuple[np.ndarray, np.ndarray]:
+def _checked(found: Samples) -> tuple[np.ndarray, np.ndarray]:
     """Return normalised images ``(N, D)`` and samples ``(M, D)``."""
-    real, samples = np.asarray(evidence.real), np.asarray(evidence.samples)
-    shapes = (real.shape, np.shape(evidence.labels), samples.shape, np.shape(evidence.drawn))
+    real, samples = np.asarray(found.real), np.asarray(found.samples)
+    shapes = (real.shape, np.shape(found.labels), samples.shape, np.shape(found.drawn))
     fits = real.ndim == samples.ndim == 2 and len(real) and len(samples) and real.shape[1] == samples.shape[1]
     if not fits or shapes[1] != real.shape[:1] or shapes[3] != samples.shape[:1]:
         raise ValueError(f"real (N, D), labels (N,), samples (M, D) and drawn (M,) must hold, but got {shapes}.")
-    if not evidence.sigma > 0:
-        raise ValueError(f"sigma > 0 must hold, but got {evidence.sigma}.")
+    if not found.sigma > 0:
+        raise ValueError(f"sigma > 0 must hold, but got {found.sigma}.")
     for name, rows in (("samples", samples), ("validation images", real)):
         if bad := int((~np.isfinite(rows)).any(axis=1).sum()):
             raise TrialError("nan", f"The embeddings of {bad} of {len(rows)} {name} are not finite.")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lungtune.report import retrain_report
-from lungtune.tasks.classification import calibration, operating
+from lungtune.tasks.classification import calibration, evaluation, operating
+from lungtune.tasks.classification.report_markdown import section_markdown
 
 CLASSES = ("bacterial", "Normal", "viral")
 
@@ -37,11 +37,11 @@ def test_a_threshold_is_the_highest_that_finds_enough(seed, wanted, digits):
         assert (own > point.threshold).mean() < wanted
 
 
-def test_sensitivity_and_specificity_are_those_of_the_confusion_at_the_threshold():
+def test_sensitivity_and_specificity_are_those_at_the_threshold():
     labels, probabilities = predictions()
     patients = np.arange(300) // 2
     points = operating.fit(labels, probabilities, CLASSES)
-    row = operating.judge(points, labels, probabilities, patients, CLASSES)[3]
+    row = operating.evaluate(points, labels, probabilities, patients, CLASSES)[3]
     called = 1 - probabilities[:, 1] >= points[3].threshold
     assert row["target"] == "abnormal"
     assert row["sensitivity"]["value"] == pytest.approx(called[labels != 1].mean())
@@ -53,10 +53,10 @@ def test_sensitivity_and_specificity_are_those_of_the_confusion_at_the_threshold
 def sections(test_labels):
     labels, probabilities = predictions(seed=1)
     other = predictions(seed=2)[1]
-    fitted = retrain_report.fit(labels, probabilities, CLASSES)
+    fitted = evaluation.fit(labels, probabilities, CLASSES)
     given = {"patients": np.arange(300), "classes": CLASSES, "train_labels": labels, "fitted": fitted}
-    first = retrain_report.section(labels, probabilities, fitted_here=True, **given)
-    return first, retrain_report.section(test_labels, other, **given)
+    first = evaluation.section(labels, probabilities, fitted_here=True, **given)
+    return first, evaluation.section(test_labels, other, **given)
 
 
 def test_the_test_labels_move_neither_threshold_nor_temperature():
@@ -68,25 +68,25 @@ def test_the_test_labels_move_neither_threshold_nor_temperature():
     assert found[0][1]["operating"][0]["sensitivity"] != found[1][1]["operating"][0]["sensitivity"]
 
 
-def test_a_report_says_where_thresholds_and_temperature_come_from():
+def test_report_says_where_thresholds_come_from():
     validation, test = sections(predictions(seed=2)[0])
     assert json.loads(json.dumps(test)) == test
-    words = retrain_report.section_markdown("Validation", validation, CLASSES)
+    words = section_markdown("Validation", validation, CLASSES)
     assert "Thresholds set on validation for a sensitivity of 0.95, on these very cases." in words
     assert "fitted on 300 validation cases (these: what comes after flatters)." in words
-    words = retrain_report.section_markdown("Test", test, CLASSES)
+    words = section_markdown("Test", test, CLASSES)
     assert "Thresholds set on validation for a sensitivity of 0.95, left as they are here." in words
     assert "fitted on 300 validation cases." in words
     assert "| abnormal | 0." in words
     assert "Not to be relied on" not in words
 
 
-def test_reasons_stand_where_thresholds_are_set_and_are_pointed_at_elsewhere():
+def test_notes_stand_with_validation_and_are_referred_to_on_test():
     labels, probabilities = predictions(12)
-    fitted = retrain_report.fit(labels, probabilities, CLASSES)
-    given = (labels, probabilities, np.arange(12), CLASSES, labels, {}, fitted)
+    fitted = evaluation.fit(labels, probabilities, CLASSES)
+    given = (labels, probabilities, np.arange(12), CLASSES, labels, {}, {}, fitted)
     words = [
-        retrain_report.section_markdown("Part", retrain_report.section(*given, fitted_here=here), CLASSES)
+        section_markdown("Part", evaluation.section(*given, fitted_here=here), CLASSES)
         for here in (True, False)
     ]
     assert "too few to set a sensitivity of 0.95" in words[0]
@@ -104,7 +104,7 @@ def test_too_few_cases_are_said_in_words():
     assert enough.note == ""
     assert none.threshold is None
     assert none.note == "No threshold can be set: validation holds no case of 'viral'."
-    row = operating.judge([none], labels, probabilities, np.arange(62), CLASSES)[0]
+    row = operating.evaluate([none], labels, probabilities, np.arange(62), CLASSES)[0]
     assert row["sensitivity"] is None
     only = operating.fit(np.zeros(5, int), probabilities[:5], CLASSES)[0]
     assert only.note == "No threshold can be set: validation holds nothing but 'bacterial'."
@@ -138,7 +138,7 @@ def test_the_temperature_undoes_what_made_a_model_too_sure(sure):
 
 @given(seed=st.integers(0, 10**6), sure=st.floats(0.3, 5), cases=st.integers(1, 60))
 @settings(max_examples=40, deadline=None)
-def test_no_other_temperature_has_a_lower_nll_and_predictions_stay(seed, sure, cases):
+def test_no_other_temperature_has_a_lower_nll(seed, sure, cases):
     labels, probabilities = predictions(cases, seed=seed, sure=sure)
     found = calibration.fit(labels, probabilities)
 

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lungtune.report import retrain_report
-from lungtune.tasks.classification import baselines, metrics
+from lungtune.tasks.classification import baselines, evaluation, metrics, report_markdown
 
 CLASSES = ("normal", "bacterial", "viral")
 
@@ -24,7 +23,7 @@ def files(labels, telling, seed=0):
 
 
 @pytest.mark.parametrize("telling", [True, False])
-def test_a_forest_of_outsides_finds_what_is_there_and_nothing_else(telling):
+def test_metadata_forest_finds_only_what_is_there(telling):
     train, labels = np.arange(300) % 3, np.arange(120) % 3
     found = baselines.metadata(files(train, telling), train, files(labels, telling, 1), CLASSES)
     assert found.sum(axis=1) == pytest.approx(1)
@@ -39,7 +38,7 @@ def test_files_that_all_look_the_same_tell_the_shares_only():
     assert (found == baselines.prior(train, 3, 5)).all()
 
 
-def test_a_class_missing_from_training_and_a_word_never_seen_are_scored():
+def test_unseen_class_and_unseen_word_are_scored():
     train = np.arange(60) % 2
     seen = {"mode": np.where(train, "L", "RGB")}
     found = baselines.metadata(seen, train, {"mode": np.array(["CMYK", "L"])}, CLASSES)
@@ -52,7 +51,7 @@ def compared(right=True, rows=None):
     labels = np.arange(120) % 3
     model = 0.8 * np.eye(3)[labels if right else np.zeros(120, int)] + 0.2 / 3
     blind = np.random.default_rng(0).dirichlet(np.ones(3), 120)
-    return labels, model, baselines.beside(labels, model, blind, np.arange(120), CLASSES, "A guess", rows)
+    return labels, model, baselines.vs_baseline(labels, model, blind, np.arange(120), CLASSES, "A guess", rows)
 
 
 def test_the_comparison_is_paired_on_the_same_cases():
@@ -78,10 +77,10 @@ def test_no_case_to_score_on_is_no_comparison():
 
 def test_a_report_shows_baselines_and_says_why_one_is_missing():
     labels, model, found = compared()
-    beside = {"metadata": found, "lungs blacked out": baselines.missing("Not computed: name them with masks=DIR.")}
-    part = retrain_report.section(labels, model, np.arange(120), CLASSES, labels, beside=beside)
+    given = {"metadata": found, "lungs blacked out": baselines.missing("Not computed: name them with masks=DIR.")}
+    part = evaluation.section(labels, model, np.arange(120), CLASSES, labels, vs_baseline=given)
     assert json.loads(json.dumps(part)) == part
-    words = retrain_report.section_markdown("Test", part, CLASSES)
+    words = report_markdown.section_markdown("Test", part, CLASSES)
     assert f"| metadata | 120 | {found['baseline']['value']:.3f} (" in words
     assert "Lungs blacked out: Not computed: name them with masks=DIR." in words
     assert "| lungs blacked out |" not in words

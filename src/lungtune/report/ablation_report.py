@@ -1,4 +1,4 @@
-"""What a report says of one axis: every value's models against the control's, on one part of the data.
+"""The report's section on one parameter: every value's models against the control's, on each part of the data.
 
 The recipe was chosen with one of the values, which flatters that value; ``notes`` say so, as nothing here can mend it.
 """
@@ -10,70 +10,77 @@ from typing import Any
 
 import numpy as np
 
-from lungtune.core import objectives, synthetic
+from lungtune.core import synthetic
 from lungtune.core.comparison import Comparison, shown
 from lungtune.core.synthetic import IMAGES
-from lungtune.report.formatting import cell, interval_text
-from lungtune.stats import ablation, case_metrics, synthetic_ablation
+from lungtune.core.task import Predictions
+from lungtune.core.trial import Objective
+from lungtune.report.formatting import cell
+from lungtune.stats import ablation, synthetic_ablation
+from lungtune.stats.bootstrap import groups_of, interval_text, plain, scored
 from lungtune.stats.seeds import spread
-from lungtune.tasks.classification import metrics
 
-Predictions = Mapping[Any, Mapping[int, Mapping[str, np.ndarray]]]
-"""value -> seed -> what a session made of the part: ``probabilities (N, C)``, measures ``(N,)``."""
+Arms = Mapping[Any, Mapping[int, Predictions]]
+"""value -> seed -> predictions on the part."""
 
 
 def part(
-    labels: np.ndarray,
     patients: Sequence[Any] | np.ndarray,
-    classes: Sequence[str],
     compared: Comparison,
-    predictions: Predictions,
-    metric: str,
+    arms: Arms,
+    objective: Objective,
+    *,
+    by_class: Mapping[str, Any] | None = None,
+    by_class_mode: str = "max",
+    measures: Mapping[str, tuple[Any, Arms]] | None = None,
 ) -> dict[str, Any]:
     """Compare the values on the cases of one part, with the seeds that ended with all of them.
 
     Args:
-        labels: whole numbers ``(N,)``.
         patients: an id per case ``(N,)``.
-        classes: the C names.
-        compared: the axis and its values.
-        predictions: of every training that ended. A value none of whose seeds did is left out.
-        metric: what decides.
+        compared: the parameter and its values.
+        arms: of every training that ended. A value none of whose seeds did is left out.
+        objective: the metric that decides, and its direction.
+        by_class, by_class_mode: as in :func:`lungtune.stats.ablation.effect`.
+        measures: shown name -> (the scorer's name of a metric, predictions of its task), shown beside the objective.
 
     Returns:
         JSON-able: ``problem`` (why nothing could be compared; empty when it could), and then ``seeds``, ``values``
         [{value, score {mean, sd}, gain (null for the control), above (seeds whose score is better than the control's
         of the same seed), measures {name: {value, low, high, level, cases}}}], ``effect``
         (:func:`lungtune.stats.ablation.effect`), ``sentence``, ``synthetic``
-        (:func:`lungtune.stats.synthetic_ablation.verdict`, null for other axes).
+        (:func:`lungtune.stats.synthetic_ablation.verdict`, null for other parameters).
     """
-    found = {value: predictions[value] for value in compared.values if predictions.get(value)}
+    found = {value: arms[value] for value in compared.values if arms.get(value)}
     if compared.control not in found or len(found) < 2:
         return {"problem": f"Not computed: trainings with {compared.axis} {shown(compared.control)} and with another "
                 "value must end, but did not."}  # fmt: skip
     seeds = sorted(set.intersection(*(set(each) for each in found.values())))
     if not seeds:
         return {"problem": "Not computed: no seed's training ended with all values; give more --seeds."}
-    tables = {value: [each[seed]["probabilities"] for seed in seeds] for value, each in found.items()}
+    models = {value: [each[seed] for seed in seeds] for value, each in found.items()}
     asked = compared.axis == IMAGES
-    verdict = synthetic_ablation.verdict(labels, patients, tables, compared.values, metric) if asked else None
-    control = tables.pop(compared.control)
+    verdict = synthetic_ablation.verdict(patients, models, compared.values, objective) if asked else None
+    treatments = {value: each for value, each in models.items() if value != compared.control}
     told = ablation.effect(
-        labels, patients, control, tables, compared.axis, classes, metric, against=compared.control
+        patients, models[compared.control], treatments, compared.axis, objective, by_class, by_class_mode,
+        against=compared.control,
     )  # fmt: skip
+    groups = groups_of(patients, len(models[compared.control][0]))
     gains = {arm["value"]: arm["gain"] for arm in told["arms"]}
     scores = {
-        value: [metrics.classification(labels, each[seed]["probabilities"], classes)[metric] for seed in seeds]
-        for value, each in found.items()
+        value: [plain(each.scorer(groups), objective.own) for each in models[value]] for value in found
     }
-    sign = objectives.sign(metric)
     rows = [
         {
             "value": value,
             "score": spread(scores[value]),
             "gain": gains.get(value),
-            "above": sum(sign * (a - b) > 0 for a, b in zip(scores[value], scores[compared.control])),
-            "measures": _measures([found[value][seed] for seed in seeds], patients),
+            "above": sum(objective.sign * (a - b) > 0 for a, b in zip(scores[value], scores[compared.control])),
+            "measures": {
+                name: _measure([each[value][seed] for seed in seeds], metric, groups)
+                for name, (metric, each) in (measures or {}).items()
+            },
         }
         for value in found
     ]
@@ -83,17 +90,14 @@ def part(
         sentence += f" Seed by seed, {shown(told['best'])} is above the control in {best['above']} of {len(seeds)}."
         if told["helps"] and best["above"] < len(seeds):
             sentence += " Patients tell a gain, but seeds don't agree: another training may turn it round."
-    found = {"problem": "", "seeds": seeds, "values": rows, "effect": told, "sentence": sentence}
-    return {**found, "synthetic": verdict}
+    result = {"problem": "", "seeds": seeds, "values": rows, "effect": told, "sentence": sentence}
+    return {**result, "synthetic": verdict}
 
 
-def _measures(each: Sequence[Mapping[str, np.ndarray]], patients: Sequence[Any] | np.ndarray) -> dict[str, Any]:
-    """Case-wise measures: each case's mean over the seeds, then the mean over the cases."""
-    found = {}
-    for name in (name for name, values in each[0].items() if np.ndim(values) == 1):
-        values = np.mean([np.asarray(one[name], np.float64) for one in each], axis=0)
-        found[name] = {**case_metrics.mean(values, patients).to_dict(), "cases": int(np.isfinite(values).sum())}
-    return found
+def _measure(seeds: Sequence[Predictions], metric: Any, groups: np.ndarray) -> dict[str, Any]:
+    """Return the mean over seeds of a metric, with its interval and how many cases it is over."""
+    scorer = ablation.seed_mean(seeds, groups)
+    return {**scored(scorer, metric).to_dict(), "cases": int(scorer.cases(metric).sum())}
 
 
 def confirmed(compared: Comparison, validation: Mapping[str, Any], test: Mapping[str, Any]) -> str:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from lungtune.core.comparison import Comparison
-from lungtune.stats import ablation, ablation_report
+from lungtune.core.trial import Objective
+from lungtune.report import ablation_report
+from lungtune.stats import ablation
+from lungtune.tasks.classification.predictions import Probabilities
 
-CLASSES = ("normal", "bacterial", "viral")
 LABELS = np.arange(240) % 3
 PATIENTS = np.arange(240) // 2
-METRIC = "macro_f1"
+OBJECTIVE = Objective("macro_f1")
 COMPARED = Comparison("synthetic_images", ("none", "duplicates", "generated"), "none", "generated")
 
 
@@ -19,16 +21,16 @@ def model(right, seed):
     """Probabilities of a model that is right in a share of the cases."""
     random = np.random.default_rng(seed)
     said = np.where(random.random(len(LABELS)) < right, LABELS, (LABELS + random.integers(1, 3, len(LABELS))) % 3)
-    return 0.1 + 0.7 * np.eye(3)[said]
+    return Probabilities(LABELS, 0.1 + 0.7 * np.eye(3)[said])
 
 
 def compared(shares, axis=COMPARED, patients=PATIENTS):
     predictions = {
-        value: {seed: {"probabilities": model(right, 10 * k + seed)} for seed in (1, 2)}
+        value: {seed: model(right, 10 * k + seed) for seed in (1, 2)}
         for k, (value, right) in enumerate(shares.items())
     }
-    validation = ablation_report.part(LABELS, patients, CLASSES, axis, predictions, METRIC)
-    about = {"axis": axis.axis, "control": axis.control, "recipe_value": axis.own, "metric": METRIC}
+    validation = ablation_report.part(patients, axis, predictions, OBJECTIVE)
+    about = {"axis": axis.axis, "control": axis.control, "recipe_value": axis.own, "metric": OBJECTIVE.metric}
     content = {**about, "validation": validation, "test": None, "confirmed": "", "notes": []}
     words = ablation_report.markdown(content)
     lines = "\n".join(ablation_report.text(content))
@@ -70,11 +72,11 @@ def test_both_controls_must_be_beaten_beyond_chance(shares, helped, said):
     assert all(joint) is helped
 
 
-def test_intervals_are_those_of_an_effect_joint_over_the_two_comparisons():
+def test_intervals_are_joint_over_the_two_comparisons():
     validation, _, _ = compared(dict(zip(COMPARED.values, (0.6, 0.7, 0.8), strict=True)))
     tables = [[model(right, 10 * k + seed) for seed in (1, 2)] for k, right in enumerate((0.6, 0.7, 0.8))]
     for name, control in zip(("none", "duplicates"), tables[:2], strict=True):
-        expected = ablation.gain(LABELS, PATIENTS, control, tables[2], METRIC, level=0.975)
+        expected = ablation.gain(PATIENTS, control, tables[2], "macro_f1", level=0.975)
         assert validation["synthetic"]["gains"][name] == expected.to_dict()
 
 

@@ -10,7 +10,7 @@ import pytest
 from lungtune.errors import TrialError
 from lungtune.tasks.generation import sample_metrics
 from lungtune.tasks.generation.sample_metrics import Samples, bandwidth, normalised, scores
-from tests.unit.evaluate.generated import CLASSES, SIGMA, evidence, images
+from tests.unit.tasks.generation.generated import CLASSES, SIGMA, samples_of, images
 
 
 def mmd(real, samples, sigma):
@@ -23,15 +23,16 @@ def mmd(real, samples, sigma):
     return 1000 * (sum(inner) - 2 * np.mean([k(a, b) for a in normalised(real) for b in normalised(samples)]))
 
 
-def test_names_and_directions_are_those_of_the_core_and_import_light():
-    code = "import sys; import lungtune.tasks.generation.sample_metrics as g; assert g.METRICS['cmmd'][0] == 'min'; "
-    code += "assert g.METRICS['coverage'][0] == 'max'; print(*sys.modules)"
+def test_task_and_metrics_import_light():
+    code = "import sys; import lungtune.tasks.generation as g; t = g.Generation(); assert t.metrics['cmmd'].mode == 'min'; "
+    code += "assert t.metrics['coverage'].mode == 'max'; assert 'numpy' not in sys.modules; "
+    code += "import lungtune.tasks.generation.sample_metrics; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"sklearn", "torch", "scipy", "pandas"} & set(loaded)
 
 
 def test_the_distance_is_the_definition_class_by_class():
-    found = evidence(0, real=21, samples=15, shift=0.5, classes=3)
+    found = samples_of(0, real=21, samples=15, shift=0.5, classes=3)
     found = replace(found, real=7 * found.real, samples=0.1 * found.samples)  # lengths don't matter
     told = scores(found, CLASSES)
     expected = [mmd(found.real[found.labels == k], found.samples[found.drawn == k], SIGMA) for k in range(3)]
@@ -40,37 +41,37 @@ def test_the_distance_is_the_definition_class_by_class():
     assert set(told) == {"cmmd", "coverage", *(f"cmmd_{name}" for name in CLASSES)}
 
 
-def test_samples_of_the_same_distribution_are_at_distance_0_on_average():
+def test_distance_of_equal_distributions_is_0_on_average():
     """400 sets; below 0 as often as above. The mean's standard error is 0.3, one image less would shift it by 10."""
-    found = [scores(evidence(seed), CLASSES)["cmmd"] for seed in range(400)]
+    found = [scores(samples_of(seed), CLASSES)["cmmd"] for seed in range(400)]
     assert np.mean(found) == pytest.approx(0, abs=4 * np.std(found) / 20)
     assert 0.3 < np.mean(np.array(found) < 0) < 0.7
 
 
 def test_the_distance_grows_with_the_shift():
-    found = [scores(evidence(0, 200, 200, shift), CLASSES)["cmmd"] for shift in (0.0, 0.5, 1.0, 2.0)]
+    found = [scores(samples_of(0, 200, 200, shift), CLASSES)["cmmd"] for shift in (0.0, 0.5, 1.0, 2.0)]
     assert found == sorted(found)
     assert found[-1] > 50
 
 
-def test_a_collapsed_generator_is_punished_by_the_median_sigma_and_hardly_by_the_published_one():
+def test_median_sigma_punishes_collapse_published_one_hardly():
     """All its samples are the typical image. With sigma 10 it beats an honest generator that is a little off."""
-    collapsed, honest = evidence(0, 300, 300, spread=0.02), evidence(0, 300, 300, shift=1.5)
+    collapsed, honest = samples_of(0, 300, 300, spread=0.02), samples_of(0, 300, 300, shift=1.5)
     score = lambda each, sigma: scores(replace(each, sigma=sigma), CLASSES)["cmmd"]  # noqa: E731
     assert score(collapsed, 10.0) < score(honest, 10.0)
     assert score(collapsed, SIGMA) > 1.5 * score(honest, SIGMA)
     rng = np.random.default_rng(1)
-    mean = evidence(0, 300).real.mean(axis=0)
+    mean = samples_of(0, 300).real.mean(axis=0)
     turned = normalised(rng.normal(size=(1, 8)))  # two images only, whose mean is the real mean
     turned -= (turned @ mean) / (mean @ mean) * mean
     turned *= np.sqrt(1 - mean @ mean) / np.linalg.norm(turned)
     two = np.repeat([1, -1], 150)[:, None] * turned + mean
-    same_mean = Samples(evidence(0, 300).real, np.zeros(300, int), two, np.zeros(300, int), SIGMA)
+    same_mean = Samples(samples_of(0, 300).real, np.zeros(300, int), two, np.zeros(300, int), SIGMA)
     assert score(same_mean, 10.0) == pytest.approx(0, abs=0.2)
     assert score(same_mean, SIGMA) > 50
 
 
-def test_coverage_counts_the_images_that_have_a_sample_near_them():
+def test_coverage_counts_images_with_a_sample_near_them():
     rng = np.random.default_rng(0)
     real = images(rng, 40)
     squared = 2 - 2 * real @ real.T
@@ -79,13 +80,13 @@ def test_coverage_counts_the_images_that_have_a_sample_near_them():
     expected = ((2 - 2 * real @ samples.T) <= radius[:, None]).any(axis=1).mean()
     one = np.zeros
     assert scores(Samples(real, one(40, int), samples, one(10, int), SIGMA), CLASSES)["coverage"] == expected
-    assert scores(evidence(0, 100, 100), CLASSES)["coverage"] > 0.9
-    assert scores(evidence(0, 100, 100, spread=0.02), CLASSES)["coverage"] < 0.4
+    assert scores(samples_of(0, 100, 100), CLASSES)["coverage"] > 0.9
+    assert scores(samples_of(0, 100, 100, spread=0.02), CLASSES)["coverage"] < 0.4
 
 
 @pytest.mark.parametrize("part", ["real", "samples"])
 def test_a_class_with_fewer_than_two_is_left_out(part):
-    whole = evidence(0, real=30, samples=30, classes=3)
+    whole = samples_of(0, real=30, samples=30, classes=3)
     rows = np.flatnonzero(np.arange(30) % 3 != 2)
     rows = np.append(rows, 2)  # one of the last class
     classes = {"real": "labels", "samples": "drawn"}[part]
@@ -100,7 +101,7 @@ def test_a_class_with_fewer_than_two_is_left_out(part):
 def test_real_images_are_the_floor():
     """As many of each class as samples, the same ones in every call; fewer where there are no more."""
     rng = np.random.default_rng(5)
-    found = evidence(3, real=120, samples=90, shift=1.0, classes=3)
+    found = samples_of(3, real=120, samples=90, shift=1.0, classes=3)
     train, labels = images(rng, 205), np.append(np.arange(200) % 2, [2] * 5)
     floor = sample_metrics.real_images(found, train, labels)
     assert np.bincount(floor.drawn).tolist() == [30, 30, 5]
@@ -124,7 +125,7 @@ def test_a_bandwidth_needs_different_images(given):
 
 
 def test_wrong_input_is_named():
-    found = evidence(0)
+    found = samples_of(0)
     with pytest.raises(ValueError, match=r"'cmdd' is not a metric of samples\. Did you mean 'cmmd'"):
         found.scorer(np.arange(60)).score("cmdd", np.ones((1, 60), int))
     with pytest.raises(ValueError, match=r"real \(N, D\), labels \(N,\), samples \(M, D\)"):

@@ -49,7 +49,7 @@ def test_an_exact_copy_is_at_distance_0(world):
 
 
 @pytest.mark.parametrize("spread", [1.0, 0.5, 0.1])
-def test_fresh_images_are_not_called_copies_nor_are_typical_ones(world, spread):
+def test_fresh_and_typical_images_are_no_copies(world, spread):
     """Less spread means nearer to every training image, as blur does: nearer than the validation images are."""
     _, train, validation, _ = world
     rng = np.random.default_rng(7)
@@ -59,7 +59,7 @@ def test_fresh_images_are_not_called_copies_nor_are_typical_ones(world, spread):
         assert np.median(found.distance) < np.quantile(copies(validation, train, validation).distance, 0.5)
 
 
-def test_what_is_nearer_to_all_training_images_is_no_copy_of_one():
+def test_image_near_to_all_training_images_is_no_copy():
     """Half as spread out as the training images: most are nearer to one than nearly all validation images are."""
     rng = np.random.default_rng(0)
     train, validation, typical = (
@@ -78,7 +78,7 @@ def test_both_the_embedding_and_the_pixels_have_to_be_near(world):
         assert copies(mixed, train, validation).share <= 0.02
 
 
-def test_pixels_are_means_of_cells_whatever_brightness_and_contrast():
+def test_pixels_are_means_of_cells_without_brightness():
     image = np.random.default_rng(0).integers(0, 100, (1, 64, 96)).astype(np.uint8)
     cells = image.reshape(1, 32, 2, 32, 3).mean(axis=(2, 4)).reshape(1, -1)
     expected = (cells - cells.mean()) / cells.std()

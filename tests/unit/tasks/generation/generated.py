@@ -19,7 +19,7 @@ def images(rng, count, shift=0.0, spread=1.0):
 SIGMA = bandwidth(images(np.random.default_rng(99), 2000))
 
 
-def evidence(seed, real=60, samples=45, shift=0.0, spread=1.0, classes=1, noise=None):
+def samples_of(seed, real=60, samples=45, shift=0.0, spread=1.0, classes=1, noise=None):
     """``noise`` is the seed of the samples' randomness: two generators may share it."""
     rng = np.random.default_rng(seed)
     own = np.random.default_rng([seed, 1] if noise is None else noise)

@@ -37,7 +37,7 @@ def test_a_generator_that_draws_every_class_alike_is_found_out(recogniser):
     assert found["recognised"] == pytest.approx(1 / 3, abs=0.02)
 
 
-def test_each_class_counts_the_same_and_one_without_images_is_left_out(recogniser):
+def test_classes_count_the_same_those_without_images_do_not(recogniser):
     shown, asked = np.array([0] * 90 + [0] * 10), np.array([0] * 90 + [1] * 10)
     found = recogniser.shares(pictures(shown, 3), asked)
     assert found["recognised"] == pytest.approx((found["recognised_normal"] + found["recognised_covid"]) / 2)

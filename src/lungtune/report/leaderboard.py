@@ -1,0 +1,35 @@
+"""A leaderboard (:func:`lungtune.stats.leaderboard.board`) as plain text and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lungtune.report.formatting import cell
+from lungtune.stats.bootstrap import interval_text
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """Return a board as plain text: a line a contender, then what it says."""
+    width = max(len(row["name"]) for row in found["rows"])
+    lines = [f"{row['rank']:>2}  {row['name']:<{width}}  {'  '.join(_cells(row))}" for row in found["rows"]]
+    return "\n".join([*lines, found["sentence"], found["claims"]])
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Return a board as a Markdown table, then what it says."""
+    lines = [f"| | model | {found['metric']} | corrected for the choice | behind the winner | beyond chance |"]
+    lines.append("|---|---|---|---|---|---|")
+    for row in found["rows"]:
+        lines.append(f"| {row['rank']} | {cell(row['name'])} | " + " | ".join(_cells(row)) + " |")
+    return "\n".join([*lines, "", cell(found["sentence"]), "", found["claims"], ""])
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    known = row["beyond_chance"] is not None
+    return [
+        interval_text({**row["interval"], "value": row["value"]}),
+        f"{row['corrected']['value']:.3f}" if row["corrected"] else "-",
+        interval_text(row["lead"]) if known else "-",
+        ("yes" if row["beyond_chance"] else "no") if known else "-",
+    ]

@@ -1,0 +1,110 @@
+"""Predictions go through a checkpoint and a table; the task reads its own."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from lungtune.stats.case_metrics import CaseMeasures
+from lungtune.tasks import stored_predictions
+from lungtune.tasks.classification import Classification
+from lungtune.tasks.classification.predictions import Probabilities
+from lungtune.tasks.generation import Generation
+from lungtune.tasks.generation.sample_metrics import Samples, scores
+from lungtune.tasks.segmentation import Segmentation
+from tests.unit.tasks.generation import generated
+
+
+def probabilities():
+    rng = np.random.default_rng(0)
+    return Probabilities(np.arange(9) % 3, rng.dirichlet(np.ones(3), 9))
+
+
+def measures():
+    dice = np.where(np.arange(9) % 4, np.random.default_rng(1).random(9), np.nan)
+    return CaseMeasures({"dice": dice, "iou": dice / (2 - dice)})
+
+
+MADE = {
+    "classification": (Classification(), probabilities(), "nll"),
+    "segmentation": (Segmentation(), measures(), "dice"),
+    "generation": (Generation(), generated.samples_of(0, classes=3), "cmmd"),
+}
+every = pytest.mark.parametrize(("task", "made", "metric"), MADE.values(), ids=MADE)
+
+
+@every
+def test_predictions_go_through_a_checkpoint(tmp_path, task, made, metric):
+    path = tmp_path / "000000000010.safetensors"
+    save_file({**made.tensors(), "state.weight": np.zeros(3)}, path)
+    read = stored_predictions.load(path, task)
+    assert type(read) is type(made)
+    assert len(read) == len(made)
+    groups, ones = np.arange(len(made)), np.ones((1, len(made)), int)
+    assert read.scorer(groups).score(metric, ones) == pytest.approx(made.scorer(groups).score(metric, ones), abs=1e-3)
+    assert task.predictions(made.tensors()).tensors().keys() == made.tensors().keys()
+
+
+@every
+def test_a_table_makes_another_report_on_the_same_cases(task, made, metric):
+    table = made.table()
+    assert table.dtype == np.float32
+    other = made.with_table(table[::-1])
+    np.testing.assert_array_equal(other.table(), table[::-1])
+    assert len(other) == len(made)
+
+
+@every
+def test_no_task_reads_anothers_checkpoint(tmp_path, task, made, metric):
+    path = tmp_path / "other.safetensors"
+    save_file({"state.weight": np.zeros(3), **made.tensors()}, path)
+    for name, (other, _, _) in MADE.items():
+        assert (stored_predictions.load(path, other) is None) == (name != task.name)
+
+
+@every
+def test_every_scorer_name_of_a_task_is_scored(task, made, metric):
+    scorer = made.scorer(np.arange(len(made)))
+    ones = np.ones((1, len(made)), int)
+    for shown, name in task.scorer_names(generated.CLASSES).items():
+        assert scorer.score(name, ones).shape == (1,), shown
+        assert scorer.cases(name).shape == (len(made),)
+
+
+def test_a_generators_checkpoint_holds_what_scoring_it_needs():
+    made = generated.samples_of(0, classes=3)
+    held = made.tensors()
+    assert {name: each.shape for name, each in held.items()} == {
+        "real": (60, 8), "labels": (60,), "samples": (45, 8), "drawn": (45,), "sigma": (1,)
+    }  # fmt: skip
+    for sigma in (held["sigma"], held["sigma"][0]):
+        read = Generation().predictions({**held, "sigma": sigma})
+        assert isinstance(read, Samples)
+        assert read.sigma == made.sigma
+    assert scores(read, generated.CLASSES)["cmmd"] == pytest.approx(scores(made, generated.CLASSES)["cmmd"], abs=1e-3)
+
+
+def test_a_checkpoint_from_before_there_were_generators_is_read(tmp_path):
+    made = probabilities()
+    path = tmp_path / "old.safetensors"
+    save_file({"labels": made.labels, "probabilities": made.probabilities.astype(np.float32)}, path)
+    read = stored_predictions.load(path, Classification())
+    assert isinstance(read, Probabilities)
+    assert read.probabilities == pytest.approx(made.probabilities, abs=1e-6)
+
+
+def test_only_a_classifier_collapses_onto_a_class():
+    one = Probabilities(np.arange(9) % 3, np.tile(np.eye(3)[1], (9, 1)))
+    assert "it predicts 'bacterial' for 100.0 %" in one.collapsed(generated.CLASSES)
+    assert probabilities().collapsed(generated.CLASSES) == ""
+    assert generated.samples_of(0, spread=0.01).collapsed(generated.CLASSES) == ""
+
+
+def test_what_is_gone_or_damaged_is_no_predictions(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for task, _, _ in MADE.values():
+        assert stored_predictions.load(path, task) is None
+    path.write_bytes(b"torn")
+    assert stored_predictions.load(path, Classification()) is None
+    save_file({"labels": np.arange(3), "real": np.zeros((3, 2))}, path)
+    for task, _, _ in MADE.values():
+        assert stored_predictions.load(path, task) is None
