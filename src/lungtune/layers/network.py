@@ -31,7 +31,7 @@ def run(
     """Run the rows of each slot through the network as its trial has it.
 
     Args:
-        model: the backbone, of which the trials train some parameters (``Trainable.own`` under their full names).
+        model: the backbone, of which the trials train some parameters (``Family.trainable_parameters`` under their full names).
         inputs: ``(N, ...)``, rows laid out as ``slots`` says.
         slots: the layout.
         call: given a trial's ``Params`` and its rows, runs ``model`` and returns its outputs by name.
@@ -67,12 +67,12 @@ class _Call(nn.Module):
 
 
 def parameters(model: nn.Module, trained: Callable[[str], bool]) -> dict[str, Tensor]:
-    """Return copies of the parameters whose names ``trained`` accepts: what ``Trainable.own`` returns."""
+    """Return copies of the parameters whose names ``trained`` accepts: what ``Family.trainable_parameters`` returns."""
     return {name: value.detach().clone().float() for name, value in model.named_parameters() if trained(name)}
 
 
 def statistics(model: nn.Module, trained: Callable[[str], bool]) -> list[str]:
-    """Return the names of the buffers that ``trained`` accepts: what ``Trainable.statistics`` returns.
+    """Return the names of the buffers that ``trained`` accepts: what ``Family.statistics`` returns.
 
     Buffers that no state dict holds, such as a filter's taps or an index, are part of the architecture.
     """

@@ -51,10 +51,14 @@ class Classification(Task):
         self.predicted = ("probabilities", *self.heads)
 
     def loss(self, outputs: Mapping[str, torch.Tensor], batch: Any, layout: Any) -> torch.Tensor:
-        """Return the cross-entropy of ``logits`` times the trial's class weights (see ``Task.loss``)."""
-        from lungtune.tasks.classification.losses import cross_entropy
+        """Return the cross-entropy of ``logits`` times the trial's class weights (see ``Task.loss``).
 
-        return cross_entropy(outputs["logits"], batch, layout)
+        ``label_smoothing`` of a trial's ``Params``, where there is one, is applied.
+        """
+        from lungtune.layers.losses import cross_entropy
+
+        smoothing = [getattr(params, "label_smoothing", 0.0) for params in layout.params]
+        return cross_entropy(outputs["logits"], batch["label"], batch.weights, smoothing, layout.counts)
 
     def predict(self, outputs: Mapping[str, torch.Tensor], batch: Any) -> Mapping[str, torch.Tensor]:
         """Return ``probabilities`` ``(N, C)``, and those of each head under its name."""

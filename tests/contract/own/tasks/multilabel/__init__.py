@@ -1,0 +1,128 @@
+"""Several labels a case, each by itself: sigmoid and binary cross-entropy; unknown labels count nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lungtune.core.fields import LABELS
+from lungtune.core.task import Metric, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+class MultiLabel(Task):
+    """The family's ``outputs`` must have ``findings``, logits ``(N, L)``."""
+
+    name = "multilabel"
+    metrics = {
+        "macro_auroc": Metric("max", "mean over the labels of the area under the ROC curve, 0.5 where it is undefined"),
+        "bce": Metric("min", "binary cross-entropy, mean over known labels, nats"),
+    }
+    targets = (LABELS,)
+    predicted = ("findings",)
+
+    def loss(self, outputs: Mapping[str, torch.Tensor], batch: Any, layout: Any) -> torch.Tensor:
+        """See ``Task.loss``: the mean over the known labels of a case."""
+        import torch
+
+        truth = batch["labels"]
+        known = ~truth.isnan()
+        each = torch.nn.functional.binary_cross_entropy_with_logits(
+            outputs["findings"].float(), truth.nan_to_num(0.0), reduction="none"
+        )
+        return torch.where(known, each, 0.0).sum(1) / known.sum(1).clamp(min=1)
+
+    def predict(self, outputs: Mapping[str, torch.Tensor], batch: Any) -> Mapping[str, torch.Tensor]:
+        """See ``Task.predict``: probabilities ``(N, L)``."""
+        return {"findings": outputs["findings"].float().sigmoid()}
+
+    def evaluator(self, family: Any, base: Any, dataset: Any, device: torch.device) -> Any:
+        """See ``Task.evaluator``."""
+        from lungtune.tasks.case_evaluator import CaseEvaluator
+
+        class Evaluator(CaseEvaluator):
+            def kept(self, part: Any, predicted: Mapping[str, np.ndarray]) -> Findings:
+                return Findings(part["labels"], predicted["findings"])
+
+        return Evaluator(self, family, base, dataset, device)
+
+    def predictions(self, tensors: Mapping[str, np.ndarray]) -> Findings | None:
+        """See ``Task.predictions``."""
+        held = {name: tensors[name] for name in ("truth", "findings") if name in tensors}
+        return Findings(**held) if len(held) == 2 else None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Truth ``(N, L)``, NaN where unknown, and probabilities ``(N, L)``."""
+
+    truth: np.ndarray
+    findings: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def scorer(self, groups: np.ndarray) -> Scorer:
+        """Return a scorer over patients."""
+        return Scorer(self, groups)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return what a checkpoint holds."""
+        return {"truth": self.truth, "findings": self.findings}
+
+    def table(self) -> np.ndarray:
+        """Return the probabilities."""
+        return self.findings
+
+    def with_table(self, table: np.ndarray) -> Findings:
+        """Return other predictions on the same cases."""
+        return replace(self, findings=table)
+
+    def collapsed(self, classes: Sequence[str]) -> str:
+        """Say nothing."""
+        return ""
+
+    def figures(self, title: str, classes: Sequence[str]) -> Any:
+        """Draw nothing."""
+        return iter(())
+
+
+class Scorer:
+    """Scores findings, one weighting of the patients after another."""
+
+    def __init__(self, found: Findings, groups: np.ndarray) -> None:
+        self.found, self.groups = found, groups
+        self.patients = int(groups.max()) + 1
+
+    def score(self, metric: Any, weights: np.ndarray) -> np.ndarray:
+        """Return the metric ``(D,)``."""
+        import numpy as np
+
+        return np.array([self._one(metric, row[self.groups]) for row in weights])
+
+    def outside(self, metric: Any, weights: np.ndarray) -> np.ndarray:
+        """Return the metric on the patients left out."""
+        return self.score(metric, (weights == 0).astype(int))
+
+    def cases(self, metric: Any) -> np.ndarray:
+        """Return the cases of each patient."""
+        import numpy as np
+
+        return np.bincount(self.groups, minlength=self.patients)
+
+    def _one(self, metric: Any, times: np.ndarray) -> float:
+        import numpy as np
+        from sklearn.metrics import roc_auc_score
+
+        rows = np.repeat(np.arange(len(times)), times)
+        areas, losses = [], []
+        for truth, said in zip(self.found.truth[rows].T, self.found.findings[rows].T, strict=True):
+            known = ~np.isnan(truth)
+            truth, said = truth[known], np.clip(said[known], 1e-7, 1 - 1e-7)
+            losses.append(-(truth * np.log(said) + (1 - truth) * np.log(1 - said)))
+            areas.append(roc_auc_score(truth, said) if len(set(truth)) == 2 else 0.5)
+        return float(np.mean(areas)) if metric == "macro_auroc" else float(np.concatenate(losses).mean())
