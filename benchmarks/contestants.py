@@ -62,7 +62,7 @@ class Packed:
         self.setting = setting
         base = clip_lora.Base(weights=setting.weights, image_size=setting.size)
         labels = torch.arange(IMAGES) % len(CLASSES)
-        self.pack = Pack(clip_lora.TRAINABLE, base, CLASSES, setting.pixels(), labels, capacity=capacity, device=DEVICE)
+        self.pack = Pack(clip_lora.FAMILY, base, CLASSES, setting.pixels(), labels, capacity=capacity, device=DEVICE)
 
     def ready(self, count: int, batch: int) -> Callable[[], int]:
         """Let ``count`` trials in; return a step that tells how many images it trained."""

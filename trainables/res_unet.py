@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lungtune.tasks.segmentation import Segmentation
-
 from lungtune.core.params import param
 from lungtune.errors import SpaceError
 from lungtune.models import timm_models, whole_network
 from lungtune.tasks.classification import Classification
+from lungtune.tasks.segmentation import Segmentation
 
 if TYPE_CHECKING:
     import torch

@@ -11,18 +11,28 @@ from typing import Any
 
 import pytest
 
-from lungtune.core import synthetic
+from lungtune.core import contract, synthetic
 from lungtune.core.family import Family as FamilyContract
 from lungtune.core.params import build, specs
 
-from .conftest import HORIZON, NAMES, Sample
+from .conftest import HOME, HORIZON, NAMES, Sample
 
 HEAVY = ("torch", "ray", "mlflow", "open_clip", "timm", "numpy", "pandas")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_import_is_light(name: str) -> None:
-    code = f"import sys, json; from lungtune import catalog; catalog.family({name!r}); print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    code = (
+        f"import sys, json; from lungtune import catalog; before = set(sys.modules); catalog.family({name!r})\n"
+        f"print(json.dumps([m for m in {HEAVY!r} if m in set(sys.modules) - before]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not (HOME / "trainables" / f"{name}.py").exists()])
+def test_a_shipped_module_imports_without_numpy(name: str) -> None:
+    code = f"import sys, json, trainables.{name}; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
 

@@ -11,16 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from lungtune.core.fields import IMAGE
-
 from .conftest import CLASSES, HORIZON, Sample
 
 
 def test_the_readme_classifies_as_the_trial_does(
     classifier: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if classifier.family.inputs != (IMAGE,):
-        pytest.skip("its README shows other inputs than one grey image")
+    if len(classifier.family.inputs) > 1:
+        pytest.skip("its README shows more than one input")
+    (field,) = classifier.family.inputs
     params = classifier.variants(2)[1]
     pack = classifier.pack(1)
     slot = pack.join(params, seed=1, horizon=HORIZON)
@@ -30,7 +29,12 @@ def test_the_readme_classifies_as_the_trial_does(
     folder.mkdir()
     classifier.family.export(classifier.base, params, CLASSES, pack.adapter(slot), folder)
     assert {"README.md", "classes.json"} <= {file.name for file in folder.iterdir()}
-    Image.fromarray(classifier.part["image"][20, 0]).save(picture)
+    pixels = classifier.part[field.name][20]
+    if field.kind == "volume":
+        picture = tmp_path / "volume.npy"
+        np.save(picture, pixels[0])
+    else:
+        Image.fromarray(pixels.transpose(1, 2, 0) if field.channels == 3 else pixels[0]).save(picture)
     snippet = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     for name in [name for name in sys.modules if name.split(".")[0] in ("lungtune", "trainables")]:
         monkeypatch.setitem(sys.modules, name, None)

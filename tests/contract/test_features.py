@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lungtune.core.fields import IMAGE
 from lungtune.core.params import specs
-from lungtune.data.dataset import Part
 from lungtune.inputs import feature_cache
 from lungtune.inputs.augmentation import augment
 from lungtune.layers.layout import derive_seed
@@ -65,14 +64,15 @@ def test_images_as_they_are_train_as_without_a_cache(family: Sample, kept: Sampl
 @pytest.mark.parametrize("level", [1, 3])
 def test_views_are_those_everybody_computes(kept: Sample, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each image of a batch is one of its views; two passes show both, and another trial gets its own turn."""
-    pack, seen, images = kept.pack(2), [], torch.from_numpy(kept.part["image"]).float() / 255
-    true, (name,) = type(kept.family).losses, kept.family.features(pack.model, {"image": images[:1]})
+    field = kept.family.inputs[0]
+    pack, seen, pixels = kept.pack(2), [], torch.from_numpy(kept.part[field.name]).float() / 255
+    true, (name,) = type(kept.family).losses, kept.family.features(pack.model, {field.name: pixels[:1]})
     monkeypatch.setattr(
         type(kept.family),
         "losses",
         lambda self, m, batch, *rest: seen.append(batch[name]) or true(self, m, batch, *rest),
     )
-    size = len(images)
+    size = len(pixels)
     params = replace(kept.default, augmentation=level, batch_size=size)
     chosen = []
     for seed in (1, 2):
@@ -85,7 +85,7 @@ def test_views_are_those_everybody_computes(kept: Sample, level: int, monkeypatc
             [
                 kept.family.features(
                     pack.model,
-                    augment({"image": images}, [IMAGE], [level], [size], [seeded(derive_seed(level, view, 0))]),
+                    augment({field.name: pixels}, [field], [level], [size], [seeded(derive_seed(level, view, 0))]),
                 )[name]
                 for view in range(VIEWS)
             ]
@@ -123,9 +123,10 @@ def test_more_views_take_what_is_there(kept: Sample, computed: list[int]) -> Non
 def test_other_images_and_other_weights_have_their_own(kept: Sample, computed: list[int]) -> None:
     train(kept, 0)
     computed.clear()
-    pixels = kept.part["image"].copy()
-    pixels[3, 0, 5, 5] ^= 1
-    other = Part.of(image=pixels, label=kept.part["label"])
+    name = kept.family.inputs[0].name
+    pixels = kept.part[name].copy()
+    pixels[3].flat[55] ^= 1
+    other = dataclasses.replace(kept.part, fields={**kept.part.fields, name: pixels})
     train(replace(kept, part=other), 0)
     assert sum(computed) == len(other) + 1
     computed.clear()

@@ -25,7 +25,7 @@ from lungtune.engine.session import Session
 from lungtune.errors import DataError, SpaceError
 from lungtune.search import driver
 from lungtune.synthesize import synthesize
-from trainables.sd_lora import TRAINABLE
+from trainables.sd_lora import FAMILY
 
 ROOT = Path(__file__).parents[2]
 DATA = "phantom,n=100,test=30"
@@ -58,7 +58,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def recipe(home: Path) -> Path:
     """The best recipe of a search."""
-    base = TRAINABLE.miniature(home / "weights")
+    base = FAMILY.miniature(home / "weights")
     (home / "tiny.yaml").write_text(SPACE.format(weights=base.weights, judge=base.judge_weights))
     words = ["--space", str(home / "tiny.yaml"), "--data", DATA, "--study", "drawn"]
     command = [sys.executable, str(ROOT / "scripts" / "search.py"), *words]
@@ -97,9 +97,9 @@ def test_the_search_minimises_the_distance_and_says_what_the_base_and_real_image
 def test_the_untrained_base_is_asked_as_the_last_start_point_asks(home: Path, recipe: Path) -> None:
     """The source's configuration may ask in a way that this base never learnt, and nothing is easier to beat."""
     space, study = catalog.space(str(home / "tiny.yaml")), home / "studies" / "drawn"
-    base = params.build(TRAINABLE.Base, space.base)
+    base = params.build(FAMILY.Base, space.base)
     data = dataset.load(study / "split.json", base.image_size)
-    session = Session(TRAINABLE, base, data, space.fidelity, space.objective)
+    session = Session(FAMILY, base, data, space.fidelity, space.objective)
     first, last = (session.references({**space.fixed, **start})["untrained"]["cmmd"] for start in space.start)
     (told,) = [e for e in journal.read(study / "journal.jsonl") if e["event"] == "baselines"]
     assert told["untrained"]["cmmd"] == pytest.approx(last, rel=1e-3)
@@ -145,7 +145,7 @@ def test_a_bank_is_found_again_grows_and_is_mended(bank: Bank, recipe: Path, cap
 def test_a_bank_that_lacks_nothing_opens_no_model(
     bank: Bank, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(type(TRAINABLE), "backbone", lambda *_: pytest.fail("a model was opened"))
+    monkeypatch.setattr(type(FAMILY), "backbone", lambda *_: pytest.fail("a model was opened"))
     assert synthesize(recipe, per_class={bank.classes[0]: 3, bank.classes[2]: 9}) == bank.folder
     assert capsys.readouterr().err == ""
 
@@ -154,7 +154,7 @@ def test_other_weights_in_the_same_folder_make_another_bank(
     bank: Bank, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bank never holds images of two generators."""
-    monkeypatch.setattr(type(TRAINABLE), "content", lambda *_: "others")
+    monkeypatch.setattr(type(FAMILY), "content", lambda *_: "others")
     other = Bank.open(synthesize(recipe, per_class={bank.classes[0]: 1}))
     assert other.key != bank.key
     with pytest.raises(DataError, match="holds a bank of other synthetic images"):

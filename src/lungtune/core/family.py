@@ -118,7 +118,9 @@ class Family(ABC, Generic[B, P]):
         if name not in known:
             short = [key for key, (task, _) in known.items() if key == self.metric_key(task, key) or "." not in key]
             options = short if "." not in name else list(known)
-            raise SpaceError(f"objective must be a metric of this family, but got '{name}'.{did_you_mean(name, options)}")
+            raise SpaceError(
+                f"objective must be a metric of this family, but got '{name}'.{did_you_mean(name, options)}"
+            )
         task, metric = known[name]
         return Objective(self.metric_key(task, name.removeprefix(f"{task.name}.")), metric.mode, task.name)
 

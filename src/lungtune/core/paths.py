@@ -31,5 +31,7 @@ def own_folders() -> list[Path]:
 
     Those of ``LUNGTUNE_PATH`` (separated as in ``PATH``), then lungtune's home where that is not the checkout.
     """
-    named = [Path(each).expanduser().resolve() for each in os.environ.get("LUNGTUNE_PATH", "").split(os.pathsep) if each]
+    named = [
+        Path(each).expanduser().resolve() for each in os.environ.get("LUNGTUNE_PATH", "").split(os.pathsep) if each
+    ]
     return list(dict.fromkeys([*named, *([home()] if home() != ROOT else [])]))

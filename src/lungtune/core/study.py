@@ -149,7 +149,14 @@ class Study:
         rungs = list(space.fidelity.rungs)
         resolved = {**space.to_dict(), "rungs": rungs}
         self.append(
-            "study", schema=migration.SCHEMA, name=self.name, id=uuid.uuid4().hex, space=resolved, data=data, seed=seed, **about
+            "study",
+            schema=migration.SCHEMA,
+            name=self.name,
+            id=uuid.uuid4().hex,
+            space=resolved,
+            data=data,
+            seed=seed,
+            **about,
         )
 
     def release(self) -> None:

@@ -87,7 +87,9 @@ def validate(cases: pd.DataFrame) -> pd.DataFrame:
         values = clean[column]
         clean[column] = values.where(values.notna() & (values != ""), None).replace({np.nan: None})
     for column, names in _TUPLES.items():
-        clean[column] = pd.Series([row if isinstance(row, tuple) else None for row in clean[column]], clean.index, dtype=object)
+        clean[column] = pd.Series(
+            [row if isinstance(row, tuple) else None for row in clean[column]], clean.index, dtype=object
+        )
         width = len(cases.attrs.get(names, ()))
         if any(row is not None and len(row) != width for row in clean[column]):
             raise ValueError(f"every row of {column} must have {width} values, one per name in attrs[{names!r}]")

@@ -271,5 +271,3 @@ class Manifest:
             for part, e in self.parts.items()
             for name, *rest in zip(e.case_id, *(getattr(e, column) for column in columns), strict=True)
         }
-
-

@@ -63,10 +63,8 @@ class Backbone:
             values = {name: value.to(self.device) for name, value in values.items()}
             count, size = len(next(iter(values.values()))), sum(value[0].numel() for value in values.values())
             stride = max(1, min(_AT_ONCE, _PIXELS // max(1, size)))
-            some = (
-                lambda first, last: self._family.features(  # noqa: E731
-                    self.model, {name: value[first:last] for name, value in values.items()}
-                )
+            some = lambda first, last: self._family.features(
+                self.model, {name: value[first:last] for name, value in values.items()}
             )
             parts = memory.in_parts(count, stride, some)
         if len(parts) == 1:

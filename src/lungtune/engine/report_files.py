@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lungtune.core.journal import write_atomic
+from lungtune.core.io import write_atomic
 from lungtune.core.task import Predictions
 from lungtune.engine import checkpoint
 

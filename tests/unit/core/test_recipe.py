@@ -20,7 +20,7 @@ class Params:
     lr: float = param(1e-4, low=0.0, help="step:\n# size", unit="1/s")
 
 
-TRAINABLE = SimpleNamespace(Base=Params, Params=Params)
+FAMILY = SimpleNamespace(Base=Params, Params=Params)
 SPACE = SearchSpace(
     name="x", family="f", summary="no: #1", profile="full", objective=Objective("nll", "min"), sampler="tpe", trials=1,
     fidelity=Fidelity(max=3, min=0.5), base={"lr": 1e-5}, fixed={"lr": 5e-5}, axes={}, start=(), data="folder:/a b",
@@ -34,7 +34,7 @@ scalars = st.one_of(text, st.integers(), st.booleans(), st.none(), st.floats(all
 @given(st.dictionaries(text, scalars, max_size=5), st.lists(scalars, max_size=3), scalars)
 def test_whatever_is_written_is_read_back(block, several, one):
     about = {"block": (block, "a note"), "several": several, "one": (one, "note # two")}
-    back = yamlfile.parse(recipe.dump(SPACE, TRAINABLE, about, "Title\nline"), "here")
+    back = yamlfile.parse(recipe.dump(SPACE, FAMILY, about, "Title\nline"), "here")
     assert back["provenance"] == {"block": block, "several": several, "one": one}
     assert type(back["provenance"]["one"]) is type(one)
     assert (back["summary"], back["data"], back["seed"]) == ("no: #1", "folder:/a b", 7)
@@ -42,7 +42,7 @@ def test_whatever_is_written_is_read_back(block, several, one):
 
 
 def test_nan_is_read_back_as_nan():
-    back = yamlfile.parse(recipe.dump(SPACE, TRAINABLE, {"one": math.nan}, ""), "here")
+    back = yamlfile.parse(recipe.dump(SPACE, FAMILY, {"one": math.nan}, ""), "here")
     assert math.isnan(back["provenance"]["one"])
 
 

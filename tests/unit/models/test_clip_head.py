@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lungtune.engine.pack import Pack
 from lungtune.models import clip_model
-from trainables.clip_head import TRAINABLE, Base, Params
+from trainables.clip_head import FAMILY, Base, Params
 
 CLASSES = ("normal", "bacterial", "viral")
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
@@ -18,11 +18,11 @@ LABELS = np.arange(12) % 3
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return TRAINABLE.miniature(tmp_path_factory.mktemp("mini"))
+    return FAMILY.miniature(tmp_path_factory.mktemp("mini"))
 
 
 def trained(base: Base, params: Params, steps: int) -> Pack:
-    pack = Pack(TRAINABLE, base, CLASSES, IMAGES, LABELS, capacity=2)
+    pack = Pack(FAMILY, base, CLASSES, IMAGES, LABELS, capacity=2)
     pack.join(params, seed=0, horizon=1000)
     for _ in range(steps):
         pack.step()
@@ -30,13 +30,13 @@ def trained(base: Base, params: Params, steps: int) -> Pack:
 
 
 def test_features_are_open_clips_before_the_projection(base: Base) -> None:
-    clip, model = clip_model.plain_clip(base), TRAINABLE.backbone(base, CLASSES)
+    clip, model = clip_model.plain_clip(base), FAMILY.backbone(base, CLASSES)
     images = torch.rand(3, 1, 16, 16)
     mean, std = clip_model.pixel_statistics(clip)
     clip.visual.proj = None
     normalised = (images.expand(-1, 3, -1, -1) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     with torch.no_grad():
-        torch.testing.assert_close(TRAINABLE.features(model, images), clip.encode_image(normalised), atol=1e-5, rtol=0)
+        torch.testing.assert_close(FAMILY.features(model, images), clip.encode_image(normalised), atol=1e-5, rtol=0)
 
 
 def test_the_linear_probe_is_torchs_linear_trained_by_adamw(base: Base) -> None:
@@ -48,7 +48,7 @@ def test_the_linear_probe_is_torchs_linear_trained_by_adamw(base: Base) -> None:
     linear.weight.data, linear.bias.data = head["head.weight"].T.clone(), head["head.bias"].clone()
     optimiser = torch.optim.AdamW(linear.parameters(), lr=1e-2, weight_decay=0.1)
     with torch.no_grad():
-        x = TRAINABLE.features(start.model, torch.from_numpy(IMAGES).unsqueeze(1).float() / 255)
+        x = FAMILY.features(start.model, torch.from_numpy(IMAGES).unsqueeze(1).float() / 255)
     from lungtune.engine.optim import rate
 
     for step in range(5):

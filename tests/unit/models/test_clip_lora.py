@@ -21,14 +21,14 @@ from lungtune.errors import SpaceError, WeightsError
 from lungtune.layers.layout import BatchLayout, LayoutContext
 from lungtune.models import clip_model, clip_weights
 from lungtune.models.clip_prompts import STYLES, prompts
-from trainables.clip_lora import TRAINABLE, Base, Params
+from trainables.clip_lora import FAMILY, Base, Params
 
 CLASSES = ("normal", "bacterial", "viral")
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return TRAINABLE.miniature(tmp_path_factory.mktemp("mini"))
+    return FAMILY.miniature(tmp_path_factory.mktemp("mini"))
 
 
 def normalised(clip: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ def test_embeddings_are_open_clips(base: Base, shipped: bool) -> None:
         base = Base(weights="tiny_clip", image_size=64)
         if not clip_weights.shipped("tiny_clip").is_dir():
             pytest.skip("the shipped base is not there")
-    clip, model = clip_model.plain_clip(base), TRAINABLE.backbone(base, CLASSES)
+    clip, model = clip_model.plain_clip(base), FAMILY.backbone(base, CLASSES)
     images = torch.rand(3, 1, base.image_size, base.image_size)
     tokenize = clip_model.tokenizer(base)
     slots = BatchLayout((0,), (3,), (Params(),), (), LayoutContext(), training=False, whole=1)
@@ -53,7 +53,7 @@ def test_embeddings_are_open_clips(base: Base, shipped: bool) -> None:
             means = [clip.encode_text(tokenize(c), normalize=True).mean(0) for c in prompts(CLASSES, style)]
             wanted = F.normalize(torch.stack(means), dim=1)
             torch.testing.assert_close(model.fixed_matrix(style, slots), wanted, atol=1e-5, rtol=0)
-        logits = TRAINABLE.outputs(model, TRAINABLE.features(model, images), slots)["logits"]
+        logits = FAMILY.outputs(model, FAMILY.features(model, images), slots)["logits"]
         matrix = model.fixed_matrix(Params().prompt_style, slots)
     torch.testing.assert_close(logits, clip.logit_scale.exp() * expected @ matrix.T, atol=1e-4, rtol=0)
 
@@ -78,7 +78,7 @@ def test_every_style_words_known_and_unknown_classes() -> None:
 @pytest.mark.parametrize("targets", ["qv", "qkv", "qkvo", "mlp", "qkv_mlp", "qkvo_mlp"])
 def test_targets_match_exactly_the_chosen_layers(base: Base, tower: str, targets: str) -> None:
     images, labels = np.zeros((4, 16, 16), np.uint8), np.array([0, 1, 2, 0])
-    pack = Pack(TRAINABLE, base, CLASSES, images, labels, capacity=1)
+    pack = Pack(FAMILY, base, CLASSES, images, labels, capacity=1)
     for blocks, count in (("all", 2), ("upper_half", 1)):
         slot = pack.join(Params(lora_tower=tower, lora_targets=targets, lora_blocks=blocks), seed=0, horizon=10)
         names = {name.rpartition(".lora_")[0] for name in pack.adapter(slot)}
@@ -90,7 +90,7 @@ def test_targets_match_exactly_the_chosen_layers(base: Base, tower: str, targets
 
 def test_frozen_lower_blocks_build_no_graph(base: Base) -> None:
     images, labels = np.zeros((4, 16, 16), np.uint8), np.array([0, 1, 2, 0])
-    pack = Pack(TRAINABLE, base, CLASSES, images, labels, capacity=1)
+    pack = Pack(FAMILY, base, CLASSES, images, labels, capacity=1)
     pack.join(Params(lora_blocks="upper_half", lora_targets="qv"), seed=0, horizon=10)
     seen = []
     blocks = pack.model.visual.transformer.resblocks
@@ -107,7 +107,7 @@ def test_frozen_blocks_are_not_run_again_and_not_adapted(
     images, labels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8), np.arange(12) % 3
     losses, runs = [], []
     for views in (0, 1):
-        pack = Pack(TRAINABLE, replace(base, frozen_blocks=1, views=views), CLASSES, images, labels, capacity=1)
+        pack = Pack(FAMILY, replace(base, frozen_blocks=1, views=views), CLASSES, images, labels, capacity=1)
         ran = []
         pack.model.visual.transformer.resblocks[0].register_forward_hook(lambda _m, _i, out, ran=ran: ran.append(1))
         slot = pack.join(Params(augmentation=0, lr=1e-2), seed=0, horizon=100)
@@ -120,14 +120,14 @@ def test_frozen_blocks_are_not_run_again_and_not_adapted(
 
 def test_frozen_blocks_that_make_no_sense_are_explained(base: Base) -> None:
     with pytest.raises(SpaceError, match="frozen_blocks < 2 must hold, the blocks of this image tower, but got 2"):
-        TRAINABLE.backbone(replace(base, frozen_blocks=2), CLASSES)
+        FAMILY.backbone(replace(base, frozen_blocks=2), CLASSES)
     with pytest.raises(SpaceError, match="frozen_blocks >= 1 must hold where views are kept"):
-        TRAINABLE.check(replace(base, views=2))
+        FAMILY.check(replace(base, views=2))
 
 
 def test_text_is_not_run_again_for_trials_that_leave_it_alone(base: Base) -> None:
     images, labels = np.zeros((4, 16, 16), np.uint8), np.array([0, 1, 2, 0])
-    pack = Pack(TRAINABLE, base, CLASSES, images, labels, capacity=2)
+    pack = Pack(FAMILY, base, CLASSES, images, labels, capacity=2)
     rows = []
     pack.model.text.ln_final.register_forward_hook(lambda _m, _i, out: rows.append(len(out)))
     pack.join(Params(), seed=0, horizon=10)
@@ -145,7 +145,7 @@ def test_a_batch_in_parts_trains_the_text_tower_as_a_whole_one_does(base: Base) 
     images, labels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8), np.arange(12) % 3
     losses = []
     for rows in (None, 4):
-        pack = Pack(TRAINABLE, base, CLASSES, images, labels, capacity=1)
+        pack = Pack(FAMILY, base, CLASSES, images, labels, capacity=1)
         slot = pack.join(Params(lora_tower="both", batch_size=6, lora_dropout=0.0), seed=1, horizon=100)
         pack.rows = rows
         losses.append([pack.step()[slot] for _ in range(3)])
@@ -156,7 +156,7 @@ def test_mixed_precision_stays_near_float32(base: Base) -> None:
     images, labels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8), np.arange(12) % 3
     results = []
     for precision in ("fp32", "bf16"):
-        pack = Pack(TRAINABLE, base, CLASSES, images, labels, capacity=2, precision=precision)
+        pack = Pack(FAMILY, base, CLASSES, images, labels, capacity=2, precision=precision)
         for tower in ("image", "both"):
             pack.join(Params(lora_tower=tower, lr=1e-3, lora_targets="qkvo_mlp"), seed=0, horizon=100)
         losses = [list(pack.step().values()) for _ in range(4)]
@@ -181,7 +181,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_missing_weights_are_explained_at_once() -> None:
     start = time.monotonic()
     with pytest.raises(WeightsError, match=r"'openai' of ViT-L-14 .* `hf download timm/vit_large.*weights=DIR"):
-        TRAINABLE.check(Base())
+        FAMILY.check(Base())
     assert time.monotonic() - start < 5.0
 
 
@@ -197,7 +197,7 @@ def test_an_unreachable_hub_is_given_up_soon(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     caplog.set_level(logging.INFO)
     with pytest.raises(WeightsError, match="neither in a cache of this machine nor to be had from the hub"):
-        TRAINABLE.check(Base())
+        FAMILY.check(Base())
     assert "no route to host" in caplog.text
 
 
@@ -224,25 +224,25 @@ def test_cached_weights_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 )
 def test_misspelt_bases_are_explained(change: dict[str, str], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
-        TRAINABLE.check(replace(Base(), **change))
+        FAMILY.check(replace(Base(), **change))
 
 
 def test_broken_folders_are_explained(tmp_path: Path, base: Base) -> None:
     with pytest.raises(WeightsError, match=r"must hold open_clip's open_clip_config.json"):
-        TRAINABLE.check(Base(weights=str(tmp_path)))
+        FAMILY.check(Base(weights=str(tmp_path)))
     config = Path(base.weights) / "open_clip_config.json"
     (tmp_path / config.name).write_text(config.read_text())
     with pytest.raises(WeightsError, match="must hold a weights file"):
-        TRAINABLE.check(Base(weights=str(tmp_path)))
+        FAMILY.check(Base(weights=str(tmp_path)))
 
 
 def test_image_size_that_is_no_multiple_of_the_patch_is_refused(base: Base) -> None:
     with pytest.raises(SpaceError, match="image_size must be a multiple of the patch"):
-        TRAINABLE.backbone(replace(base, image_size=20), CLASSES)
+        FAMILY.backbone(replace(base, image_size=20), CLASSES)
 
 
 def test_another_image_size_resizes_the_position_table(base: Base) -> None:
-    model = TRAINABLE.backbone(replace(base, image_size=32), CLASSES)
+    model = FAMILY.backbone(replace(base, image_size=32), CLASSES)
     assert model.image_features(torch.rand(2, 1, 32, 32)).shape == (2, 16)
 
 
@@ -256,12 +256,12 @@ def exported(base: Base, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         lr=1e-2, lora_rank=4, lora_targets="qkvo_mlp", lora_tower="both", prompt_style="ensemble", lora_dropout=0.2
     )
     images = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
-    pack = Pack(TRAINABLE, base, CLASSES, images, np.arange(12) % 3, capacity=1)
+    pack = Pack(FAMILY, base, CLASSES, images, np.arange(12) % 3, capacity=1)
     pack.join(params, seed=0, horizon=1000)
     for _ in range(5):
         pack.step()
     folder = tmp_path_factory.mktemp("export")
-    TRAINABLE.export(base, params, CLASSES, pack.adapter(0), folder)
+    FAMILY.export(base, params, CLASSES, pack.adapter(0), folder)
     return folder, pack, params
 
 
@@ -272,7 +272,7 @@ def test_export_loads_with_plain_open_clip_and_embeds_the_same(exported: tuple[P
     slots = pack._layout([0], [4], training=False)
     with torch.no_grad(), pack._backbone.using(slots):
         ours = pack.model.image_features(images)
-        plain = TRAINABLE.backbone(Base(weights=str(folder), image_size=16), CLASSES).image_features(images)
+        plain = FAMILY.backbone(Base(weights=str(folder), image_size=16), CLASSES).image_features(images)
     with torch.no_grad():
         theirs = clip.encode_image(normalised(clip, images), normalize=True)
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)

@@ -14,14 +14,14 @@ import torch
 from lungtune.engine.pack import Pack
 from lungtune.errors import SpaceError, WeightsError
 from lungtune.models import diffusion_model, diffusion_weights
-from trainables.sd_lora import TRAINABLE, Base, Params
+from trainables.sd_lora import FAMILY, Base, Params
 
 CLASSES = ("normal", "viral")
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    return TRAINABLE.miniature(tmp_path_factory.mktemp("base"))
+    return FAMILY.miniature(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def copy(base: Base, tmp_path: Path) -> Path:
 
 
 def check(base: Base, folder: Path) -> None:
-    TRAINABLE.check(replace(base, weights=str(folder)))
+    FAMILY.check(replace(base, weights=str(folder)))
 
 
 def edit(file: Path, **changes: object) -> None:
@@ -80,13 +80,13 @@ def test_a_tokenizer_without_words_is_refused(base: Base, copy: Path) -> None:
 
 def test_captions_that_look_alike_are_refused(base: Base) -> None:
     with pytest.raises(WeightsError, match=r"must tell the captions of all classes apart, but gives two of these the"):
-        TRAINABLE.backbone(base, ("NORMAL", "normal"))
+        FAMILY.backbone(base, ("NORMAL", "normal"))
 
 
 @pytest.mark.parametrize("weights", ["./sd2", "~/no/sd2", "/sd2", "sd2/", "a/b/c"])
 def test_a_mistyped_path_is_no_repository(base: Base, weights: str) -> None:
     with pytest.raises(WeightsError, match=r"weights must name a folder with model_index.json, but .* does not exist"):
-        TRAINABLE.check(replace(base, weights=weights))
+        FAMILY.check(replace(base, weights=weights))
 
 
 def test_a_download_that_was_broken_off_goes_on(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,11 +103,11 @@ def test_a_download_that_was_broken_off_goes_on(copy: Path, tmp_path: Path, monk
 def test_other_weights_have_another_name(base: Base, copy: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    first = TRAINABLE.content(base)
-    assert TRAINABLE.content(replace(base, weights=str(copy))) == first
+    first = FAMILY.content(base)
+    assert FAMILY.content(replace(base, weights=str(copy))) == first
     file = copy / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({name: value * 1.01 for name, value in load_file(file).items()}, file)
-    assert TRAINABLE.content(replace(base, weights=str(copy))) != first
+    assert FAMILY.content(replace(base, weights=str(copy))) != first
 
 
 def test_a_file_cut_short_is_refused_before_it_is_loaded(base: Base, copy: Path) -> None:
@@ -141,7 +141,7 @@ def test_torn_settings_are_refused(base: Base, copy: Path) -> None:
 
 def test_a_size_that_does_not_pass_is_refused(base: Base) -> None:
     with pytest.raises(SpaceError, match=r"image_size must be a multiple of 4 px for diffusion, but got 18"):
-        TRAINABLE.check(replace(base, image_size=18))
+        FAMILY.check(replace(base, image_size=18))
 
 
 def test_weights_missing_inside_a_file_are_refused_not_drawn_at_random(base: Base, copy: Path) -> None:
@@ -152,7 +152,7 @@ def test_weights_missing_inside_a_file_are_refused_not_drawn_at_random(base: Bas
     state.pop("conv_in.weight")
     save_file(state, file)
     with pytest.raises(WeightsError, match=r"unet.*(conv_in.weight|missing)"):
-        TRAINABLE.backbone(replace(base, weights=str(copy)), CLASSES)
+        FAMILY.backbone(replace(base, weights=str(copy)), CLASSES)
 
 
 def test_half_precision_files_of_a_variant_load_train_and_export(base: Base, copy: Path, tmp_path: Path) -> None:
@@ -168,13 +168,13 @@ def test_half_precision_files_of_a_variant_load_train_and_export(base: Base, cop
         file.unlink()
     check(base, copy)
     halved = replace(base, weights=str(copy))
-    assert next(TRAINABLE.backbone(halved, CLASSES).unet.parameters()).dtype == torch.float32
+    assert next(FAMILY.backbone(halved, CLASSES).unet.parameters()).dtype == torch.float32
     images = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
-    pack, params = Pack(TRAINABLE, halved, CLASSES, images, np.repeat([0, 1], 6), capacity=1), Params(lora_text=True)
+    pack, params = Pack(FAMILY, halved, CLASSES, images, np.repeat([0, 1], 6), capacity=1), Params(lora_text=True)
     slot = pack.join(params, seed=1, horizon=100)
     pack.step()
     (tmp_path / "out").mkdir()
-    TRAINABLE.export(halved, params, CLASSES, pack.adapter(slot), tmp_path / "out")
+    FAMILY.export(halved, params, CLASSES, pack.adapter(slot), tmp_path / "out")
     assert "variant='fp16'" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -200,7 +200,7 @@ def test_the_unet_is_asked_for_what_the_scheduler_says(velocity: bool, tmp_path:
 def test_a_batch_in_parts_trains_the_text_encoder_too(base: Base) -> None:
     """Where memory holds part of a batch only, captions are read again for each part."""
     images = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
-    pack = Pack(TRAINABLE, base, CLASSES, images, np.repeat([0, 1], 6), capacity=1)
+    pack = Pack(FAMILY, base, CLASSES, images, np.repeat([0, 1], 6), capacity=1)
     slot = pack.join(Params(lr=1e-2, batch_size=6, lora_text=True), seed=1, horizon=100)
     pack.rows = 4
     assert np.isfinite(pack.step()[slot])

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lungtune.core.family import Family
+from lungtune.core.family import B, Family, P
 from lungtune.core.fields import LABEL, Field
 from lungtune.core.task import Metric, Task
 
@@ -94,7 +94,7 @@ class Generation(Task):
         return [f"taken for their class by a classifier of real images, mean over the classes: {shares}"]
 
 
-class GenerativeFamily(Family):
+class GenerativeFamily(Family[B, P]):
     """A family that draws images of a class, and has a method ``losses`` of its own.
 
     Its trials are scored by how far drawn images are from real ones, in the embedding of ``embedder``. Its ``Base`` has

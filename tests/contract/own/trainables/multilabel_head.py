@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lungtune_user.tasks.multilabel import MultiLabel
+
 from lungtune.core.family import Family
 from lungtune.core.params import param
 from lungtune.models import feature_head
 from lungtune.models.params import Loop
-from lungtune_user.tasks.multilabel import MultiLabel
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,7 @@ class MultiLabelHead(Family[Base, Params]):
 
     def features(self, model: torch.nn.Module, batch: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         """See ``Family.features``."""
-        return {"features": model(batch["image"]).float()}
+        return {"features": 10 * model(batch["image"]).float()}
 
     def outputs(self, model: torch.nn.Module, batch: Mapping[str, Any], layout: Any) -> Mapping[str, torch.Tensor]:
         """See ``Family.outputs``."""

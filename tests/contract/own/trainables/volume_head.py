@@ -26,11 +26,12 @@ from pathlib import Path
 import numpy as np, torch
 from safetensors.torch import load_file
 folder, file = sys.argv[1:]
-net = torch.nn.Sequential(torch.nn.Conv3d(1, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool3d(2), torch.nn.Flatten())
+nn = torch.nn
+net = nn.Sequential(nn.Conv3d(1, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool3d(2), nn.Flatten())
 state = load_file(f"{folder}/model.safetensors")
 net.load_state_dict({name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")})
 with torch.no_grad():
-    x = net(torch.from_numpy(np.load(file)).float()[None, None] / 255)
+    x = 20 * net(torch.from_numpy(np.load(file)).float()[None, None] / 255)
     logits = x @ state["head.weight"] + state["head.bias"]
 classes = json.loads(Path(folder, "classes.json").read_text())["classes"]
 print(json.dumps(dict(zip(classes, logits.softmax(1)[0].tolist()))))
@@ -87,7 +88,7 @@ class VolumeHead(Family[Base, Params]):
 
     def features(self, model: torch.nn.Module, batch: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         """See ``Family.features``."""
-        return {"features": model(batch["volume"]).float()}
+        return {"features": 20 * model(batch["volume"]).float()}
 
     def outputs(self, model: torch.nn.Module, batch: Mapping[str, Any], layout: Any) -> Mapping[str, torch.Tensor]:
         """See ``Family.outputs``."""

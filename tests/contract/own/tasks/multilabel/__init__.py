@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lungtune.core.fields import LABELS
 from lungtune.core.task import Metric, Task
@@ -18,8 +18,8 @@ class MultiLabel(Task):
     """The family's ``outputs`` must have ``findings``, logits ``(N, L)``."""
 
     name = "multilabel"
-    metrics = {
-        "macro_auroc": Metric("max", "mean over the labels of the area under the ROC curve, 0.5 where it is undefined"),
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "macro_auroc": Metric("max", "mean over the labels of the area under the ROC curve, 0.5 if undefined"),
         "bce": Metric("min", "binary cross-entropy, mean over known labels, nats"),
     }
     targets = (LABELS,)
