@@ -1,7 +1,8 @@
 """Open every image and volume once and remember what it is.
 
 Facts are cached in `facts-1.sqlite` in the cache folder, keyed by absolute path, size and modification time, so a
-second scan opens nothing; what only volumes have is in a table of its own. Unreadable files are not cached: whoever mends one sees it at once.
+second scan opens nothing; what only volumes have is in a table of its own. Unreadable files are not cached: whoever
+mends one sees it at once.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import pandas as pd
 
 from lungtune.core import paths as places
 from lungtune.core.cache import HINT, note
-from lungtune.data.progress import track
 from lungtune.data import readers
+from lungtune.data.progress import track
 from lungtune.data.readers import images, volumes
 from lungtune.data.readers.base import Facts, UnreadableImageError, read
 

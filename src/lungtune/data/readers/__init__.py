@@ -1,6 +1,7 @@
 """Readers: one module per file format, found by what a file's first bytes or its suffix say.
 
-A module `readers/<format>.py` is a reader if it has `KIND`. All readers have
+A module `readers/<format>.py` is a reader, all but `base`, `images` and `volumes`, which hold what readers share. All
+readers have
 
 - `KIND`: `image` or `volume`,
 - `SUFFIXES`: lower case, with the dot,
@@ -24,12 +25,14 @@ from types import ModuleType
 FALLBACK = "pictures"
 """Reads, or refuses, what no reader recognises."""
 
+_SHARED = ("base", "images", "volumes")
+
 
 @functools.cache
 def all_readers() -> dict[str, ModuleType]:
     """Return all readers by name."""
-    modules = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
-    return {name: module for name, module in sorted(modules.items()) if hasattr(module, "KIND")}
+    names = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _SHARED)
+    return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
 
 
 def suffixes() -> frozenset[str]:

@@ -97,7 +97,7 @@ def header_patient(path: Path) -> str | None:
 
 
 def images(path: Path, *, below: bool = True) -> list[Path]:
-    """Return the image and volume files in `path` (and below it), sorted, junk left out. Links are followed, loops are not."""
+    """Return image and volume files in `path` (and below), sorted, junk left out. Links are followed, loops are not."""
     found: list[Path] = []
     seen: set[str] = set()
     for root, below_root, files in os.walk(path, followlinks=True):
