@@ -69,7 +69,7 @@ def test_test_images_are_decoded_only_on_demand(source, cache):
     assert list(cache.glob("pixels/test-*"))
 
 
-def test_another_process_opens_the_saved_file_without_opening_images(source, tmp_path, request):
+def test_saved_split_opens_without_opening_images(source, tmp_path, request):
     found = inspect(source)
     found.save(tmp_path / "split.json")
     first = load(found, WANTED, 16)

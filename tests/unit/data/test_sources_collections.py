@@ -127,7 +127,7 @@ def test_covid_radiography(radiography):
     }
 
 
-def test_covid_radiography_masks_fit_and_the_archive_raises_an_alarm(radiography):
+def test_covid_radiography_masks_fit_and_archive_alarms(radiography):
     found = inspect(f"covid_radiography:{radiography}")
     assert found.audit.problems == ()
     assert found.audit.masks == 120

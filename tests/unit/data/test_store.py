@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -50,6 +52,29 @@ def test_decodes_once(files, decoded):
     decoded.clear()
     assert np.array_equal(open_images(paths, hashes, 16, "train"), first)
     assert decoded == []
+
+
+def test_gray_store_keeps_name_and_content_of_version_0_1(files, cache):
+    paths, hashes = files
+    pixels = open_images(paths, hashes, 16, "train")
+    key = hashlib.sha256("\n".join(["1", "16", *hashes]).encode()).hexdigest()[:16]
+    file = cache / f"pixels/train-16-{key}.u8"
+    assert file.read_bytes() == pixels.tobytes()
+    about = json.loads(file.with_suffix(".json").read_text())
+    assert {name: about[name] for name in ("version", "shape", "images")} == {
+        "version": 1,
+        "shape": [6, 16, 16],
+        "images": hashes,
+    }
+
+
+def test_colour_and_gray_rows_are_not_confused(files):
+    paths, hashes = files
+    gray = open_images(paths, hashes, 3, "train")
+    colour = open_images(paths, hashes, 3, "train", channels=3)
+    assert np.array_equal(colour, np.repeat(gray, 3, axis=1))
+    assert np.array_equal(open_images(paths[:2], hashes[:2], 3, "validation", channels=3), colour[:2])
+    assert np.array_equal(open_images(paths[:2], hashes[:2], 3, "validation"), gray[:2])
 
 
 def test_images_are_not_needed_once_decoded(files):
@@ -204,7 +229,7 @@ def _killed_while_decoding(paths, hashes):
     open_images(paths, hashes, 16, "train")
 
 
-def test_a_process_killed_while_decoding_leaves_nothing_that_is_opened(files, cache):
+def test_process_killed_while_decoding_leaves_no_store(files, cache):
     child = multiprocessing.get_context("fork").Process(target=_killed_while_decoding, args=files)
     child.start()
     child.join(60)

@@ -6,7 +6,8 @@ readers have
 - `KIND`: `image` or `volume`,
 - `SUFFIXES`: lower case, with the dot,
 - `recognises(data) -> bool`: whether a file's bytes are of this format,
-- `extent(data)`: the sides in pixels as the file is shown, from its header: width and height, or width, height, depth.
+- `extent(data)`: the sides as the file is shown, from its header: width and height in pixels, or width, height and
+  depth, in voxels or, where the file has a spacing, in mm.
 
 Readers of images also have `open_image(data, *, size, channels, voi) -> base.Picture`, those of volumes
 `open_volume(data) -> base.Voxels`. Those whose files may be masks have `open_mask(data)`: uint8 `(H, W)` or
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 import pkgutil
 from types import ModuleType
 
@@ -43,8 +43,8 @@ def suffixes() -> frozenset[str]:
 def find(data: bytes, path: str = "") -> ModuleType:
     """Return the reader of a file: by its bytes, else by its suffix."""
     readers = all_readers()
-    suffix = os.path.splitext(path)[1].lower()
+    name = path.lower()
     for reader in readers.values():
         if reader.recognises(data):
             return reader
-    return next((reader for reader in readers.values() if suffix in reader.SUFFIXES), readers[FALLBACK])
+    return next((reader for reader in readers.values() if name.endswith(tuple(reader.SUFFIXES))), readers[FALLBACK])

@@ -63,7 +63,7 @@ def test_what_was_put_in_comes_out(tmp_path):
     bank.verify()
 
 
-def test_writing_goes_on_where_it_stopped_and_a_larger_bank_holds_the_smaller(tmp_path):
+def test_writing_resumes_and_a_larger_bank_holds_the_smaller(tmp_path):
     whole, bank = filled(tmp_path / "whole", 4), create(tmp_path / "bank")
     assert bank.missing(2) == [("normal", 0), ("normal", 1), ("viral", 0), ("viral", 1)]
     bank.add([item("viral", 1), item("normal", 0)])
@@ -82,7 +82,7 @@ def test_writing_goes_on_where_it_stopped_and_a_larger_bank_holds_the_smaller(tm
 
 
 @pytest.mark.parametrize("torn", [b'{"file": "images/0/2.png", "cla', b"\xff\x00", b"{}"])
-def test_a_torn_last_line_does_not_count_and_is_gone_with_the_next_batch(tmp_path, torn):
+def test_torn_last_line_is_ignored_and_replaced(tmp_path, torn):
     bank = filled(tmp_path / "bank", 2)
     with (bank.folder / "images.jsonl").open("ab") as stream:
         stream.write(torn)
@@ -104,7 +104,7 @@ def test_a_damaged_line_before_the_last_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("when", ["image", "list"])
-def test_a_full_disk_is_one_sentence_and_nothing_half_written_counts(tmp_path, monkeypatch, when):
+def test_full_disk_is_one_sentence_and_adds_nothing(tmp_path, monkeypatch, when):
     bank = filled(tmp_path / "bank", 1)
     before = sorted(path for path in bank.folder.rglob("*") if path.is_file())
     lines = (bank.folder / "images.jsonl").read_bytes()
@@ -222,7 +222,7 @@ def test_a_bank_of_another_fold_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["case_id", "label", "group", "sha1"])
-def test_the_hash_of_the_training_fold_is_of_all_that_names_its_images(column):
+def test_train_hash_covers_every_column(column):
     one = manifest()
     train = one.parts["train"]
     order = {name: getattr(train, name)[::-1] for name in ("case_id", "label", "group", "sha1", "path")}
@@ -242,7 +242,20 @@ def test_too_few_images_are_told_with_their_numbers(tmp_path):
         bank.refuse_fewer({"normal": 3, "viral": 5}, "synthetic_ratio 2")
 
 
-def test_a_study_finds_its_images_again_in_a_bank_that_grew_and_nowhere_else(tmp_path):
+def test_needed_images_are_taken_after_a_check(tmp_path):
+    bank = filled(tmp_path / "bank")
+    assert bank.take(manifest(), {"normal": 1, "viral": 3}, "synthetic_ratio 1").counts() == {"normal": 1, "viral": 3}
+    with pytest.raises(DataError, match=r"synthetic_ratio 2 needs 4 of viral \(it has 3\)"):
+        bank.take(manifest(), {"normal": 1, "viral": 4}, "synthetic_ratio 2")
+    with pytest.raises(DataError, match="was made from another training fold"):
+        bank.take(manifest(train="ac", rest="bd"), {"normal": 1}, "synthetic_ratio 1")
+    (bank.folder / bank.entries("viral")[2].file).unlink()
+    bank.take(manifest(), {"normal": 1, "viral": 2}, "synthetic_ratio 1")
+    with pytest.raises(DataError, match=r"images/1/2\.png must be the one that was made, but it is gone"):
+        bank.take(manifest(), {"viral": 3}, "synthetic_ratio 1")
+
+
+def test_study_reopens_its_images_in_a_grown_bank_only(tmp_path):
     bank = filled(tmp_path / "bank")
     about = json.loads(json.dumps(bank.first({"normal": 2, "viral": 3}).to_dict()))
     assert about["counts"] == {"normal": 2, "viral": 3}
