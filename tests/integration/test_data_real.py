@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lungtune.core.fields import IMAGE, LABEL
 from lungtune.data.dataset import Inspection, inspect, load
 from lungtune.data.sources import index_source
 
@@ -70,8 +71,8 @@ def test_all_images_but_five_have_a_mask():
 
 def test_opening_again_is_quick(found, tmp_path):
     found.save(tmp_path / "split.json")
-    first = load(tmp_path / "split.json", 64)
+    first = load(tmp_path / "split.json", [IMAGE, LABEL], 64)
     started = time.perf_counter()
-    again = load(tmp_path / "split.json", 64)
+    again = load(tmp_path / "split.json", [IMAGE, LABEL], 64)
     assert time.perf_counter() - started < 2  # about 0.07 s on an idle machine
-    assert again.train.images.shape == first.train.images.shape
+    assert again.train["image"].shape == first.train["image"].shape

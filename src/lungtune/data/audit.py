@@ -15,7 +15,7 @@ from lungtune.data.manifest import PARTS, Manifest
 from lungtune.data.masks import mask_facts, mask_problems
 from lungtune.data.metadata_leakage import Leakage, measure_leakage
 from lungtune.data.sources._files import named
-from lungtune.data.splits import MIN_VALIDATION, Links, link, make_manifest
+from lungtune.data.splits import MIN_VALIDATION, Links, kind_of, link, make_manifest
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,10 @@ class Audit:
     Attributes:
         source: the data source as the user wrote it.
         classes: in label order.
-        official: official part (`train`, `validation`, `test`, `none`) -> class -> images, as found.
-        parts: resulting part -> `cases`, `groups`, `classes` (class -> cases).
+        official: official part (`train`, `validation`, `test`, `none`) -> class -> images, as found; without classes
+            all images are counted under the empty name.
+        parts: resulting part -> `cases`, `groups`, `classes` (class -> cases); where cases have several labels also
+            `labels` (label -> number of `positive`, `negative` and `unknown` cases).
         patients: number of known patients; 0 when the source knows none.
         exact: exact duplicates: `groups`, `images`, `across` (groups in more than one official part), `examples`.
         near: copies and look-alikes: `copies`, `look_alikes`, `across`, `pairs`.
@@ -105,9 +107,13 @@ def audit(
         unreadable=unreadable,
         excluded=dict(manifest.excluded),
         shortcuts=tuple(found),
-        constant={part: _constant(manifest, part) for part in ("validation", "test") if len(manifest.parts[part])},
+        constant={
+            part: _constant(manifest, part)
+            for part in ("validation", "test")
+            if manifest.classes and len(manifest.parts[part])
+        },
         notes=manifest.notes,
-        problems=(*_problems(cases, manifest, links, unreadable), *odd_masks),
+        problems=(*_problems(cases, facts, manifest, links, unreadable), *odd_masks),
         warnings=(*_warnings(cases, manifest, exact, near, found), *gaps),
         masks=with_mask,
     )
@@ -117,14 +123,25 @@ def _official(cases: pd.DataFrame) -> dict[str, dict[str, int]]:
     parts = cases["split"].where(cases["split"].notna(), "none")
     counts = Counter(zip(parts, cases["label"], strict=True))
     present = [part for part in (*PARTS, "none") if (parts == part).any()]
+    if not classes_of(cases):
+        return {part: {"": int((parts == part).sum())} for part in present}
     return {part: {name: counts[part, name] for name in classes_of(cases)} for part in present}
 
 
 def _part(manifest: Manifest, part: str) -> dict[str, Any]:
     entries = manifest.parts[part]
-    counts = Counter(entries.label)
-    classes = {name: counts[name] for name in manifest.classes}
-    return {"cases": len(entries), "groups": len(set(entries.group)), "classes": classes}
+    found = {"cases": len(entries), "groups": len(set(entries.group)), "classes": manifest.class_counts(part)}
+    if manifest.label_names:
+        rows = [row or (None,) * len(manifest.label_names) for row in entries.labels]
+        found["labels"] = {
+            name: {
+                "positive": sum(row[k] == 1 for row in rows),
+                "negative": sum(row[k] == 0 for row in rows),
+                "unknown": sum(row[k] is None for row in rows),
+            }
+            for k, name in enumerate(manifest.label_names)
+        }
+    return found
 
 
 def _exact(cases: pd.DataFrame, groups: list[list[int]]) -> dict[str, Any]:
@@ -172,27 +189,60 @@ def _shortcuts(cases: pd.DataFrame, facts: pd.DataFrame, links: Links, manifest:
 
 def _constant(manifest: Manifest, part: str) -> dict[str, Any]:
     """Score the constant answer that is best for this part: the most frequent class wins by every score used."""
-    counts = Counter(manifest.parts[part].label)
+    counts = manifest.class_counts(part)
     name = max(manifest.classes, key=lambda c: counts[c])
     share = counts[name] / sum(counts.values())
     f1 = 2 * share / (1 + share)
     return {"class": name, "accuracy": round(share, 4), "macro_f1": round(f1 / len(manifest.classes), 4)}
 
 
-def _problems(cases: pd.DataFrame, manifest: Manifest, links: Links, unreadable: dict[str, str]) -> list[str]:
+def _problems(
+    cases: pd.DataFrame, facts: pd.DataFrame, manifest: Manifest, links: Links, unreadable: dict[str, str]
+) -> list[str]:
     problems = []
     if unreadable:
         files = named([f"{path} {why}" for path, why in unreadable.items()])
         problems.append(f"Every image must be readable, but {len(unreadable)} of {len(cases)} are not: {files}.")
+    problems += _mixed(cases, facts)
     classes = classes_of(cases)
-    if len(classes) < 2:
+    if len(classes) == 1:
         problems.append(f"There must be at least 2 classes, but there is only '{classes[0]}'.")
     empty = [name for name in classes if not (cases["label"] == name).any()]
     if empty:
         problems.append(f"Every class must have images, but {named(empty)} has none.")
     problems += _leaks(cases, manifest, links)
+    problems += _small(manifest, empty) if classes else _small_parts(manifest)
+    for part in PARTS:
+        counts = manifest.class_counts(part)
+        lacking = [name for name in classes if not counts[name] and name not in empty]
+        if lacking:
+            problems.append(f"The {part} part must have cases of every class, but it has none of {named(lacking)}.")
+    return [*problems, *_one_sided(manifest, "train", "Every label must occur in the training part")]
+
+
+def _mixed(cases: pd.DataFrame, facts: pd.DataFrame) -> list[str]:
+    """Find cases of another kind, or volumes of other channels, than most."""
+    kind, channels = kind_of(facts)
+    readable = facts["error"].isna().to_numpy()
+    other = readable & (facts["kind"] != kind).to_numpy()
+    if other.any():
+        shown = named(list(cases.loc[other, "case_id"]))
+        verb = "is" if other.sum() == 1 else "are"
+        return [f"All cases must be {kind}s, as most are, but {int(other.sum())} of {len(cases)} {verb} not: {shown}."]
+    odd = readable & (facts["channels"] != channels).to_numpy()
+    if odd.any():
+        shown = named([f"{case} has {n}" for case, n in zip(cases.loc[odd, "case_id"], facts["channels"][odd])])
+        plural = "s" * (channels != 1)
+        return [
+            f"All volumes must have {channels} channel{plural}, as most have, but {int(odd.sum())} have not: {shown}."
+        ]
+    return []
+
+
+def _small(manifest: Manifest, empty: list[str]) -> list[str]:
+    """Find classes with fewer patients than folds outside the test part."""
     small = []
-    for name in classes:
+    for name in manifest.classes:
         groups = {
             group
             for part in ("train", "validation")
@@ -201,17 +251,34 @@ def _problems(cases: pd.DataFrame, manifest: Manifest, links: Links, unreadable:
         }
         if name not in empty and len(groups) < manifest.folds:
             small.append(f"{name} has {len(groups)}")
-    if small:
-        problems.append(
-            f"Every class must have at least as many patients as there are folds ({manifest.folds}) outside the test "
-            f"part, but {named(small)}."
-        )
-    for part in PARTS:
-        counts = Counter(manifest.parts[part].label)
-        lacking = [name for name in classes if not counts[name] and name not in empty]
-        if lacking:
-            problems.append(f"The {part} part must have cases of every class, but it has none of {named(lacking)}.")
-    return problems
+    if not small:
+        return []
+    return [
+        f"Every class must have at least as many patients as there are folds ({manifest.folds}) outside the test "
+        f"part, but {named(small)}."
+    ]
+
+
+def _small_parts(manifest: Manifest) -> list[str]:
+    """The same for data without classes: too few patients in all, or a part without cases."""
+    groups = {group for part in ("train", "validation") for group in manifest.parts[part].group}
+    if len(groups) < manifest.folds:
+        return [
+            f"There must be at least as many patients as there are folds ({manifest.folds}) outside the test part, but "
+            f"there are {len(groups)}."
+        ]
+    lacking = [part for part in PARTS if not len(manifest.parts[part])]
+    return [f"Every part must have cases, but {named(lacking)} has none."] if lacking else []
+
+
+def _one_sided(manifest: Manifest, part: str, rule: str) -> list[str]:
+    """Find labels of which a part has no positive or no negative case; `rule` begins the sentence."""
+    odd = [
+        f"{name} has {counts['positive']} positive and {counts['negative']} negative"
+        for name, counts in _part(manifest, part).get("labels", {}).items()
+        if not counts["positive"] or not counts["negative"]
+    ]
+    return [f"{rule} with and without, but {named(odd)} cases there."] if odd and len(manifest.parts[part]) else []
 
 
 def _leaks(cases: pd.DataFrame, manifest: Manifest, links: Links) -> list[str]:
@@ -254,7 +321,9 @@ def _warnings(
     cases: pd.DataFrame, manifest: Manifest, exact: dict[str, Any], near: dict[str, Any], found: list[Leakage]
 ) -> list[str]:
     warnings = _gaps(cases)
-    counts = Counter(manifest.parts["validation"].label)
+    for part in ("validation", "test"):
+        warnings += _one_sided(manifest, part, f"Some scores will be undefined: every label should occur in {part}")
+    counts = manifest.class_counts("validation")
     few = [f"{name} has {counts[name]}" for name in manifest.classes if 0 < counts[name] < MIN_VALIDATION]
     if few:
         warnings.append(

@@ -87,11 +87,10 @@ def validate(cases: pd.DataFrame) -> pd.DataFrame:
         values = clean[column]
         clean[column] = values.where(values.notna() & (values != ""), None).replace({np.nan: None})
     for column, names in _TUPLES.items():
-        clean[column] = pd.Series(
-            [row if isinstance(row, tuple) else None for row in clean[column]], clean.index, dtype=object
-        )
+        rows = [row if isinstance(row, tuple) else None for row in clean[column]]
+        clean[column] = pd.Series(rows, clean.index, dtype=object)
         width = len(cases.attrs.get(names, ()))
-        if any(row is not None and len(row) != width for row in clean[column]):
+        if any(row is not None and len(row) != width for row in rows):
             raise ValueError(f"every row of {column} must have {width} values, one per name in attrs[{names!r}]")
     for column in (*_REQUIRED, *(["label"] if clean["label"].notna().any() else [])):
         empty = clean.index[clean[column].isna()]
@@ -110,3 +109,25 @@ def validate(cases: pd.DataFrame) -> pd.DataFrame:
 def classes_of(cases: pd.DataFrame) -> tuple[str, ...]:
     """Return all classes in label order, those the source promises but does not have included; none without labels."""
     return class_order([*cases["label"], *cases.attrs.get("classes", ())])
+
+
+def strata(cases: pd.DataFrame) -> np.ndarray:
+    """Return what a split is stratified by, `(N,)` str: the label; without one the rarest positive of the labels.
+
+    A case without a positive label is in a stratum of its own, and so are all cases of data without any label.
+    """
+    if cases["label"].notna().any():
+        return cases["label"].to_numpy(dtype=object)
+    values = label_values(cases)
+    counts = np.nansum(values, axis=0)
+    names = np.array([*cases.attrs.get("label_names", ()), ""], dtype=object)
+    positives = np.where(values == 1, counts, np.inf)
+    rarest = np.concatenate([positives, np.full((len(cases), 1), len(cases) + 1.0)], axis=1).argmin(axis=1)
+    return names[rarest]
+
+
+def label_values(cases: pd.DataFrame) -> np.ndarray:
+    """Return the labels as float64 `(N, L)`, NaN where unknown."""
+    width = len(cases.attrs.get("label_names", ()))
+    rows = [row or (None,) * width for row in cases["labels"]]
+    return np.array(rows, dtype=np.float64).reshape(len(cases), width)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import Any
+
 import pandas as pd
 
 from lungtune.data.scan import scan
@@ -34,13 +38,16 @@ def mask_problems(cases: pd.DataFrame, facts: pd.DataFrame, masks: pd.DataFrame)
     """Return a sentence for masks that cannot be read and one for those of another shape than their image."""
     named_masks = int(cases["mask_path"].notna().sum())
     unread = [f"{p} {e}" for p, e in zip(cases["mask_path"], masks["error"], strict=True) if e is not None]
-    odd = [
-        f"{case} has {width} x {height} pixels, its mask {mask_width} x {mask_height}"
-        for case, width, height, mask_width, mask_height in zip(
-            cases["case_id"], facts["width"], facts["height"], masks["width"], masks["height"], strict=True
-        )
-        if width and mask_width and not _alike(width, height, mask_width, mask_height)
-    ]
+    columns = ("kind", "width", "height", "depth")
+    odd = []
+    for case, image, mask in zip(cases["case_id"], _rows(facts, columns), _rows(masks, columns), strict=True):
+        if not image[1] or not mask[1]:
+            continue
+        if image[0] != mask[0]:
+            odd.append(f"{case} is {_article(image[0])}, its mask {_article(mask[0])}")
+        elif not _alike(image[1:], mask[1:]):
+            unit = "pixels" if image[0] == "image" else "voxels"
+            odd.append(f"{case} has {_extent(image[1:])} {unit}, its mask {_extent(mask[1:])}")
     problems = []
     if unread:
         problems.append(
@@ -64,6 +71,21 @@ def mask_facts(cases: pd.DataFrame, masks: pd.DataFrame) -> tuple[int, list[str]
     return with_mask, [f"{len(lacking)} of {len(cases)} images {verb} no mask while others do: {named(lacking)}."]
 
 
-def _alike(width: int, height: int, mask_width: int, mask_height: int) -> bool:
-    """Tell whether both extents are roundings of one shape at two scales."""
-    return abs(width * mask_height - height * mask_width) <= width + height
+def _rows(table: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[column] for column in columns), strict=True)
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind == "image" else f"a {kind}"
+
+
+def _extent(sides: Sequence[int]) -> str:
+    return " x ".join(str(side) for side in sides if side)  # an image has depth 0
+
+
+def _alike(sides: Sequence[int], mask_sides: Sequence[int]) -> bool:
+    """Tell whether both extents are roundings of one shape at two scales, in every two of their axes."""
+    pairs = combinations(zip(sides, mask_sides, strict=True), 2)
+    return all(
+        abs(one * other_mask - other * one_mask) <= one + other for (one, one_mask), (other, other_mask) in pairs
+    )

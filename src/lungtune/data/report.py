@@ -51,6 +51,8 @@ def show(audit: Audit, digest: str, console: Console) -> None:
     """Print an audit as tables and sentences."""
     console.print(Text.assemble(("Data   ", "bold"), audit.source))
     console.print(_counts(audit))
+    if any("labels" in entry for entry in audit.parts.values()):
+        console.print(_labels(audit))
     patients = f"{audit.patients:,} patients" if audit.patients else "no patient ids: each picture is its own patient"
     kept = sum(audit.parts[part]["groups"] for part in PARTS)
     if audit.patients and kept != audit.patients:
@@ -78,7 +80,7 @@ def show(audit: Audit, digest: str, console: Console) -> None:
         )
     if audit.shortcuts:
         console.print(_shortcuts(audit))
-    else:
+    elif audit.classes:
         console.print(Text("Shortcuts: all files have the same type, mode and size"))
     for note in audit.notes:
         console.print(Text.assemble(("note     ", "cyan"), note))
@@ -94,7 +96,7 @@ def show(audit: Audit, digest: str, console: Console) -> None:
 
 
 def _counts(audit: Audit) -> Table:
-    table = Table(title="Images per class", title_justify="left")
+    table = Table(title="Images per class" if audit.classes else "Images", title_justify="left")
     table.add_column("part")
     for name in (*audit.classes, "all", "patients"):
         table.add_column(name, justify="right")
@@ -106,6 +108,19 @@ def _counts(audit: Audit) -> Table:
         entry = audit.parts[part]
         row = [f"{entry['classes'][name]:,}" for name in audit.classes]
         table.add_row(part, *row, f"{entry['cases']:,}", f"{entry['groups']:,}")
+    return table
+
+
+def _labels(audit: Audit) -> Table:
+    table = Table(title="Positive and negative cases per label", title_justify="left")
+    table.add_column("label")
+    for part in PARTS:
+        table.add_column(part, justify="right")
+    table.add_column("unknown", justify="right")
+    for name in audit.parts["train"]["labels"]:
+        counts = [audit.parts[part]["labels"][name] for part in PARTS]
+        row = [f"{each['positive']:,} + {each['negative']:,}" for each in counts]
+        table.add_row(name, *row, f"{sum(each['unknown'] for each in counts):,}")
     return table
 
 

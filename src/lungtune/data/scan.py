@@ -1,7 +1,8 @@
 """Open every image and volume once and remember what it is.
 
 Facts are cached in `facts-1.sqlite` in the cache folder, keyed by absolute path, size and modification time, so a
-second scan opens nothing; what only volumes have is in a table of its own. Unreadable files are not cached: whoever mends one sees it at once.
+second scan opens nothing; what only volumes have is in a table of its own. Unreadable files are not cached: whoever
+mends one sees it at once.
 """
 
 from __future__ import annotations

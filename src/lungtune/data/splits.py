@@ -2,17 +2,21 @@
 
 Rules, in this order:
 
-1. Unreadable images and pictures that occur with two labels are left out.
+1. Unreadable images and pictures that occur with contradictory labels are left out.
 2. Cases are grouped by the union of patient id and duplicate picture (exact, copy or look-alike). No group is ever
    in two drawn parts. A look-alike does not count when patient ids say that these are two patients.
 3. An official test part stays as it is. A training image that looks nearly like a test image is left out with its
    exact duplicates; if it is a copy, its whole group is. One that is certain to be there too (same bytes, same
    pixels, same patient) is left out only if the source says `leaks=drop`; otherwise the audit stops.
 4. An official validation part is used only if it has at least `MIN_VALIDATION` cases of every class and shares no
-   group with training; otherwise it is merged into training.
+   group with training; otherwise it is merged into training. Without classes it needs as many cases in all, and of
+   every one of several labels a positive and a negative case.
 5. Without an official test part a fifth of the training cases is held out. That draw depends on the data alone, not
    on seed or fold: another seed never turns test images into training images.
 6. Unless 4 used it, validation is fold `fold` of `folds` stratified folds drawn with `seed`.
+
+Draws are stratified by the label; where cases have several labels and no single one, by each case's rarest positive
+label; without any label by nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from lungtune.data.cases import classes_of
+from lungtune.data.cases import classes_of, label_values, strata
 from lungtune.data.duplicates import Pair, Union, exact_groups, near_pairs
 from lungtune.data.manifest import PARTS, Entries, Manifest
 from lungtune.data.masks import mask_columns
@@ -125,7 +129,8 @@ def make_manifest(
     if not 0 <= fold < folds:
         raise DataError(f"0 <= fold < {folds} must hold, but got {fold}.")
     links = links or link(cases, facts)
-    labels = cases["label"].to_numpy(dtype=object)
+    labels = strata(cases)
+    how = "grouped and stratified" if len(set(labels)) > 1 else "grouped"
     draft = _Draft(part=np.full(len(cases), "train", dtype=object))
     _leave_out(draft, cases, facts, links)
     draft.part[(draft.part != "") & _official_test(cases)] = "test"
@@ -140,13 +145,13 @@ def make_manifest(
         draft.notes.append(f"test: no official part, so {share} is held out by group, the same for every seed.")
     if not validated:
         _move(draft, "train", "validation", labels, links.groups, folds, fold, seed)
-        draft.notes.append(f"validation: fold {fold} of {folds}, grouped and stratified, seed {seed}.")
+        draft.notes.append(f"validation: fold {fold} of {folds}, {how}, seed {seed}.")
     parts, (mask, mask_sha1) = {}, mask_columns(masks, len(cases))
     for part in PARTS:
         rows = np.flatnonzero(draft.part == part)
         parts[part] = Entries(
             case_id=tuple(cases["case_id"].iloc[rows]),
-            label=tuple(labels[rows]),
+            label=tuple(cases["label"].iloc[rows]),
             group=tuple(links.groups[rows]),
             sha1=tuple(facts["sha1"].iloc[rows]),
             path=tuple(cases["path"].iloc[rows]),
@@ -191,12 +196,20 @@ def _leave_out(draft: _Draft, cases: pd.DataFrame, facts: pd.DataFrame, links: L
     for row, error in enumerate(facts["error"]):
         if error is not None:
             draft.drop(row, f"unreadable: {error}")
-    test = _official_test(cases)
+    test, values = _official_test(cases), label_values(cases)
     for group in links.exact:
-        labels = sorted(set(cases["label"].iloc[group]))
+        labels = sorted(set(cases["label"].iloc[group].dropna()))
+        told = [set(column[~np.isnan(column)]) for column in values[group].T]
+        odd = [name for name, found in zip(cases.attrs.get("label_names", ()), told, strict=True) if len(found) > 1]
+        if len(labels) > 1:
+            reason = f"the same picture is labelled {' and '.join(labels)}"
+        elif odd:
+            reason = f"the same picture is labelled both with and without {' and '.join(odd)}"
+        else:
+            continue
         for row in group:
-            if len(labels) > 1 and not test[row]:
-                draft.drop(row, f"the same picture is labelled {' and '.join(labels)}")
+            if not test[row]:
+                draft.drop(row, reason)
 
 
 def _leave_out_leaks(draft: _Draft, cases: pd.DataFrame, links: Links) -> None:
@@ -231,9 +244,14 @@ def _use_official_validation(draft: _Draft, cases: pd.DataFrame, labels: np.ndar
         return False
     size = int(official.sum())
     rest = (draft.part == "train") & ~official
-    least = min(int((labels[official] == label).sum()) for label in classes_of(cases))
+    least = min((int((labels[official] == label).sum()) for label in classes_of(cases)), default=MIN_VALIDATION)
+    values = label_values(cases)[official]
     if least < MIN_VALIDATION:
         why = f"a class has {least} of the {MIN_VALIDATION} cases it needs"
+    elif size < MIN_VALIDATION:
+        why = f"it needs {MIN_VALIDATION} cases"
+    elif not ((values == 1).any(axis=0) & (values == 0).any(axis=0)).all():
+        why = "a label has no positive or no negative case in it"
     elif shared := set(groups[official]) & set(groups[rest]):
         why = f"it shares {len(shared)} patients or pictures with training"
     elif not rest.any():
@@ -262,7 +280,7 @@ def draw(labels: np.ndarray, groups: Sequence[str] | np.ndarray, *, folds: int, 
     one that misses fewest. The result is empty when there are fewer groups than folds.
 
     Args:
-        labels: `(N,)` class names.
+        labels: `(N,)` class names, or other strata; all the same for no stratification.
         groups: `(N,)` group names.
         folds: number of folds.
         fold: which one.

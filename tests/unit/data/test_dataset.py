@@ -7,11 +7,14 @@ import shutil
 import numpy as np
 import pytest
 
+from lungtune.core.fields import IMAGE, LABEL
 from lungtune.data import scan, store
 from lungtune.data.dataset import inspect, load
 from lungtune.data.readers import images
 from lungtune.data.sources import absolute
 from lungtune.errors import DataError
+
+WANTED = (IMAGE, LABEL)
 
 
 @pytest.fixture
@@ -35,45 +38,45 @@ def forbidden(monkeypatch):
 
 
 def test_load(source):
-    data = load(inspect(source), 16)
+    data = load(inspect(source), WANTED, 16)
     assert data.classes == ("normal", "viral")
     assert data.test is None
     assert data.source == source
-    assert data.train.images.shape == (len(data.train), 16, 16)
-    assert data.train.labels.dtype == np.int64
+    assert data.train["image"].shape == (len(data.train), 1, 16, 16)
+    assert data.train["label"].dtype == np.int64
     assert len(data.train) + len(data.validation) == 60
     for part in (data.train, data.validation):
-        assert set(part.labels) == {0, 1}
-        for case, label, patient in zip(part.case_ids, part.labels, part.patients, strict=True):
+        assert set(part["label"]) == {0, 1}
+        for case, label, patient in zip(part.case_ids, part["label"], part.patients, strict=True):
             assert case.split("/")[1] == data.classes[label]
             assert case.split("/")[2].startswith(patient)
     assert not set(data.train.patients) & set(data.validation.patients)
 
 
 def test_pixels_belong_to_their_cases(source, tmp_path):
-    data = load(inspect(source), 16)
+    data = load(inspect(source), WANTED, 16)
     for row in (0, 7, len(data.train) - 1):
         path = tmp_path / "data" / data.train.case_ids[row]
-        assert np.array_equal(data.train.images[row], images.letterboxed(path.read_bytes(), 16))
+        assert np.array_equal(data.train["image"][row, 0], images.letterboxed(path.read_bytes(), 16))
 
 
 def test_test_images_are_decoded_only_on_demand(source, cache):
     found = inspect(source)
-    load(found, 16)
+    load(found, WANTED, 16)
     assert not list(cache.glob("pixels/test-*"))
-    opened = load(found, 16, test=True).test
+    opened = load(found, WANTED, 16, test=True).test
     assert len(opened) == 12
     assert list(cache.glob("pixels/test-*"))
 
 
-def test_another_process_opens_the_saved_file_without_opening_images(source, tmp_path, request):
+def test_saved_split_opens_without_opening_images(source, tmp_path, request):
     found = inspect(source)
     found.save(tmp_path / "split.json")
-    first = load(found, 16)
+    first = load(found, WANTED, 16)
     request.getfixturevalue("forbidden")
-    again = load(tmp_path / "split.json", 16)
-    assert np.array_equal(again.train.images, first.train.images)
-    assert np.array_equal(again.validation.labels, first.validation.labels)
+    again = load(tmp_path / "split.json", WANTED, 16)
+    assert np.array_equal(again.train["image"], first.train["image"])
+    assert np.array_equal(again.validation["label"], first.validation["label"])
     assert again.manifest == first.manifest
     assert again.audit == first.audit
 
@@ -81,27 +84,27 @@ def test_another_process_opens_the_saved_file_without_opening_images(source, tmp
 def test_the_saved_file_survives_the_cache(source, tmp_path, cache):
     found = inspect(source)
     found.save(tmp_path / "split.json")
-    first = np.array(load(found, 16).train.images)
+    first = np.array(load(found, WANTED, 16).train["image"])
     shutil.rmtree(cache)
-    assert np.array_equal(load(tmp_path / "split.json", 16).train.images, first)
+    assert np.array_equal(load(tmp_path / "split.json", WANTED, 16).train["image"], first)
 
 
 def test_an_image_changed_since_the_study_began_is_named(source, tmp_path, cache, write):
     inspect(source).save(tmp_path / "split.json")
     write("train/viral/p3_train.png", 77)
     with pytest.raises(DataError, match=r"p3_train\.png must be the one that was scanned"):
-        load(tmp_path / "split.json", 16)
+        load(tmp_path / "split.json", WANTED, 16)
 
 
 def test_a_bare_manifest_is_audited_anew(source):
     found = inspect(source)
-    assert load(found.manifest, 16).audit == found.audit
+    assert load(found.manifest, WANTED, 16).audit == found.audit
 
 
 def test_problems_stop_loading(source, tmp_path):
     (tmp_path / "data/train/viral/p3_train.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"1 of 72 are not: .*p3_train\.png is empty"):
-        load(inspect(source), 16)
+        load(inspect(source), WANTED, 16)
 
 
 def test_inspection_is_the_same_in_another_folder(source, tmp_path):

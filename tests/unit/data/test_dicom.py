@@ -26,6 +26,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from lungtune.core.fields import IMAGE
+from lungtune.data import scan as scanning
 from lungtune.data.dataset import inspect, load
 from lungtune.data.readers import dicom, images
 from lungtune.data.readers.images import UnreadableImageError
@@ -187,7 +189,7 @@ def test_jpeg_baseline():
 
 def test_facts_name_type_mode_and_view(tmp_path):
     (tmp_path / "a").write_bytes(written(ramp(10), 10, ViewPosition="AP", PhotometricInterpretation="MONOCHROME1"))
-    facts = images.facts(str(tmp_path / "a"))
+    facts = scanning.facts(str(tmp_path / "a"))
     assert (facts.type, facts.mode) == ("DICOM", "MONOCHROME1, 10 bit, AP")
     assert (facts.width, facts.height) == (64, 48)
 
@@ -221,14 +223,14 @@ def test_refused(name, tmp_path):
     data, why = REFUSED[name]
     (tmp_path / "a.dcm").write_bytes(data)
     with pytest.raises(UnreadableImageError, match=why), images.decoders():
-        images.facts(str(tmp_path / "a.dcm"))
+        scanning.facts(str(tmp_path / "a.dcm"))
 
 
 def test_a_png_with_the_magic_inside_stays_a_png(write):
     path = write("a.png", 0)
     data = bytearray(path.read_bytes())
     data[128:132] = b"DICM"
-    assert not dicom.is_dicom(bytes(data))
+    assert not dicom.recognises(bytes(data))
 
 
 def test_header_patient(tmp_path):
@@ -254,9 +256,9 @@ def test_a_data_set_of_dicom_keeps_how_it_is_read(tmp_path):
     assert plain.manifest.hash != through.manifest.hash
     for found, voi in ((plain, False), (through, True)):
         found.save(tmp_path / "split.json")
-        part = load(tmp_path / "split.json", 32).train
+        part = load(tmp_path / "split.json", [IMAGE], 32).train
         data = (tmp_path / "data" / part.case_ids[0]).read_bytes()
-        assert np.array_equal(part.images[0], images.letterboxed(data, 32, voi=voi))
+        assert np.array_equal(part["image"][0, 0], images.letterboxed(data, 32, voi=voi))
 
 
 def test_sources_find_dicom_and_its_patients(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from lungtune.data.readers import images
+from lungtune.data.scan import facts
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -108,17 +109,17 @@ def test_exif_orientation_is_applied():
 def test_facts(tmp_path):
     path = tmp_path / "a.jpeg"
     path.write_bytes(encoded(Image.fromarray(gradient(40, 20)).convert("RGB")))
-    facts = images.facts(str(path))
-    assert (facts.width, facts.height, facts.mode, facts.type) == (40, 20, "RGB", "PNG")
-    assert facts.sha1 == images.sha1(path.read_bytes())
-    assert 0 <= facts.phash < 2**64
-    assert len(facts.detail) == images.DETAIL**2
+    found = facts(str(path))
+    assert (found.width, found.height, found.mode, found.type) == (40, 20, "RGB", "PNG")
+    assert found.sha1 == images.sha1(path.read_bytes())
+    assert 0 <= found.phash < 2**64
+    assert len(found.detail) == images.DETAIL**2
 
 
 def test_the_same_picture_in_another_file_has_the_same_pixels(tmp_path):
     for name, level in (("a.png", 1), ("b.png", 9)):
         (tmp_path / name).write_bytes(encoded(Image.fromarray(gradient()), compress_level=level))
-    first, second = (images.facts(str(tmp_path / name)) for name in ("a.png", "b.png"))
+    first, second = (facts(str(tmp_path / name)) for name in ("a.png", "b.png"))
     assert first.sha1 != second.sha1
     assert first.pixels == second.pixels
 
@@ -146,7 +147,7 @@ def test_damage_is_named(tmp_path, data, message):
     path = tmp_path / "x.png"
     path.write_bytes(data)
     with pytest.raises(images.UnreadableImageError, match=message):
-        images.facts(str(path))
+        facts(str(path))
 
 
 def test_any_cut_of_a_file_is_a_named_damage(tmp_path):
@@ -156,7 +157,7 @@ def test_any_cut_of_a_file_is_a_named_damage(tmp_path):
         for end in range(1, len(data) - 64, 97):
             path.write_bytes(data[:end])
             with pytest.raises(images.UnreadableImageError, match="is "):
-                images.facts(str(path))
+                facts(str(path))
 
 
 def test_random_bytes_never_crash(tmp_path):
@@ -169,13 +170,13 @@ def test_random_bytes_never_crash(tmp_path):
             damaged[rng.integers(0, len(data), 8)] = rng.integers(0, 256, 8)
             path.write_bytes(damaged.tobytes())
             try:
-                images.facts(str(path))
+                facts(str(path))
             except images.UnreadableImageError as error:
                 assert str(error)  # noqa: PT017
 
 
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(images.UnreadableImageError, match="does not exist"):
-        images.facts(str(tmp_path / "none.png"))
+        facts(str(tmp_path / "none.png"))
     with pytest.raises(images.UnreadableImageError, match="cannot be read: Is a directory"):
-        images.facts(str(tmp_path))
+        facts(str(tmp_path))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lungtune.core.fields import IMAGE, LABEL, MASK
 from lungtune.data import report, store
-from lungtune.data.dataset import inspect, load
+from lungtune.data.dataset import inspect, load, missing
 from lungtune.data.manifest import Manifest
 from lungtune.data.readers import images
 from lungtune.data.sources import absolute, index_source
@@ -44,12 +46,12 @@ def test_masks_lie_over_their_images(source, tmp_path):
     found = inspect(source)
     assert found.audit.problems == ()
     assert found.audit.masks == 50
-    data = load(found, 64, test=True, masks=True)
+    data = load(found, [IMAGE, MASK], 64, test=True)
     for part in (data.train, data.validation, data.test):
-        assert part.masks.shape == part.images.shape
-        assert part.masks.dtype == np.uint8
-        assert not part.masks.flags.writeable
-        for case, mask, masked in zip(part.case_ids, part.masks, part.masked, strict=True):
+        assert part["mask"].shape == part["image"].shape
+        assert part["mask"].dtype == np.uint8
+        assert not part["mask"].flags.writeable
+        for case, mask, masked in zip(part.case_ids, part["mask"][:, 0], part.has("mask"), strict=True):
             label, name = case.split("/")
             assert masked == (int(name[:2]) < 25)
             if masked:
@@ -62,27 +64,38 @@ def test_masks_lie_over_their_images(source, tmp_path):
 
 def test_masks_are_decoded_only_when_wanted(source, cache):
     found = inspect(source)
-    part = load(found, 16).train
-    assert part.masks is None
-    assert part.masked.any()
+    part = load(found, [IMAGE, LABEL], 16).train
+    assert "mask" not in part
+    assert not part.has("mask").any()
     assert not list((cache / "pixels").glob("masks-*"))
 
 
-def test_masks_of_data_without_any(source):
-    part = load(inspect(source.partition(",masks")[0]), 16, masks=True).train
-    assert part.masks is None
-    assert part.masked.dtype == bool
-    assert part.masked.shape == (len(part),)
-    assert not part.masked.any()
+def test_masks_of_data_without_any_are_refused(source):
+    """Before data sets were fields, load() returned no masks and its caller refused; now load() itself does."""
+    found = inspect(source.partition(",masks")[0])
+    sentence = (
+        f"res_unet needs lung masks, but {found.source} names none. Name their folder, as in "
+        "chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."
+    )
+    assert missing(found, [IMAGE, MASK], "res_unet") == sentence
+    with pytest.raises(DataError, match=f"^The model{re.escape(sentence.removeprefix('res_unet'))}$"):
+        load(found, [IMAGE, MASK], 16)
+
+
+def test_masks_of_test_images_alone_are_refused(source):
+    manifest = inspect(source).manifest
+    train = dataclasses.replace(manifest.parts["train"], mask=(), mask_sha1=())
+    found = dataclasses.replace(manifest, parts={**manifest.parts, "train": train})
+    assert missing(found, [MASK], "unet") == f"unet needs lung masks, but no training image of {found.source} has one."
 
 
 def test_masks_are_decoded_once_whatever_the_split(source, tmp_path, monkeypatch):
     split = tmp_path / "split.json"
     inspect(source).save(split)
-    first = load(split, 16, masks=True)
+    first = load(split, [MASK], 16)
     monkeypatch.setattr(store, "letterboxed_mask", None)
-    assert np.array_equal(load(split, 16, masks=True).train.masks, first.train.masks)
-    load(inspect(source, fold=1), 16, masks=True)
+    assert np.array_equal(load(split, [MASK], 16).train["mask"], first.train["mask"])
+    load(inspect(source, fold=1), [MASK], 16)
 
 
 def test_a_mask_that_changed_is_named(source, tmp_path):
@@ -90,8 +103,8 @@ def test_a_mask_that_changed_is_named(source, tmp_path):
     for file in (tmp_path / "masks").rglob("*.png"):
         save(file, np.full((16, 20), 255, np.uint8))
     with pytest.raises(DataError, match=r"The mask .*\.png must be the one that was scanned"):
-        load(found, 16, masks=True)
-    load(found, 16)
+        load(found, [MASK], 16)
+    load(found, [IMAGE], 16)
 
 
 def test_an_image_that_changed_is_named(source, tmp_path):
@@ -107,7 +120,7 @@ def test_masks_of_zeros_and_ones_are_refused(source, tmp_path):
     for file in (tmp_path / "masks").rglob("*.png"):
         save(file, saved(file) // 255)
     with pytest.raises(DataError, match=r"must be white \(above 127\) inside, but its brightest pixel is 1"):
-        load(inspect(source), 16, masks=True)
+        load(inspect(source), [MASK], 16)
 
 
 def test_dicom_masks_are_refused():
@@ -191,12 +204,12 @@ def test_a_table_that_names_missing_masks(write, tmp_path):
         lines.append(f"{i}.png,{'ab'[i % 2]},m/{i}.png")
     (tmp_path / "data/t.csv").write_text("\n".join(lines))
     source = f"table:{tmp_path / 'data/t.csv'}"
-    part = load(inspect(source), 16, masks=True).train
-    assert part.masked.all()
-    assert (part.masks[:, 2:14] == 255).all()
+    part = load(inspect(source), [MASK], 16).train
+    assert part.has("mask").all()
+    assert (part["mask"][:, 0, 2:14] == 255).all()
     (tmp_path / "data/m/7.png").unlink()
     with pytest.raises(DataError, match=r"Every mask must be readable, but 1 of 60 are not: .*m/7\.png does not exist"):
-        load(inspect(source), 16, masks=True)
+        load(inspect(source), [MASK], 16)
 
 
 def test_the_option_masks(source, write, tmp_path, monkeypatch):
@@ -251,7 +264,7 @@ def test_cxr4_masks(write, tmp_path):
 def test_only_masks_change_the_hash_and_old_splits_still_verify(source, tmp_path):
     with_masks, without = inspect(source).manifest, inspect(source.partition(",masks")[0]).manifest
     assert with_masks.hash != without.hash
-    assert with_masks.without_masks().hash == without.hash
+    assert with_masks.without("mask").hash == without.hash
     assert with_masks.matches(without.hash)
     without.verify(with_masks)
     with pytest.raises(DataError, match="content, label, group, part or mask"):

@@ -217,6 +217,8 @@ def test_table_with_every_column(write, tmp_path):
         "split": "train",
         "mask_path": str(tmp_path / "data/masks/a.png"),
         "text": "clear, no finding",
+        "labels": None,
+        "table": None,
     }
     assert second["label"] == "lung_opacity"
     assert second["split"] == "validation"

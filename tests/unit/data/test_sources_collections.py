@@ -10,6 +10,7 @@ import openpyxl
 import pytest
 from PIL import Image
 
+from lungtune.core.fields import MASK
 from lungtune.data.dataset import inspect, load
 from lungtune.data.sources import absolute, index_source, medmnist
 from lungtune.errors import DataError
@@ -126,16 +127,16 @@ def test_covid_radiography(radiography):
     }
 
 
-def test_covid_radiography_masks_fit_and_the_archive_raises_an_alarm(radiography):
+def test_covid_radiography_masks_fit_and_archive_alarms(radiography):
     found = inspect(f"covid_radiography:{radiography}")
     assert found.audit.problems == ()
     assert found.audit.masks == 120
     assert {s.feature for s in found.audit.shortcuts if s.alarm} == {"mode", "origin"}
-    data = load(found, 299, masks=True)
+    data = load(found, [MASK], 299)
     expected = np.zeros((299, 299), bool)
     expected[75:224, 37:262] = True
-    assert np.array_equal(data.train.masks[0] > 0, expected)
-    assert set(np.unique(data.validation.masks)) == {0, 255}
+    assert np.array_equal(data.train["mask"][0, 0] > 0, expected)
+    assert set(np.unique(data.validation["mask"])) == {0, 255}
 
 
 def test_covid_radiography_of_older_releases(write, tmp_path):

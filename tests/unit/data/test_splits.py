@@ -113,7 +113,7 @@ def test_a_large_official_validation_part_is_used(make_facts):
         assert len(manifest.parts["test"]) == 12
 
 
-def test_an_official_validation_part_that_shares_patients_is_merged(make_facts):
+def test_official_validation_that_shares_patients_is_merged(make_facts):
     groups = [g for part in ("train", "validation", "test") for label in "ab" for g in many(label, part, 40)]
     cases = cases_of(*groups, ("a", "both", "train", 1), ("a", "both", "validation", 1))
     manifest = make_manifest(cases, make_facts(cases))
@@ -158,7 +158,7 @@ def test_training_images_nearly_in_test_are_left_out(make_facts, bits, noise, ki
 
 @pytest.mark.parametrize(("noise", "kind"), [(0.1, "copy"), (0.55, "look-alike")])
 @pytest.mark.parametrize("twin_first", [True, False])
-def test_exact_duplicates_of_an_image_nearly_in_test_are_left_out_too(make_facts, noise, kind, twin_first):
+def test_exact_duplicates_of_a_near_test_image_are_left_out(make_facts, noise, kind, twin_first):
     groups = [g for part in ("train", "test") for label in "ab" for g in many(label, part, 30)]
     cases = cases_of(*groups, ("a", "mates", "train", 3), restarts=True)
     facts = make_facts(cases)
@@ -215,7 +215,7 @@ def test_one_picture_with_two_labels_is_left_out(make_facts):
 def test_unreadable_images_are_in_no_part(make_facts):
     cases = cases_of(*many("a", None, 30), *many("b", None, 30))
     facts = make_facts(cases)
-    facts.iloc[4] = [None] * 8 + ["is empty (0 bytes)"]
+    facts.iloc[4] = [None] * 11 + ["is empty (0 bytes)"]
     manifest = make_manifest(cases, facts)
     assert dict(manifest.excluded) == {cases["case_id"][4]: "unreadable: is empty (0 bytes)"}
 

@@ -64,7 +64,7 @@ def test_small_and_complete(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_loads_at_another_size_with_channels_and_classes_as_wanted(name):
+def test_loads_at_another_size_with_wanted_channels_and_classes(name):
     built = timm_models.build("", name, 96, in_chans=3, num_classes=6)
     assert built.mean == (0.5,) * 3
     assert built.std == (0.25,) * 3

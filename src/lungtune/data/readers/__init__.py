@@ -1,11 +1,13 @@
 """Readers: one module per file format, found by what a file's first bytes or its suffix say.
 
-A module `readers/<format>.py` is a reader if it has `KIND`. All readers have
+A module `readers/<format>.py` is a reader, all but `base`, `images` and `volumes`, which hold what readers share. All
+readers have
 
 - `KIND`: `image` or `volume`,
 - `SUFFIXES`: lower case, with the dot,
 - `recognises(data) -> bool`: whether a file's bytes are of this format,
-- `extent(data)`: the sides in pixels as the file is shown, from its header: width and height, or width, height, depth.
+- `extent(data)`: the sides as the file is shown, from its header: width and height in pixels, or width, height and
+  depth, in voxels or, where the file has a spacing, in mm.
 
 Readers of images also have `open_image(data, *, size, channels, voi) -> base.Picture`, those of volumes
 `open_volume(data) -> base.Voxels`. Those whose files may be masks have `open_mask(data)`: uint8 `(H, W)` or
@@ -17,19 +19,20 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 import pkgutil
 from types import ModuleType
 
 FALLBACK = "pictures"
 """Reads, or refuses, what no reader recognises."""
 
+_SHARED = ("base", "images", "volumes")
+
 
 @functools.cache
 def all_readers() -> dict[str, ModuleType]:
     """Return all readers by name."""
-    modules = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
-    return {name: module for name, module in sorted(modules.items()) if hasattr(module, "KIND")}
+    names = sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _SHARED)
+    return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
 
 
 def suffixes() -> frozenset[str]:
@@ -40,8 +43,8 @@ def suffixes() -> frozenset[str]:
 def find(data: bytes, path: str = "") -> ModuleType:
     """Return the reader of a file: by its bytes, else by its suffix."""
     readers = all_readers()
-    suffix = os.path.splitext(path)[1].lower()
+    name = path.lower()
     for reader in readers.values():
         if reader.recognises(data):
             return reader
-    return next((reader for reader in readers.values() if suffix in reader.SUFFIXES), readers[FALLBACK])
+    return next((reader for reader in readers.values() if name.endswith(tuple(reader.SUFFIXES))), readers[FALLBACK])

@@ -85,7 +85,7 @@ def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
         raise UnreadableImageError(
             f"must have the axes (depth, height, width) or (channels, depth, height, width), but has shape {shape}"
         )
-    if math.prod(shape) < 1:
+    if min(shape) < 1:
         raise UnreadableImageError(f"holds no voxels: its shape is {shape}")
     if math.prod(shape[-3:]) > MAX_VOXELS:
         raise UnreadableImageError(f"has more than {MAX_VOXELS:,} voxels")

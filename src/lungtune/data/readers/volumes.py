@@ -1,7 +1,8 @@
 """Volumes to facts, cubes and masks, whatever the format (see the reader `npy`).
 
 Channels of unsigned bytes stay as they are, truth values become 0 and 255; all else is scaled linearly from the 0.5th
-to the 99.5th percentile of its channel, as wide gray images are. Voxels count as cubes: a .npy file tells no spacing.
+to the 99.5th percentile of its channel, as wide gray images are. Voxels have the shape
+that the reader's `extent` implies: cubes in .npy files, which have no spacing.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ def cube(data: bytes, size: int, *, channels: int = 1) -> np.ndarray:
     Raises:
         UnreadableImageError: it has other channels; or see the format's reader.
     """
-    values = _volume_reader(data).open_volume(data).values
+    reader = _volume_reader(data)
+    values = reader.open_volume(data).values
     if len(values) != channels:
         raise UnreadableImageError(f"must have {channels} channel{'s' * (channels != 1)}, but has {len(values)}")
-    low, sides = _box(values.shape[1:], size)
+    low, sides = _box(reader.extent(data), size)
     full = np.zeros((channels, size, size, size), np.uint8)
     for out, channel in zip(full, values, strict=True):
         small = _to_8_bit(channel).astype(np.float32)
@@ -62,8 +64,7 @@ def cube_mask(mask: bytes, volume: bytes, size: int) -> np.ndarray:
     Raises:
         UnreadableImageError: either file cannot be read.
     """
-    width, height, depth = _volume_reader(volume).extent(volume)
-    low, sides = _box((depth, height, width), size)
+    low, sides = _box(_volume_reader(volume).extent(volume), size)
     inside = _volume_reader(mask).open_mask(mask)
     for axis, (new, old) in enumerate(zip(sides, inside.shape, strict=True)):
         nearest = np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)
@@ -91,10 +92,10 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
     return np.where(values, np.uint8(255), np.uint8(0)) if values.dtype == bool else to_8_bit(values)
 
 
-def _box(extent: tuple[int, ...], size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the lowest corner and the sides of a volume in its cube, `(D, H, W)` both."""
+def _box(extent: tuple[float, float, float], size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the lowest corner and the sides of a volume in its cube, `(D, H, W)` both, from width, height, depth."""
     scale = size / max(extent)
-    sides = tuple(max(1, round(side * scale)) for side in extent)
+    sides = tuple(max(1, round(side * scale)) for side in reversed(extent))
     return tuple((size - side) // 2 for side in sides), sides
 
 

@@ -11,7 +11,7 @@ from lungtune.data import readers
 from lungtune.data.readers import dicom
 from lungtune.errors import DataError, did_you_mean
 
-SUFFIXES = readers.suffixes()
+SUFFIXES = tuple(sorted(readers.suffixes()))
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -97,7 +97,7 @@ def header_patient(path: Path) -> str | None:
 
 
 def images(path: Path, *, below: bool = True) -> list[Path]:
-    """Return the image and volume files in `path` (and below it), sorted, junk left out. Links are followed, loops are not."""
+    """Return image and volume files in `path` (and below), sorted, junk left out. Links are followed, loops are not."""
     found: list[Path] = []
     seen: set[str] = set()
     for root, below_root, files in os.walk(path, followlinks=True):
@@ -106,7 +106,7 @@ def images(path: Path, *, below: bool = True) -> list[Path]:
         if real in seen:
             continue
         seen.add(real)
-        found += [Path(root, f) for f in files if not junk(f) and os.path.splitext(f)[1].lower() in SUFFIXES]
+        found += [Path(root, f) for f in files if not junk(f) and f.lower().endswith(SUFFIXES)]
     return sorted(found)
 
 

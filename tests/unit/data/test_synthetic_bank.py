@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lungtune.data import bank_files, dataset
-from lungtune.data.bank_files import Item
+from lungtune.core.fields import IMAGE, LABEL, MASK, TEXT
+from lungtune.data import dataset
 from lungtune.data.manifest import Entries, Manifest
-from lungtune.data.synthetic_bank import Bank
+from lungtune.data.synthetic_bank import Item, SyntheticBank
 from lungtune.errors import DataError
 
 CLASSES = ("normal", "viral")
@@ -33,7 +33,7 @@ def manifest(train="ab", rest="cd", **changes):
 def create(folder, **changes):
     about = {"key": "ab" * 16, "generator": {"recipe": "sd-1.yaml", "fingerprint": "f00"}, "classes": CLASSES}
     about |= {"train_hash": manifest().train_hash, "size": SIZE, "seed": 7, "about": {"prompt": "plain"}}
-    return Bank.create(folder, **{**about, **changes})
+    return SyntheticBank.create(folder, **{**about, **changes})
 
 
 def item(label, index):
@@ -50,7 +50,7 @@ def filled(folder, per_class=3):
 
 def test_what_was_put_in_comes_out(tmp_path):
     filled(tmp_path / "bank")
-    bank = Bank.open(tmp_path / "bank")
+    bank = SyntheticBank.open(tmp_path / "bank")
     assert bank.counts() == {"normal": 3, "viral": 3}
     assert (bank.seed, bank.size, bank.classes, bank.about) == (7, SIZE, CLASSES, {"prompt": "plain"})
     for index, entry in enumerate(bank.entries("viral")):
@@ -63,7 +63,7 @@ def test_what_was_put_in_comes_out(tmp_path):
     bank.verify()
 
 
-def test_writing_goes_on_where_it_stopped_and_a_larger_bank_holds_the_smaller(tmp_path):
+def test_writing_resumes_and_a_larger_bank_holds_the_smaller(tmp_path):
     whole, bank = filled(tmp_path / "whole", 4), create(tmp_path / "bank")
     assert bank.missing(2) == [("normal", 0), ("normal", 1), ("viral", 0), ("viral", 1)]
     bank.add([item("viral", 1), item("normal", 0)])
@@ -77,19 +77,19 @@ def test_writing_goes_on_where_it_stopped_and_a_larger_bank_holds_the_smaller(tm
     assert again.first({"normal": 2, "viral": 2}).hash == small
     again.add([item("viral", 3), item("viral", 0)])  # one that is there already stays as it is
     assert len((tmp_path / "bank" / "images.jsonl").read_text().splitlines()) == 8
-    assert again.hash == whole.hash == Bank.open(tmp_path / "bank").hash
+    assert again.hash == whole.hash == SyntheticBank.open(tmp_path / "bank").hash
     assert again.hash != small
 
 
 @pytest.mark.parametrize("torn", [b'{"file": "images/0/2.png", "cla', b"\xff\x00", b"{}"])
-def test_a_torn_last_line_does_not_count_and_is_gone_with_the_next_batch(tmp_path, torn):
+def test_torn_last_line_is_ignored_and_replaced(tmp_path, torn):
     bank = filled(tmp_path / "bank", 2)
     with (bank.folder / "images.jsonl").open("ab") as stream:
         stream.write(torn)
-    bank = Bank.open(bank.folder)
+    bank = SyntheticBank.open(bank.folder)
     assert bank.counts() == {"normal": 2, "viral": 2}
     bank.add([item("normal", 2)])
-    assert Bank.open(bank.folder).counts() == {"normal": 3, "viral": 2}
+    assert SyntheticBank.open(bank.folder).counts() == {"normal": 3, "viral": 2}
     assert torn not in (bank.folder / "images.jsonl").read_bytes().splitlines()
 
 
@@ -100,11 +100,11 @@ def test_a_damaged_line_before_the_last_is_named(tmp_path):
     with pytest.raises(
         DataError, match=r"images\.jsonl:1: every line must describe a synthetic image.*delete the line"
     ):
-        Bank.open(bank.folder).counts()
+        SyntheticBank.open(bank.folder).counts()
 
 
 @pytest.mark.parametrize("when", ["image", "list"])
-def test_a_full_disk_is_one_sentence_and_nothing_half_written_counts(tmp_path, monkeypatch, when):
+def test_full_disk_is_one_sentence_and_adds_nothing(tmp_path, monkeypatch, when):
     bank = filled(tmp_path / "bank", 1)
     before = sorted(path for path in bank.folder.rglob("*") if path.is_file())
     lines = (bank.folder / "images.jsonl").read_bytes()
@@ -152,9 +152,9 @@ def test_an_altered_image_is_named_struck_off_and_made_anew(tmp_path, damage):
 
 def test_a_folder_that_is_no_bank_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"nowhere must be a bank of synthetic images, but does not exist; make one"):
-        Bank.open(tmp_path / "nowhere")
+        SyntheticBank.open(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"must be a bank of synthetic images, but has no bank\.json"):
-        Bank.open(tmp_path)
+        SyntheticBank.open(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(DataError, match="must be empty to hold a bank of synthetic images, but holds other files"):
         create(tmp_path)
@@ -179,7 +179,7 @@ def test_a_damaged_description_is_refused(tmp_path, change, message):
     file = filled(tmp_path / "bank").folder / "bank.json"
     file.write_text(change(file.read_text()))
     with pytest.raises(DataError, match=message):
-        Bank.open(file.parent)
+        SyntheticBank.open(file.parent)
 
 
 def test_other_pixels_and_classes_are_a_mistake_of_the_writer(tmp_path):
@@ -191,7 +191,7 @@ def test_other_pixels_and_classes_are_a_mistake_of_the_writer(tmp_path):
 
 
 def _write(folder, label):
-    bank = Bank.open(folder)
+    bank = SyntheticBank.open(folder)
     for index in range(6):
         bank.add([item(label, index)])
 
@@ -222,7 +222,7 @@ def test_a_bank_of_another_fold_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["case_id", "label", "group", "sha1"])
-def test_the_hash_of_the_training_fold_is_of_all_that_names_its_images(column):
+def test_train_hash_covers_every_column(column):
     one = manifest()
     train = one.parts["train"]
     order = {name: getattr(train, name)[::-1] for name in ("case_id", "label", "group", "sha1", "path")}
@@ -242,26 +242,39 @@ def test_too_few_images_are_told_with_their_numbers(tmp_path):
         bank.refuse_fewer({"normal": 3, "viral": 5}, "synthetic_ratio 2")
 
 
-def test_a_study_finds_its_images_again_in_a_bank_that_grew_and_nowhere_else(tmp_path):
+def test_needed_images_are_taken_after_a_check(tmp_path):
+    bank = filled(tmp_path / "bank")
+    assert bank.take(manifest(), {"normal": 1, "viral": 3}, "synthetic_ratio 1").counts() == {"normal": 1, "viral": 3}
+    with pytest.raises(DataError, match=r"synthetic_ratio 2 needs 4 of viral \(it has 3\)"):
+        bank.take(manifest(), {"normal": 1, "viral": 4}, "synthetic_ratio 2")
+    with pytest.raises(DataError, match="was made from another training fold"):
+        bank.take(manifest(train="ac", rest="bd"), {"normal": 1}, "synthetic_ratio 1")
+    (bank.folder / bank.entries("viral")[2].file).unlink()
+    bank.take(manifest(), {"normal": 1, "viral": 2}, "synthetic_ratio 1")
+    with pytest.raises(DataError, match=r"images/1/2\.png must be the one that was made, but it is gone"):
+        bank.take(manifest(), {"viral": 3}, "synthetic_ratio 1")
+
+
+def test_study_reopens_its_images_in_a_grown_bank_only(tmp_path):
     bank = filled(tmp_path / "bank")
     about = json.loads(json.dumps(bank.first({"normal": 2, "viral": 3}).to_dict()))
     assert about["counts"] == {"normal": 2, "viral": 3}
     bank.add([item(*each) for each in bank.missing(9)])
-    assert Bank.again(about).hash == about["hash"]
+    assert SyntheticBank.again(about).hash == about["hash"]
     moved = bank.folder.rename(tmp_path / "moved")
     with pytest.raises(DataError, match=r"images abababababab must be at .*bank, but is not there; .*--bank DIR"):
-        Bank.again(about)
-    assert Bank.again(about, moved).counts() == about["counts"]
+        SyntheticBank.again(about)
+    assert SyntheticBank.again(about, moved).counts() == about["counts"]
     other = create(tmp_path / "other", key="cd" * 16)
     with pytest.raises(DataError, match="must be the bank of synthetic images abababababab, but is cdcdcdcdcdcd"):
-        Bank.again(about, other.folder)
+        SyntheticBank.again(about, other.folder)
     (moved / "images" / "0" / "0.png").unlink()
-    Bank.open(moved).drop_damaged()
+    SyntheticBank.open(moved).drop_damaged()
     with pytest.raises(DataError, match=r"what was trained on needs 2 of normal \(it has 0\)"):
-        Bank.again(about, moved)
-    Bank.open(moved).add([dataclasses.replace(item("normal", 0), pixels=np.zeros((SIZE, SIZE), np.uint8))])
+        SyntheticBank.again(about, moved)
+    SyntheticBank.open(moved).add([dataclasses.replace(item("normal", 0), pixels=np.zeros((SIZE, SIZE), np.uint8))])
     with pytest.raises(DataError, match=r"must be those that were trained on .* but some were made anew since"):
-        Bank.again(about, moved)
+        SyntheticBank.again(about, moved)
 
 
 def test_a_data_set_opens_them_beside_its_parts(tmp_path, monkeypatch):
@@ -270,18 +283,22 @@ def test_a_data_set_opens_them_beside_its_parts(tmp_path, monkeypatch):
     classes, train_hash = found.manifest.classes, found.manifest.train_hash
     bank = create(tmp_path / "bank", classes=classes, train_hash=train_hash)
     bank.add([dataclasses.replace(item("viral", k), label=label) for label in classes for k in range(3)])
-    without = dataset.load(found, 16)
-    data = dataset.load(found, 16, bank=bank.first(dict.fromkeys(classes[1:], 2)))
+    wanted = [IMAGE, LABEL, MASK, TEXT]
+    without = dataset.load(found, wanted, 16)
+    data = dataset.load(found, wanted, 16, bank=bank.first(dict.fromkeys(classes[1:], 2)))
     assert without.synthetic is None
-    assert data.synthetic.images.shape == (2 * (len(classes) - 1), 16, 16)
-    assert data.synthetic.labels.tolist() == np.repeat(np.arange(1, len(classes)), 2).tolist()
+    assert data.synthetic["image"].shape == (2 * (len(classes) - 1), 1, 16, 16)
+    assert data.synthetic["label"].tolist() == np.repeat(np.arange(1, len(classes)), 2).tolist()
     assert data.synthetic.case_ids[1] == f"synthetic/{classes[1]}/1"
-    assert data.synthetic.masks is None
-    assert not data.synthetic.masked.any()
-    assert isinstance(data.synthetic.images, np.memmap)
+    assert data.synthetic["mask"].shape == data.synthetic["image"].shape
+    assert data.synthetic["mask"].max() == 0
+    assert not data.synthetic.has("mask").any()
+    assert set(data.synthetic["text"]) == {"a viral chest"}
+    assert data.synthetic.has("text").all()
+    assert isinstance(data.synthetic["image"], np.memmap)
     for name in ("train", "validation"):
         assert np.array_equal(getattr(data, name).case_ids, getattr(without, name).case_ids)
-        assert getattr(data, name).images.filename == getattr(without, name).images.filename
+        assert getattr(data, name)["image"].filename == getattr(without, name)["image"].filename
     with pytest.raises(DataError, match="was made from another training fold"):
-        dataset.load(dataset.inspect("phantom,n=84,test=36,size=32", seed=4), 16, bank=bank)
-    assert bank_files.listed(bank.folder)[0].flaw(bank.folder) == ""
+        dataset.load(dataset.inspect("phantom,n=84,test=36,size=32", seed=4), wanted, 16, bank=bank)
+    assert bank.entries(classes[0])[0].flaw(bank.folder) == ""

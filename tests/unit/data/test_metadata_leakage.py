@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lungtune.data.metadata_leakage import shortcuts
+from lungtune.data.metadata_leakage import measure_leakage
 
 
 def files(n: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -16,13 +16,14 @@ def files(n: int, rng: np.random.Generator) -> pd.DataFrame:
             "mode": rng.choice(["L", "RGB"], n),
             "width": rng.integers(800, 2000, n),
             "height": rng.integers(800, 2000, n),
+            "depth": 0,
         }
     )
 
 
 def alarms(labels: np.ndarray, facts: pd.DataFrame, groups: np.ndarray | None = None) -> dict[str, str]:
     names = groups if groups is not None else np.arange(len(labels))
-    return {s.feature: s.example for s in shortcuts(labels.astype(str), facts, names.astype(str)) if s.alarm}
+    return {s.feature: s.example for s in measure_leakage(labels.astype(str), facts, names.astype(str)) if s.alarm}
 
 
 @pytest.mark.parametrize("n", [60, 300, 3000])
@@ -73,22 +74,22 @@ def test_many_images_of_few_patients_prove_nothing():
 
 
 def test_equal_files_are_not_listed():
-    facts = pd.DataFrame({"type": ["PNG"] * 50, "mode": ["L"] * 50, "width": [64] * 50, "height": [64] * 50})
-    assert shortcuts(["a", "b"] * 25, facts, [str(i) for i in range(50)]) == []
+    facts = pd.DataFrame({"type": "PNG", "mode": "L", "width": 64, "height": 64, "depth": 0}, index=range(50))
+    assert measure_leakage(["a", "b"] * 25, facts, [str(i) for i in range(50)]) == []
 
 
 def test_too_little_to_tell():
     rng = np.random.default_rng(0)
-    assert shortcuts(["a"] * 50, files(50, rng), [str(i) for i in range(50)]) == []
-    assert shortcuts(["a", "b"], files(2, rng), ["1", "2"]) == []
-    assert shortcuts(["a", "b"] * 10, files(20, rng), ["1"] * 20) == []
+    assert measure_leakage(["a"] * 50, files(50, rng), [str(i) for i in range(50)]) == []
+    assert measure_leakage(["a", "b"], files(2, rng), ["1", "2"]) == []
+    assert measure_leakage(["a", "b"] * 10, files(20, rng), ["1"] * 20) == []
 
 
 def test_numbers_are_sane():
     rng = np.random.default_rng(0)
     labels, facts = rng.choice(["a", "b", "c", "d"], 500), files(500, rng)
     facts["mode"] = np.where(labels == "a", "RGB", "L")
-    for item in shortcuts(labels, facts, np.arange(500).astype(str)):
+    for item in measure_leakage(labels, facts, np.arange(500).astype(str)):
         assert item.chance == 0.25
         assert 0.35 <= item.threshold < 0.5
         assert 0 <= item.cramers_v <= 1
