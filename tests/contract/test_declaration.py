@@ -13,12 +13,14 @@ import pytest
 
 from lungtune.core import synthetic
 from lungtune.core.family import Classifier, Trainable
-from lungtune.core.params import build, specs
+from lungtune.core.params import acting, build, inert, specs
 
 from .conftest import HORIZON, NAMES, Family
 
 HEAVY = ("torch", "ray", "mlflow", "open_clip", "timm", "numpy", "pandas")
-LOOP = {"lr", "weight_decay", "batch_size", "warmup", "augmentation", "class_weighting"}
+LOOP = {"lr", "weight_decay", "batch_size", "warmup", "augmentation", "class_weighting", "optimizer", "momentum"}
+LOOP |= {"lr_schedule", "warmup_start", "lr_cosine", "lr_step", "lr_gamma"}
+LOOP_SINCE_0_1 = {"optimizer", "momentum", "lr_schedule", "warmup_start", "lr_cosine", "lr_step", "lr_gamma"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,6 +53,26 @@ def test_what_the_loop_reads_is_there(family: Family) -> None:
     mixes = {*synthetic.NAMES} if isinstance(family.trainable, Classifier) else set()
     assert specs(family.trainable.Params).keys() & {*synthetic.NAMES} == mixes
     assert "image_size" in specs(family.trainable.Base)
+
+
+@pytest.mark.parametrize("part", ["Base", "Params"])
+def test_neutral_values_and_owners_are_values_of_fields(family: Family, part: str) -> None:
+    known = specs(getattr(family.trainable, part))
+    for spec in known.values():
+        if spec.neutral is not None:
+            assert spec.check(spec.neutral) == spec.neutral
+        if spec.only_with:
+            owner, value = spec.only_with
+            assert known[owner].check(value) == value
+            assert spec.default == spec.neutral or known[owner].default != value
+
+
+def test_new_parameters_left_alone_change_no_identity(family: Family) -> None:
+    """A default that is not neutral would change the fingerprint of recipes from before there was the parameter."""
+    values = dataclasses.asdict(family.trainable.Params())
+    rules = inert(family.trainable.Params)
+    assert rules.keys() >= LOOP_SINCE_0_1
+    assert not acting(values, rules).keys() & LOOP_SINCE_0_1
 
 
 def test_what_switches_an_addition_off_is_a_value_of_the_parameter(family: Family) -> None:

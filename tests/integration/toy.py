@@ -17,6 +17,7 @@ from lungtune.core.params import param
 from lungtune.engine.pack import Pack
 from lungtune.inputs.training_pool import Phase
 from lungtune.layers.layout import BatchLayout
+from lungtune.models.params import Loop
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params:
+class Params(Loop):
     """What the loop reads, and LoRA."""
 
     lr: float = param(1e-2)
