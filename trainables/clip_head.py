@@ -38,10 +38,12 @@ class Base:
 class Params(Synthetic, Classes, Loop):
     """What one trial chooses. The defaults are the plain linear probe."""
 
-    lr: float = param(1e-3, low=1e-7, high=1.0, help="peak learning rate of AdamW")
-    weight_decay: float = param(0.01, low=0.0, high=1.0, help="decoupled weight decay of AdamW")
+    lr: float = param(1e-3, low=1e-7, high=1.0, help="peak learning rate")
+    weight_decay: float = param(
+        0.01, low=0.0, high=1.0, help="weight decay: decoupled for adamw, added to the gradient for adam and sgd"
+    )
     batch_size: int = param(32, low=1, high=4096, unit="images", help="images of one optimiser step")
-    warmup: float = param(0.0, low=0.0, high=0.9, help="share of the maximum fidelity over which lr rises from zero")
+    warmup: float = param(0.0, low=0.0, high=0.9, help="share of the maximum fidelity over which lr rises")
     augmentation: int = param(0, low=0, high=3, help="strength of X-ray-safe augmentation; 0 none, 3 with flips")
     hidden: int = param(0, low=0, high=4096, unit="units", help="hidden units beside the linear map; 0: linear probe")
     dropout: float = param(0.0, low=0.0, high=0.9, help="share of the features dropped in training")

@@ -52,7 +52,9 @@ class Base:
 class Params(Synthetic, Classes, Loop):
     """What one trial chooses. The defaults are the source project's configuration."""
 
-    weight_decay: float = param(0.01, low=0.0, high=1.0, help="decoupled weight decay of AdamW")
+    weight_decay: float = param(
+        0.01, low=0.0, high=1.0, help="weight decay: decoupled for adamw, added to the gradient for adam and sgd"
+    )
     batch_size: int = param(4, low=1, high=512, unit="images", help="images of one optimiser step")
     lora_rank: int = param(16, low=1, high=256, help="rank r of every adapter")
     lora_alpha: float = param(32.0, low=0.01, high=1024.0, help="strength: an adapter is scaled by alpha / rank")

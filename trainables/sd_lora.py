@@ -50,8 +50,10 @@ class Base:
 class Params(Classes, Loop):
     """What one trial chooses. The defaults are what the source project meant to train."""
 
-    lr: float = param(1e-4, low=1e-7, high=1.0, help="peak learning rate of AdamW")
-    weight_decay: float = param(0.01, low=0.0, high=1.0, help="decoupled weight decay of AdamW")
+    lr: float = param(1e-4, low=1e-7, high=1.0, help="peak learning rate")
+    weight_decay: float = param(
+        0.01, low=0.0, high=1.0, help="weight decay: decoupled for adamw, added to the gradient for adam and sgd"
+    )
     batch_size: int = param(4, low=1, high=512, unit="images", help="images of one optimiser step")
     augmentation: int = param(0, low=0, high=3, help="strength of X-ray-safe augmentation; 0 none, 3 with flips")
     lora_rank: int = param(4, low=1, high=256, help="rank r of every adapter")

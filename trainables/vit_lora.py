@@ -47,7 +47,7 @@ class Base:
 class Params(Synthetic, Classes, Loop):
     """What one trial chooses. The defaults are the source project's configuration."""
 
-    lr: float = param(2e-5, low=1e-7, high=1.0, help="peak learning rate of AdamW")
+    lr: float = param(2e-5, low=1e-7, high=1.0, help="peak learning rate")
     lora_rank: int = param(8, low=1, high=256, help="rank r of every adapter")
     lora_alpha: float = param(16.0, low=0.01, high=1024.0, help="strength: an adapter is scaled by alpha / rank")
     lora_dropout: float = param(0.0, low=0.0, high=0.9, help="share of an adapter's input features dropped in training")

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from lungtune import catalog
+from lungtune.core import synthetic
 from lungtune.core.family import Family
 from lungtune.core.fields import Field
 from lungtune.core.params import ParamSpec, specs
@@ -101,9 +102,20 @@ class Sample:
             [value.flatten(1) if value.ndim > 1 else value[:, None] for value in found.values()], 1
         ).nan_to_num(-1)
 
-    def values(self, name: str) -> list[Any]:
-        """Return the default and other moderate values of one parameter."""
-        return _values(specs(self.family.Params)[name], getattr(self.default, name))
+    def values(self, name: str, params: Any = None) -> list[Any]:
+        """Return the value of one parameter in ``params``, by default the default, and other moderate ones."""
+        return _values(specs(self.family.Params)[name], getattr(params or self.default, name))
+
+    def switched_on(self, name: str) -> Any:
+        """Return parameters with which that of ``name`` acts within three steps: what it depends on is switched on."""
+        spec, params = specs(self.family.Params)[name], self.default
+        if name in synthetic.NAMES[1:]:
+            return replace(params, synthetic_ratio=1.0)
+        if spec.only_with:
+            params = replace(params, **dict([spec.only_with]))
+        if name.startswith("lr_"):  # after the warm-up; it is longer than three steps
+            return replace(params, warmup=0.0, lr_step=0.02)
+        return replace(params, warmup=0.1) if name == "warmup_start" else params
 
     def variants(self, count: int) -> list[Any]:
         """Return parameter sets that differ from one another in everything."""

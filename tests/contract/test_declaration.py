@@ -13,11 +13,12 @@ import pytest
 
 from lungtune.core import contract, synthetic
 from lungtune.core.family import Family as FamilyContract
-from lungtune.core.params import build, specs
+from lungtune.core.params import acting, build, inert, specs
 
 from .conftest import HOME, HORIZON, NAMES, Sample
 
 HEAVY = ("torch", "ray", "mlflow", "open_clip", "timm", "numpy", "pandas")
+LOOP_SINCE_0_1 = {"optimizer", "momentum", "lr_schedule", "warmup_start", "lr_cosine", "lr_step", "lr_gamma"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,6 +62,26 @@ def test_what_the_loop_reads_is_there(family: Sample) -> None:
     mixes = {*synthetic.NAMES} if any(task.name == "classification" for task in family.family.tasks) else set()
     assert specs(family.family.Params).keys() & {*synthetic.NAMES} == mixes
     assert "image_size" in specs(family.family.Base)
+
+
+@pytest.mark.parametrize("part", ["Base", "Params"])
+def test_neutral_values_and_owners_are_values_of_fields(family: Sample, part: str) -> None:
+    known = specs(getattr(family.family, part))
+    for spec in known.values():
+        if spec.neutral is not None:
+            assert spec.check(spec.neutral) == spec.neutral
+        if spec.only_with:
+            owner, value = spec.only_with
+            assert known[owner].check(value) == value
+            assert spec.default == spec.neutral or known[owner].default != value
+
+
+def test_new_parameters_left_alone_change_no_identity(family: Sample) -> None:
+    """A default that is not neutral would change the fingerprint of recipes from before there was the parameter."""
+    values = dataclasses.asdict(family.family.Params())
+    rules = inert(family.family.Params)
+    assert rules.keys() >= LOOP_SINCE_0_1
+    assert not acting(values, rules).keys() & LOOP_SINCE_0_1
 
 
 def test_what_switches_an_addition_off_is_a_value_of_the_parameter(family: Sample) -> None:

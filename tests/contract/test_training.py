@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from lungtune.core import synthetic
 from lungtune.core.params import specs
 from lungtune.data.dataset import Part
 from lungtune.engine import checkpoint
@@ -118,7 +117,10 @@ def test_every_target_matches_and_all_that_trains_gets_a_gradient(family: Sample
 
 
 def test_every_axis_acts(family: Sample) -> None:
-    """Each value of each parameter leads to other weights or, with equal weights, to other predictions."""
+    """Each value of each parameter leads to other weights or, with equal weights, to other predictions.
+
+    A parameter that acts for one value of another only is varied with that value.
+    """
 
     def trained(params: Any) -> tuple[dict[str, Tensor], Tensor]:
         _, pack = alone(family, params, 1, 3)
@@ -127,9 +129,9 @@ def test_every_axis_acts(family: Sample) -> None:
     usual = family.default
     plain = trained(usual)  # the first value of each
     for name in specs(family.family.Params):
-        default = replace(usual, synthetic_ratio=1.0) if name in synthetic.NAMES[1:] else usual
-        first, *others = family.values(name)
-        results = [(first, *(plain if default is usual else trained(default)))]
+        default = family.switched_on(name)
+        first, *others = family.values(name, default)
+        results = [(first, *(plain if default == usual else trained(default)))]
         for value in others:
             results.append((value, *trained(replace(default, **{name: value}))))
         for i, (value, state, scores) in enumerate(results):

@@ -20,6 +20,7 @@ from lungtune.inputs.batch import Batch
 from lungtune.inputs.training_pool import Phase
 from lungtune.layers.layout import BatchLayout
 from lungtune.tasks.classification import Classification
+from lungtune.models.params import Loop
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params:
+class Params(Loop):
     """What the loop reads, and LoRA."""
 
     lr: float = param(1e-2)

@@ -94,6 +94,12 @@ def read(text: str, space: SearchSpace, family: Family[Any, Any]) -> Comparison:
         raise SpaceError(
             f"{axis} changes nothing where {synthetic.RATIO} is 0, as in this recipe; compare {synthetic.RATIO}."
         )
+    owner, wanted = spec.only_with or ("", None)
+    if owner and getattr(parameters.build(family.Params, space.fixed), owner) != wanted:
+        raise SpaceError(
+            f"{axis} changes nothing unless {owner} is {wanted}, but in this recipe it is {space.fixed.get(owner)}; "
+            f"compare {owner}."
+        )
     ablation = _ablation(family, space.fixed)
     off = [ablation[axis]] if axis in ablation else []
     off += [0] if spec.type is not str else []

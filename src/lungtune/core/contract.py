@@ -18,7 +18,10 @@ from lungtune.errors import SpaceError, did_you_mean
 NAME = "FAMILY"
 """What the instance in a family's module is called."""
 
-LOOP = ("lr", "weight_decay", "batch_size", "warmup", "augmentation")
+LOOP = (
+    *("lr", "weight_decay", "batch_size", "augmentation", "optimizer", "momentum"),
+    *("warmup", "warmup_start", "lr_schedule", "lr_cosine", "lr_step", "lr_gamma"),
+)
 """Parameters of every family that the training loop reads."""
 
 _ABSTRACT = "must have these methods (docstrings in lungtune.core.family say what they do)"

@@ -16,7 +16,12 @@ KEY = "lungtune"
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """What a field accepts: its type, default, bounds or choices, unit and meaning."""
+    """What a field accepts: its type, default, bounds or choices, unit and meaning.
+
+    Attributes:
+        neutral: value at which the field changes nothing against a family without it; None: there is none.
+        only_with: another field and the value of it without which this one changes nothing; None: it always acts.
+    """
 
     name: str
     type: type
@@ -26,6 +31,8 @@ class ParamSpec:
     choices: tuple[Any, ...] | None
     unit: str
     help: str
+    neutral: Any = None
+    only_with: tuple[str, Any] | None = None
 
     def check(self, value: Any) -> Any:
         """Return ``value`` as this field's type.
@@ -72,10 +79,48 @@ def param(
     choices: tuple[Any, ...] | None = None,
     unit: str = "",
     help: str = "",
+    neutral: Any = None,
+    only_with: tuple[str, Any] | None = None,
 ) -> Any:
-    """Declare one field of a ``Params`` or ``Base`` dataclass (``int``, ``float``, ``bool`` or ``str``)."""
+    """Declare one field of a ``Params`` or ``Base`` dataclass (``int``, ``float``, ``bool`` or ``str``).
+
+    Args:
+        default: its value where nothing else is said.
+        low: smallest value.
+        high: largest value.
+        choices: all values.
+        unit: such as ``px``.
+        help: one line for recipes and documentation.
+        neutral: at this value it is left out of fingerprints and identities, so that what was made before the field
+            existed keeps its own.
+        only_with: ``(field, value)``: it changes nothing, and is left out likewise, unless that field has that value.
+    """
     meta = {"low": low, "high": high, "choices": choices, "unit": unit, "help": help}
-    return dataclasses.field(default=default, metadata={KEY: meta})
+    return dataclasses.field(default=default, metadata={KEY: {**meta, "neutral": neutral, "only_with": only_with}})
+
+
+def inert(*classes: type) -> dict[str, dict[str, Any]]:
+    """Return, by field of ``Params`` and ``Base``, when it changes nothing: ``neutral``, ``only_with``. JSON-able."""
+    found: dict[str, dict[str, Any]] = {}
+    for spec in (spec for cls in classes for spec in specs(cls).values()):
+        rule: dict[str, Any] = {} if spec.neutral is None else {"neutral": spec.neutral}
+        rule |= {"only_with": list(spec.only_with)} if spec.only_with else {}
+        if rule:
+            found[spec.name] = rule
+    return found
+
+
+def acting(values: Mapping[str, Any], rules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return those of ``values`` that change something, by the ``rules`` of :func:`inert`."""
+
+    def acts(name: str, value: Any) -> bool:
+        rule = rules.get(name, {})
+        if "neutral" in rule and value == rule["neutral"]:
+            return False
+        owner, wanted = rule.get("only_with", (None, None))
+        return owner is None or values.get(owner) == wanted
+
+    return {name: value for name, value in values.items() if acts(name, value)}
 
 
 def specs(cls: type) -> dict[str, ParamSpec]:

@@ -64,6 +64,8 @@ class Provenance:
 def fingerprint(space: SearchSpace, fidelity: float, split: str, bank: Mapping[str, Any] | None = None) -> str:
     """Return a hash of all that decides what a recipe trains; comments, names and the data's place do not count.
 
+    Parameters that change nothing do not count either, see ``SearchSpace.acting``.
+
     Args:
         space: the recipe.
         fidelity: passes it trains.
@@ -74,8 +76,8 @@ def fingerprint(space: SearchSpace, fidelity: float, split: str, bank: Mapping[s
         "family": space.family,
         "objective": {"metric": space.objective.metric, "mode": space.objective.mode},
         "fidelity": dataclasses.asdict(space.fidelity),
-        "base": space.base,
-        "params": synthetic.canonicalize(space.fixed),
+        "base": space.acting(space.base),
+        "params": synthetic.canonicalize(space.acting(space.fixed)),
         "seed": space.seed,
         "trained": fidelity,
         "split": split,

@@ -15,6 +15,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
+from lungtune.core.params import acting
 from lungtune.core.resource import Fidelity
 from lungtune.core.scheduler import SchedulerConfig
 from lungtune.core.trial import Objective
@@ -69,6 +70,8 @@ class SearchSpace:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     text: str = ""
     members: tuple[SearchSpace, ...] = ()
+    inert: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """When a parameter changes nothing, see ``params.inert``; {} in studies of version 0.1."""
 
     def of(self, params: Mapping[str, Any]) -> SearchSpace:
         """Return the space of one family that a trial's ``params`` are from."""
@@ -80,6 +83,10 @@ class SearchSpace:
         base = {name: params.get(name, value) for name, value in space.base.items()}
         rest = {name: value for name, value in params.items() if name not in space.base and name != SPACE}
         return Configuration(space.family, base, rest)
+
+    def acting(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of a trial's ``params`` that change something; trials that agree in them are the same."""
+        return acting(params, self.of(params).inert)
 
     @property
     def bases(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
@@ -151,4 +158,5 @@ def together(spaces: Sequence[SearchSpace]) -> SearchSpace:
         why=next((space.why for space in spaces if space.why), ""),
         text="\n---\n".join(space.text for space in spaces),
         members=tuple(dataclasses.replace(space, text="") for space in spaces),
+        inert={},
     )

@@ -1,4 +1,4 @@
-"""What the trials of a pack own: parameters, gradients and Adam moments, stacked over slots in one block of memory."""
+"""Parameters, gradients and optimiser state of the trials of a pack, stacked over slots in one block of memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lungtune.engine.optim import Update, adamw
+from lungtune.engine.optim import OPTIMIZERS, Update
 
 _ALIGN = 16
 """Entries start on multiples of this many floats (64 bytes), so that results do not hang on where an entry lies."""
@@ -43,6 +43,8 @@ def padded(shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> dict[str, tuple[i
 
 class ParameterStack:
     """Four ``(K, P)`` matrices: values, first moments, second moments and gradients of K slots with P elements each.
+
+    What the moments are depends on a slot's optimiser: see ``lungtune.engine.optim``.
 
     One row holds all parameters of a slot, so the optimiser touches the whole pack with a dozen operations. An entry
     is a ``(K, *shape)`` view, padded with zeros to the largest trial's shape; padding gets no gradient and stays zero.
@@ -86,14 +88,18 @@ class ParameterStack:
         (torch._foreach_add_ if add else torch._foreach_copy_)(self._grads, found)
 
     def step(self, places: Sequence[int], updates: Sequence[Update]) -> None:
-        """Take one AdamW step of the slots at ``places`` (ascending); the others keep weights and moments."""
+        """Take one step of the slots at ``places`` (ascending); the others keep weights and moments.
+
+        Neighbours with the same optimiser are stepped together.
+        """
         stacks = (self.values, self.mean, self.square, self.grads)
         first = 0
         for end in range(1, len(places) + 1):
-            if end == len(places) or places[end] != places[end - 1] + 1:  # neighbours are stepped together
+            kind = updates[first].optimizer
+            if end == len(places) or places[end] != places[end - 1] + 1 or updates[end].optimizer != kind:
                 rows = slice(places[first], places[end - 1] + 1)
                 scales = None if self._scales is None else self._scales[rows]
-                adamw(*(stack[rows] for stack in stacks), updates[first:end], scales)
+                OPTIMIZERS[kind](*(stack[rows] for stack in stacks), updates[first:end], scales)
                 first = end
 
     def read(self, slot: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

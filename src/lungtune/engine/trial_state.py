@@ -189,10 +189,20 @@ class TrialState:
     def advance(self) -> Update:
         """Count a step; return its settings for the optimiser."""
         params = self.params
-        lr = rate(self.steps, peak=params.lr, total=self._total, warmup=params.warmup)
+        lr = rate(
+            self.steps,
+            peak=params.lr,
+            total=self._total,
+            warmup=params.warmup,
+            schedule=params.lr_schedule,
+            start=params.warmup_start,
+            cosine=params.lr_cosine,
+            every=params.lr_step,
+            gamma=params.lr_gamma,
+        )
         self.steps += 1
         self.samples += params.batch_size
-        return Update(lr, params.weight_decay, self.steps)
+        return Update(lr, params.weight_decay, self.steps, params.optimizer, params.momentum)
 
 
 @contextmanager

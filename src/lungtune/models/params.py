@@ -34,10 +34,12 @@ class Synthetic:
 class Loop:
     """Parameters of the loop; a family adds its own and gives the defaults of its source."""
 
-    lr: float = param(1e-4, low=1e-7, high=1.0, help="peak learning rate of AdamW")
-    weight_decay: float = param(1e-4, low=0.0, high=1.0, help="decoupled weight decay of AdamW")
+    lr: float = param(1e-4, low=1e-7, high=1.0, help="peak learning rate")
+    weight_decay: float = param(
+        1e-4, low=0.0, high=1.0, help="weight decay: decoupled for adamw, added to the gradient for adam and sgd"
+    )
     batch_size: int = param(16, low=1, high=4096, unit="images", help="images of one optimiser step")
-    warmup: float = param(0.1, low=0.0, high=0.9, help="share of the maximum fidelity over which lr rises from zero")
+    warmup: float = param(0.1, low=0.0, high=0.9, help="share of the maximum fidelity over which lr rises")
     augmentation: int = param(1, low=0, high=3, help="strength of X-ray-safe augmentation; 0 none, 3 with flips")
 
 
@@ -47,4 +49,34 @@ class Classes:
 
     class_weighting: str = param(
         "none", choices=("none", "sqrt", "balanced"), help="weight of rare classes in the loss"
+    )
+    optimizer: str = param(
+        "adamw", choices=("adamw", "adam", "sgd"), neutral="adamw", help="as in torch.optim; betas 0.9 and 0.999"
+    )
+    momentum: float = param(
+        0.0, low=0.0, high=0.999, neutral=0.0, only_with=("optimizer", "sgd"), help="momentum of sgd; 0: none"
+    )
+    lr_schedule: str = param(
+        "cosine", choices=("cosine", "constant", "step"), neutral="cosine", help="how lr goes on after the warm-up"
+    )
+    warmup_start: float = param(
+        0.0, low=0.0, high=1.0, neutral=0.0, help="lr at the first step of the warm-up, as a factor on lr"
+    )
+    lr_cosine: float = param(
+        0.0,
+        low=0.0,
+        high=1.0,
+        neutral=0.0,
+        only_with=("lr_schedule", "cosine"),
+        help="share of the maximum fidelity in which cosine falls to zero, to rise again; 0: all after the warm-up",
+    )
+    lr_step: float = param(
+        0.25,
+        low=1e-3,
+        high=1.0,
+        only_with=("lr_schedule", "step"),
+        help="share of the maximum fidelity after which step lowers lr, again and again",
+    )
+    lr_gamma: float = param(
+        0.1, low=0.0, high=1.0, only_with=("lr_schedule", "step"), help="factor by which step lowers lr"
     )

@@ -170,13 +170,16 @@ class TrialController:
         """Answer a configuration that was finished or paused before from the journal."""
         if trial.reports:
             return False
-        params = synthetic.canonicalize(trial.params)
+        params = self._identity(trial)
         for other in self.history.of(State.COMPLETE, State.PRUNED, State.PAUSED):
-            if synthetic.canonicalize(other.params) == params and other.duplicate_of is None:
+            if self._identity(other) == params and other.duplicate_of is None:
                 state = State.COMPLETE if other.state is State.COMPLETE else State.PRUNED
                 self._end(trial.number, state, reason="duplicate", duplicate_of=other.number)
                 return True
         return False
+
+    def _identity(self, trial: Trial) -> dict[str, Any]:
+        return synthetic.canonicalize(self.space.acting(trial.params))
 
     def _hopeless(self, trial: Trial) -> bool:
         if trial.lost <= MAX_LOST:

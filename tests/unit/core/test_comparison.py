@@ -59,6 +59,10 @@ def test_the_recipes_value_in_few_digits_is_the_recipes_value():
         ("=1,2", "--compare takes NAME=VALUE"),
         ("lambda2=", "but got no value of lambda2"),
         ("lambda=0,1", r"'lambda' is not a parameter of res_unet\. Did you mean 'lambda2'\?"),
+        (
+            "momentum=0,0.9",
+            r"momentum changes nothing unless optimizer is sgd, but in this recipe it is adamw; compare opt",
+        ),
         ("image_size=32,64", r"'image_size' is a setting of its base, which all compared models share\. (Did|Known)"),
         ("lambda2=0,-1", r"--compare: lambda2 >= 0 must hold, but got -1"),
         ("lambda2=0,high", "lambda2 must be of type float, but got 'high'"),

@@ -1,13 +1,16 @@
 """Recipes written are recipes read: same values, same types, whatever the text."""
 
+import json
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lungtune import catalog
 from lungtune.core import recipe, yamlfile
 from lungtune.core.params import param
 from lungtune.core.resource import Fidelity
@@ -26,6 +29,9 @@ SPACE = SearchSpace(
     fidelity=Fidelity(max=3, min=0.5), base={"lr": 1e-5}, fixed={"lr": 5e-5}, axes={}, start=(), data="folder:/a b",
     seed=7,
 )  # fmt: skip
+
+OLD = Path(__file__).parents[2] / "fixtures" / "recipes_0.1"
+"""Recipes written by version 0.1, before there were optimisers and schedules to choose from."""
 
 text = st.text(max_size=20)
 scalars = st.one_of(text, st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False))
@@ -52,6 +58,41 @@ def test_the_fingerprint_covers_what_decides_the_weights(change):
     assert recipe.fingerprint(replace(SPACE, **change), 3, "hash") != mark
     assert recipe.fingerprint(SPACE, 1, "hash") != mark
     assert recipe.fingerprint(SPACE, 3, "other") != mark
+
+
+@pytest.mark.parametrize("name", ["both-1", "mixed-2", "unet-1"])
+def test_recipes_of_version_0_1_keep_their_fingerprint(name):
+    path = OLD / f"{name}.yaml"
+    space = catalog.space(str(path))
+    origin = recipe.provenance(space, path)
+    assert recipe.fingerprint(space, origin.fidelity, origin.split, origin.bank) == origin.fingerprint
+    assert recipe.fingerprint(
+        changed(space, momentum=0.9, lr_gamma=0.5), origin.fidelity, origin.split, origin.bank
+    ) == (origin.fingerprint)
+    assert recipe.fingerprint(changed(space, optimizer="sgd"), origin.fidelity, origin.split) != origin.fingerprint
+
+
+def test_a_parameter_counts_only_where_it_acts():
+    space = catalog.space(str(OLD / "both-1.yaml"))
+    sgd, step = changed(space, optimizer="sgd"), changed(space, lr_schedule="step")
+    marks = [
+        recipe.fingerprint(each, 3, "hash")
+        for each in (
+            space,
+            sgd,
+            changed(sgd, momentum=0.9),
+            step,
+            changed(step, lr_step=0.5),
+            changed(step, lr_gamma=0.5),
+        )
+    ]
+    assert len(set(marks)) == len(marks)
+    assert recipe.fingerprint(changed(sgd, lr_step=0.5), 3, "hash") == marks[1]
+    assert recipe.fingerprint(SearchSpace.from_dict(json.loads(json.dumps(sgd.to_dict()))), 3, "hash") == marks[1]
+
+
+def changed(space, **params):
+    return replace(space, fixed={**space.fixed, **params})
 
 
 def test_the_fingerprint_is_blind_to_names_and_to_how_numbers_are_written():

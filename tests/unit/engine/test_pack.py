@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,16 +57,25 @@ def test_samples_count_what_was_seen() -> None:
     assert (members.samples(a), members.samples(b)) == (12, 15)
 
 
+FALLING = {"lr_schedule": "step", "lr_step": 0.1, "lr_gamma": 0.5, "warmup": 0.1, "warmup_start": 0.1}
+
+
 @pytest.mark.parametrize("cut", [1, 5, 7])
-def test_resume_is_bit_identical(cut: int) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"optimizer": "adam", **FALLING}, {"optimizer": "sgd", "momentum": 0.9, "lr_cosine": 0.2}],
+    ids=["adamw", "adam", "sgd"],
+)
+def test_resume_is_bit_identical(cut: int, changes: dict[str, Any]) -> None:
+    params = replace(HARD, **changes)
     whole = pack()
-    slot = whole.join(HARD, seed=7, horizon=200)
+    slot = whole.join(params, seed=7, horizon=200)
     expected = [loss[slot] for loss in run(whole, 12)]
     first = pack()
-    run_first = first.join(HARD, seed=7, horizon=200)
+    run_first = first.join(params, seed=7, horizon=200)
     losses = [loss[run_first] for loss in run(first, cut)]
     again = pack(capacity=1)
-    slot = again.join(HARD, seed=7, horizon=200, state=first.state(run_first))
+    slot = again.join(params, seed=7, horizon=200, state=first.state(run_first))
     losses += [loss[slot] for loss in run(again, 12 - cut)]
     assert losses == expected
     assert equal(again.state(slot), whole.state(0))

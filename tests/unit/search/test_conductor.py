@@ -2,12 +2,14 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import State
 from lungtune.errors import StudyError
@@ -99,6 +101,19 @@ def test_a_duplicate_is_answered_from_the_journal(tmp_path):
     assert copy.value(space.objective) == controller.history.trials[0].value(space.objective)
     assert controller.finished
     assert controller.history.work == space.fidelity.max  # the copy cost nothing
+
+
+def test_trials_that_differ_in_what_changes_nothing_are_duplicates(tmp_path):
+    points = [{"quality": 0.5, "kind": "a", "momentum": value} for value in (0.1, 0.9)]
+    space = replace(simulated.space(2, start=points), inert={"momentum": {"only_with": ["kind", "b"]}})
+    study = simulated.begin(tmp_path / "s", space)
+    space = SearchSpace.from_dict(study.history().study["space"])  # as it is resumed
+    controller = TrialController(study, space, 0)
+    assigned = controller.next()
+    for fidelity in space.fidelity.reports:
+        controller.report(assigned.number, outcome(assigned.params, fidelity))
+    assert controller.next() is None
+    assert controller.history.trials[1].duplicate_of == 0
 
 
 def test_a_trial_whose_process_keeps_dying_is_given_up(tmp_path):
