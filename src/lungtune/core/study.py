@@ -164,6 +164,10 @@ class Study:
             "study", schema=1, name=self.name, id=uuid.uuid4().hex, space=resolved, data=data, seed=seed, **about
         )
 
+    def discard(self) -> None:
+        """Delete the study's folder; :meth:`acquire` first, :meth:`release` afterwards."""
+        shutil.rmtree(self.folder)
+
     def release(self) -> None:
         """Let another driver take the study."""
         if self._journal is not None:
