@@ -10,8 +10,9 @@ from typing import Any
 
 import optuna
 
+from lungtune import optuna_study
 from lungtune.core.resource import Fidelity
-from lungtune.core.scheduler import Scheduler
+from lungtune.core.scheduler import SchedulerConfig
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History, Objective
 from lungtune.search import sampler
@@ -43,18 +44,18 @@ class Asker:
         """Return the sampled parameters of trial ``number``."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = sampler.rebuild(space, History(), sampler.make(space, seed, number))
+            study = optuna_study.for_sampler(space, History(), sampler.make(space, seed, number))
             if space.sampler != "random":
                 storage = study._storage
                 storage._studies[study._study_id].trials = self._records(space, history)  # type: ignore[attr-defined]
             return dict(study.ask(dict(space.axes)).params)
 
     def _records(self, space: SearchSpace, history: History) -> list[optuna.trial.FrozenTrial]:
-        at = sampler.level(space, history)
+        at = optuna_study.level(space, history)
         for number, trial in history.trials.items():
             version = (trial.state, len(trial.reports), at)
             if number not in self._made or self._made[number][0] != version:
-                self._made[number] = (version, sampler.frozen(space, trial, at))
+                self._made[number] = (version, optuna_study.frozen(space, trial, at))
         records = [record for _, record in self._made.values() if record is not None]
         for number, record in enumerate(records):
             record.number = record._trial_id = number
@@ -62,14 +63,14 @@ class Asker:
 
 
 class Lungtune:
-    """The product's own conductor, ASHA and sampler."""
+    """lungtune's own controller, scheduler and sampler."""
 
     def __init__(
         self,
         curves: Curves,
         choose: Callable[..., Any],
         seed: int,
-        scheduler: Scheduler | None = None,
+        scheduler: SchedulerConfig | None = None,
         kind: str = "tpe",
         eta: float = 3.0,
         first: float = 2.0,
@@ -77,7 +78,7 @@ class Lungtune:
         fidelity = Fidelity(max=curves.epochs, min=first, eta=eta, report=1)
         self.space = SearchSpace(
             "simulated", "", "", "", Objective("value", curves.mode), kind, 10**9, fidelity, {}, {}, curves.axes, (),
-            scheduler=scheduler or Scheduler(),
+            scheduler=scheduler or SchedulerConfig(),
         )  # fmt: skip
         self.controller = TrialController(_Memory(), self.space, seed, self._suggest)  # type: ignore[arg-type]
         self.controller.history.target = self.space.trials
@@ -90,12 +91,12 @@ class Lungtune:
         return sampler.Suggestion(params, sampled, {}, origin, {})
 
     def next(self) -> tuple[int, Mapping[str, Any], int] | None:
-        """Ask the conductor."""
+        """Ask the controller."""
         given = self.controller.next()
         return None if given is None else (given.number, given.params, int(given.known))
 
     def report(self, key: int, epoch: int, value: float) -> bool:
-        """Show the conductor; a curve that breaks off is a training that diverged."""
+        """Report to the controller; a curve that breaks off is a training that diverged."""
         outcome = {"fidelity": float(epoch), "samples": epoch, "metrics": {"value": value}, "checkpoint": None}
         return self.controller.report(key, outcome)
 
@@ -149,7 +150,7 @@ class ShortPass:
 
     def __init__(self, curves: Curves, choose: Callable[..., Any], seed: int) -> None:
         self._curves, self._choose = curves, choose
-        self._random = Lungtune(curves, choose, seed, Scheduler("none"), "random")
+        self._random = Lungtune(curves, choose, seed, SchedulerConfig("none"), "random")
         self._params: list[Mapping[str, Any]] = []
         self._first: dict[int, float] = {}
         self._kept: list[int] = []

@@ -23,7 +23,7 @@ import numpy as np
 
 import curves as tables  # beside this file
 from contenders import Lungtune, ShortPass, StockRay
-from lungtune.core.scheduler import Scheduler
+from lungtune.core.scheduler import SchedulerConfig
 from simulator import run
 
 HERE = Path(__file__).parent
@@ -61,10 +61,12 @@ METHODS = {
     "first2": Entry("promote, eta 3, first rung 2 epochs, TPE", ours()),
     "promote-random": Entry("... random sampler", ours(kind="random")),
     "first3": Entry("... first rung 3 epochs", ours(first=3.0)),
-    "stop": Entry("... stopping instead of promoting", ours(scheduler=Scheduler(mode="stop")), SHORT, 2),
+    "stop": Entry(
+        "... stopping instead of promoting", ours(scheduler=SchedulerConfig("asha", {"mode": "stop"})), SHORT, 2
+    ),
     "first1": Entry("... first rung 1 epoch", ours(first=1.0), SHORT, 2),
-    "full-tpe": Entry("every trial to the end, lungtune's TPE", ours(scheduler=Scheduler("none")), GENEROUS, 2),
-    "random": Entry("every trial to the end, random search", ours(scheduler=Scheduler("none"), kind="random")),
+    "full-tpe": Entry("every trial to the end, lungtune's TPE", ours(scheduler=SchedulerConfig("none")), GENEROUS, 2),
+    "random": Entry("every trial to the end, random search", ours(scheduler=SchedulerConfig("none"), kind="random")),
     "short": Entry("one epoch each, top 3 of 50 to the end, again", ShortPass, GENEROUS, 2),
     "stock": Entry("stock Ray Tune: ASHA (eta 4, grace 1) + OptunaSearch (TPE)", StockRay, SHORT, 2),
 }

@@ -142,27 +142,29 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
     if len(files) == 1:
         return _load(files[0], profile, settings)
     unknown: dict[str, SpaceError] = {}
-    known, members = set(), []
+    known: set[str] = set()
+    joined: list[SearchSpace] = []
     for file in files:
         member = _load(file, profile, {})
         for key, value in settings.items():
-            owner, _, own = key.rpartition(".")
-            if owner and owner != file.stem and owner in [other.stem for other in files]:
+            owner = next((other.stem for other in files if key.startswith(f"{other.stem}.")), None)
+            if owner not in (None, file.stem):
                 continue
             mine = owner == file.stem
+            own = key.removeprefix(f"{file.stem}.")
             try:
-                member = spacefile.apply(member, family(member.family), schedulers.get, own if mine else key, value)
+                member = spacefile.apply(member, family(member.family), schedulers.get, own, value)
                 known.add(key)
             except spacefile.UnknownSettingError as error:
                 unknown[key] = error
             except SpaceError as error:
                 where = "" if mine else f"in {file.stem}, "
                 raise SpaceError(f"--set {key}={value}: {where}{error}") from error
-        members.append(member)
+        joined.append(member)
     for key, error in unknown.items():
         if key not in known:
             raise SpaceError(f"--set {key}={settings[key]}: {error}") from error
-    return together(members)
+    return together(joined)
 
 
 def _load(file: Path, profile: str, settings: Mapping[str, Any]) -> SearchSpace:

@@ -10,7 +10,7 @@ import simulated
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.search import tuner
-from lungtune.search.backends.ray_hosts import cluster
+from lungtune.search.backends.ray_hosts import RayHosts
 from lungtune.search.controller import TrialController
 from lungtune.tracking import Tracker
 
@@ -24,9 +24,9 @@ if __name__ == "__main__":
     space = SearchSpace.from_dict(study.history().study["space"])
     tracker = Tracker(folder)
     tracker.start()
-    cluster.start()
-    controller = TrialController(study, space, 0)
-    tuner.run_trials(controller, lambda: None, simulated.SimulatedHost)
-    cluster.stop()
+    backend = RayHosts(simulated.SimulatedHost)
+    backend.start()
+    tuner.run_trials(TrialController(study, space, 0), backend, lambda: None)
+    backend.stop()
     study.append("stop", why="done")
     assert tracker.stop(timeout=60), tracker.state()

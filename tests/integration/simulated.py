@@ -21,6 +21,7 @@ from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import Objective, Report
 from lungtune.search.backends.ray_hosts.host import PackHost
+from lungtune.search.device_session import DeviceSession
 
 FIDELITY = Fidelity(max=9, min=1, eta=3)
 
@@ -127,7 +128,7 @@ def _first_time(folder: Path) -> bool:
 class SimulatedHost(PackHost):
     """The real host around a simulated session."""
 
-    def open_session(self) -> Any:
+    def open_session(self) -> DeviceSession:
         slots = SearchSpace.from_dict(self._study.history().study["space"]).slots
-        self._about = {"node": "", "device": "none", "slots": max(1, slots), "why": "", "rates": []}
-        return SimulatedSession(self._study)
+        about = {"node": "", "device": "none", "slots": max(1, slots), "why": "", "rates": []}
+        return DeviceSession(SimulatedSession(self._study), about)

@@ -24,6 +24,7 @@ from lungtune.data.synthetic_bank import Bank
 from lungtune.engine.session import Session
 from lungtune.errors import DataError, SpaceError
 from lungtune.search import driver
+from lungtune.search.backend import Startup
 from lungtune.synthesize import synthesize
 from trainables.sd_lora import FAMILY
 
@@ -193,8 +194,7 @@ def test_without_a_recipe_the_best_one_that_was_judged_alike_is_taken(
 
 
 def test_another_fold_refuses_the_bank(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "_start_ray", lambda: None)
-    monkeypatch.setattr(driver, "_stop_ray", lambda started: None)
+    monkeypatch.setattr(Startup, "begin", lambda self: None)
     settings: dict[str, Any] = {"synthetic_ratio": 0.05}
     options = driver.Options(
         space="clip_lora", profile="demo", data=DATA, study="fold", seed=5, bank=bank.folder, settings=settings

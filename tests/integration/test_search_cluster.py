@@ -8,7 +8,7 @@ from ray.cluster_utils import Cluster
 from lungtune.core import journal
 from lungtune.core.trial import State
 from lungtune.search import tuner
-from lungtune.search.backends.ray_hosts import cluster
+from lungtune.search.backends.ray_hosts import RayHosts
 from lungtune.search.controller import TrialController
 
 simulated = pytest.importorskip("simulated")
@@ -34,11 +34,12 @@ def ended(tmp_path_factory):
                 killed.append(second)
                 nodes.remove_node(second, allow_graceful=False)
 
+        backend = RayHosts(simulated.SimulatedHost)
         try:
-            cluster.start()
-            tuner.run_trials(TrialController(study, space, 0), kill_the_second, simulated.SimulatedHost)
+            backend.start()
+            tuner.run_trials(TrialController(study, space, 0), backend, kill_the_second)
         finally:
-            cluster.stop()
+            backend.stop()
             nodes.shutdown()
             study.release()
     assert killed

@@ -7,7 +7,7 @@ import pytest
 from lungtune.core import journal
 from lungtune.core.trial import State
 from lungtune.search import tuner
-from lungtune.search.backends.ray_hosts import cluster
+from lungtune.search.backends.ray_hosts import RayHosts
 from lungtune.search.controller import MAX_LOST, TrialController
 
 simulated = pytest.importorskip("simulated")
@@ -33,11 +33,12 @@ def ended(tmp_path_factory):
     study = simulated.begin(tmp_path_factory.mktemp("studies") / "faults", space)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        cluster.start()
+        backend = RayHosts(simulated.SimulatedHost)
+        backend.start()
         try:
-            tuner.run_trials(TrialController(study, space, 0), lambda: None, simulated.SimulatedHost)
+            tuner.run_trials(TrialController(study, space, 0), backend, lambda: None)
         finally:
-            cluster.stop()
+            backend.stop()
             study.release()
     return study
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lungtune.core import journal
-from lungtune.search import driver
+from lungtune.search.backend import Startup
 
 ROOT = Path(__file__).parents[2]
 PHANTOMS = "phantom,n=160,test=60"
@@ -131,7 +131,7 @@ def test_a_mistake_ends_in_one_sentence_and_leaves_nothing(tmp_path, monkeypatch
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
     started = []
-    monkeypatch.setattr(driver, "_start_ray", lambda: started.append(True))
+    monkeypatch.setattr(Startup, "begin", lambda self: started.append(True))
     done = door("search", *words)
     assert (done.code, started) == (2, [])
     assert sentence in done.err

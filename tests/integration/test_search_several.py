@@ -16,6 +16,7 @@ from rich.console import Console
 
 from lungtune.errors import DataError
 from lungtune.search import driver
+from lungtune.search.backend import Startup
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,8 +86,7 @@ def test_a_family_that_needs_masks_refuses_data_without_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantom_folder: Path
 ) -> None:
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(driver, "_start_ray", lambda: None)
-    monkeypatch.setattr(driver, "_stop_ray", lambda started: None)
+    monkeypatch.setattr(Startup, "begin", lambda self: None)
     options = driver.Options(space="res_unet", profile="demo", data=f"folder:{phantom_folder}", study="x")
     with pytest.raises(DataError, match=r"res_unet needs lung masks, but folder:.* names none.*masks=DIR2"):
         driver.run(options, Console(quiet=True))

@@ -20,7 +20,7 @@ from lungtune.errors import DataError, SpaceError
 from lungtune.export import export, following
 from lungtune.retrain import retrain, runs
 from lungtune.retrain.controls import BLACKOUT
-from lungtune.search import driver
+from lungtune.search import preparation
 from lungtune.search.backends.ray_hosts.host import PackHost
 from lungtune.search.controller import TrialController
 
@@ -49,8 +49,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "params: {batch_size: 8, synthetic_ratio: [0, 0.5], synthetic_use: pretrain, augmentation: 1}\n"
             "start:\n  - {synthetic_ratio: 0.5}\n  - {synthetic_ratio: 0}\n"
         )
-        options = driver.Options(space=str(space), data=SOURCE, study="mixed", seed=3, bank=bank.folder)
-        study, resolved, _ = driver._new(options, Console(quiet=True), lambda: None)
+        options = preparation.Options(space=str(space), data=SOURCE, study="mixed", seed=3, bank=bank.folder)
+        study, resolved, _ = preparation.new(options, Console(quiet=True), lambda: None)
         controller, host = TrialController(study, resolved, 3), PackHost(str(study.folder), 1, None)
         while (trial := controller.next()) is not None:
             while controller.report(trial.number, host.train(asdict(trial), False)):

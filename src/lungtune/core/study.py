@@ -159,6 +159,10 @@ class Study:
             **about,
         )
 
+    def discard(self) -> None:
+        """Delete the study's folder; :meth:`acquire` first, :meth:`release` afterwards."""
+        shutil.rmtree(self.folder)
+
     def release(self) -> None:
         """Let another driver take the study."""
         if self._journal is not None:

@@ -135,7 +135,7 @@ class History:
         self.target = 0
         self.baselines: dict[str, dict[str, float]] = {}
         self.order: list[tuple[int, Report]] = []
-        """Every report in the order it arrived, as (trial number, report): from which a scheduler's state is rebuilt."""
+        """Every report in order of arrival, as (trial number, report); a scheduler's state is rebuilt from it."""
         for event in events:
             self.apply(event)
 

@@ -1,4 +1,4 @@
-"""Every decision of a search, each in the journal before it takes effect. Knows nothing of Ray."""
+"""Every decision of a search, each in the journal before it takes effect. Independent of the backend."""
 
 from __future__ import annotations
 
@@ -9,43 +9,55 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lungtune import schedulers
 from lungtune.core import synthetic
 from lungtune.core.resource import TOLERANCE
+from lungtune.core.scheduler import Decision
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import State, Trial
 from lungtune.search import sampler
 from lungtune.search.sampler import Suggestion
-from lungtune.search.schedulers.asha import Asha, Decision
 
 MAX_LOST = 3
-"""How often a trial may lose its process without a new report before it is given up."""
+"""A trial that loses its worker more often without a new report ends as FAIL(lost)."""
 
 MAX_FAILURES = 5
-"""So many failures in a row (divergence apart) are the machine's or the code's, not the configurations': stop."""
+"""Consecutive failed trials (divergence not counted) that stop the search: the machine or the code is at fault."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial to train: from its newest checkpoint if it has one."""
+    """A trial to train, from its newest checkpoint if it has one.
+
+    Attributes:
+        number: of the trial.
+        params: every parameter by name.
+        seed: of the trial.
+        known: passes up to which the journal holds its reports.
+        lost: how often its worker died since its last report.
+    """
 
     number: int
     params: Mapping[str, Any]
     seed: int
     known: float
-    """Passes whose report the journal holds already."""
     lost: int = 0
-    """How often its host died since its last report."""
 
 
 class TrialController:
-    """Hands out trials, judges their reports, keeps the journal.
+    """Hands out trials, decides on their reports, writes the journal.
 
-    Everything it knows is rebuilt from the journal, so a new conductor on the same study goes on where the last one
-    was cut off: unfinished trials first, then paused ones worth resuming, then new ones; ASHA's rungs as they were,
-    the sampler with the same history.
+    Its state is rebuilt from the journal: a new controller on the same study continues where the last one was cut
+    off, with unfinished trials first, then paused ones to resume, then new ones.
+
+    Args:
+        study: acquired by this process.
+        space: what is searched.
+        seed: of the study; trial ``n`` is seeded with ``seed + n``.
+        suggest: returns a trial's configuration, see ``sampler.suggest``.
     """
 
     def __init__(
@@ -58,40 +70,38 @@ class TrialController:
         self.history = study.history()
         self.failures = 0
         self.running: set[int] = set()
-        self.stopping = ""
+        self._stop_reason = ""
         self.watchers: list[Callable[[Mapping[str, Any]], None]] = []
         self._lock = threading.RLock()
         self._replay()
         self.unfinished = [trial.number for trial in self.history.of(State.RUNNING)]
 
     def _replay(self) -> None:
-        """Show a new ASHA every report in its order; carry out a decision whose record a crash cut off."""
-        self.asha = Asha(self.space.fidelity, self.space.objective, self.space.scheduler)
+        """Show a new scheduler every report in its order; carry out a decision whose record a crash cut off."""
+        self.scheduler = schedulers.create(self.space.scheduler, self.space.fidelity, self.space.objective)
         for number, report in self.history.order:
             trial = self.history.trials[number]
-            best = trial.best(self.space.objective, up_to=report.fidelity)
-            score = best.metrics[self.space.objective.metric] if best else math.nan
-            verdict = self._judge(trial, report.fidelity, score)
+            decision = self._decide(trial, report.fidelity)
             last = abs(report.fidelity - trial.fidelity) < TOLERANCE
             carried_out = trial.state is not State.RUNNING or report.fidelity < trial.paused + TOLERANCE
             if last and not carried_out:
-                self._carry_out(verdict, trial)
+                self._carry_out(decision, trial)
 
-    def _judge(self, trial: Trial, fidelity: float, score: float) -> Decision:
-        verdict = self.asha.judge(trial.number, fidelity, score, random=trial.origin == "random")
+    def _decide(self, trial: Trial, fidelity: float) -> Decision:
+        decision = self.scheduler.record(trial, fidelity)
         if fidelity >= self.space.fidelity.max - TOLERANCE:
             return Decision.STOP
         # the configuration all others are compared with is never stopped
-        return Decision.CONTINUE if trial.origin == "start" else verdict
+        return Decision.CONTINUE if trial.origin == "start" else decision
 
-    def _carry_out(self, verdict: Decision, trial: Trial) -> None:
-        if verdict is Decision.PAUSE:
+    def _carry_out(self, decision: Decision, trial: Trial) -> None:
+        if decision is Decision.PAUSE:
             self.running.discard(trial.number)
             self._write("pause", trial=trial.number, fidelity=trial.fidelity)
-        elif verdict is Decision.STOP and trial.fidelity >= self.space.fidelity.max - TOLERANCE:
+        elif decision is Decision.STOP and trial.fidelity >= self.space.fidelity.max - TOLERANCE:
             self._end(trial.number, State.COMPLETE)
-        elif verdict is Decision.STOP:
-            self._end(trial.number, State.PRUNED, reason="asha")
+        elif decision is Decision.STOP:
+            self._end(trial.number, State.PRUNED, reason=self.space.scheduler.name)
 
     def _write(self, event: str, **fields: Any) -> None:
         entry = self.study.append(event, **fields)
@@ -105,9 +115,19 @@ class TrialController:
     def _end(self, number: int, state: State, reason: str = "", message: str = "", **extra: Any) -> None:
         self.running.discard(number)
         self.failures = self.failures + 1 if state is State.FAIL and reason != "nan" else 0
-        if self.failures >= MAX_FAILURES and not self.stopping:
-            self.stopping = f"{self.failures} trials failed one after the other; the last: {message.strip()[-300:]}"
+        if self.failures >= MAX_FAILURES:
+            last = message.strip()[-300:]
+            self.request_stop(f"{self.failures} trials failed one after the other; the last: {last}")
         self._write("end", trial=number, state=state.value, reason=reason, message=message, **extra)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the search was asked to stop; empty while it was not."""
+        return self._stop_reason
+
+    def request_stop(self, reason: str) -> None:
+        """Ask the search to stop: no further trial is handed out. The first reason counts; safe in signal handlers."""
+        self._stop_reason = self._stop_reason or reason
 
     @property
     def finished(self) -> bool:
@@ -118,11 +138,11 @@ class TrialController:
     def next(self) -> Assignment | None:
         """Return the next trial to train.
 
-        None when there is none: left (``finished``), because the search is stopping, or because which trial goes on
-        depends on those that are running: ask again after the next report.
+        None if none is left (``finished``), if the search is stopping, or if the next one depends on trials that are
+        running: ask again after the next report.
         """
         with self._lock:
-            while not self.stopping:
+            while not self.stop_reason:
                 trial = self._next_trial()
                 if trial is None:
                     return None
@@ -134,22 +154,22 @@ class TrialController:
             return None
 
     def _next_trial(self) -> Trial | None:
-        """Unfinished trials first, then paused ones among the best, then new ones; at the end the best of each rung."""
+        """Return an unfinished trial, else a paused one to resume, else a new one, else one of the last paused ones."""
         trials = self.history.trials
         if self.unfinished:
             return trials[self.unfinished.pop(0)]
-        number = self.asha.promotable(trials)
+        number = self.scheduler.promotable(trials)
         if number is None and len(trials) < self.history.target:
             return self._new_trial()
         if number is None and not self.running:
-            number = self.asha.promotable(trials, last=True)
+            number = self.scheduler.promotable(trials, last=True)
             if number is None:
                 self._end_paused()
         return None if number is None else trials[number]
 
     def _end_paused(self) -> None:
         for trial in self.history.of(State.PAUSED):
-            self._end(trial.number, State.PRUNED, reason="asha")
+            self._end(trial.number, State.PRUNED, reason=self.space.scheduler.name)
 
     def _new_trial(self) -> Trial:
         number = len(self.history.trials)
@@ -189,7 +209,7 @@ class TrialController:
         return True
 
     def report(self, number: int, outcome: Mapping[str, Any]) -> bool:
-        """Take a trial's report; return whether it goes on.
+        """Take a trial's report; return whether it continues on its worker.
 
         Args:
             number: the trial.
@@ -223,9 +243,9 @@ class TrialController:
                 seconds=outcome.get("seconds"),
             )
             self.failures = 0
-            verdict = self._judge(trial, outcome["fidelity"], trial.value(self.space.objective))
-            self._carry_out(verdict, trial)
-            return verdict is Decision.CONTINUE
+            decision = self._decide(trial, outcome["fidelity"])
+            self._carry_out(decision, trial)
+            return decision is Decision.CONTINUE
 
     def _checked(self, metrics: Mapping[str, Any]) -> tuple[dict[str, float], str, str]:
         """Return the finite metrics, and what is wrong with the report (a sentence, a reason) if anything is."""
@@ -244,25 +264,25 @@ class TrialController:
         return clean, "", ""
 
     def note(self, event: str, **fields: Any) -> None:
-        """Write down what decides nothing but should be known later."""
+        """Write an event that decides nothing to the journal."""
         with self._lock:
             self._write(event, **fields)
 
     def lost(self, number: int, why: str) -> None:
-        """Take note that a trial's process died; it will be tried again from its last good checkpoint."""
+        """Record that a trial's worker died; it is tried again from its last sound checkpoint."""
         with self._lock:
             if self.history.trials[number].state is State.RUNNING:
                 self._write("lost", trial=number, why=why[:500])
 
     def requeue(self) -> None:
-        """Put the trials that were running back in the queue: their processes are gone."""
+        """Put the trials that were running back in the queue: their workers are gone."""
         with self._lock:
             self.running.clear()
             self._replay()
             self.unfinished = [trial.number for trial in self.history.of(State.RUNNING)]
 
     def retry_or_give_up(self, number: int, why: str) -> None:
-        """A trial whose host died goes on if it made progress lately, and ends if that happened too often."""
+        """Queue a trial whose worker died; FAIL(lost) after more than ``MAX_LOST`` deaths without a report."""
         with self._lock:
             trial = self.history.trials[number]
             if trial.state is not State.RUNNING:
@@ -273,7 +293,7 @@ class TrialController:
                 self.unfinished.append(number)
 
     def close_by_budget(self) -> None:
-        """End the trials that have a report: the time budget is spent. The others stay to be resumed."""
+        """End the running trials that have a report, and the paused ones: the time budget is spent."""
         with self._lock:
             for trial in self.history.of(State.RUNNING):
                 if trial.reports and trial.origin != "start":

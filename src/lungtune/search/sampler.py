@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 from optuna.distributions import distribution_to_json
-from optuna.trial import TrialState
 
-from lungtune.core.resource import TOLERANCE
+from lungtune import optuna_study
 from lungtune.core.space import SPACE, SearchSpace
-from lungtune.core.trial import History, State, Trial
-
-_STATES = {
-    State.COMPLETE: TrialState.COMPLETE,
-    State.PRUNED: TrialState.PRUNED,
-    State.FAIL: TrialState.FAIL,
-    State.RUNNING: TrialState.RUNNING,
-    State.PAUSED: TrialState.PRUNED,  # may go on, and is told anew when it did
-}
-STARTUP = 8
-"""Random trials before a model-based sampler takes over; so many must have reached the level at which TPE compares."""
+from lungtune.core.trial import History
+from lungtune.optuna_study import STARTUP
 
 RANDOM = 3
-"""Of so many trials TPE's model does not choose one: what looks good early would lock some searches in
+"""With TPE, one trial in so many is drawn at random, so that what looks good early does not lock a search in
 (``benchmarks/schedulers.md``)."""
-
 
 TURNS = 3
 """Trials that every space of several has before any is preferred, where there are enough trials."""
@@ -60,7 +48,7 @@ def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Sug
         return Suggestion(params, sampled, distributions, "start", {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = rebuild(space, history, make(space, seed, number))
+        study = optuna_study.for_sampler(space, history, make(space, seed, number))
         asked = study.ask(dict(space.axes))
     sampled = dict(asked.params)
     keeps_state = space.sampler in ("cmaes", "nsga2")  # these carry their state in attributes of their trials
@@ -96,75 +84,6 @@ def _of_several(space: SearchSpace, history: History, seed: int, number: int) ->
         "sampler" if points and turn else made.origin,
         made.attrs,
     )
-
-
-def rebuild(space: SearchSpace, history: History, sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-    """Return an in-memory Optuna study that tells the journal's story truly.
-
-    TPE is shown trials that can be compared (Falkner et al., BOHB, ICML 2018): those that reached one level, the
-    highest that at least ``STARTUP`` reached, by their best report up to there. For the other samplers, trials
-    stopped or paused by ASHA are PRUNED with all their reports, and the score of a finished trial is its best report.
-    Failed trials are FAIL. Trials outside the space as it is now (a start point, an older, wider space) are left out.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    direction = "maximize" if space.objective.mode == "max" else "minimize"
-    study = optuna.create_study(direction=direction, sampler=sampler)
-    at = level(space, history)
-    for trial in history.of(*_STATES):
-        record = frozen(space, trial, at)
-        if record is not None:
-            study.add_trial(record)
-    return study
-
-
-def level(space: SearchSpace, history: History) -> float | None:
-    """Return the passes at which trials are compared for the sampler; None when it is told all of every trial."""
-    if space.sampler != "tpe":
-        return None
-    levels = space.fidelity.levels
-    reached = [trial.fidelity + TOLERANCE for trial in history.trials.values() if trial.state is not State.FAIL]
-    return next((at for at in reversed(levels) if sum(f >= at for f in reached) >= STARTUP), levels[0])
-
-
-def frozen(space: SearchSpace, trial: Trial, at: float | None = None) -> optuna.trial.FrozenTrial | None:
-    """Return one trial as Optuna is told of it, compared ``at`` so many passes; None when it is not told."""
-    inside = all(_holds(axis, trial.params.get(name)) for name, axis in space.axes.items())
-    value = trial.value(space.objective)
-    if not inside or (trial.state is State.COMPLETE and math.isnan(value)):
-        return None
-    metric = space.objective.metric
-    if at is not None and trial.state is not State.FAIL:
-        best = trial.best(space.objective, up_to=at + TOLERANCE) if trial.fidelity >= at - TOLERANCE else None
-        if best is None and trial.state is not State.RUNNING:
-            return None
-        return optuna.trial.create_trial(
-            state=TrialState.RUNNING if best is None else TrialState.COMPLETE,
-            value=None if best is None else best.metrics[metric],
-            params={name: trial.params[name] for name in space.axes},
-            distributions=dict(space.axes),
-            user_attrs={"trial": trial.number},
-        )
-    steps = {}
-    for report in trial.reports:
-        best = trial.best(space.objective, up_to=report.fidelity)
-        if best is not None:  # keyed by fidelity: samples at one rung differ by the batch size, and TPE ranks by step
-            steps[round(report.fidelity * 1000)] = best.metrics[metric]
-    return optuna.trial.create_trial(
-        state=_STATES[trial.state],
-        value=value if trial.state is State.COMPLETE else None,
-        params={name: trial.params[name] for name in space.axes},
-        distributions=dict(space.axes),
-        intermediate_values=steps,
-        system_attrs=dict(trial.sampler_attrs),
-        user_attrs={"trial": trial.number, "reason": trial.reason},
-    )
-
-
-def _holds(axis: optuna.distributions.BaseDistribution, value: Any) -> bool:
-    if isinstance(axis, optuna.distributions.CategoricalDistribution):
-        return value in axis.choices
-    inside = isinstance(value, (int, float)) and axis.low <= value <= axis.high  # type: ignore[attr-defined]
-    return inside and axis._contains(axis.to_internal_repr(value))  # which raises for a log range and 0
 
 
 def _default(space: SearchSpace, name: str) -> Any:

@@ -1,92 +1,123 @@
-"""The search's loop: hosts get trials, the conductor gets reports, until there is nothing left to do.
-
-Ray places hosts and tells when one dies. A trial is no process of its own: it is a call that waits for a host's next
-report of it.
-"""
+"""The search's loop: workers get trials, the controller gets reports. Independent of the backend."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable
-from typing import Any
 
-import ray
-
-from lungtune.errors import StudyError
-from lungtune.search.backends.ray_hosts import cluster
-from lungtune.search.backends.ray_hosts.host import PackHost
-from lungtune.search.backends.ray_hosts.workers import Worker, WorkerPool
+from lungtune.errors import StudyError, UserError
+from lungtune.search.backend import Backend, BackendError, Event, Reported, TrialLost, WorkerReady, WorkerUnusable
 from lungtune.search.controller import MAX_LOST, Assignment, TrialController
 
 log = logging.getLogger(__name__)
-_PATIENCE = 0.2
-"""Seconds to wait for a report before the view is drawn again."""
+
+POLL_SECONDS = 0.2
+"""Longest wait for an event before ``tick`` is called again."""
+
+SUSPECT = 2
+"""A trial that lost its worker so often without a report trains alone: it may be what kills workers."""
+
+SHARE = 0.25
+"""Largest share of a search's trials that train at a time (but one on each device): with more of them the sampler
+chooses before it has seen results."""
 
 
-def run_trials(controller: TrialController, tick: Callable[[], None], host: type[PackHost] = PackHost) -> None:
-    """Run trials until the conductor has no more or is stopping.
+def run_trials(controller: TrialController, backend: Backend, tick: Callable[[], None]) -> None:
+    """Run trials until the controller has no more or is stopping.
 
-    A trial whose host dies goes on from its last checkpoint on another. When Ray itself is gone it is started again,
-    and a new loop takes over from the journal.
+    A trial whose worker dies continues from its last checkpoint on another. A backend that fails as a whole is started
+    again, and the loop continues from the journal.
+
+    Args:
+        controller: decides and writes the journal.
+        backend: started.
+        tick: called between events, at least every ``POLL_SECONDS`` while the backend responds: draws the view, checks
+            the time budget. The place for checks of the search as a whole; they end it by ``controller.request_stop``.
 
     Raises:
-        StudyError: Ray fails again and again without a report in between.
+        StudyError: the backend fails again and again without a report in between, or cannot be started again.
+        UserError: no trial has begun, and what keeps them from it is for the user to mend.
     """
     failures = 0
-    while not controller.finished and not controller.stopping:
+    while not controller.finished and not controller.stop_reason:
         reports = len(controller.history.order)
         try:
-            _run(controller, tick, host)
-        except (ray.exceptions.RayError, ConnectionError, RuntimeError) as error:
-            why = " ".join(str(error).split())[:300]
-            log.warning("Ray failed (%s); going on from the journal.", why[:200])
+            _run(controller, backend, tick)
+        except BackendError as error:
+            why = _one_line(error, 300)
+            log.warning("%s failed (%s); continuing from the journal.", backend.title, why[:200])
             failures = failures + 1 if len(controller.history.order) == reports else 0
             if failures > MAX_LOST:
                 raise StudyError(
-                    f"Ray fails again and again without a new report: {why}. Mend it, then resume."
+                    f"{backend.title} fails again and again without a new report: {why}. Mend it, then resume."
                 ) from error
             with contextlib.suppress(Exception):
-                cluster.stop()
-            cluster.start()
+                backend.stop()
+            backend.start()
         finally:
             controller.requeue()
 
 
-def _run(controller: TrialController, tick: Callable[[], None], host: type[PackHost]) -> None:
-    hosts = WorkerPool(controller, host)
-    calls: dict[Any, tuple[Assignment, Worker]] = {}
-    held: Assignment | None = None
+def _run(controller: TrialController, backend: Backend, tick: Callable[[], None]) -> None:
+    """Run trials on the workers of one opening of the backend."""
+    placed: set[int] = set()
+    waiting: Assignment | None = None
     try:
-        while not controller.finished and not controller.stopping:
-            hosts.poll()
-            while held is not None or hosts.room():
-                held = held or controller.next()
-                place = hosts.place(held) if held is not None else None
-                if held is None or place is None:  # nothing to train before the next report; or it waits to be alone
-                    break
-                calls[place.train(held, fresh=True)] = held, place
-                held = None
+        backend.open(controller.study.folder, controller.space)
+        while not controller.finished and not controller.stop_reason:
+            waiting = _fill(controller, backend, placed, waiting)
             tick()
-            if not calls:
-                hosts.wait(_PATIENCE)
-                continue
-            for call in ray.wait(list(calls), timeout=_PATIENCE)[0]:
-                assignment, place = calls.pop(call)
-                if _goes_on(controller, hosts, assignment, place, call):
-                    calls[place.train(assignment, fresh=False)] = assignment, place
-                else:
-                    hosts.free(assignment.number)
+            for event in backend.poll(POLL_SECONDS):
+                _handle(event, controller, backend, placed)
     finally:
-        hosts.close()
+        backend.close()
 
 
-def _goes_on(controller: TrialController, hosts: WorkerPool, assignment: Assignment, place: Worker, call: Any) -> bool:
-    """Take a trial's report, or note that its host died; return whether it trains on there."""
-    try:
-        outcome = ray.get(call)
-    except ray.exceptions.RayError as error:
-        hosts.died(place)
-        controller.retry_or_give_up(assignment.number, " ".join(str(error).split())[:500])
-        return False
-    return controller.report(assignment.number, outcome)
+def _fill(
+    controller: TrialController, backend: Backend, placed: set[int], waiting: Assignment | None
+) -> Assignment | None:
+    """Submit trials while there is room; return the one that waits until a worker has room for it alone."""
+    while waiting is not None or _has_room(controller, backend, placed):
+        waiting = waiting or controller.next()
+        if waiting is None:  # nothing to train before the next report
+            return None
+        alone = waiting.lost >= SUSPECT
+        if not backend.has_room(alone):
+            return waiting
+        backend.submit(waiting, alone)
+        placed.add(waiting.number)
+        waiting = None
+    return None
+
+
+def _has_room(controller: TrialController, backend: Backend, placed: set[int]) -> bool:
+    most = max(backend.devices, math.ceil(controller.history.target * SHARE))
+    return len(placed) < most and backend.has_room()
+
+
+def _handle(event: Event, controller: TrialController, backend: Backend, placed: set[int]) -> None:
+    """Carry one event of the backend to the controller, and the decision back."""
+    match event:
+        case Reported(number, outcome):
+            if controller.report(number, outcome):
+                backend.advance(number)
+            else:
+                backend.release(number)
+                placed.discard(number)
+        case TrialLost(number, why):
+            placed.discard(number)
+            controller.retry_or_give_up(number, why)
+        case WorkerReady(index, about, references):
+            if references and not controller.history.baselines:
+                controller.note("baselines", **references)
+            controller.note("host", index=index, **about)
+        case WorkerUnusable(what, error):
+            if isinstance(error, UserError) and not controller.history.trials:
+                raise error
+            controller.request_stop(f"{what}: {_one_line(error)[-300:]}")
+
+
+def _one_line(error: BaseException, limit: int | None = None) -> str:
+    return " ".join(str(error).split())[:limit]

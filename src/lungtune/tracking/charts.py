@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungtune.core.trial import History, State, Trial
-from lungtune.tracking import limits
+from lungtune.core.trial import History, Trial
 from lungtune.tracking.projection import STUDY, Projection
 from lungtune.tracking.writer import Writer
 
@@ -102,57 +101,17 @@ def common_fidelity(history: History) -> float:
     return reached[min(len(reached) - 1, math.ceil(len(reached) * SHARE) - 1)] if reached else 0.0
 
 
-def optuna_study(history: History, fidelity: float | None = None) -> optuna.Study:
-    """Rebuild the search as an Optuna study in memory.
-
-    Args:
-        history: the trials.
-        fidelity: compare all trials that got so far by their best score up to there, all COMPLETE; without it,
-            trials keep their states and final scores.
-    """
-    import optuna
-    from optuna.distributions import json_to_distribution
-    from optuna.trial import TrialState, create_trial
-
-    objective = history.objective
-    direction = "maximize" if objective.mode == "max" else "minimize"
-    study = optuna.create_study(direction=direction, study_name=str(history.study["name"]))
-    pruned = TrialState.PRUNED
-    states = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: pruned, State.PAUSED: pruned}
-    compared = {t.number for t in (history.of(*states) if fidelity is None else history.ranked())}
-    for _, trial in sorted(history.trials.items()):
-        report = trial.best(objective, math.inf if fidelity is None else fidelity + 1e-9)
-        early = fidelity is not None and trial.fidelity < fidelity - 1e-9
-        if report is None or early or trial.number not in compared:
-            study.add_trial(create_trial(state=TrialState.FAIL))  # keeps the others' numbers; no chart shows it
-            continue
-        curve = {limits.step(r.samples): r.metrics.get(objective.metric, math.nan) for r in trial.reports}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a start value outside the ranges: told when the space was read
-            try:
-                distributions = {key: json_to_distribution(text) for key, text in trial.distributions.items()}
-                created = create_trial(
-                    state=TrialState.COMPLETE if fidelity is not None else states[trial.state],
-                    value=report.metrics[objective.metric],
-                    params={key: trial.sampled[key] for key in distributions},
-                    distributions=distributions,
-                    intermediate_values={k: v for k, v in curve.items() if math.isfinite(v)},
-                )
-                study.add_trial(created)
-            except (ValueError, KeyError):
-                study.add_trial(create_trial(state=TrialState.FAIL))
-    return study
-
-
 def _charts(history: History) -> Iterator[tuple[str, str, Any]]:
     import optuna
     from optuna import visualization as draw
+
+    from lungtune import optuna_study
 
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(logging.WARNING)
     try:
         metric, level = history.objective.metric, common_fidelity(history)
-        whole, equal = optuna_study(history), optuna_study(history, level)
+        whole, equal = optuna_study.for_charts(history), optuna_study.for_charts(history, level)
         count = len(equal.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
         fair = f"All {count} trials that trained for {level:.3g} passes, by their best {metric} up to there"
         label = {"target_name": metric}

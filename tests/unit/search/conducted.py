@@ -1,17 +1,17 @@
-"""Drives a conductor without Ray and without training: scores are arithmetic."""
+"""Drives a controller without a backend and without training: scores are arithmetic."""
 
 import sys
 from pathlib import Path
 
 from lungtune.core import journal
-from lungtune.core.scheduler import Scheduler
+from lungtune.core.scheduler import SchedulerConfig
 from lungtune.core.study import Study
 from lungtune.search.controller import TrialController
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "integration"))
 import simulated
 
-MODES = {mode: Scheduler("asha", mode) for mode in ("promote", "stop")}
+MODES = {mode: SchedulerConfig("asha", {"mode": mode}) for mode in ("promote", "stop")}
 
 
 def reopen(study):

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lungtune import schedulers
 from lungtune.core.resource import Fidelity
-from lungtune.core.scheduler import Scheduler
+from lungtune.core.scheduler import Decision, SchedulerConfig
 from lungtune.core.trial import Objective, Report, State, Trial
-from lungtune.search.schedulers.asha import Asha, Decision
 
 FIDELITY = Fidelity(max=9, min=1, eta=3)
 
@@ -17,42 +17,49 @@ FIDELITY = Fidelity(max=9, min=1, eta=3)
 CONTINUE, PAUSE, STOP = Decision
 
 
-def asha(better="max", mode="stop", name="asha"):
-    return Asha(FIDELITY, Objective("m", better), Scheduler(name, mode))
+def asha(better="max", mode="stop"):
+    return schedulers.create(SchedulerConfig("asha", {"mode": mode}), FIDELITY, Objective("m", better))
+
+
+def record(scheduler, number, fidelity, score, random=False):
+    """Show a scheduler the report of a trial whose score so far is ``score``."""
+    trial = Trial(number, {}, {}, {}, 0, "random" if random else "sampler")
+    trial.reports = [Report(fidelity, 100, {"m": score})]
+    return scheduler.record(trial, fidelity)
 
 
 def test_the_first_at_a_rung_goes_on_and_a_worse_one_does_not():
     rungs = asha()
-    assert rungs.judge(0, 1, 0.5) is CONTINUE
-    assert rungs.judge(1, 1, 0.4) is STOP
-    assert rungs.judge(2, 1, 0.6) is CONTINUE
+    assert record(rungs, 0, 1, 0.5) is CONTINUE
+    assert record(rungs, 1, 1, 0.4) is STOP
+    assert record(rungs, 2, 1, 0.6) is CONTINUE
 
 
 def test_lower_is_better_when_the_objective_says_so():
     rungs = asha("min")
-    assert rungs.judge(0, 1, 0.5) is CONTINUE
-    assert rungs.judge(1, 1, 0.4) is CONTINUE
-    assert rungs.judge(2, 1, 0.6) is STOP
+    assert record(rungs, 0, 1, 0.5) is CONTINUE
+    assert record(rungs, 1, 1, 0.4) is CONTINUE
+    assert record(rungs, 2, 1, 0.6) is STOP
 
 
 @pytest.mark.parametrize("mode", ["promote", "stop"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_stops_and_never_counts(bad, mode):
     rungs = asha(mode=mode)
-    assert rungs.judge(0, 1, bad) is STOP
+    assert record(rungs, 0, 1, bad) is STOP
     assert all(not recorded for recorded in rungs.rungs.values())
 
 
 def test_without_a_scheduler_every_trial_goes_on():
-    rungs = asha(name="none")
-    assert [rungs.judge(trial, 1, score) for trial, score in enumerate((0.5, 0.4, 0.3))] == [CONTINUE] * 3
+    none = schedulers.create(SchedulerConfig("none"), FIDELITY, Objective("m"))
+    assert [record(none, trial, 1, score) for trial, score in enumerate((0.5, 0.4, 0.3))] == [CONTINUE] * 3
 
 
 def waiting(*scores, better="max"):
     """Trials of these scores, all paused at the first rung."""
     rungs = asha(better, "promote")
     for number, score in enumerate(scores):
-        assert rungs.judge(number, 1, score) is PAUSE
+        assert record(rungs, number, 1, score) is PAUSE
     return rungs, {number: paused(number, score) for number, score in enumerate(scores)}
 
 
@@ -78,7 +85,7 @@ def test_every_trial_pauses_and_the_best_third_goes_on():
 def test_the_highest_rung_is_served_first():
     rungs, trials = waiting(0.5, 0.6, 0.7, 0.4, 0.3, 0.2, 0.9, 0.8, 0.1)
     for number in (6, 7, 2):
-        rungs.judge(number, 3, 0.9 - number / 100)
+        record(rungs, number, 3, 0.9 - number / 100)
         trials[number] = paused(number, 0.9 - number / 100, fidelity=3.0)
     assert rungs.promotable(trials) == 2
 
@@ -102,7 +109,7 @@ def test_random_trials_are_compared_among_themselves():
     """Else a sampler's model that has fallen for what looks good early keeps them from ever going on."""
     rungs, trials = asha(mode="promote"), {}
     for number, score in enumerate((0.9, 0.9, 0.1, 0.9, 0.9, 0.3, 0.9, 0.9, 0.2)):
-        rungs.judge(number, 1, score, random=number % 3 == 2)
+        record(rungs, number, 1, score, random=number % 3 == 2)
         trials[number] = paused(number, score)
     went_on = []
     while (number := rungs.promotable(trials)) is not None:
@@ -146,11 +153,11 @@ def test_rungs_rebuilt_from_the_reports_decide_alike(arrivals, cut, mode):
         if reached[trial] <= 9:
             reports.append((trial, float(reached[trial]), score))
     whole = asha(mode=mode)
-    decisions = [whole.judge(*report) for report in reports]
+    decisions = [record(whole, *report) for report in reports]
     again = asha(mode=mode)
     for report in reports[:cut]:
-        again.judge(*report)
-    assert [again.judge(*report) for report in reports[cut:]] == decisions[cut:]
+        record(again, *report)
+    assert [record(again, *report) for report in reports[cut:]] == decisions[cut:]
     assert again.rungs == whole.rungs
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,8 @@ from rich.console import Console
 
 from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError
-from lungtune.search import driver
+from lungtune.search import driver, preparation
+from lungtune.search.backend import Startup, WorkerUnusable
 from lungtune.search.backends.ray_hosts import workers
 
 
@@ -31,32 +31,25 @@ def test_masks_that_cannot_be_used_begin_no_study(tmp_path: Path, monkeypatch: p
     source = f"folder:{tmp_path}/images,masks={tmp_path}/masks"
     options = driver.Options(space="res_unet", profile="demo", data=source)
     with pytest.raises(DataError, match=r"must be white \(above 127\) inside, but its brightest pixel is 1"):
-        driver._new(options, Console(quiet=True), lambda: None)
+        preparation.new(options, Console(quiet=True), lambda: None)
     assert not Study.names()
 
 
-@pytest.mark.parametrize("trials", [0, 1])
-def test_what_the_user_must_mend_ends_a_search_that_has_not_begun(trials: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that cannot open its session for the user's mistake: an error before the first trial, a stop after it."""
+def test_cause_of_a_host_that_cannot_open_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tuner raises it before the first trial and stops after it: test_supervision."""
     mistake = SpaceError("image_size must be a multiple of 8 px, but got 60.")
     failed = ray.exceptions.RayTaskError("ready", "traceback", mistake)
     monkeypatch.setattr(ray, "wait", lambda objects, timeout: (objects, []))
     monkeypatch.setattr(ray, "get", lambda opening: (_ for _ in ()).throw(failed))
-    controller = SimpleNamespace(history=SimpleNamespace(trials=dict.fromkeys(range(trials))), stopping="")
-    made = workers.WorkerPool.__new__(workers.WorkerPool)
-    made.controller, made._places = controller, [workers.Worker(0, 0, None, object())]
-    if trials:
-        made.poll()
-        assert "image_size must be a multiple of 8 px" in controller.stopping
-    else:
-        with pytest.raises(SpaceError, match=r"image_size must be a multiple of 8 px, but got 60\."):
-            made.poll()
+    pool = workers.WorkerPool.__new__(workers.WorkerPool)
+    pool.workers = [workers.Worker(0, 0, None, object())]
+    assert pool.poll() == [WorkerUnusable("device 0 cannot train", mistake)]
+    assert pool.poll() == [], "it is said once"
 
 
 def test_a_study_that_never_began_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
-    monkeypatch.setattr(driver, "_start_ray", lambda: None)
-    monkeypatch.setattr(driver, "_stop_ray", lambda started: None)
+    monkeypatch.setattr(Startup, "begin", lambda self: None)
 
     def refused(*args: object) -> str:
         raise SpaceError("image_size must be a multiple of 8 px, but got 60.")

@@ -23,8 +23,7 @@ from lungtune.data import dataset
 from lungtune.data.bank_files import Item
 from lungtune.data.synthetic_bank import Bank
 from lungtune.errors import DataError, SpaceError, StudyError
-from lungtune.search import bank_provision, driver
-from lungtune.search.backends.ray_hosts.host import PackHost
+from lungtune.search import bank_provision, device_session, preparation
 
 SOURCE = "phantom,n=84,test=36,size=32"
 
@@ -59,10 +58,10 @@ def bank(tmp_path: Path) -> Bank:
 
 
 def begin(bank: Path | None, seed: int = 3, **settings: Any) -> tuple[Study, SearchSpace, Any]:
-    options = driver.Options(
+    options = preparation.Options(
         space="clip_head", profile="demo", data=SOURCE, study="x", seed=seed, settings=settings, bank=bank
     )
-    return driver._new(options, Console(quiet=True), lambda: None)
+    return preparation.new(options, Console(quiet=True), lambda: None)
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -138,23 +137,21 @@ def test_a_study_keeps_the_first_images_of_its_bank(bank: Bank) -> None:
     assert np.bincount(data.synthetic.labels).tolist() == list(needed)
 
     def opened() -> Any:
-        host = PackHost.__new__(PackHost)
-        host._study, host._threads = Study(study.folder), 1
-        return host.open_session().on(*space.bases[0]).dataset.synthetic
+        return device_session.open_session(study.folder, 1).sessions.on(*space.bases[0]).dataset.synthetic
 
     fill(bank, 16)  # a bank may grow
     assert np.array_equal(opened().images, data.synthetic.images)
-    options = driver.Options(study="x", resume=True)
-    study, _, again = driver._resumed(options, Console(quiet=True), lambda: None)
+    options = preparation.Options(study="x", resume=True)
+    study, _, again = preparation.resumed(options, Console(quiet=True), lambda: None)
     study.release()
     assert np.array_equal(again.synthetic.images, data.synthetic.images)
     with pytest.raises(StudyError, match=r"a resumed study keeps its bank; leave --bank out"):
-        driver._resumed(dataclasses.replace(options, bank=bank.folder), Console(quiet=True), lambda: None)
+        preparation.resumed(dataclasses.replace(options, bank=bank.folder), Console(quiet=True), lambda: None)
     entry = bank.entries(bank.classes[1])[0]
     (bank.folder / entry.file).unlink()
     bank.drop_damaged()
     fill(bank, 16)  # made anew, and not as it was
-    for reopen in (opened, lambda: driver._resumed(options, Console(quiet=True), lambda: None)):
+    for reopen in (opened, lambda: preparation.resumed(options, Console(quiet=True), lambda: None)):
         with pytest.raises(DataError, match="must be those that were trained on"):
             reopen()
     shutil.rmtree(bank.folder)

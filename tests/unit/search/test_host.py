@@ -9,6 +9,7 @@ import simulated
 from lungtune.core.trial import Report
 from lungtune.errors import WeightsError
 from lungtune.search.backends.ray_hosts.host import PackHost
+from lungtune.search.device_session import DeviceSession
 
 
 class Session(simulated.SimulatedSession):
@@ -34,8 +35,7 @@ class Host(PackHost):
     """A host of two slots around that session."""
 
     def open_session(self):
-        self._about = {"slots": 2}
-        return Session(self._study)
+        return DeviceSession(Session(self._study), {"slots": 2})
 
 
 @pytest.fixture

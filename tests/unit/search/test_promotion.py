@@ -176,8 +176,8 @@ def test_the_twin_of_a_paused_trial_is_answered_from_the_journal(tmp_path):
 
 @pytest.mark.parametrize("name", ["asha", "none"])
 def test_without_a_scheduler_nothing_is_cut_short(tmp_path, name):
-    from lungtune.core.scheduler import Scheduler
+    from lungtune.core.scheduler import SchedulerConfig
 
-    space = simulated.space(6, scheduler=Scheduler(name))
+    space = simulated.space(6, scheduler=SchedulerConfig(name))
     history = drive(simulated.begin(tmp_path / "s", space), space, lowest).history()
     assert (history.work == 6 * 9) is (name == "none")

@@ -6,6 +6,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from lungtune import optuna_study
 from lungtune.core.resource import Fidelity
 from lungtune.core.space import SAMPLERS, SearchSpace
 from lungtune.core.trial import History, Objective, Report, State, Trial
@@ -60,7 +61,7 @@ def test_the_start_configuration_is_the_first_trial_even_outside_the_ranges():
 
 
 def test_a_trial_stopped_early_is_pruned_with_its_reports_not_complete_at_its_last():
-    study = sampler.rebuild(space("gp"), history([trial(0, State.PRUNED, (0.9, 0.6))]))
+    study = optuna_study.for_sampler(space("gp"), history([trial(0, State.PRUNED, (0.9, 0.6))]))
     told = study.trials[0]
     assert told.state is TrialState.PRUNED
     assert told.intermediate_values == {1000: 0.9, 2000: 0.9}, "by fidelity, the best so far"
@@ -79,17 +80,17 @@ def test_the_stock_glue_calls_a_stopped_trial_complete_at_its_last_value():
 
 
 def test_a_complete_trial_counts_with_its_best_report():
-    study = sampler.rebuild(space("gp"), history([trial(0, values=(0.5, 0.9, 0.6))]))
+    study = optuna_study.for_sampler(space("gp"), history([trial(0, values=(0.5, 0.9, 0.6))]))
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 0.9)
 
 
 def test_a_failed_trial_is_told_as_failed_and_has_no_value():
-    study = sampler.rebuild(space(), history([trial(0, State.FAIL, (0.5, math.nan))]))
+    study = optuna_study.for_sampler(space(), history([trial(0, State.FAIL, (0.5, math.nan))]))
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.FAIL, None)
 
 
 def test_a_trial_outside_the_space_is_left_out():
-    study = sampler.rebuild(space("gp"), history([trial(0, lr=1e-6), trial(1)]))
+    study = optuna_study.for_sampler(space("gp"), history([trial(0, lr=1e-6), trial(1)]))
     assert [t.user_attrs["trial"] for t in study.trials] == [1]
 
 
@@ -100,16 +101,16 @@ def test_tpe_compares_trials_at_the_highest_level_that_enough_of_them_reached():
     failed = [trial(21, State.FAIL, (0.9, 0.9, 0.9))]
     started = [trial(22, State.RUNNING, ())]
     past = history([*few, *many, *far, *failed, *started])
-    assert sampler.level(space(), past) == 3
-    told = {t.user_attrs["trial"]: (t.state, t.value) for t in sampler.rebuild(space(), past).trials}
+    assert optuna_study.level(space(), past) == 3
+    told = {t.user_attrs["trial"]: (t.state, t.value) for t in optuna_study.for_sampler(space(), past).trials}
     assert told == {
         **{t.number: (TrialState.COMPLETE, 0.5) for t in many},
         20: (TrialState.COMPLETE, 0.1),
         21: (TrialState.FAIL, None),
         22: (TrialState.RUNNING, None),
     }
-    assert sampler.level(space(), history(few)) == 1
-    assert sampler.level(space("gp"), past) is None
+    assert optuna_study.level(space(), history(few)) == 1
+    assert optuna_study.level(space("gp"), past) is None
 
 
 def test_one_trial_in_three_is_random_whatever_tpe_believes():
@@ -124,5 +125,5 @@ def test_one_trial_in_three_is_random_whatever_tpe_believes():
 def test_a_start_point_at_zero_outside_a_log_range_is_left_out_for_the_sampler() -> None:
     """As lambda2 = 0: the control of an axis whose own range cannot hold it."""
     told = history([trial(0, lr=0.0), trial(1)])
-    assert len(sampler.rebuild(space(), told).trials) == 1
+    assert len(optuna_study.for_sampler(space(), told).trials) == 1
     assert sampler.suggest(space(start=()), told, 0, 2).params["lr"] > 0

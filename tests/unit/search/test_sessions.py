@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,11 @@ from optuna.distributions import CategoricalDistribution
 from lungtune.core.params import param
 from lungtune.core.resource import Fidelity
 from lungtune.core.space import SPACE, SearchSpace, together
+from lungtune.core.study import Study
 from lungtune.core.trial import Objective
 from lungtune.data.dataset import Dataset, Part
 from lungtune.engine import capacity, session
-from lungtune.search.backends.ray_hosts.host import PackHost
+from lungtune.search import device_session
 from toy import CLASSES, LABELS, Toy
 
 
@@ -160,12 +160,13 @@ def test_a_host_opens_a_base_that_is_searched(monkeypatch: Any, tmp_path: Path) 
     for searched in (together(plain), dataclasses.replace(plain[0], base={"image_size": 8, "model": "not here"})):
         opened: list[Any] = []
         monkeypatch.setattr(session.Sessions, "on", lambda self, *base, opened=opened: opened.append(base))
-        host = object.__new__(PackHost)
-        begun = {"space": dataclasses.replace(searched, slots=1).to_dict()}
-        history = SimpleNamespace(study=begun, baselines={"constant": {}})
-        host._study = SimpleNamespace(history=lambda history=history: history, split_path=tmp_path)  # type: ignore
-        host._threads = 1
-        host.open_session()
+        study = Study(tmp_path / str(len(searched.members)))
+        study.acquire()
+        study.begin(dataclasses.replace(searched, slots=1), data={}, seed=0, about={})
+        study.append("baselines", constant={"macro_f1": 0.1})
+        study.release()
+        made = device_session.open_session(study.folder, 1)
+        assert (made.about["slots"], made.about["why"], made.references) == (1, "set", {})
         assert [(name, base["model"]) for name, base in opened] == [("one", "b")]
 
 

@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from contenders import Lungtune, ShortPass, StockRay
-from lungtune.core.scheduler import Scheduler
+from lungtune.core.scheduler import SchedulerConfig
 from lungtune.core.trial import State
 from lungtune.search import sampler
 from simulator import Table, run, target
@@ -45,7 +45,7 @@ def test_promotion_reaches_the_target_long_before_full_trainings_do(mode, worker
     spent = {}
     for name in ("asha", "none"):
         runs = [
-            run(curves, build(Lungtune, curves, s, scheduler=Scheduler(name), kind="random"), 10_000, workers)
+            run(curves, build(Lungtune, curves, s, scheduler=SchedulerConfig(name), kind="random"), 10_000, workers)
             for s in range(5)
         ]
         assert all(ended.reached for ended in runs)

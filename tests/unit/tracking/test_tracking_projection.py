@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lungtune import optuna_study
 from lungtune.core.trial import History
 from lungtune.tasks.classification.figures import confusion_png, roc_png
 from lungtune.tracking import charts, limits, mlflow_views, run_markdown, store
@@ -169,7 +170,7 @@ def test_ranges_are_told_in_a_word():
 def test_charts_compare_trials_at_a_fidelity_most_of_them_reached():
     history = project(events()).history
     level = charts.common_fidelity(history)
-    study = charts.optuna_study(history, level)
+    study = optuna_study.for_charts(history, level)
     compared = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     assert len(compared) >= 2 / 3 * len(history.ranked()) - 1
     for trial in compared:

@@ -1,1 +1,1 @@
-"""Where trials train."""
+"""Backends, see ``search.backend``: one module or folder each, found by name."""

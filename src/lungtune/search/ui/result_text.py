@@ -57,7 +57,7 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     named = {"RUNNING": "unfinished"}
     states = ", ".join(f"{n} {named.get(state, state.lower())}" for state, n in result["states"].items() if n)
     work = result["work"]
-    out(f"{states}; {work['passes']:.1f} passes, {100 * work['saved']:.0f} % saved by ASHA; {seconds:.0f} s.")
+    out(f"{states}; {work['passes']:.1f} passes, {100 * work['saved']:.0f} % saved by early stopping; {seconds:.0f} s.")
     if best is None:
         out("no trial has ended with a score yet.")
         return

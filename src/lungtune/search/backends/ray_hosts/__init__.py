@@ -1,1 +1,7 @@
-"""One Ray actor a device."""
+"""Backend on Ray: one host process (actor) for each GPU, or each core where there is none. The only importer of ray."""
+
+from lungtune.search.backends.ray_hosts.backend import RayHosts
+
+__all__ = ["BACKEND", "RayHosts"]
+
+BACKEND = RayHosts

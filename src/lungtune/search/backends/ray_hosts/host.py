@@ -1,31 +1,29 @@
-"""A device's host: the process that owns its backbone, its pixels and its pack.
+"""A device's host: the process that owns its backbone, its pixels and its pack. Imports no ray.
 
-Trials join, leave and wait for verdicts between two steps of the others; the calls that say so come from other
+Trials join, leave and wait for decisions between two steps of the others; the calls for that come from other
 processes at any time. Only trials whose next report somebody waits for are trained.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 import traceback
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lungtune import catalog
-from lungtune.core.family import Generator
-from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.errors import TrialError
+from lungtune.search import device_session
+from lungtune.search.device_session import DeviceSession
 
 
 @dataclass
 class _Call:
-    """Somebody waits for a trial's next report."""
+    """A pending request for a trial's next report."""
 
     assignment: Mapping[str, Any]
     fresh: bool
@@ -35,7 +33,7 @@ class _Call:
 
 
 class PackHost:
-    """Trains the trials it is given, as many together as its device trains fastest.
+    """Trains trials on one device, as many together as its session has slots.
 
     Args:
         study: the study's folder.
@@ -58,9 +56,7 @@ class PackHost:
         threading.Thread(target=self._work, daemon=True).start()
 
     def ready(self) -> dict[str, Any]:
-        """Wait until trials can be trained; return ``slots``, ``why``, ``rates``, ``device`` and ``node``.
-
-        ``references`` beside them are scores that trials are read beside (``Evaluator.references``).
+        """Wait until trials can be trained; return ``DeviceSession.about``, with its ``references`` if there are any.
 
         Raises:
             LungtuneError: the backbone or the images cannot be had here.
@@ -75,7 +71,7 @@ class PackHost:
 
         Args:
             assignment: ``number``, ``params``, ``seed``, ``known`` (see ``controller.Assignment``).
-            fresh: begin from the newest checkpoint, even if the trial is in the pack: whoever asked before is gone.
+            fresh: begin from the newest checkpoint, even if the trial is in the pack: an earlier caller is gone.
 
         Returns:
             ``number`` with ``fidelity``, ``samples``, ``metrics``, ``checkpoint`` (relative to the study) and
@@ -94,7 +90,7 @@ class PackHost:
         return call.outcome
 
     def leave(self, number: int) -> None:
-        """Let a trial go: it ended, was paused, or trains elsewhere. One that is waited for goes after its report."""
+        """Release a trial's slot; deferred while a :meth:`train` call for it is pending."""
         with self._changed:
             self._leaving.add(number)
             self._changed.notify()
@@ -102,7 +98,10 @@ class PackHost:
     def _work(self) -> None:
         """The thread that owns the pack."""
         try:
-            self._session = self.open_session()
+            opened = self.open_session()
+            self._session, self._about = opened.sessions, dict(opened.about)
+            if opened.references:
+                self._about["references"] = dict(opened.references)
         except Exception as error:
             self._problem = error
         self._opened.set()
@@ -116,7 +115,7 @@ class PackHost:
             os._exit(1)
 
     def _turn(self) -> None:
-        """Let trials leave and join, then train those that are waited for by one step."""
+        """Let trials leave and join, then train those with a pending call by one step."""
         with self._changed:
             self._changed.wait_for(lambda: self._calls or self._leaving)
             calls = dict(self._calls)
@@ -182,41 +181,9 @@ class PackHost:
         call.outcome = outcome
         call.answered.set()
 
-    def open_session(self) -> Any:
-        """Return the session in which this process trains its trials, with as many slots as are best here."""
-        import torch
-
-        from lungtune.data import dataset
-        from lungtune.data.synthetic_bank import Bank
-        from lungtune.engine.session import Sessions, device
-
-        torch.set_num_threads(self._threads)
-        history = self._study.history()
-        space, about = SearchSpace.from_dict(history.study["space"]), history.study.get("data", {}).get("bank")
-        bank = Bank.again(about) if about else None
-        sessions = Sessions(
-            space,
-            catalog.family,
-            lambda size, masks: dataset.load(self._study.split_path, size, masks=masks, bank=bank),
-            slots=max(1, space.slots),
-        )
-        first = sessions.on(*space.bases[0])
-        name = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {self._threads} thread(s)"
-        self._about = {"node": socket.gethostname(), "device": name, "slots": space.slots, "why": "set", "rates": []}
-        if not space.slots and len(space.bases) > 1:
-            self._about |= {"slots": 1, "why": "trials of different bases cannot share steps"}
-        elif not space.slots and not first.trainable.packs:
-            self._about |= {"slots": 1, "why": "each trial trains a whole network: there is nothing to share"}
-        elif not space.slots:
-            found = first.fit(space.max_slots, _starts(space))
-            self._about |= {"slots": found.slots, "why": found.why, "rates": [asdict(rate) for rate in found.rates]}
-        if not history.baselines and isinstance(first.trainable, Generator):
-            self._about["references"] = first.references(_starts(space)[-1])  # the one chosen for this base
-        return sessions
-
-
-def _starts(space: SearchSpace) -> list[Mapping[str, Any]]:
-    return [space.configuration({**space.fixed, **start}).params for start in space.start or ({},)]
+    def open_session(self) -> DeviceSession:
+        """Return what trains this host's trials."""
+        return device_session.open_session(self._study.folder, self._threads)
 
 
 def _reason(error: BaseException) -> str:

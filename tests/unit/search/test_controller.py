@@ -1,4 +1,4 @@
-"""The conductor's decisions survive it; bad reports fail one trial and nothing else. No Ray, no torch."""
+"""The controller's decisions survive it; bad reports fail one trial and nothing else. No Ray, no torch."""
 
 import math
 import sys
@@ -48,7 +48,7 @@ def test_a_decision_cut_off_before_its_record_is_carried_out_on_resume(tmp_path)
     controller.report(good.number, outcome(good.params, 1))
     metrics = {"macro_f1": simulated.score(bad.params, 1)}
     study.append("report", trial=bad.number, fidelity=1, samples=100, metrics=metrics, checkpoint="c")
-    study = reopen(study)  # killed between the report and ASHA's verdict
+    study = reopen(study)  # killed between the report and the decision
     again = TrialController(study, space, 0)
     assert again.history.trials[bad.number].state is State.PRUNED
     assert again.next().number == good.number
@@ -78,7 +78,7 @@ def test_a_bad_report_fails_its_trial_and_no_other(tmp_path, metrics, reason, wo
     assert word in failed.message
     controller.report(second.number, outcome(second.params, 1))
     assert controller.history.trials[second.number].state is State.PAUSED
-    assert all(first.number not in recorded for recorded in controller.asha.rungs.values())
+    assert all(first.number not in recorded for recorded in controller.scheduler.rungs.values())
 
 
 def test_the_start_configuration_is_never_stopped(tmp_path):
@@ -171,7 +171,7 @@ def test_failures_one_after_the_other_stop_the_search_instead_of_burning_it(tmp_
     while (assigned := controller.next()) is not None:
         failure = {"reason": "error", "message": "OSError: No space left on device"}
         controller.report(assigned.number, {"failure": failure})
-    assert "No space left on device" in controller.stopping
+    assert "No space left on device" in controller.stop_reason
     assert len(controller.history.trials) == MAX_FAILURES
     assert not controller.finished, "the others are left for a resume"
 

@@ -1,0 +1,156 @@
+"""A journal's trials as an Optuna study in memory: for the samplers, and for Optuna's charts."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lungtune.core.resource import TOLERANCE
+from lungtune.core.space import SearchSpace
+from lungtune.core.trial import History, Objective, State, Trial
+
+STATES = {
+    State.COMPLETE: TrialState.COMPLETE,
+    State.PRUNED: TrialState.PRUNED,
+    State.FAIL: TrialState.FAIL,
+    State.RUNNING: TrialState.RUNNING,
+    State.PAUSED: TrialState.PRUNED,  # a paused trial that was resumed is shown anew
+}
+
+STARTUP = 8
+"""Random trials before a model-based sampler takes over; so many must have reached the level at which TPE compares."""
+
+
+def empty(
+    objective: Objective, sampler: optuna.samplers.BaseSampler | None = None, name: str | None = None
+) -> optuna.Study:
+    """Return a study without trials, of the objective's direction."""
+    direction = "maximize" if objective.mode == "max" else "minimize"
+    return optuna.create_study(direction=direction, sampler=sampler, study_name=name)
+
+
+def for_sampler(
+    space: SearchSpace, history: History, sampler: optuna.samplers.BaseSampler | None = None
+) -> optuna.Study:
+    """Return the study that a sampler is asked in.
+
+    TPE is shown trials that can be compared (Falkner et al., BOHB, ICML 2018): those that reached one level, the
+    highest that at least ``STARTUP`` reached, by their best report up to there. For the other samplers, trials
+    stopped or paused by the scheduler are PRUNED with all their reports, and the score of a finished trial is its best
+    report. Failed trials are FAIL. Trials outside the space as it is now (a start point, an older, wider space) are
+    left out.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = empty(space.objective, sampler)
+    at = level(space, history)
+    for trial in history.of(*STATES):
+        record = frozen(space, trial, at)
+        if record is not None:
+            study.add_trial(record)
+    return study
+
+
+def level(space: SearchSpace, history: History) -> float | None:
+    """Return the passes at which trials are compared for the sampler; None if it is shown all reports."""
+    if space.sampler != "tpe":
+        return None
+    levels = space.fidelity.levels
+    reached = [trial.fidelity + TOLERANCE for trial in history.trials.values() if trial.state is not State.FAIL]
+    return next((at for at in reversed(levels) if sum(f >= at for f in reached) >= STARTUP), levels[0])
+
+
+def frozen(space: SearchSpace, trial: Trial, at: float | None = None) -> FrozenTrial | None:
+    """Return one trial as a sampler is shown it, compared at ``at`` passes; None if it is not shown."""
+    inside = all(_holds(axis, trial.params.get(name)) for name, axis in space.axes.items())
+    value = trial.value(space.objective)
+    if not inside or (trial.state is State.COMPLETE and math.isnan(value)):
+        return None
+    params, axes = {name: trial.params[name] for name in space.axes}, dict(space.axes)
+    if at is not None and trial.state is not State.FAIL:
+        reached = trial.fidelity >= at - TOLERANCE
+        best = trial.score(space.objective, up_to=at + TOLERANCE) if reached else math.nan
+        if math.isnan(best) and trial.state is not State.RUNNING:
+            return None
+        state = TrialState.RUNNING if math.isnan(best) else TrialState.COMPLETE
+        return _record(state, best, params, axes, user_attrs={"trial": trial.number})
+    steps = {}
+    for report in trial.reports:  # keyed by fidelity: samples at one rung differ by the batch size, TPE ranks by step
+        steps[round(report.fidelity * 1000)] = trial.score(space.objective, up_to=report.fidelity)
+    return _record(
+        STATES[trial.state],
+        value if trial.state is State.COMPLETE else math.nan,
+        params,
+        axes,
+        steps,
+        system_attrs=dict(trial.sampler_attrs),
+        user_attrs={"trial": trial.number, "reason": trial.reason},
+    )
+
+
+def for_charts(history: History, fidelity: float | None = None) -> optuna.Study:
+    """Return the study that Optuna's charts are drawn from; trials keep their numbers, steps are samples seen.
+
+    Args:
+        history: the trials.
+        fidelity: passes at which all trials that got so far are compared, as COMPLETE with their best score up to
+            there; without it, trials keep their states and final scores.
+    """
+    objective = history.objective
+    study = empty(objective, name=str(history.study["name"]))
+    ended = (State.COMPLETE, State.PRUNED, State.PAUSED)
+    compared = {t.number for t in (history.of(*ended) if fidelity is None else history.ranked())}
+    for _, trial in sorted(history.trials.items()):
+        record = _charted(trial, objective, fidelity) if trial.number in compared else None
+        study.add_trial(record or create_trial(state=TrialState.FAIL))  # keeps the others' numbers; no chart shows it
+    return study
+
+
+def _charted(trial: Trial, objective: Objective, fidelity: float | None) -> FrozenTrial | None:
+    """Return one trial as the charts show it; None if it has no score there or its record is damaged."""
+    if fidelity is not None and trial.fidelity < fidelity - 1e-9:
+        return None
+    score = trial.score(objective, math.inf if fidelity is None else fidelity + 1e-9)
+    if math.isnan(score):
+        return None
+    steps = {round(float(r.samples)): r.metrics.get(objective.metric, math.nan) for r in trial.reports}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a start value outside the ranges, told when the space was read
+        try:
+            axes = {key: json_to_distribution(text) for key, text in trial.distributions.items()}
+            params = {key: trial.sampled[key] for key in axes}
+            state = TrialState.COMPLETE if fidelity is not None else STATES[trial.state]
+            return _record(state, score, params, axes, steps)
+        except (ValueError, KeyError):
+            return None
+
+
+def _record(
+    state: TrialState,
+    value: float,
+    params: Mapping[str, Any],
+    axes: Mapping[str, BaseDistribution],
+    steps: Mapping[int, float] | None = None,
+    **attrs: Any,
+) -> FrozenTrial:
+    """Return a trial; a ``value`` of NaN is none, ``steps`` (step to score) that are not finite are left out."""
+    return create_trial(
+        state=state,
+        value=None if math.isnan(value) else value,
+        params=dict(params),
+        distributions=dict(axes),
+        intermediate_values={step: score for step, score in (steps or {}).items() if math.isfinite(score)},
+        **attrs,
+    )
+
+
+def _holds(axis: BaseDistribution, value: Any) -> bool:
+    if isinstance(axis, CategoricalDistribution):
+        return value in axis.choices
+    inside = isinstance(value, (int, float)) and axis.low <= value <= axis.high  # type: ignore[attr-defined]
+    return inside and axis._contains(axis.to_internal_repr(value))  # which raises for a log range and 0

@@ -1,0 +1,137 @@
+"""The backend: a trial is a call that waits for a host's next report of it; Ray tells when a host dies."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import ray
+
+from lungtune.core.space import SearchSpace
+from lungtune.search.backend import Backend, BackendError, Event, Reported, TrialLost
+from lungtune.search.backends.ray_hosts import cluster
+from lungtune.search.backends.ray_hosts.host import PackHost
+from lungtune.search.backends.ray_hosts.workers import Worker, WorkerPool
+from lungtune.search.controller import Assignment
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _raises_backend_error(method: Callable[P, T]) -> Callable[P, T]:
+    """Turn Ray's own errors, outside of a worker's call, into ``BackendError``."""
+
+    @functools.wraps(method)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except (ray.exceptions.RayError, ConnectionError, RuntimeError) as error:
+            raise BackendError(str(error)) from error
+
+    return wrapped
+
+
+class RayHosts(Backend):
+    """Hosts on the cluster at ``RAY_ADDRESS``, else on a local one.
+
+    Args:
+        host: class of the hosts; default :attr:`host`.
+    """
+
+    title = "Ray"
+    host: type[PackHost] = PackHost
+
+    def __init__(self, host: type[PackHost] | None = None) -> None:
+        self._host = host or self.host
+        self._pool: WorkerPool | None = None
+        self._calls: dict[Any, tuple[Assignment, Worker]] = {}
+        """Ray's promise of each trial's next report."""
+        self._reported: dict[int, tuple[Assignment, Worker]] = {}
+        """Trials that wait for ``advance`` or ``release``."""
+
+    def start(self) -> None:
+        """See ``Backend.start``."""
+        cluster.start()
+
+    def stop(self) -> None:
+        """See ``Backend.stop``."""
+        cluster.stop()
+
+    @_raises_backend_error
+    def open(self, folder: Path, space: SearchSpace) -> None:
+        """See ``Backend.open``."""
+        self._pool = WorkerPool(folder, space, self._host)
+
+    def close(self) -> None:
+        """See ``Backend.close``."""
+        if self._pool is not None:
+            self._pool.close()
+        self._pool = None
+        self._calls, self._reported = {}, {}
+
+    @property
+    def pool(self) -> WorkerPool:
+        """The workers; :meth:`open` first."""
+        if self._pool is None:
+            raise BackendError("the backend is not open.")
+        return self._pool
+
+    @property
+    def devices(self) -> int:
+        """See ``Backend.devices``."""
+        return self.pool.count
+
+    def has_room(self, alone: bool = False) -> bool:
+        """See ``Backend.has_room``."""
+        return self.pool.has_room(alone)
+
+    @_raises_backend_error
+    def submit(self, assignment: Assignment, alone: bool = False) -> None:
+        """See ``Backend.submit``."""
+        worker = self.pool.place(assignment.number, alone)
+        self._calls[worker.train(assignment, fresh=True)] = assignment, worker
+
+    @_raises_backend_error
+    def advance(self, number: int) -> None:
+        """See ``Backend.advance``."""
+        assignment, worker = self._reported.pop(number)
+        self._calls[worker.train(assignment, fresh=False)] = assignment, worker
+
+    @_raises_backend_error
+    def release(self, number: int) -> None:
+        """See ``Backend.release``."""
+        self._reported.pop(number, None)
+        self.pool.release(number)
+
+    @_raises_backend_error
+    def poll(self, seconds: float) -> list[Event]:
+        """See ``Backend.poll``."""
+        events: list[Event] = self.pool.poll()
+        if self._calls:
+            ready = ray.wait(list(self._calls), timeout=0.0 if events else seconds)[0]
+            events += [self._event(call) for call in ready]
+        elif not events:
+            self._wait(seconds)
+        return events
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until a host is ready, at most so long."""
+        opening = self.pool.opening
+        if opening:
+            ray.wait(opening, timeout=seconds)
+        else:
+            time.sleep(seconds)
+
+    def _event(self, call: Any) -> Event:
+        """Return a finished call's report, or that its host died."""
+        assignment, worker = self._calls.pop(call)
+        try:
+            outcome = ray.get(call)
+        except ray.exceptions.RayError as error:
+            self.pool.replace(worker)
+            return TrialLost(assignment.number, " ".join(str(error).split())[:500])
+        self._reported[assignment.number] = assignment, worker
+        return Reported(assignment.number, outcome)

@@ -1,0 +1,87 @@
+"""Opens a study's training sessions on this process's device, with as many slots as measured here."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lungtune import catalog
+from lungtune.core.family import Generator
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.search import study_data
+
+if TYPE_CHECKING:
+    from lungtune.engine.session import Session
+
+
+@dataclass(frozen=True)
+class DeviceSession:
+    """What trains a study's trials on one device.
+
+    Attributes:
+        sessions: ``engine.session.Sessions``, or a stand-in with its ``start``, ``leave``, ``step`` and ``runs``.
+        about: ``slots`` (trials at a time), ``why`` so many, ``rates`` measured, ``device`` and ``node`` by name.
+        references: scores on validation that trials are compared with; empty where none.
+    """
+
+    sessions: Any
+    about: Mapping[str, Any]
+    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+def open_session(folder: Path, threads: int) -> DeviceSession:
+    """Open the session of the study's first base; those of further bases are opened when a trial first needs them.
+
+    Args:
+        folder: of the study, begun.
+        threads: cores this process may use.
+
+    Raises:
+        UserError: the weights or the images cannot be had here.
+    """
+    import torch
+
+    from lungtune.engine.session import Sessions, device
+
+    torch.set_num_threads(threads)
+    study = Study(folder)
+    history = study.history()
+    space = SearchSpace.from_dict(history.study["space"])
+    bank = study_data.reopen_bank(history)
+    sessions = Sessions(
+        space,
+        catalog.family,
+        lambda size, masks: study_data.load(study.split_path, size, masks=masks, bank=bank),
+        slots=max(1, space.slots),
+    )
+    first = sessions.on(*space.bases[0])
+    name = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {threads} thread(s)"
+    about = {"node": socket.gethostname(), "device": name, **_slots(space, first)}
+    return DeviceSession(sessions, about, {} if history.baselines else _references(space, first))
+
+
+def _slots(space: SearchSpace, first: Session) -> dict[str, Any]:
+    """Return ``slots``, ``why`` and ``rates``: as set, one where nothing is shared, else measured."""
+    if space.slots:
+        return {"slots": space.slots, "why": "set", "rates": []}
+    if len(space.bases) > 1:
+        return {"slots": 1, "why": "trials of different bases cannot share steps", "rates": []}
+    if not first.trainable.packs:
+        return {"slots": 1, "why": "each trial trains a whole network: there is nothing to share", "rates": []}
+    found = first.fit(space.max_slots, _start_points(space))
+    return {"slots": found.slots, "why": found.why, "rates": [asdict(rate) for rate in found.rates]}
+
+
+def _references(space: SearchSpace, first: Session) -> Mapping[str, Mapping[str, float]]:
+    """Return a generator's reference scores, with the last start point: the one chosen for this base."""
+    if not isinstance(first.trainable, Generator):
+        return {}
+    return first.references(_start_points(space)[-1])
+
+
+def _start_points(space: SearchSpace) -> list[Mapping[str, Any]]:
+    return [space.configuration({**space.fixed, **start}).params for start in space.start or ({},)]

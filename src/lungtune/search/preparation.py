@@ -1,0 +1,194 @@
+"""From the user's options to a study held by this process: space, data and weights checked before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+
+from lungtune import catalog
+from lungtune.core import environment, synthetic
+from lungtune.core import params as parameters
+from lungtune.core.family import Classifier, Trainable
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.errors import DataError, SpaceError, StudyError
+from lungtune.search import bank_provision, study_data
+
+if TYPE_CHECKING:
+    from lungtune.data.dataset import Dataset, Inspection
+    from lungtune.data.synthetic_bank import Bank
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; None where nothing was said.
+
+    Attributes:
+        space: name or file, several joined by commas.
+        data: source, as ``folder:DIR``.
+        profile: of the space.
+        trials: how many.
+        budget: wall time of this run in seconds.
+        study: name.
+        resume: go on with ``study``.
+        seed: of suggestions, split and training.
+        settings: ``--set`` overrides.
+        bank: folder of synthetic images.
+        backend: name of a member of ``search.backends``.
+    """
+
+    space: str | None = None
+    data: str | None = None
+    profile: str | None = None
+    trials: int | None = None
+    budget: float | None = None
+    study: str | None = None
+    resume: bool = False
+    seed: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    bank: Path | None = None
+    backend: str = "ray_hosts"
+
+
+class Prepared(NamedTuple):
+    """A begun study, held by this process, with what is searched and on which data."""
+
+    study: Study
+    space: SearchSpace
+    dataset: Dataset
+
+
+def prepare(options: Options, console: Console, likely: Callable[[], None]) -> Prepared:
+    """Begin a study, or reopen one with ``options.resume``.
+
+    Args:
+        options: the user's.
+        console: takes notes on the data.
+        likely: called once all that is checked quickly is right, before the data are read: a search is likely.
+
+    Raises:
+        UserError: the user must mend something; no study was begun, or a begun one was left as it was.
+    """
+    return resumed(options, console, likely) if options.resume else new(options, console, likely)
+
+
+def new(options: Options, console: Console, likely: Callable[[], None]) -> Prepared:
+    """Check everything that can be checked, then begin the study; see :func:`prepare`."""
+    if options.space is None:
+        raise SpaceError(f"--space must be given; shipped are {', '.join(catalog.spaces())}.")
+    profile = options.profile or catalog.default_profile(options.space, with_data=options.data is not None)
+    space = catalog.space(options.space, profile, options.settings)
+    source = options.data or space.data or "phantom"
+    seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
+    families = _families(space)
+    if options.bank is not None:
+        synthetic.refuse_idle(space)
+    study_data.index(source)  # before the weights, which may take a while to look for
+    study = Study.new(options.study, space.name)
+    _check_weights(families)
+    likely()
+
+    inspection = _inspected(source, seed, console)
+    masked = _masked_family(space, inspection)
+    with study.claimed():  # a bank may take hours, in which nobody else may take the name
+        bank = bank_provision.bank(space, inspection, options.bank, profile, console)
+        data = study_data.load(inspection, families[0][1].image_size, masks=masked is not None, bank=bank)
+        if masked and not data.train.masked.any():
+            raise DataError(f"{masked} needs lung masks, but no training image of {inspection.source} has one.")
+    inspection.save(study.split_path)
+    if bank:
+        bank_provision.show(bank, study)
+    resolved = replace(space, trials=options.trials or space.trials)
+    study.begin(resolved, data=_described(data, bank), seed=seed, about=environment.describe())
+    _note_baselines(study, resolved, data)
+    return Prepared(study, resolved, data)
+
+
+def resumed(options: Options, console: Console, likely: Callable[[], None]) -> Prepared:
+    """Reopen a study that was begun; see :func:`prepare`."""
+    if options.study is None:
+        known = ", ".join(Study.names()) or "none yet"
+        raise StudyError(f"--resume needs --study NAME; studies: {known}.")
+    for flag in ("space", "data", "profile", "seed", "bank"):
+        if getattr(options, flag) is not None:
+            raise StudyError(f"a resumed study keeps its {flag}; leave --{flag} out, or begin a new study with it.")
+    if options.settings:
+        raise StudyError("a resumed study keeps its settings; leave --set out, or begin a new study with it.")
+    study = Study.open(options.study)
+    study.acquire()
+    if study.healed:
+        console.print(f"healed: the journal's last line was cut short ({study.healed} bytes put aside).")
+    history = study.history()
+    space = SearchSpace.from_dict(history.study["space"])
+    if options.trials is not None and options.trials < len(history.trials):
+        raise StudyError(
+            f"--trials must be at least {len(history.trials)}, the trials this study has, but got {options.trials}."
+        )
+    families = _families(space)
+    _check_weights(families)
+    bank = study_data.reopen_bank(history)
+    likely()
+    data = study_data.load(study.split_path, families[0][1].image_size, masks=False, bank=bank)
+    if not history.baselines:
+        _note_baselines(study, space, data)
+    if options.trials is not None and options.trials != history.target:
+        study.append("target", trials=options.trials)
+    return Prepared(study, space, data)
+
+
+def _families(space: SearchSpace) -> list[tuple[Trainable, Any]]:
+    """Return every family with each ``Base`` that a trial may train on."""
+    families = [(catalog.family(name), base) for name, base in space.bases]
+    return [(trainable, parameters.build(trainable.Base, base)) for trainable, base in families]
+
+
+def _check_weights(families: list[tuple[Trainable, Any]]) -> None:
+    for trainable, base in families:
+        trainable.check(base)
+
+
+def _inspected(source: str, seed: int, console: Console) -> Inspection:
+    """Return the audited split; print what is noteworthy, raise what forbids a search."""
+    inspection = study_data.inspect(source, seed)
+    for warning in inspection.audit.warnings:
+        console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
+    if inspection.audit.problems:
+        raise DataError("the data can't be searched on as it is: " + " ".join(inspection.audit.problems))
+    return inspection
+
+
+def _masked_family(space: SearchSpace, inspection: Inspection) -> str | None:
+    """Return the first family that needs masks; None where none does.
+
+    Raises:
+        DataError: one does, but the source names none.
+    """
+    wanting = next((name for name, _ in space.bases if catalog.family(name).needs_masks), None)
+    if wanting and not inspection.manifest.masked:
+        raise DataError(
+            f"{wanting} needs lung masks, but {inspection.source} names none. Name their folder, as in "
+            f"chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."
+        )
+    return wanting
+
+
+def _described(data: Dataset, bank: Bank | None) -> dict[str, Any]:
+    """Return what the journal says of the data."""
+    counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}
+    about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
+    return about | ({"bank": bank.to_dict()} if bank else {})
+
+
+def _note_baselines(study: Study, space: SearchSpace, data: Dataset) -> None:
+    """Note a constant class's scores; a generator's references are found by the first worker (device_session)."""
+    from lungtune.tasks.classification import baselines
+
+    if isinstance(catalog.family(space.bases[0][0]), Classifier):
+        study.append(
+            "baselines", constant=baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
+        )

@@ -1,0 +1,24 @@
+"""What a search prints before its first trial."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+from lungtune.core.space import SearchSpace
+from lungtune.core.study import Study
+from lungtune.core.trial import History
+from lungtune.search.ui import live
+
+
+def show(study: Study, space: SearchSpace, history: History, console: Console) -> None:
+    """Print the study's folder, its data, why its profile is small, and the plan."""
+    about = history.study["data"]
+    console.print(f"[bold]study {study.name}[/bold]  {escape(str(study.folder))}", highlight=False, soft_wrap=True)
+    classes = ", ".join(about["classes"])
+    counts = f"{about['counts']['train']:,} training and {about['counts']['validation']:,} validation cases"
+    told = escape(f"data {about['source']}: {counts} of {classes}; split {about['hash'][:12]}")
+    console.print(told, highlight=False, soft_wrap=True)
+    if space.profile != "full" and space.why:
+        console.print(f"profile {space.profile}: {escape(space.why)}", highlight=False, soft_wrap=True)
+    console.print(live.plan(space, history.target, about["counts"]["train"]))
