@@ -100,7 +100,7 @@ def refuse_idle(space: SearchSpace) -> None:
         )
 
 
-def needed(space: SearchSpace, counts: Sequence[int]) -> tuple[int, ...]:
+def needed(space: SearchSpace, counts: Mapping[str, int]) -> dict[str, int]:
     """Return how many images of each class a bank must hold for every trial that a search may come to.
 
     Args:
@@ -111,8 +111,13 @@ def needed(space: SearchSpace, counts: Sequence[int]) -> tuple[int, ...]:
     for member in space.members or (space,):
         ratio = _ratio(member)
         for balance in _values(member, BALANCE, "uniform") if ratio else ():
-            found = [max(pair) for pair in zip(found, extra(counts, ratio, balance), strict=True)]
-    return tuple(found)
+            found = [max(pair) for pair in zip(found, extra(tuple(counts.values()), ratio, balance), strict=True)]
+    return dict(zip(counts, found, strict=True))
+
+
+def reason(space: SearchSpace) -> str:
+    """Return what needs the images of a bank, in words."""
+    return f"{RATIO} {wanted(space):g}"
 
 
 def canonicalize(params: Mapping[str, Any]) -> dict[str, Any]:

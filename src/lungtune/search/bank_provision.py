@@ -19,12 +19,12 @@ from lungtune.errors import DataError
 if TYPE_CHECKING:
     from lungtune.core.study import Study
     from lungtune.data.dataset import Inspection
-    from lungtune.data.synthetic_bank import Bank
+    from lungtune.data.synthetic_bank import SyntheticBank
 
 
 def bank(
     space: SearchSpace, inspection: Inspection, folder: Path | None, profile: str, console: Console
-) -> Bank | None:
+) -> SyntheticBank | None:
     """Return the synthetic images that trials of this search may want, all of them sound; None where none wants any.
 
     Where no bank is named, one is made by a process of its own, which leaves no memory of a device behind: from the
@@ -40,16 +40,14 @@ def bank(
     Raises:
         DataError: the bank is damaged, of another training fold, too small, or could not be made.
     """
-    from lungtune.data.synthetic_bank import Bank
+    from lungtune.data.synthetic_bank import SyntheticBank
 
     most = synthetic.wanted(space)
     if not most:
         return None
+    needed = synthetic.needed(space, inspection.manifest.class_counts("train"))
     if folder is not None:
-        return Bank.open(folder).take(inspection.manifest, space)
-    labels = inspection.manifest.parts["train"].label
-    classes = inspection.manifest.classes
-    needed = dict(zip(classes, synthetic.needed(space, [labels.count(name) for name in classes]), strict=True))
+        return SyntheticBank.open(folder).take(inspection.manifest, needed, synthetic.reason(space))
     console.print(
         f"{space.name} trains on up to {most:g} synthetic images for each real one, and no bank of them is named "
         f"(--bank DIR): {sum(needed.values())} are made first, or found if they were. "
@@ -67,10 +65,11 @@ def bank(
             f"--set {synthetic.RATIO}=0, or make a bank (python scripts/synthesize.py ... --set weights=DIR), "
             "and name it with --bank DIR."
         )
-    return Bank.open(Path(done.stdout.splitlines()[-1])).take(inspection.manifest, space)
+    made = SyntheticBank.open(Path(done.stdout.splitlines()[-1]))
+    return made.take(inspection.manifest, needed, synthetic.reason(space))
 
 
-def show(bank: Bank, study: Study) -> None:
+def show(bank: SyntheticBank, study: Study) -> None:
     """Lay the bank's contact sheet beside the study's other documents, for MLflow."""
     with contextlib.suppress(OSError):
         shutil.copyfile(bank.folder / "samples.png", study.folder / "synthetic.png")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lungtune import catalog
-from lungtune.core.family import Generator
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.search import study_data
@@ -55,7 +54,7 @@ def open_session(folder: Path, threads: int) -> DeviceSession:
     sessions = Sessions(
         space,
         catalog.family,
-        lambda size, masks: study_data.load(study.split_path, size, masks=masks, bank=bank),
+        lambda fields, size: study_data.load(study.split_path, fields, size, bank=bank),
         slots=max(1, space.slots),
     )
     first = sessions.on(*space.bases[0])
@@ -70,16 +69,17 @@ def _slots(space: SearchSpace, first: Session) -> dict[str, Any]:
         return {"slots": space.slots, "why": "set", "rates": []}
     if len(space.bases) > 1:
         return {"slots": 1, "why": "trials of different bases cannot share steps", "rates": []}
-    if not first.trainable.packs:
+    if not first.family.packs:
         return {"slots": 1, "why": "each trial trains a whole network: there is nothing to share", "rates": []}
     found = first.fit(space.max_slots, _start_points(space))
     return {"slots": found.slots, "why": found.why, "rates": [asdict(rate) for rate in found.rates]}
 
 
 def _references(space: SearchSpace, first: Session) -> Mapping[str, Mapping[str, float]]:
-    """Return a generator's reference scores, with the last start point: the one chosen for this base."""
-    if not isinstance(first.trainable, Generator):
-        return {}
+    """Return scores that need a model, such as those of an untrained generator.
+
+    With the last start point: the one chosen for this base.
+    """
     return first.references(_start_points(space)[-1])
 
 

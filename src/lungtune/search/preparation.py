@@ -13,7 +13,7 @@ from rich.markup import escape
 from lungtune import catalog
 from lungtune.core import environment, synthetic
 from lungtune.core import params as parameters
-from lungtune.core.family import Classifier, Trainable
+from lungtune.core.family import Family
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError, StudyError
@@ -21,7 +21,7 @@ from lungtune.search import bank_provision, study_data
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Dataset, Inspection
-    from lungtune.data.synthetic_bank import Bank
+    from lungtune.data.synthetic_bank import SyntheticBank
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,11 @@ def new(options: Options, console: Console, likely: Callable[[], None]) -> Prepa
     likely()
 
     inspection = _inspected(source, seed, console)
-    masked = _masked_family(space, inspection)
+    _refuse_missing(space, inspection)
+    family, base = families[0]
     with study.claimed():  # a bank may take hours, in which nobody else may take the name
         bank = bank_provision.bank(space, inspection, options.bank, profile, console)
-        data = study_data.load(inspection, families[0][1].image_size, masks=masked is not None, bank=bank)
-        if masked and not data.train.masked.any():
-            raise DataError(f"{masked} needs lung masks, but no training image of {inspection.source} has one.")
+        data = study_data.load(inspection, family.fields, base.image_size, bank=bank)
     inspection.save(study.split_path)
     if bank:
         bank_provision.show(bank, study)
@@ -133,7 +132,8 @@ def resumed(options: Options, console: Console, likely: Callable[[], None]) -> P
     _check_weights(families)
     bank = study_data.reopen_bank(history)
     likely()
-    data = study_data.load(study.split_path, families[0][1].image_size, masks=False, bank=bank)
+    family, base = families[0]
+    data = study_data.load(study.split_path, family.fields, base.image_size, bank=bank)
     if not history.baselines:
         _note_baselines(study, space, data)
     if options.trials is not None and options.trials != history.target:
@@ -141,15 +141,15 @@ def resumed(options: Options, console: Console, likely: Callable[[], None]) -> P
     return Prepared(study, space, data)
 
 
-def _families(space: SearchSpace) -> list[tuple[Trainable, Any]]:
+def _families(space: SearchSpace) -> list[tuple[Family[Any, Any], Any]]:
     """Return every family with each ``Base`` that a trial may train on."""
     families = [(catalog.family(name), base) for name, base in space.bases]
-    return [(trainable, parameters.build(trainable.Base, base)) for trainable, base in families]
+    return [(family, parameters.build(family.Base, base)) for family, base in families]
 
 
-def _check_weights(families: list[tuple[Trainable, Any]]) -> None:
-    for trainable, base in families:
-        trainable.check(base)
+def _check_weights(families: list[tuple[Family[Any, Any], Any]]) -> None:
+    for family, base in families:
+        family.check(base)
 
 
 def _inspected(source: str, seed: int, console: Console) -> Inspection:
@@ -162,33 +162,28 @@ def _inspected(source: str, seed: int, console: Console) -> Inspection:
     return inspection
 
 
-def _masked_family(space: SearchSpace, inspection: Inspection) -> str | None:
-    """Return the first family that needs masks; None where none does.
+def _refuse_missing(space: SearchSpace, inspection: Inspection) -> None:
+    """Raise what the data lack of the fields of any family: inputs, and targets of its tasks.
 
     Raises:
-        DataError: one does, but the source names none.
+        DataError: the first such field, with the remedy.
     """
-    wanting = next((name for name, _ in space.bases if catalog.family(name).needs_masks), None)
-    if wanting and not inspection.manifest.masked:
-        raise DataError(
-            f"{wanting} needs lung masks, but {inspection.source} names none. Name their folder, as in "
-            f"chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."
-        )
-    return wanting
+    for name in dict.fromkeys(name for name, _ in space.bases):
+        sentence = study_data.missing(inspection, catalog.family(name).fields, name)
+        if sentence:
+            raise DataError(sentence)
 
 
-def _described(data: Dataset, bank: Bank | None) -> dict[str, Any]:
+def _described(data: Dataset, bank: SyntheticBank | None) -> dict[str, Any]:
     """Return what the journal says of the data."""
-    counts = {"train": len(data.train.labels), "validation": len(data.validation.labels)}
+    counts = {"train": len(data.train), "validation": len(data.validation)}
     about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
     return about | ({"bank": bank.to_dict()} if bank else {})
 
 
 def _note_baselines(study: Study, space: SearchSpace, data: Dataset) -> None:
-    """Note a constant class's scores; a generator's references are found by the first worker (device_session)."""
-    from lungtune.tasks.classification import baselines
-
-    if isinstance(catalog.family(space.bases[0][0]), Classifier):
-        study.append(
-            "baselines", constant=baselines.constant_class(data.train.labels, data.validation.labels, data.classes)
-        )
+    """Note the scores of models that know nothing; those that need a model are found by the first worker."""
+    family = catalog.family(space.bases[0][0])
+    found = family.task(space.objective.task).baselines(data)
+    if found:
+        study.append("baselines", **found)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lungtune.core.fields import Field
 from lungtune.core.trial import History
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Dataset, Inspection
-    from lungtune.data.synthetic_bank import Bank
+    from lungtune.data.synthetic_bank import SyntheticBank
 
 
 def index(source: str) -> None:
@@ -36,30 +38,37 @@ def inspect(source: str, seed: int) -> Inspection:
     return dataset.inspect(source, seed=seed)
 
 
-def load(split: Inspection | Path, size: int, *, masks: bool, bank: Bank | None) -> Dataset:
-    """Load a split's images.
+def missing(inspection: Inspection, fields: Sequence[Field], who: str) -> str:
+    """Return the sentence that refuses data which lack one of ``fields`` that ``who`` needs; empty when none is."""
+    from lungtune.data import dataset
+
+    return dataset.missing(inspection, fields, who)
+
+
+def load(split: Inspection | Path, fields: Sequence[Field], size: int, *, bank: SyntheticBank | None) -> Dataset:
+    """Load fields of a split's training and validation cases.
 
     Args:
         split: an inspection, or the file of a stored split manifest.
+        fields: which.
         size: pixels of a side.
-        masks: load lung masks as well.
         bank: of synthetic images.
 
     Raises:
-        DataError: images are missing or have changed.
+        DataError: a field is lacking, or images are missing or have changed.
     """
     from lungtune.data import dataset
 
-    return dataset.load(split, size, masks=masks, bank=bank)
+    return dataset.load(split, fields, size, bank=bank)
 
 
-def reopen_bank(history: History) -> Bank | None:
+def reopen_bank(history: History) -> SyntheticBank | None:
     """Return the synthetic images that a study began with; None where it has none.
 
     Raises:
         DataError: they are not there, or have changed.
     """
-    from lungtune.data.synthetic_bank import Bank
+    from lungtune.data.synthetic_bank import SyntheticBank
 
     about = history.study.get("data", {}).get("bank")
-    return Bank.again(about) if about else None
+    return SyntheticBank.again(about) if about else None
