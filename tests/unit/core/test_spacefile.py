@@ -193,6 +193,33 @@ def test_every_shipped_space_loads_and_survives_the_journal(name, profile):
     assert catalog.summary(name)
 
 
+@pytest.mark.parametrize("name", sorted(set(catalog.spaces()) - {"clip_head"}))  # its reference is no project's
+def test_a_source_configuration_names_how_it_trains(name):
+    named = {"optimizer", "lr", "lr_schedule", "warmup", "weight_decay", "batch_size", "class_weighting"}
+    assert catalog.space(name).start[0].keys() >= named
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "expected"),
+    [
+        ("clip_lora", 0, ("adamw", 1e-4, 0.01, 4, "constant", 0.0, 3)),
+        ("vit_lora", 0, ("adam", 2e-5, 1e-5, 16, "constant", 0.0, 10)),
+        ("resnet152_head", 0, ("adam", 1e-3, 0.0, 32, "step", 0.0, 20)),
+        ("resnet50_full", 0, ("adamw", 1e-4, 1e-4, 32, "cosine", 5 / 30, 30)),
+        ("resnet50_full", 1, ("adam", 1e-4, 1e-5, 16, "constant", 0.0, 30)),
+        ("vit_b16_head", 0, ("adamw", 1e-3, 1e-4, 32, "cosine", 5 / 20, 20)),
+        ("convnext_full", 0, ("sgd", 0.1, 0.0, 4, "constant", 0.0, 25)),
+        ("conformer_full", 0, ("sgd", 0.1, 0.0, 4, "constant", 0.0, 25)),
+        ("res_unet", 0, ("sgd", 0.1, 0.0, 4, "constant", 0.0, 25)),
+    ],
+)
+def test_start_points_are_the_sources_configurations(name, entry, expected):
+    space = catalog.space(name)
+    point = space.start[entry]
+    named = ("optimizer", "lr", "weight_decay", "batch_size", "lr_schedule", "warmup")
+    assert (*(point[key] for key in named[:5]), pytest.approx(point["warmup"]), space.fidelity.max) == expected
+
+
 class Generator(type(catalog.family("clip_lora"))):
     """A family whose trials are judged as generators are."""
 
