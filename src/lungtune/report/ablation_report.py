@@ -68,9 +68,7 @@ def part(
     )  # fmt: skip
     groups = groups_of(patients, len(models[compared.control][0]))
     gains = {arm["value"]: arm["gain"] for arm in told["arms"]}
-    scores = {
-        value: [plain(each.scorer(groups), objective.own) for each in models[value]] for value in found
-    }
+    scores = {value: [plain(each.scorer(groups), objective.own) for each in models[value]] for value in found}
     rows = [
         {
             "value": value,

@@ -110,9 +110,7 @@ def intervals(
     return {shown: _scored(scorer, metric, weights, level) for shown, metric in names.items()}
 
 
-def between(
-    one: Scorer, two: Scorer, metric: Any, draws: int = 1000, seed: int = 0, level: float = 0.95
-) -> Interval:
+def between(one: Scorer, two: Scorer, metric: Any, draws: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
     """Return the difference ``one - two`` of two reports on the same cases, both scored on the same draws."""
     weights = draw(one.patients, draws, seed)
     counted = int(np.count_nonzero(np.minimum(one.cases(metric), two.cases(metric))))

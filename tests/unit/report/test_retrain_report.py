@@ -14,9 +14,7 @@ from lungtune.tasks.generation import Generation
      (0.8, 500, True, "not compared")],
 )  # fmt: skip
 def test_scores_are_equal_within_a_hundredth_or_two_cases(retrained, cases, edited, verdict):
-    found = retrain_report.reproduction(
-        "macro_f1", 0.8, retrained, Classification().tolerance(0.8, cases), edited, {}
-    )
+    found = retrain_report.reproduction("macro_f1", 0.8, retrained, Classification().tolerance(0.8, cases), edited, {})
     assert found["reproduced"] == verdict
     assert retrain_report.reproduction_text(found).startswith(f"reproduced: {verdict}, ")
 

@@ -52,7 +52,8 @@ def test_seeds_are_averaged_by_score():
     control, treatment = [model(0.6, seed) for seed in (1, 2)], [model(0.8, seed) for seed in (3, 4, 5)]
     found = ablation.effect(PATIENTS, control, {1: treatment}, "lambda2", NLL, draws=300)
     scores = [
-        np.mean([metrics.classification(LABELS, t.probabilities, CLASSES)["nll"] for t in each]) for each in (control, treatment)
+        np.mean([metrics.classification(LABELS, t.probabilities, CLASSES)["nll"] for t in each])
+        for each in (control, treatment)
     ]
     assert found["control"] == {"score": pytest.approx(scores[0]), "seeds": 2}
     assert found["arms"][0]["gain"]["value"] == pytest.approx(scores[0] - scores[1])  # positive is better
@@ -111,7 +112,5 @@ def test_value_that_never_ended_is_a_problem_told():
     compared = Comparison("lambda2", (0.1, 1.0), 0.1, 1.0)
     found = ablation_report.part(PATIENTS, compared, {0.1: {}, 1.0: {1: segmenter(0.8, 3)}}, DICE)
     assert found["problem"].startswith("Not computed: trainings with lambda2 0.1 and with another value must end")
-    found = ablation_report.part(
-        PATIENTS, compared, {0.1: {2: segmenter(0.6, 1)}, 1.0: {1: segmenter(0.8, 3)}}, DICE
-    )
+    found = ablation_report.part(PATIENTS, compared, {0.1: {2: segmenter(0.6, 1)}, 1.0: {1: segmenter(0.8, 3)}}, DICE)
     assert found["problem"].startswith("Not computed: no seed's training ended with all values")

@@ -54,7 +54,9 @@ def test_a_clear_winner_and_a_close_one_get_different_sentences():
 
 
 def test_more_rivals_make_intervals_wider():
-    two, six = (board(PATIENTS, contenders(*rights), MACRO_F1) for rights in ((0.9, 0.7), (0.9, 0.7, 0.5, 0.5, 0.5, 0.5)))
+    two, six = (
+        board(PATIENTS, contenders(*rights), MACRO_F1) for rights in ((0.9, 0.7), (0.9, 0.7, 0.5, 0.5, 0.5, 0.5))
+    )
     lead, wider = two["rows"][1]["lead"], six["rows"][1]["lead"]
     assert lead["value"] == wider["value"]
     assert wider["low"] < lead["low"]

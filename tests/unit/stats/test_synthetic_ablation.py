@@ -26,8 +26,7 @@ def model(right, seed):
 
 def compared(shares, axis=COMPARED, patients=PATIENTS):
     predictions = {
-        value: {seed: model(right, 10 * k + seed) for seed in (1, 2)}
-        for k, (value, right) in enumerate(shares.items())
+        value: {seed: model(right, 10 * k + seed) for seed in (1, 2)} for k, (value, right) in enumerate(shares.items())
     }
     validation = ablation_report.part(patients, axis, predictions, OBJECTIVE)
     about = {"axis": axis.axis, "control": axis.control, "recipe_value": axis.own, "metric": OBJECTIVE.metric}

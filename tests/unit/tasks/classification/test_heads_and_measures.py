@@ -46,9 +46,7 @@ def test_a_section_holds_measures_and_heads():
     assert set(part["heads"]) == {"transformer|"}
     expected = metrics.classification(labels, found["transformer|"], CLASSES)
     head = part["heads"]["transformer|"]
-    assert {name: each["value"] for name, each in head.items()} == pytest.approx(
-        {n: expected[n] for n in METRICS}
-    )
+    assert {name: each["value"] for name, each in head.items()} == pytest.approx({n: expected[n] for n in METRICS})
     words = section_markdown("Test", part, CLASSES)
     assert f"| dice | 40 | {part['measures']['dice']['value']:.3f} (" in words
     assert "| none | 0 | - |" in words
