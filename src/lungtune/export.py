@@ -10,16 +10,15 @@ from typing import Any
 
 from lungtune import catalog, summary
 from lungtune.core import comparison, paths, recipe, synthetic
-from lungtune.core.family import Generator
 from lungtune.core.io import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
+from lungtune.core.task import Predictions
 from lungtune.core.trial import History, Report, State, Trial
 from lungtune.data.manifest import Manifest
 from lungtune.errors import StudyError
 from lungtune.stats import bootstrap
 from lungtune.stats.bootstrap import Interval
-from lungtune.tasks.stored_predictions import Evidence
 
 
 def recipes() -> Path:
@@ -52,7 +51,7 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
             f"the study '{study}' has no finished trial with a score yet ({', '.join(states) or 'no trial'}); "
             f"go on with: python scripts/search.py --resume --study {study}"
         )
-    kept = Predictions(found, history)
+    kept = StudyPredictions(found, history)
     honest = kept.corrected(ranked)
     written = []
     for rank, trial in enumerate(ranked[:top], start=1):
@@ -63,7 +62,7 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
 
 
 def following(study: str, path: Path) -> list[str]:
-    """Return the commands that come next for a recipe: retrain it, draw with it, ask if what its family adds helps.
+    """Return the commands that come next for a recipe: retrain it, the task's own, ask if what its family adds helps.
 
     Args:
         study: name of the study.
@@ -72,13 +71,13 @@ def following(study: str, path: Path) -> list[str]:
     made = catalog.space(str(path))
     searched = SearchSpace.from_dict(Study.open(study).history().study["space"])
     mine = next((m for m in searched.members if m.name == made.provenance.get("space")), searched)
-    trainable = catalog.family(made.family)
-    drawn = [f"python scripts/synthesize.py {path} --per-class 200"] if isinstance(trainable, Generator) else []
-    return [f"python scripts/retrain.py {path}", *drawn, *comparison.commands(path, trainable, mine, made.fixed)]
+    family = catalog.family(made.family)
+    own = [command for command, _ in family.task(made.objective.task).next_commands(str(path))]
+    return [f"python scripts/retrain.py {path}", *own, *comparison.commands(path, family, mine, made.fixed)]
 
 
-class Predictions:
-    """What a study keeps of its trials' reports, class probabilities or samples, and what that allows to say."""
+class StudyPredictions:
+    """The predictions that a study keeps of its trials' best reports, and their scores."""
 
     def __init__(self, study: Study, history: History) -> None:
         self.study = study
@@ -88,22 +87,23 @@ class Predictions:
         self.source = manifest.source
         """The data source with an absolute path."""
 
-    def of(self, trial: Trial) -> Evidence | None:
-        """Return the evidence of the trial's best report, None when it is lost."""
-        found = summary.kept(self.study, _best(self.history, trial))
-        return found if found is not None and len(found.labels) == len(self.patients) else None
+    def of(self, trial: Trial) -> Predictions | None:
+        """Return the predictions of the trial's best report, None when they are lost."""
+        task = summary.task_of(self.history)
+        found = summary.kept(self.study, _best(self.history, trial), task)
+        return found if found is not None and len(found) == len(self.patients) else None
 
     def interval(self, trial: Trial) -> Interval:
-        """Return the trial's score with its patient interval; the bounds are NaN when the evidence is lost."""
+        """Return the trial's score with its patient interval; the bounds are NaN when the predictions are lost."""
         found, value = self.of(trial), trial.value(self.history.objective)
         if found is None:
             return Interval(value, math.nan, math.nan)
-        scorer = found.scorer(bootstrap.groups_of(self.patients, len(found.labels)))
-        return dataclasses.replace(bootstrap.scored(scorer, self.history.objective.metric), value=value)
+        scorer = found.scorer(bootstrap.groups_of(self.patients, len(found)))
+        return dataclasses.replace(bootstrap.scored(scorer, self.history.objective.own), value=value)
 
     def corrected(self, ranked: list[Trial]) -> Interval | None:
         """Return what the best of the study can be expected to score on new patients; None when it can't be told."""
-        return summary.corrected(self.study, ranked, self.patients, self.history.objective)
+        return summary.corrected(self.study, self.history, ranked, self.patients)
 
 
 def _best(history: History, trial: Trial) -> Report:
@@ -112,7 +112,7 @@ def _best(history: History, trial: Trial) -> Report:
     return report
 
 
-def _text(kept: Predictions, trial: Trial, rank: int, honest: Interval | None, path: Path) -> str:
+def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | None, path: Path) -> str:
     study, history, source, score = kept.study, kept.history, kept.source, kept.interval(trial)
     about, report = history.study, _best(history, trial)
     searched = SearchSpace.from_dict(about["space"])

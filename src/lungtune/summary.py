@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from lungtune import catalog
 from lungtune.core.io import write_atomic
 from lungtune.core.space import SPACE, SearchSpace
 from lungtune.core.study import Study
-from lungtune.core.trial import History, Objective, Report, State, Trial
+from lungtune.core.task import Predictions, Task
+from lungtune.core.trial import History, Report, State, Trial
+from lungtune.report import leaderboard as leaderboard_text
 from lungtune.stats import bootstrap, leaderboard, selection
 from lungtune.tasks import stored_predictions
-from lungtune.tasks.stored_predictions import Evidence
 
 
 def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
@@ -23,7 +25,7 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
 
     Args:
         study: the study.
-        patients: a patient id per validation case ``(N,)``, in the order of the checkpoints' labels.
+        patients: a patient id per validation case ``(N,)``, in the order of the data set.
 
     Returns:
         ``study``, ``id``, ``space``, ``profile``, ``objective``, ``data``, ``seed``, ``states`` {state: count},
@@ -48,7 +50,7 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
         "space": space.name,
         "family": space.family,
         "profile": space.profile,
-        "objective": {"metric": objective.metric, "mode": objective.mode},
+        "objective": {"metric": objective.metric, "mode": objective.mode, "task": objective.task},
         "data": history.study["data"],
         "seed": history.study["seed"],
         "trials_wanted": history.target,
@@ -70,39 +72,48 @@ def write(study: Study, patients: np.ndarray) -> dict[str, Any]:
     summary = build(study, patients)
     write_atomic(study.summary_path, json.dumps(summary, indent=1, ensure_ascii=False).encode())
     if summary["leaderboard"]:
-        write_atomic(study.folder / "leaderboard.md", leaderboard.markdown(summary["leaderboard"]).encode())
+        write_atomic(study.folder / "leaderboard.md", leaderboard_text.markdown(summary["leaderboard"]).encode())
     return summary
 
 
 def _leaderboard(study: Study, space: SearchSpace, history: History, patients: np.ndarray) -> dict[str, Any] | None:
     """Compare the best trials of several spaces; None when there are not two with a score."""
-    contenders, candidates, spent, labels = [], {}, {}, np.empty(0)
+    contenders, candidates, spent = [], {}, {}
     for member in space.members:
         mine = [trial for trial in history.ranked() if trial.params[SPACE] == member.name]
-        found = kept(study, mine[0].best(history.objective)) if mine else None
-        if found is None or len(found.labels) != len(patients):
+        found = _best_kept(study, history, mine[0]) if mine else None
+        if found is None or len(found) != len(patients):
             continue
-        labels = found.labels
         contenders.append(leaderboard.Contender(member.name, found, mine[0].value(history.objective)))
-        candidates[member.name] = _candidates(study, mine, found)
+        candidates[member.name] = _candidates(study, history, mine, found)
         every = [t for t in history.trials.values() if t.params[SPACE] == member.name and t.duplicate_of is None]
         best = {"trial": mine[0].number, "params": mine[0].params}
         spent[member.name] = {**best, "trials": len(every), "passes": round(sum(t.fidelity for t in every), 4)}
     if len(contenders) < 2:
         return None
-    board = leaderboard.board(labels, patients, contenders, history.objective.metric, candidates)
+    board = leaderboard.board(patients, contenders, history.objective, candidates)
     return {**board, "rows": [row | spent[row["name"]] for row in board["rows"]]}
 
 
-def kept(study: Study, report: Report | None) -> Evidence | None:
-    """Return what a report's checkpoint keeps of it, or None if it is gone."""
+def task_of(history: History) -> Task:
+    """Return the task of a study's objective; of several spaces, as the first one's family has it."""
+    space = SearchSpace.from_dict(history.study["space"])
+    return catalog.family((*space.members, space)[0].family).task(history.objective.task)
+
+
+def kept(study: Study, report: Report | None, task: Task) -> Predictions | None:
+    """Return the predictions in a report's checkpoint, or None if it is gone."""
     if report is None or report.checkpoint is None:
         return None
-    return stored_predictions.load(study.folder / report.checkpoint)
+    return stored_predictions.load(study.folder / report.checkpoint, task)
 
 
-def reported(study: Study, trial: Trial) -> list[np.ndarray]:
-    """Return what is left of every report of a trial: tables of its evidence, such as probabilities ``(N, C)``.
+def _best_kept(study: Study, history: History, trial: Trial) -> Predictions | None:
+    return kept(study, trial.best(history.objective), task_of(history))
+
+
+def reported(study: Study, trial: Trial, task: Task) -> list[np.ndarray]:
+    """Return the table left of every report of a trial, such as probabilities ``(N, C)``.
 
     A report whose own table ``<checkpoint>.npy`` is gone counts if its checkpoint is still there, as the best one is.
     """
@@ -113,20 +124,21 @@ def reported(study: Study, trial: Trial) -> list[np.ndarray]:
         try:
             tables.append(np.load((study.folder / report.checkpoint).with_suffix(".npy"), allow_pickle=False))
         except (OSError, ValueError, EOFError):
-            if (found := kept(study, report)) is not None:
+            if (found := kept(study, report, task)) is not None:
                 tables.append(found.table())
     return tables
 
 
-def _candidates(study: Study, trials: Sequence[Trial], like: Evidence) -> list[Evidence]:
+def _candidates(study: Study, history: History, trials: Sequence[Trial], like: Predictions) -> list[Predictions]:
     """Return every report of some trials that has the shape of ``like``, which lends them what all share."""
-    tables = [table for trial in trials for table in reported(study, trial)]
+    task = task_of(history)
+    tables = [table for trial in trials for table in reported(study, trial, task)]
     shape = like.table().shape
     return [like.with_table(table) for table in tables if table.shape == shape]
 
 
 def corrected(
-    study: Study, ranked: Sequence[Trial], patients: np.ndarray, objective: Objective
+    study: Study, history: History, ranked: Sequence[Trial], patients: np.ndarray
 ) -> bootstrap.Interval | None:
     """Return what the best report of the best trial can be expected to score on new patients.
 
@@ -134,19 +146,19 @@ def corrected(
 
     Args:
         study: the study.
+        history: its history.
         ranked: its trials with a score.
         patients: an id per validation case ``(N,)``.
-        objective: what trials and reports were chosen by.
 
     Returns:
-        The score, or None when it can't be told: all evidence is lost, or there is one patient only.
+        The score, or None when it can't be told: all predictions are lost, or there is one patient only.
     """
-    left = (kept(study, trial.best(objective)) for trial in ranked)
-    found = next((each for each in left if each is not None and len(each.labels) == len(patients)), None)
+    left = (_best_kept(study, history, trial) for trial in ranked)
+    found = next((each for each in left if each is not None and len(each) == len(patients)), None)
     if found is None or len(set(patients)) < 2:
         return None
-    candidates = _candidates(study, ranked, found) or [found]
-    return selection.expected(candidates, patients, objective.metric, mode=objective.mode)
+    candidates = _candidates(study, history, ranked, found) or [found]
+    return selection.expected(candidates, patients, history.objective.own, history.objective.mode)
 
 
 def _trial(trial: Trial, history: History) -> dict[str, Any]:
@@ -184,11 +196,11 @@ def _start(study: Study, history: History, patients: np.ndarray) -> dict[str, An
 
 
 def _score(study: Study, history: History, trial: Trial, patients: np.ndarray) -> dict[str, Any]:
-    found = kept(study, trial.best(history.objective))
+    found = _best_kept(study, history, trial)
     score: dict[str, Any] = {"value": trial.value(history.objective), "interval": None}
     if found is not None:
-        scorer = found.scorer(bootstrap.groups_of(patients, len(found.labels)))
-        score["interval"] = bootstrap.scored(scorer, history.objective.metric).to_dict()
+        scorer = found.scorer(bootstrap.groups_of(patients, len(found)))
+        score["interval"] = bootstrap.scored(scorer, history.objective.own).to_dict()
     return score
 
 
@@ -196,10 +208,9 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
     ranked = history.ranked()
     if not ranked:
         return None
-    best, metric = ranked[0], history.objective.metric
-    sign = 1 if history.objective.mode == "max" else -1
-    found = kept(study, best.best(history.objective))
-    honest = corrected(study, ranked, patients, history.objective)
+    best, metric, sign = ranked[0], history.objective.metric, history.objective.sign
+    found = _best_kept(study, history, best)
+    honest = corrected(study, history, ranked, patients)
     value = best.value(history.objective)
     gains = {name: sign * (value - known[metric]) for name, known in history.baselines.items() if metric in known}
     result: dict[str, Any] = {
@@ -215,9 +226,9 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
         "collapsed": "" if found is None else found.collapsed(history.study["data"]["classes"]),
     }
     start = _reference(history)
-    other = kept(study, start.best(history.objective)) if start else None
+    other = _best_kept(study, history, start) if start else None
     if found is not None and other is not None:
-        groups = bootstrap.groups_of(patients, len(found.labels))
+        groups = bootstrap.groups_of(patients, len(found))
         pair = (found.scorer(groups), other.scorer(groups))[::sign]
-        result["gain_over_start"] = bootstrap.between(*pair, metric).to_dict()
+        result["gain_over_start"] = bootstrap.between(*pair, history.objective.own).to_dict()
     return result

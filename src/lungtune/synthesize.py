@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lungtune import catalog
+from lungtune import catalog, reopen
 from lungtune.core import environment, paths, recipe
 from lungtune.core import params as parameters
-from lungtune.core.family import Generator
 from lungtune.core.io import progress, waiting, write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.errors import DataError, SpaceError, TrialError, did_you_mean
 from lungtune.report import contact_sheet
-from lungtune.retrain import reopen, runs
+from lungtune.retraining import runs
+from lungtune.tasks.generation import Generation, GenerativeFamily
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Dataset, Inspection
-    from lungtune.data.synthetic_bank import Bank
+    from lungtune.data.synthetic_bank import SyntheticBank
     from lungtune.engine.session import Session
 
 DEFAULT = "sd_lora"
@@ -112,15 +112,15 @@ def synthesize(
         default = _default(found, profile or ("full" if data else "demo"), settings or {})
         made = default if settings else _best(found, default) or default
         print(f"no recipe was named: the bank is made with {made.name}", file=sys.stderr, flush=True)
-    trainable = catalog.family(made.space.family)
-    if not isinstance(trainable, Generator):
+    family = catalog.family(made.space.family)
+    if made.space.objective.task != Generation.name:
         raise SpaceError(
             f"{path} must be a recipe of a generator, such as sd_lora's, but is one of {made.space.family}."
         )
     wanted = _wanted(per_class, classes, found.manifest.classes)
-    base = parameters.build(trainable.Base, made.space.base)
-    trainable.check(base)
-    mark = _hash(made.mark, trainable.content(base), VERSION)
+    base = parameters.build(family.Base, made.space.base)
+    family.check(base)
+    mark = _hash(made.mark, family.content(base), VERSION)
     key = _hash(mark, found.manifest.train_hash, _SEED)
     folder = (out or paths.home() / "banks" / f"{made.name}-{key[:8]}").absolute()
     bank = _bank(folder, key, made, found, base.image_size)
@@ -130,21 +130,27 @@ def synthesize(
         for entry in bank.drop_damaged():
             print(f"{entry.file} is damaged and is made anew", file=sys.stderr, flush=True)
         if bank.missing(wanted):
-            opened = dataset.load(found, base.image_size)
-            _make(trainable, base, opened, bank, made, work, wanted)
+            opened = dataset.load(found, family.fields, base.image_size)
+            _make(family, base, opened, bank, made, work, wanted)
             _picture(bank, opened)
     return bank.folder
 
 
 def _make(
-    trainable: Generator, base: Any, opened: Dataset, bank: Bank, made: Origin, work: Path, wanted: Mapping[str, int]
+    family: GenerativeFamily,
+    base: Any,
+    opened: Dataset,
+    bank: SyntheticBank,
+    made: Origin,
+    work: Path,
+    wanted: Mapping[str, int],
 ) -> None:
     """Train the generator, or find it trained, and draw what the bank lacks."""
     from lungtune.engine.capacity import set_reproducible_threads
     from lungtune.engine.session import Session
 
     assert made.space.seed is not None
-    session = Session(trainable, base, opened, made.space.fidelity, made.space.objective)
+    session = Session(family, base, opened, made.space.fidelity, made.space.objective)
     run = runs.Run(made.space.seed, work)
     set_reproducible_threads()
     runs.train(session, made.space, [run], made.fidelity, f"training the generator {made.name}")
@@ -204,8 +210,8 @@ def _default(found: Inspection, profile: str, settings: Mapping[str, Any]) -> Or
     return Origin(f"{DEFAULT}-start", fixed, space.fidelity.max, mark, None, profile)
 
 
-def _bank(folder: Path, key: str, made: Origin, found: Inspection, size: int) -> Bank:
-    from lungtune.data.synthetic_bank import Bank
+def _bank(folder: Path, key: str, made: Origin, found: Inspection, size: int) -> SyntheticBank:
+    from lungtune.data.synthetic_bank import SyntheticBank
 
     generator = {
         "recipe": made.name,
@@ -218,7 +224,7 @@ def _bank(folder: Path, key: str, made: Origin, found: Inspection, size: int) ->
     }
     named = [str(made.path.absolute())] if made.path else ["--data", found.source, "--profile", made.profile]
     command = ["python", "scripts/synthesize.py", *named, "--out", str(folder)]
-    return Bank.create(
+    return SyntheticBank.create(
         folder,
         key=key,
         generator=generator,
@@ -231,16 +237,16 @@ def _bank(folder: Path, key: str, made: Origin, found: Inspection, size: int) ->
     )
 
 
-def _fill(session: Session, bank: Bank, run: runs.Run, made: Origin, wanted: Mapping[str, int]) -> None:
+def _fill(session: Session, bank: SyntheticBank, run: runs.Run, made: Origin, wanted: Mapping[str, int]) -> None:
     """Draw what the bank still lacks, a batch at a time."""
     import torch
 
-    from lungtune.data.bank_files import Item
+    from lungtune.data.synthetic_bank import Item
     from lungtune.layers.layout import derive_seed
 
     missing = bank.missing(wanted)
-    values = parameters.build(session.trainable.Params, made.space.fixed)
-    captions = session.trainable.captions(values, bank.classes)
+    values = parameters.build(session.family.Params, made.space.fixed)
+    captions = session.family.captions(values, bank.classes)
     slot = session.runs[run.number].slot
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # threads that share cores with others wait for them
     what = f"drawing {len(missing)} images"
@@ -249,19 +255,20 @@ def _fill(session: Session, bank: Bank, run: runs.Run, made: Origin, wanted: Map
             batch = missing[first : first + _BATCH]
             labels = [bank.classes.index(name) for name, _ in batch]
             seeds = [derive_seed(bank.seed, label, index) for label, (_, index) in zip(labels, batch, strict=True)]
-            images = session.evaluator.draw(session.pack, slot, labels, seeds)
+            images = session.evaluators[Generation.name].draw(session.pack, slot, labels, seeds)
             rows = zip(batch, labels, seeds, images, strict=True)
             bank.add([Item(name, index, captions[k], seed, image) for (name, index), k, seed, image in rows])
             update(first + len(batch))
 
 
-def _picture(bank: Bank, opened: Dataset) -> None:
+def _picture(bank: SyntheticBank, opened: Dataset) -> None:
     """Write a contact sheet, real images above synthetic ones, class by class."""
     from PIL import Image
 
-    rows = []
+    train, rows = opened.train, []
     for k, name in enumerate(bank.classes):
-        rows.append((f"{name}, real", np.asarray(opened.train.images[opened.train.labels == k][:_SHOWN])))
+        first = np.flatnonzero(train["label"] == k)[:_SHOWN]
+        rows.append((f"{name}, real", np.asarray(train["image"][first])[:, 0]))
         files = [bank.folder / entry.file for entry in bank.entries(name)[:_SHOWN]]
         if files:
             rows.append((f"{name}, synthetic", np.stack([np.asarray(Image.open(file)) for file in files])))

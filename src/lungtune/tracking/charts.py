@@ -1,4 +1,4 @@
-"""Optuna's charts of a study as one page; the best trials' confusion matrices and ROC curves, or their samples."""
+"""Optuna's charts of a study as one page; the figures of the best trials, which their task draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lungtune import summary
 from lungtune.core.trial import History, Trial
+from lungtune.tasks import stored_predictions
 from lungtune.tracking.projection import STUDY, Projection
 from lungtune.tracking.writer import Writer
 
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
 
 BEST = 3
 """How many of the best trials get figures."""
-
-FIGURES = ("figures/roc.png", "figures/samples.png")
-"""The last figure of a trial: when it is there, all are."""
 
 SHARE = 2 / 3
 """Charts that compare parameters do so at the largest fidelity this share of the scored trials reached."""
@@ -49,7 +48,8 @@ def deliver(folder: Path, projection: Projection, writer: Writer) -> bool:
     for trial in history.ranked()[:BEST]:
         best, key = trial.best(history.objective), str(trial.number)
         version = zlib.crc32(str(best).encode())
-        if version in (writer.sent[key].files.get(name) for name in FIGURES):
+        last = summary.task_of(history).shown[-1:]  # where it is, all are
+        if any(writer.sent[key].files.get(f"figures/{name}") == version for name in last):
             continue
         for name, content in figures(folder, history, trial):
             if not writer.put_file(key, name, content, version):
@@ -69,30 +69,26 @@ def page(history: History) -> str:
 
 
 def figures(folder: Path, history: History, trial: Trial) -> Iterator[tuple[str, bytes]]:
-    """Yield a trial's figures, of what its best checkpoint keeps; none if it is gone or keeps nothing.
+    """Yield a trial's figures, drawn from its best checkpoint; none if that is gone or holds no predictions.
 
-    A classifier's are drawn from its validation probabilities; a generator's is ``<checkpoint>.png`` beside the
-    checkpoint, where there is one.
+    The evaluator's picture is ``<checkpoint>.png`` beside the checkpoint, where there is one.
     """
-    from lungtune.tasks import stored_predictions
-
     best = trial.best(history.objective)
     if best is None or not best.checkpoint:
         return
-    path = folder / best.checkpoint
-    found = stored_predictions.load(path)
-    if isinstance(found, stored_predictions.Probabilities):
-        from lungtune.tasks.classification.figures import confusion_png, roc_png
-
-        classes = [str(name) for name in history.study["data"]["classes"]]
-        title = f"trial {trial.number:03d}: {history.objective.metric} {trial.value(history.objective):.3f}"
-        try:
-            yield "figures/confusion_matrix.png", confusion_png(found.labels, found.probabilities, classes, title)
-            yield "figures/roc.png", roc_png(found.labels, found.probabilities, classes, title)
-        except ValueError:  # predictions of another study's classes
-            return
-    elif found is not None and (sheet := path.with_suffix(".png")).is_file():
-        yield "figures/samples.png", sheet.read_bytes()
+    task, path = summary.task_of(history), folder / best.checkpoint
+    found = stored_predictions.load(path, task)
+    if found is None:
+        return
+    classes = [str(name) for name in history.study["data"]["classes"]]
+    title = f"trial {trial.number:03d}: {history.objective.metric} {trial.value(history.objective):.3f}"
+    try:
+        for name, png in found.figures(title, classes):
+            yield f"figures/{name}", png
+    except ValueError:  # predictions of another study's classes
+        return
+    if task.picture and (picture := path.with_suffix(".png")).is_file():
+        yield f"figures/{task.picture}", picture.read_bytes()
 
 
 def common_fidelity(history: History) -> float:

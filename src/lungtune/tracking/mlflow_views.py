@@ -10,16 +10,13 @@ import json
 from typing import Any
 from urllib.parse import quote
 
-from lungtune.core import objectives
+from lungtune import summary
+from lungtune.core.task import Task
 from lungtune.core.trial import History
 
 TAG = "mlflow.sharedViewState."
 MAX_TAG = 19_000
 """MLflow takes 20,000 bytes; of very wide spaces the later columns are left out."""
-
-HEADLINE = ("balanced_accuracy", "accuracy", "macro_auroc", "nll", "ece")
-GENERATED = ("cmmd", "coverage", "recognised", "copies")
-"""The same of a generator's trials."""
 
 FIRST = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
 SECTION = "lungtune-compare"
@@ -47,8 +44,8 @@ def address(server: str, experiment_id: str, study: str, *, charts: bool = False
 def _state(history: History, params: list[str]) -> dict[str, Any]:
     metric = history.objective.metric
     best = f"best_{metric}"
-    shown = GENERATED if metric in objectives.GENERATION else HEADLINE
-    scores = [best, *(f"best_{name}" for name in shown if name != metric), "passes"]
+    task = summary.task_of(history)
+    scores = [best, *(f"best_{name}" for name in task.headline if name != metric), "passes"]
     columns = ["tags.`state`", "tags.`reason`"]
     columns += [f"metrics.`{name}`" for name in scores] + [f"params.`{name}`" for name in params]
     return {
@@ -59,7 +56,7 @@ def _state(history: History, params: list[str]) -> dict[str, Any]:
         "columnOrder": [*FIRST, *columns],
         "columnWidths": dict.fromkeys(columns, 110),
         "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": _charts(history, best, params),
+        "compareRunCharts": _charts(history, task, best, params),
         "compareRunSections": [
             {"uuid": SECTION, "name": "Trials compared", "display": True, "isReordered": False, "deleted": False}
         ],
@@ -67,10 +64,9 @@ def _state(history: History, params: list[str]) -> dict[str, Any]:
     }
 
 
-def _charts(history: History, best: str, params: list[str]) -> list[dict[str, Any]]:
-    metric = history.objective.metric
-    kind = "cmmd" if metric in objectives.GENERATION else "recall"
-    by_class = [f"{kind}_{name}" for name in history.study["data"].get("classes", [])]
+def _charts(history: History, task: Task, best: str, params: list[str]) -> list[dict[str, Any]]:
+    metric, classes = history.objective.metric, history.study["data"].get("classes", [])
+    by_class = [f"{task.by_class}_{name}" for name in classes] if task.by_class else []
     charts: list[dict[str, Any]] = [
         {"type": "PARALLEL", "selectedParams": params, "selectedMetrics": [best], "showAllRuns": True,
          "displayName": f"parameters and {best}"},

@@ -11,13 +11,10 @@ from rich.markup import escape
 
 from lungtune import catalog
 from lungtune.core import comparison, paths
-from lungtune.core.family import Generator
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.report import formatting
+from lungtune.report import formatting, leaderboard
 from lungtune.search.ui import live
-from lungtune.stats import leaderboard
-from lungtune.tasks.generation.recognition import RECOGNISED
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -38,16 +35,6 @@ def _baselines(groups: Mapping[str, Any], metric: str) -> list[str]:
     lines = [f"constant-class baseline {known.pop('constant'):.4f}"] if "constant" in known else []
     others = "; ".join(f"{formatting.baseline(name)} {value:.4g}" for name, value in known.items())
     return [*lines, others] if others else lines
-
-
-def _recognised(best: Mapping[str, Any], groups: Mapping[str, Any]) -> str:
-    """Whether a generator's samples look like their class; empty for a classifier."""
-    told = {formatting.baseline(name): groups.get(name, {}) for name in ("untrained", "real")}
-    told = {"its samples": best["scores"], **told}
-    if not all(RECOGNISED in scores for scores in told.values()):
-        return ""  # a share alone says little
-    shares = "; ".join(f"{name} {100 * scores[RECOGNISED]:.0f} %" for name, scores in told.items())
-    return f"taken for their class by a classifier of real images, mean over the classes: {shares}"
 
 
 def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: Console, seconds: float) -> None:
@@ -80,8 +67,11 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
         )
     for line in _baselines(result["baselines"], metric):
         out(f"  {line}")
-    if told := _recognised(best, result["baselines"]):
-        out(f"  {told}")
+    made = space.configuration(best["params"])
+    family = catalog.family(made.family)
+    task = family.task(space.objective.task)
+    for line in task.summary_lines(best["scores"], result["baselines"]):
+        out(f"  {line}")
     if best["collapsed"]:
         out(f"  [bold]{escape(best['collapsed'])}[/bold]")
     if result["leaderboard"]:
@@ -92,9 +82,8 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     recipe = paths.home() / "recipes" / f"{study.name}-1.yaml"
     recipe = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
     out(f"  python scripts/retrain.py {recipe}   (with --test it opens the locked test set, once per study)")
-    made = space.configuration(best["params"])
-    if isinstance(catalog.family(made.family), Generator):
-        out(f"  python scripts/synthesize.py {recipe} --per-class 200   (a bank of images for classifiers to train on)")
-    for command in comparison.commands(recipe, catalog.family(made.family), space.of(best["params"]), made.params):
+    for command, what in task.next_commands(str(recipe)):
+        out(f"  {command}   ({what})")
+    for command in comparison.commands(recipe, family, space.of(best["params"]), made.params):
         out(f"  {command}   (does it help? with --test it is asked of the test set too)")
     out("  python scripts/ui.py")

@@ -36,6 +36,9 @@ class GenerationEvaluator(Evaluator):
     """Predictions are ``images`` uint8 ``(M, H, W)``, their embeddings ``samples`` ``(M, D)`` and classes ``drawn``
     ``(M,)``: ``Base.samples`` of each class."""
 
+    _other: tuple[Part, np.ndarray] | None = None
+    """The part scored last, other than validation, with its embeddings."""
+
     def predict(self, pack: Pack, slot: int, part: Part) -> dict[str, np.ndarray]:
         """See ``Evaluator.predict``. The same samples for any part of the data."""
         count = self.base.samples
@@ -57,8 +60,12 @@ class GenerationEvaluator(Evaluator):
 
     def kept(self, part: Part, predicted: Predicted) -> sample_metrics.Samples:
         """See ``Evaluator.kept``."""
-        mine = part is self.dataset.validation
-        real = self._validation.embeddings if mine else self.embedded(part["image"])
+        if part is self.dataset.validation:
+            real = self._validation.embeddings
+        else:
+            if self._other is None or self._other[0] is not part:
+                self._other = part, self.embedded(part["image"])
+            real = self._other[1]
         return sample_metrics.Samples(real, part["label"], predicted["samples"], predicted["drawn"], self._sigma)
 
     def copies(self, predicted: Predicted) -> memorisation.Copies:

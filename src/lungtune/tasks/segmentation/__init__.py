@@ -36,7 +36,7 @@ class Segmentation(Task):
     headline: ClassVar[tuple[str, ...]] = ("iou",)
 
     def loss(self, outputs: Mapping[str, torch.Tensor], batch: Any, layout: Any) -> torch.Tensor:
-        """Return ``1 - soft Dice`` of rows with a mask, 0 elsewhere and where the logits are NaN (see ``Task.loss``)."""
+        """Return ``1 - soft Dice`` of rows with a mask; 0 elsewhere, and where the logits are NaN."""
         import torch
 
         from lungtune.layers.losses import overlap

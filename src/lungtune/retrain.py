@@ -11,18 +11,11 @@ from typing import Any
 
 from lungtune import catalog
 from lungtune.core import paths
-from lungtune.core.family import Generator
 from lungtune.core.io import write_atomic
 from lungtune.errors import StudyError
-from lungtune.report import retrain_report
-from lungtune.retrain import runs
-from lungtune.retrain.classifier import ClassifierRetraining
-from lungtune.retrain.generator import GeneratorRetraining
-from lungtune.retrain.reopen import inspect, ledger_of, load, owned
-from lungtune.retrain.retraining import Asked, Retraining
-from lungtune.tasks.generation import report_markdown
-
-__all__ = ["RetrainReport", "retrain"]
+from lungtune.reopen import inspect, ledger_of, load, owned
+from lungtune.retraining import runs
+from lungtune.retraining.frame import Asked, Retraining
 
 
 @dataclass(frozen=True)
@@ -32,22 +25,17 @@ class RetrainReport:
     Attributes:
         folder: holds ``report.json``, ``report.md``, ``weights/`` and a copy of the recipe.
         content: what ``report.json`` holds.
+        text: the report for a terminal.
     """
 
     folder: Path
     content: dict[str, Any]
+    text: str
 
     @property
     def reproduced(self) -> str:
         """``yes``, ``no``, or ``not compared`` (the recipe was edited)."""
         return str(self.content["reproduction"]["reproduced"])
-
-    @property
-    def text(self) -> str:
-        """The report for a terminal."""
-        return (
-            report_markdown.text(self.content) if _draws(self.content["family"]) else retrain_report.text(self.content)
-        )
 
     @property
     def weights(self) -> Path:
@@ -90,9 +78,10 @@ def retrain(
     space, origin = load(path)
     if seeds < 1:
         raise StudyError(f"--seeds >= 1 must hold, but got {seeds}.")
-    kind: type[Retraining] = GeneratorRetraining if _draws(space.family) else ClassifierRetraining
-    one = kind(path, space, origin, Asked(seeds, test, blackout, compare, bank))
-    one.trainable.check(one.base)
+    family = catalog.family(space.family)
+    kind: type[Retraining] = family.task(space.objective.task).retraining() or Retraining
+    one = kind(path, space, origin, Asked(seeds, test, blackout, compare, bank), family)
+    family.check(one.base)
     folder = out or paths.home() / "models" / path.stem
     ledger = ledger_of(path, origin)
     with ExitStack() as held:
@@ -111,14 +100,11 @@ def retrain(
         one.write(content)
         write_atomic(folder / "recipe.yaml", path.read_bytes())
         if test:
-            scores = {name: value["value"] for name, value in content["test"]["metrics"].items()}
+            values = {name: value["value"] for name, value in content["test"]["metrics"].items()}
+            scores = {name: value for name, value in values.items() if value is not None}
             ledger.result(one.mark, path.name, scores, folder)
         runs.forget(folder / "work")
-    return RetrainReport(folder, content)
-
-
-def _draws(family: str) -> bool:
-    return isinstance(catalog.family(family), Generator)
+    return RetrainReport(folder, content, one.text(content))
 
 
 def _put(one: Retraining, folder: Path) -> None:

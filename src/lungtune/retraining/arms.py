@@ -1,4 +1,4 @@
-"""Does a parameter help, and at which value? The same recipe with other values of it, held against a control.
+"""A comparison of one parameter's values: the same recipe trained with each, against a control.
 
 The recipe's own runs are its value's. Of three seeds or more the searched one is left out of all values: its score was
 selected with one of them.
@@ -7,6 +7,7 @@ selected with one of them.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ from lungtune.core import recipe
 from lungtune.core.comparison import Comparison
 from lungtune.core.space import SearchSpace
 from lungtune.errors import TrialError
-from lungtune.retrain import runs
-from lungtune.stats import ablation_report
-from lungtune.tasks.classification import metrics
+from lungtune.report import ablation_report
+from lungtune.retraining import runs
 
 if TYPE_CHECKING:
+    from lungtune.core.family import Family
+    from lungtune.core.task import Task
     from lungtune.data.dataset import Part
     from lungtune.engine.session import Session
 
@@ -36,23 +38,28 @@ class Arms:
 
     Args:
         session: trains them; no trial may be in.
-        space: the recipe.
+        family: the recipe's family.
+        space: the recipe; its objective decides.
         compared: the parameter and its values.
         own: the recipe's own runs; the first is the searched one. They are trained before :meth:`train`.
         origin: the recipe's provenance.
         work: folder of checkpoints; each value has its own, named by all that decides its weights.
+        predict: fills in what a run predicts of the test part.
     """
 
     def __init__(
         self,
         session: Session,
+        family: Family[Any, Any],
         space: SearchSpace,
         compared: Comparison,
         own: list[runs.Run],
         origin: recipe.Provenance,
         work: Path,
+        predict: Callable[[runs.Run, Part], None],
     ) -> None:
-        self._session, self._space, self._fidelity = session, space, origin.fidelity
+        self._session, self._family, self._space, self._predict = session, family, space, predict
+        self._task, self._fidelity = family.task(space.objective.task), origin.fidelity
         self.compared = compared
         self.searched = own[0].seed
         self.left_out = compared_seeds(len(own)) < len(own)
@@ -79,12 +86,15 @@ class Arms:
         runs.train(self._session, self._space, self.others, self._fidelity, listed)
 
     def content(self, edited: bool) -> dict[str, Any]:
-        """Return what a report says while the test set stays locked.
+        """Return what the report says while the test set is locked.
+
+        Args:
+            edited: the recipe was changed after its export.
 
         Returns:
             JSON-able: ``axis``, ``control``, ``recipe_value``, ``metric``, ``left_out`` (a seed, or null), ``runs``
             [{value, seed, score, failure, test}], ``notes``; ``validation``, ``test``: comparisons
-            (:func:`lungtune.stats.ablation_report.part`), the second null; ``confirmed``: a sentence.
+            (:func:`lungtune.report.ablation_report.part`), the second null; ``confirmed``: a sentence.
         """
         found = {
             "axis": self.compared.axis,
@@ -100,37 +110,60 @@ class Arms:
 
     def score(self, part: Part, content: dict[str, Any], edited: bool) -> None:
         """Score all values on the opened test part; ``own`` were scored on it before. Fills in ``content``."""
-        for run in (run for run in self.others if run.failure is None):
-            runs.score(self._session, self._space, run, part, self._fidelity)
+        scores: dict[int, float | None] = {}
+        others = {id(run) for run in self.others}
+        for run in (run for each in self.arms.values() for run in each if run.failure is None):
+            if id(run) in others:
+                self._predict(run, part)
             try:
-                metrics.check(part.labels, run.tested["probabilities"])
+                scores[id(run)] = self._score(part, run)
             except TrialError as error:  # it costs no other model its score
                 run.failure, run.tested = f"on the test set: {error}", {}
         content["test"] = self._part(part, "tested")
         content["confirmed"] = ablation_report.confirmed(self.compared, content["validation"], content["test"])
-        content |= self._told(edited, part)
+        content |= self._told(edited, scores)
+
+    def _score(self, part: Part, run: runs.Run) -> float | None:
+        evaluator = self._session.evaluators[self._task.name]
+        return evaluator.scores(part, run.tested[self._task.name]).get(self._space.objective.own)
 
     def _part(self, part: Part, what: str) -> dict[str, Any]:
-        found = {
-            value: {run.seed: getattr(run, what) for run in each if getattr(run, what)}
+        objective, names = self._space.objective, self._task.scorer_names(self._session.dataset.classes)
+        prefix = f"{self._task.by_class}_"
+        of_classes = {shown: name for shown, name in names.items() if shown not in self._task.metrics}
+        by_class = {shown.removeprefix(prefix): name for shown, name in of_classes.items()}
+        measures = {
+            self._family.metric_key(task, metric): (metric, self._kept(task, part, what))
+            for task in self._family.tasks
+            if task is not self._task
+            for metric in task.principal
+        }
+        return ablation_report.part(
+            part.patients,
+            self.compared,
+            self._kept(self._task, part, what),
+            objective,
+            by_class=by_class,
+            by_class_mode=self._task.by_class_mode,
+            measures=measures,
+        )
+
+    def _kept(self, task: Task, part: Part, what: str) -> ablation_report.Arms:
+        evaluator = self._session.evaluators[task.name]
+        return {
+            value: {run.seed: evaluator.kept(part, getattr(run, what)[task.name]) for run in each if getattr(run, what)}
             for value, each in self.arms.items()
         }
-        classes = self._session.dataset.classes
-        metric = self._space.objective.metric
-        return ablation_report.part(part.labels, part.patients, classes, self.compared, found, metric)
 
-    def _told(self, edited: bool, test: Part | None = None) -> dict[str, Any]:
+    def _told(self, edited: bool, scores: dict[int, float | None] | None = None) -> dict[str, Any]:
         failed = [(value, run.seed) for value, each in self.arms.items() for run in each if run.failure is not None]
-        classes, metric = self._session.dataset.classes, self._space.objective.metric
         rows = [
             {
                 "value": value,
                 "seed": run.seed,
                 "score": run.value,
                 "failure": run.failure,
-                "test": metrics.classification(test.labels, run.tested["probabilities"], classes)[metric]
-                if test is not None and run.tested
-                else None,
+                "test": (scores or {}).get(id(run)),
             }
             for value, each in self.arms.items()
             for run in each

@@ -1,15 +1,14 @@
-"""What a recipe needs before it trains: its space, its data, its synthetic images, its ledger, a folder of its own."""
+"""What a recipe needs before it trains: its space, its data, its ledger, a folder of its own."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lungtune import catalog
-from lungtune.core import io, recipe, synthetic
+from lungtune.core import io, recipe
 from lungtune.core.ledger import Ledger
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
@@ -17,7 +16,6 @@ from lungtune.errors import DataError, SpaceError, StudyError, did_you_mean
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Inspection
-    from lungtune.data.synthetic_bank import Bank
 
 
 def load(path: Path) -> tuple[SearchSpace, recipe.Provenance]:
@@ -31,26 +29,6 @@ def load(path: Path) -> tuple[SearchSpace, recipe.Provenance]:
         raise SpaceError(f"there is no recipe {path}.{did_you_mean(path.name, near)}")
     space = catalog.space(str(path))
     return space, recipe.provenance(space, path)
-
-
-def bank_of(space: SearchSpace, origin: recipe.Provenance, folder: Path | None) -> Bank | None:
-    """Find the synthetic images again that a recipe, or a comparison, wants; the bank may hold more by now.
-
-    Raises:
-        SpaceError: none are wanted but a bank is named, or the other way round.
-        DataError: the bank is lost, or another one.
-    """
-    from lungtune.data.synthetic_bank import Bank
-
-    if not synthetic.wanted(space):
-        if folder is not None:
-            raise SpaceError(f"--bank is given, but the recipe wants no synthetic images: its {synthetic.RATIO} is 0.")
-        return None
-    if origin.bank:
-        return dataclasses.replace(Bank.again(origin.bank, folder), limits=None)
-    if folder is None:
-        raise SpaceError("the recipe wants synthetic images, but names no bank of them; name it with --bank DIR.")
-    return Bank.open(folder)
 
 
 def ledger_of(path: Path, origin: recipe.Provenance) -> Ledger:

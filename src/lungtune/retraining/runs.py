@@ -1,4 +1,7 @@
-"""Trains the runs of a recipe to where its score was searched, and lets them join again to be scored."""
+"""The runs of a recipe: trained to the fidelity its score was searched at, and reopened to be scored.
+
+What a run predicts is kept by task: ``{task: {name: array}}``, as ``Session.predict`` returns it.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lungtune.core.comparison import shown
 from lungtune.core.io import progress
 from lungtune.core.space import SearchSpace
 from lungtune.errors import CheckpointError, TrialError
 
 if TYPE_CHECKING:
-    from lungtune.core.family import Trainable
+    import numpy as np
+
+    from lungtune.core.family import Family
     from lungtune.data.dataset import Part
     from lungtune.engine.session import Session
 
@@ -38,9 +41,9 @@ class Run:
     value: float | None = None
     failure: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
-    prediction: dict[str, np.ndarray] = field(default_factory=dict)
+    prediction: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     adapter: dict[str, Any] = field(default_factory=dict)
-    tested: dict[str, np.ndarray] = field(default_factory=dict)
+    tested: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.number = self.seed if self.number < 0 else self.number
@@ -53,13 +56,13 @@ class Run:
         return {"seed": self.seed, "value": self.value, "failure": self.failure, "metrics": self.scores, "test": None}
 
 
-def room(trainable: Trainable, count: int) -> int:
+def room(family: Family[Any, Any], count: int) -> int:
     """Return how many of ``count`` runs train together: one by one where a family gains nothing from packs."""
-    return min(count, PACKED) if trainable.packs else 1
+    return min(count, PACKED) if family.packs else 1
 
 
 def train(session: Session, space: SearchSpace, runs: list[Run], fidelity: float, what: str = "") -> None:
-    """Train runs up to ``fidelity`` passes, as many together as the session takes; fill in what they come to."""
+    """Train runs up to ``fidelity`` passes, as many together as the session takes; fill in their results."""
     size = session.pack.capacity
     for first in range(0, len(runs), size):
         some = runs[first : first + size]
@@ -80,20 +83,22 @@ def _together(session: Session, space: SearchSpace, runs: list[Run], fidelity: f
                     run.failure = str(due)
                 elif due.fidelity >= fidelity - 1e-6:
                     slot = session.runs[number].slot
-                    run.prediction = session.judge(number, session.dataset.validation)
+                    run.prediction = session.predict(number, session.dataset.validation)
                     run.adapter = {} if run.changed else session.pack.adapter(slot)
                     run.scores = {key: float(value) for key, value in due.metrics.items()}
-                    run.value = run.scores[space.objective.metric]
+                    run.value = run.scores.get(space.objective.metric)
+                    if run.value is None:
+                        run.failure = f"no validation case allows {space.objective.metric}"
                 else:
                     continue
                 session.leave(number)
                 del open_runs[number]
             done = [session.pack.samples(session.runs[number].slot) for number in open_runs]
-            update(min(done) / len(session.dataset.train.labels) if done else fidelity)
+            update(min(done) / len(session.dataset.train) if done else fidelity)
 
 
 def resume(session: Session, space: SearchSpace, run: Run, fidelity: float) -> None:
-    """Let a trained run join again as it ended; an older checkpoint, or none, will not do.
+    """Reopen a trained run as it ended; an older checkpoint, or none, will not do.
 
     Raises:
         CheckpointError: its newest checkpoint is lost or damaged.
@@ -120,9 +125,9 @@ def make_sure(session: Session, space: SearchSpace, runs: list[Run], fidelity: f
 
 
 def score(session: Session, space: SearchSpace, run: Run, part: Part, fidelity: float) -> None:
-    """Fill in what a trained run makes of the test part."""
+    """Fill in what a trained run predicts of the test part."""
     resume(session, space, run, fidelity)
-    run.tested = session.judge(run.number, part)
+    run.tested = session.predict(run.number, part)
     session.leave(run.number)
 
 

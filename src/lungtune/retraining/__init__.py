@@ -1,0 +1,1 @@
+"""Retraining a recipe: runs, comparisons and the frame of its report, for any task."""

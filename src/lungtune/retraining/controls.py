@@ -1,0 +1,117 @@
+"""Controls that do not see a lung: what files look like from outside, and the recipe trained on blackened lungs.
+
+A model that a control equals has not shown that it reads lungs. The outline of a blackened lung stays visible, so the
+second control knows shape and size of the lungs, and everything around them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lungtune.core import synthetic
+from lungtune.core.io import log_stderr
+from lungtune.core.space import SearchSpace
+from lungtune.retraining import runs
+
+if TYPE_CHECKING:
+    from lungtune.core.family import Family
+    from lungtune.data.dataset import Dataset, Inspection, Part
+    from lungtune.engine.session import Session
+
+METADATA, BLACKOUT = "metadata only", "lungs blacked out"
+NO_MASKS = "Not computed: it needs lung masks. Name their folder in the data source: masks=DIR."
+LEFT_OUT = "Not computed: --no-blackout left it out."
+_FACTS = ("width", "height", "mode", "type")
+
+
+def outside(inspection: Inspection, part: str) -> dict[str, np.ndarray]:
+    """Return what the files of a part look like from outside: a column ``(N,)`` per property, in the part's order."""
+    facts = inspection.facts[~inspection.facts.index.duplicated()]
+    rows = facts.loc[list(inspection.manifest.parts[part].path)]
+    return {name: np.array(rows[name].tolist()) for name in _FACTS}
+
+
+def masked(inspection: Inspection) -> bool:
+    """Whether any training case has a lung mask."""
+    return inspection.manifest.has("mask", "train")
+
+
+def darkened(part: Part) -> Part:
+    """Return the cases of a part that have a mask, with black lungs."""
+    kept = part.select(part.has("mask"))
+    if not len(kept):
+        return kept
+    image = np.where(kept["mask"] > 0, np.uint8(0), kept["image"])
+    return dataclasses.replace(kept, fields={**kept.fields, "image": image})
+
+
+class Blackout:
+    """The same recipe, trained on images whose lungs are black. It stays in its session until it has been scored.
+
+    Args:
+        family: the model family.
+        base: its ``Base``.
+        dataset: opened with masks and labels.
+        space: the recipe.
+        fidelity: passes to train.
+        folder: of its checkpoints, from which an interrupted training goes on.
+
+    Attributes:
+        problem: why it could not be trained, as a sentence; empty when it was.
+    """
+
+    def __init__(
+        self, family: Family[Any, Any], base: Any, dataset: Dataset, space: SearchSpace, fidelity: float, folder: Path
+    ) -> None:
+        self.problem = _obstacle(dataset)
+        if self.problem:
+            return
+        log_stderr(
+            "the recipe is trained once more, on images with black lungs: as long again (--no-blackout leaves it out)"
+        )
+        parts = {"train": darkened(dataset.train), "validation": darkened(dataset.validation), "synthetic": None}
+        dark = dataclasses.replace(dataset, **parts)
+        assert space.seed is not None
+        # synthetic images show lungs, and have no masks: as many real ones, blackened, take their place
+        mixed = synthetic.Settings.from_mapping(space.fixed).wants_bank
+        changed = {synthetic.IMAGES: synthetic.DUPLICATES} if mixed else {}
+        self._run = runs.Run(space.seed, folder, changed=changed)
+        self._session = _session(family, base, dark, space)
+        runs.train(self._session, space, [self._run], fidelity, "training with black lungs")
+        if self._run.failure is not None:
+            self.problem = f"Not computed: the training with black lungs failed: {self._run.failure}."
+            return
+        runs.resume(self._session, space, self._run, fidelity)
+
+    def predict(self, part: Part) -> dict[str, dict[str, np.ndarray]]:
+        """Return what the control predicts of the cases of a part that have a mask, by task and name.
+
+        Args:
+            part: opened with masks; at least one case has one.
+        """
+        return self._session.predict(self._run.number, darkened(part))
+
+
+def _session(family: Family[Any, Any], base: Any, dataset: Dataset, space: SearchSpace) -> Session:
+    from lungtune.engine.session import Session
+
+    return Session(family, base, dataset, space.fidelity, space.objective)
+
+
+def _obstacle(dataset: Dataset) -> str:
+    """Say why nothing can be trained with black lungs; empty when it can."""
+    parts = (("training", dataset.train), ("validation", dataset.validation))
+    if any("mask" not in part for _, part in parts):
+        return NO_MASKS
+    for name, part in parts:
+        lacking = sorted(set(range(len(dataset.classes))) - set(part["label"][part.has("mask")].tolist()))
+        if lacking:
+            return (
+                f"Not computed: no {name} image of {', '.join(dataset.classes[k] for k in lacking)} has a lung mask, "
+                "so black lungs alone would give the class away."
+            )
+    return ""
