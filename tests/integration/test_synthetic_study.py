@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lungtune.data.bank_files import Item
+from lungtune.retrain.controls import BLACKOUT
 from rich.console import Console
 
 from lungtune import catalog
 from lungtune.core import journal, synthetic, yamlfile
 from lungtune.data import dataset
-from lungtune.data.bank_files import Item
 from lungtune.data.synthetic_bank import Bank
 from lungtune.errors import DataError, SpaceError
 from lungtune.export import export, following
 from lungtune.retrain import retrain, runs
-from lungtune.retrain.controls import BLACKOUT
 from lungtune.search import preparation
 from lungtune.search.backends.ray_hosts.host import PackHost
 from lungtune.search.controller import TrialController

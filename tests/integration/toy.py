@@ -19,8 +19,8 @@ from lungtune.engine.pack import Pack
 from lungtune.inputs.batch import Batch
 from lungtune.inputs.training_pool import Phase
 from lungtune.layers.layout import BatchLayout
-from lungtune.tasks.classification import Classification
 from lungtune.models.params import Loop
+from lungtune.tasks.classification import Classification
 
 
 @dataclass(frozen=True)

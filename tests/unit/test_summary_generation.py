@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
+from tests.unit.evaluate import generated
 
 from lungtune import catalog, export, summary
 from lungtune.core.space import SPACE, together
@@ -19,7 +20,6 @@ from lungtune.search.ui import live, result_text
 from lungtune.tasks.generation import sample_metrics
 from lungtune.tracking import charts, mlflow_views, run_markdown
 from lungtune.tracking.projection import STUDY, Projection
-from tests.unit.evaluate import generated
 
 PATIENTS = np.arange(90) // 2
 BASELINES = {"untrained": {"cmmd": 131.25, "coverage": 0.2}, "real": {"cmmd": 0.8, "coverage": 0.97}}

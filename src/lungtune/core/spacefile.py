@@ -227,7 +227,7 @@ def _resolve(
         why=plain["why"],
         **{key: plain[key] for key in COUNTS},
         text=reader.path.read_text(encoding="utf-8"),
-        inert=parameters.inert(trainable.Base, trainable.Params),
+        inert=parameters.inert(family.Base, family.Params),
     )
 
 

@@ -14,8 +14,8 @@ from lungtune.core.trial import Objective
 from lungtune.data.dataset import Dataset, Part
 from lungtune.engine.pack import Pack
 
-Predicted = Mapping[str, np.ndarray]
-"""What a trial predicts of a part of the data, by name, of all tasks."""
+Predicted = Mapping[str, Mapping[str, np.ndarray]]
+"""What a trial predicts of a part of the data: task -> name -> ``(N, ...)``."""
 
 
 class Evaluation:
@@ -37,12 +37,9 @@ class Evaluation:
             task.name: task.evaluator(family, base, dataset, device) for task in family.tasks
         }
 
-    def predict(self, pack: Pack, slot: int, part: Part) -> dict[str, np.ndarray]:
-        """Return the predictions of the trial in a slot, of all tasks, with its weights as they are."""
-        found: dict[str, np.ndarray] = {}
-        for evaluator in self.evaluators.values():
-            found |= evaluator.predict(pack, slot, part)
-        return found
+    def predict(self, pack: Pack, slot: int, part: Part) -> dict[str, dict[str, np.ndarray]]:
+        """Return the predictions of the trial in a slot, by task and name, with its weights as they are."""
+        return {name: evaluator.predict(pack, slot, part) for name, evaluator in self.evaluators.items()}
 
     def scores(self, part: Part, predicted: Predicted) -> dict[str, float]:
         """Return all metrics of all tasks by their names in reports (``Family.metric_key``), all finite.
@@ -52,17 +49,17 @@ class Evaluation:
         """
         found: dict[str, float] = {}
         for task in self.family.tasks:
-            for name, value in self.evaluators[task.name].scores(part, predicted).items():
+            for name, value in self.evaluators[task.name].scores(part, predicted[task.name]).items():
                 found[self.family.metric_key(task, name)] = value
         return found
 
     def kept(self, part: Part, predicted: Predicted, objective: Objective) -> Predictions:
         """Return what checkpoints keep: the predictions of the objective's task."""
-        return self.evaluators[objective.task].kept(part, predicted)
+        return self.evaluators[objective.task].kept(part, predicted[objective.task])
 
     def picture(self, predicted: Predicted) -> bytes | None:
         """Return a PNG to look at, of the first task that has one."""
-        pictures = (evaluator.picture(predicted) for evaluator in self.evaluators.values())
+        pictures = (evaluator.picture(predicted[name]) for name, evaluator in self.evaluators.items())
         return next((picture for picture in pictures if picture is not None), None)
 
     def references(self, pack: Pack, params: Any) -> dict[str, dict[str, float]]:

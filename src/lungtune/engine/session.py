@@ -18,6 +18,7 @@ from lungtune.core.family import Family
 from lungtune.core.fields import Field
 from lungtune.core.resource import Fidelity
 from lungtune.core.space import SearchSpace
+from lungtune.core.task import Evaluator
 from lungtune.core.trial import Objective, Report
 from lungtune.data.dataset import Dataset, Part
 from lungtune.engine import capacity, checkpoint, memory, report_files
@@ -50,7 +51,7 @@ class Run:
     seconds: float = 0.0
     best: tuple[float, str] = (math.nan, "")
     verified: bool = False
-    predicted: tuple[int, dict[str, np.ndarray]] | None = None
+    predicted: tuple[int, dict[str, dict[str, np.ndarray]]] | None = None
     """Samples seen at the last report, and the predictions on validation then."""
 
 
@@ -179,8 +180,13 @@ class Session:
         """The next fidelity at which a trial reports."""
         return next((level for level in self._reports if level > run.fidelity + 1e-9), self.fidelity.max)
 
-    def predict(self, number: int, part: Part) -> dict[str, np.ndarray]:
-        """Return the predictions of trial ``number`` on a part of the data, of all tasks, by name."""
+    @property
+    def evaluators(self) -> dict[str, Evaluator]:
+        """The evaluator of each task, by its name."""
+        return self.evaluation.evaluators
+
+    def predict(self, number: int, part: Part) -> dict[str, dict[str, np.ndarray]]:
+        """Return the predictions of trial ``number`` on a part of the data, by task and name."""
         run = self.runs[number]
         if run.predicted and part is self.dataset.validation and run.predicted[0] == self.pack.samples(run.slot):
             return run.predicted[1]  # for a generator that is as costly as a report

@@ -260,10 +260,8 @@ class Retraining:
         if self._bank is None:
             return None
         manifest = self.inspection.manifest
-        labels = list(manifest.parts["train"].label)
-        needed = synthetic.needed(self._wants, [labels.count(name) for name in manifest.classes])
-        why = f"{synthetic.RATIO} {synthetic.wanted(self._wants):g}"
-        return self._bank.take(manifest, dict(zip(manifest.classes, needed, strict=True)), why)
+        needed = synthetic.needed(self._wants, manifest.class_counts("train"))
+        return self._bank.take(manifest, needed, synthetic.reason(self._wants))
 
     def _together(self) -> int:
         """Return how many runs may train together."""

@@ -10,6 +10,9 @@ from lungtune.core.space import SearchSpace
 from lungtune.core.spacefile import load_space
 from lungtune.core.trial import Objective
 from lungtune.errors import SpaceError
+from lungtune.tasks.classification import Classification
+from lungtune.tasks.generation import Generation
+from lungtune.tasks.segmentation import Segmentation
 
 PROMOTE, STOP = (SchedulerConfig("asha", {"mode": mode}) for mode in ("promote", "stop"))
 NONE = SchedulerConfig("none")
@@ -220,36 +223,57 @@ def test_start_points_are_the_sources_configurations(name, entry, expected):
     assert (*(point[key] for key in named[:5]), pytest.approx(point["warmup"]), space.fidelity.max) == expected
 
 
-class Generator(type(catalog.family("clip_lora"))):
-    """A family whose trials are judged as generators are."""
+class Several(type(catalog.family("clip_lora"))):
+    """A family of three tasks, two of which share a metric's name."""
 
-    metrics = objectives.directions(objectives.GENERATION)
+    tasks = (Classification(), Segmentation(), Generation())
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("", Objective("cmmd", "min")), ("objective: coverage", Objective("coverage", "max"))],
+    [
+        ("", Objective("macro_f1", "max")),
+        ("objective: dice", Objective("dice", "max", "segmentation")),
+        ("objective: segmentation.iou", Objective("iou", "max", "segmentation")),
+        ("objective: coverage", Objective("coverage", "max", "generation")),
+    ],
 )
-def test_a_familys_metrics_are_what_its_objective_may_be(tmp_path, line, expected):
+def test_an_objective_is_named_short_or_in_full(tmp_path, line, expected):
     path = tmp_path / "space.yaml"
     path.write_text(GOOD.replace("trials: 5", line))
-    space = load_space(path, lambda name: Generator(), schedulers.get)
+    space = load_space(path, lambda name: Several(), schedulers.get)
     assert space.objective == expected
-    assert (
-        load_space(path, lambda name: Generator(), schedulers.get, settings={"objective": "cmmd"}).objective.mode
-        == "min"
-    )
-    with pytest.raises(SpaceError, match="objective must be known"):
-        spacefile.apply(space, Generator(), schedulers.get, "objective", "macro_f1")
-    path.write_text(GOOD.replace("trials: 5", "objective: cmdd"))
-    with pytest.raises(SpaceError, match=r":3: objective must be known, but got 'cmdd'\. Did you mean 'cmmd'"):
-        load_space(path, lambda name: Generator(), schedulers.get)
-    with pytest.raises(SpaceError, match=r"objective must be known, but got 'cmmd'"):
-        load(tmp_path, GOOD.replace("trials: 5", "objective: cmmd"))
+    assert space.to_dict()["objective"]["metric"] == f"{expected.task}.{expected.metric}"
+    assert SearchSpace.from_dict(space.to_dict()) == space
+    changed = load_space(path, lambda name: Several(), schedulers.get, settings={"objective": "cmmd"})
+    assert (changed.objective.mode, changed.objective.sign) == ("min", -1)
 
 
-def test_every_metric_has_a_direction():
-    assert (objectives.direction("nll"), objectives.direction("cmmd")) == ("min", "min")
-    assert (objectives.direction("coverage"), objectives.direction("recall_2")) == ("max", "max")
-    assert (objectives.sign("cmmd"), objectives.sign("macro_f1"), objectives.sign(len)) == (-1, 1, 1)
-    assert not objectives.CLASSIFICATION.keys() & objectives.GENERATION.keys()
+def test_a_metric_the_family_lacks_is_refused_with_its_own(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text(GOOD.replace("trials: 5", "objective: macro_f"))
+    with pytest.raises(SpaceError, match=r":3: objective must be a metric of this family.*Did you mean 'macro_f1'"):
+        load_space(path, lambda name: Several(), schedulers.get)
+    with pytest.raises(SpaceError, match=r"objective must be a metric of this family, but got 'dice'\. Known: accuracy"):
+        load(tmp_path, GOOD.replace("trials: 5", "objective: dice"))
+    space = load(tmp_path, GOOD)
+    with pytest.raises(SpaceError, match=r"but got 'segmentation\.dice'"):
+        spacefile.apply(space, catalog.family("clip_lora"), schedulers.get, "objective", "segmentation.dice")
+
+
+def test_a_name_of_two_tasks_must_be_written_in_full():
+    class Twice(Several):
+        tasks = (Classification(), Other())
+
+    with pytest.raises(SpaceError, match="objective must be a metric of this family, but got 'macro_f1'"):
+        Twice().objective("macro_f1")
+    first, second = (Twice().objective(f"{task}.macro_f1") for task in ("classification", "other"))
+    assert (first.metric, second.metric) == ("macro_f1", "other.macro_f1")
+    assert (first.own, second.own, second.full) == ("macro_f1", "macro_f1", "other.macro_f1")
+    assert Objective.from_dict(second.to_dict()) == second
+
+
+class Other(Classification):
+    """A task of another name with the same metrics."""
+
+    name = "other"

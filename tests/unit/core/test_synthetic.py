@@ -20,6 +20,10 @@ FIXED = {name: spec.default for name, spec in params.specs(FAMILY.Params).items(
 BANK = {"path": "/banks/a", "key": "ab" * 8, "hash": "f" * 64, "counts": {"normal": 3}}
 
 
+def needed(of: SearchSpace) -> tuple[int, ...]:
+    return tuple(synthetic.needed(of, dict(zip("abc", COUNTS, strict=True))).values())
+
+
 def space(start=(), axes=None, **fixed):
     kept = {name: value for name, value in (FIXED | fixed).items() if name not in (axes or {})}
     return replace(SPACE, axes=axes or {}, fixed=kept, start=tuple(start))
@@ -56,13 +60,13 @@ def test_studies_from_before_there_were_any_want_none():
 
 
 def test_a_bank_must_hold_enough_for_every_ratio_and_balance_that_may_come():
-    assert synthetic.needed(space(synthetic_ratio=1.0), COUNTS) == (7, 7, 6)
-    assert synthetic.needed(space(synthetic_ratio=1.0, synthetic_balance="fill"), COUNTS) == (5, 7, 8)
+    assert needed(space(synthetic_ratio=1.0)) == (7, 7, 6)
+    assert needed(space(synthetic_ratio=1.0, synthetic_balance="fill")) == (5, 7, 8)
     both = {"synthetic_balance": CategoricalDistribution(["uniform", "fill"])}
-    assert synthetic.needed(space(synthetic_ratio=1.0, axes=both), COUNTS) == (7, 7, 8)
+    assert needed(space(synthetic_ratio=1.0, axes=both)) == (7, 7, 8)
     joint = together([replace(space(synthetic_ratio=2.0), name="other"), space(synthetic_ratio=1.0, axes=both)])
-    assert synthetic.needed(joint, COUNTS) == (14, 13, 13)
-    assert synthetic.needed(space(), COUNTS) == (0, 0, 0)
+    assert needed(joint) == (14, 13, 13)
+    assert needed(space()) == (0, 0, 0)
 
 
 def test_a_fingerprint_knows_the_bank_and_nothing_changes_without_synthetic_images():

@@ -20,8 +20,7 @@ from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.data import dataset
-from lungtune.data.bank_files import Item
-from lungtune.data.synthetic_bank import Bank
+from lungtune.data.synthetic_bank import Item, SyntheticBank
 from lungtune.errors import DataError, SpaceError, StudyError
 from lungtune.search import bank_provision, device_session, preparation
 
@@ -41,18 +40,18 @@ def home(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUNGTUNE_CACHE", str(cache))
 
 
-def fill(bank: Bank, per_class: int) -> None:
+def fill(bank: SyntheticBank, per_class: int) -> None:
     random = np.random.default_rng(per_class)
     new = [Item(*each, "a chest", 0, random.integers(0, 256, (16, 16), np.uint8)) for each in bank.missing(per_class)]
     bank.add(new)
 
 
 @pytest.fixture
-def bank(tmp_path: Path) -> Bank:
+def bank(tmp_path: Path) -> SyntheticBank:
     """Twelve images of each class, made for the data split with seed 3."""
     manifest = dataset.inspect(SOURCE, seed=3).manifest
     about = {"key": "ab" * 16, "generator": {"recipe": "sd-1.yaml"}, "size": 16, "seed": 0}
-    made = Bank.create(tmp_path / "bank", classes=manifest.classes, train_hash=manifest.train_hash, **about)
+    made = SyntheticBank.create(tmp_path / "bank", classes=manifest.classes, train_hash=manifest.train_hash, **about)
     fill(made, 12)
     return made
 
@@ -66,7 +65,7 @@ def begin(bank: Path | None, seed: int = 3, **settings: Any) -> tuple[Study, Sea
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_a_search_that_is_given_no_bank_has_one_made_first(
-    bank: Bank, monkeypatch: pytest.MonkeyPatch, code: int
+    bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     commands: list[list[str]] = []
 
@@ -87,7 +86,7 @@ def test_a_search_that_is_given_no_bank_has_one_made_first(
         assert len(data.synthetic) == sum(study.history().study["data"]["bank"]["counts"].values())
 
 
-def test_a_bank_that_no_trial_wants_is_a_mistake(bank: Bank) -> None:
+def test_a_bank_that_no_trial_wants_is_a_mistake(bank: SyntheticBank) -> None:
     for settings in ({}, {"synthetic_ratio": 1, "synthetic_images": "duplicates"}):
         with pytest.raises(SpaceError, match=r"--bank is given, but no trial of clip_head wants synthetic images; did"):
             begin(bank.folder, **settings)
@@ -95,7 +94,7 @@ def test_a_bank_that_no_trial_wants_is_a_mistake(bank: Bank) -> None:
 
 
 def test_the_script_takes_a_bank(
-    bank: Bank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["search.py", "--space", "clip_head", "--profile", "demo", "--bank", str(bank.folder)]
     monkeypatch.setattr(sys, "argv", words)
@@ -111,7 +110,7 @@ def test_duplicates_alone_need_no_bank() -> None:
     assert "bank" not in study.history().study["data"]
 
 
-def test_images_of_another_fold_too_few_or_damaged_begin_no_study(bank: Bank) -> None:
+def test_images_of_another_fold_too_few_or_damaged_begin_no_study(bank: SyntheticBank) -> None:
     with pytest.raises(DataError, match=r"was made from another training fold \(.*show validation or test patients"):
         begin(bank.folder, seed=4, synthetic_ratio=0.5)
     with pytest.raises(
@@ -126,7 +125,7 @@ def test_images_of_another_fold_too_few_or_damaged_begin_no_study(bank: Bank) ->
     assert not Study.names()
 
 
-def test_a_study_keeps_the_first_images_of_its_bank(bank: Bank) -> None:
+def test_a_study_keeps_the_first_images_of_its_bank(bank: SyntheticBank) -> None:
     study, space, data = begin(bank.folder, synthetic_ratio=[0, 0.5], synthetic_balance=["uniform", "fill"])
     study.release()
     real = Counter(data.manifest.parts["train"].label)

@@ -10,7 +10,7 @@ import pytest
 from lungtune.errors import TrialError
 from lungtune.tasks.generation import sample_metrics
 from lungtune.tasks.generation.sample_metrics import Samples, bandwidth, normalised, scores
-from tests.unit.tasks.generation.generated import CLASSES, SIGMA, samples_of, images
+from tests.unit.tasks.generation.generated import CLASSES, SIGMA, images, samples_of
 
 
 def mmd(real, samples, sigma):
