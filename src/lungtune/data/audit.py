@@ -1,4 +1,4 @@
-"""What is in a data set and what is wrong with it: facts, problems that stop a search, warnings."""
+"""Check of a data set and its split: counts, problems that stop a search, warnings."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found; no pixels are kept. `audit.problems` is empty when a search may start.
+    """Result of `inspect`; no pixels are kept. `audit.problems` is empty when a search may start.
 
     `facts` has a row per case about its image, `masks` one about its mask.
     """
@@ -308,14 +308,14 @@ def _part(manifest: Manifest, name: str, fields: Sequence[Field], size: int) -> 
         arrays[wanted.name] = _array(manifest, entries, wanted, size, name)
         if wanted.kind in _KNOWN:
             column = getattr(entries, _KNOWN[wanted.kind])
-            known[wanted.name] = np.array([_told(value) for value in column], dtype=bool)
+            known[wanted.name] = np.array([_is_known(value) for value in column], dtype=bool)
     return Part(arrays, known, np.array(entries.group, dtype=str), np.array(entries.case_id, dtype=str))
 
 
 _KNOWN = {"mask": "mask_sha1", "labels": "labels", "text": "text", "table": "table"}
 
 
-def _told(value: str | Numbers | None) -> bool:
+def _is_known(value: str | Numbers | None) -> bool:
     """Whether a case has a field: a file, a text, or at least one number."""
     return value is not None and (isinstance(value, str) or any(number is not None for number in value))
 

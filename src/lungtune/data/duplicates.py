@@ -1,4 +1,4 @@
-"""Which images show the same picture.
+"""Detection of images that show the same picture; of volumes the middle slices are compared.
 
 Three degrees:
 

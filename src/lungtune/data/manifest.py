@@ -140,7 +140,7 @@ class Manifest:
 
     @cached_property
     def train_hash(self) -> str:
-        """Hex SHA-256 of the classes and the training part alone: who may be seen by whatever is made from it."""
+        """Hex SHA-256 of the classes and the training part alone: it names the cases a generator may learn from."""
         train = self.parts["train"]
         rows = sorted(zip(train.case_id, train.label, train.group, train.sha1, strict=True), key=lambda row: row[0])
         text = json.dumps({"classes": self.classes, "train": rows}, separators=(",", ":"), ensure_ascii=True)

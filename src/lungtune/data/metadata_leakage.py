@@ -1,4 +1,4 @@
-"""Does a file's outside predict the class?
+"""Leakage of the class through properties of the files: type, mode, size, origin.
 
 In public collections each class often comes from another hospital, so file type, size, mode, aspect ratio or, where
 it is known, the archive give the class away, and a model learns the archive instead of the lung. A small decision

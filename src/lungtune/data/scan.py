@@ -1,4 +1,4 @@
-"""Open every image and volume once and remember what it is.
+"""Facts of every image and volume, read once and cached.
 
 Facts are cached in `facts-1.sqlite` in the cache folder, keyed by absolute path, size and modification time, so a
 second scan opens nothing; what only volumes have is in a table of its own. Unreadable files are not cached: whoever

@@ -1,4 +1,4 @@
-"""Who trains, who validates, who tests: parts that share no patient and no picture.
+"""Split into training, validation and test parts that share no patient and no picture.
 
 Rules, in this order:
 

@@ -1,4 +1,4 @@
-"""What every reader shares: results, the error it raises, limits, and how wide pixels become 8-bit."""
+"""Shared by all readers: results, errors, size limits, conversion to 8 bit."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Voxels(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What one look at an image or a volume tells.
+    """Properties of a decoded image or volume.
 
     Attributes:
         sha1: the digest.
@@ -110,16 +110,21 @@ def to_8_bit(wide: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
     """Scale linearly from the 0.5th..99.5th percentile to 0..255; constant becomes 0.
 
     Args:
-        wide: `(..., H, W)` of any real type.
+        wide: `(H, W)` of any real type.
         counted: bool of the same shape, the pixels the percentiles are taken from; all by default.
     """
-    basis = wide if counted is None or not counted.any() else wide[counted]
-    low, high = np.percentile(basis, (0.5, 99.5))
-    if not high > low:
-        low, high = float(basis.min()), float(basis.max())
+    low, high = limits(wide if counted is None or not counted.any() else wide[counted])
     if not high > low:
         return np.zeros(wide.shape, np.uint8)
-    return between(wide, float(low), float(high))
+    return between(wide, low, high)
+
+
+def limits(basis: np.ndarray) -> tuple[float, float]:
+    """Return the 0.5th and 99.5th percentile; minimum and maximum where these are equal."""
+    low, high = np.percentile(basis, (0.5, 99.5))
+    if not high > low:
+        low, high = basis.min(), basis.max()
+    return float(low), float(high)
 
 
 def between(wide: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 from lungtune.data import readers
-from lungtune.data.readers.base import Facts, UnreadableImageError, sha1, to_8_bit
+from lungtune.data.readers.base import Facts, UnreadableImageError, between, limits, sha1
 from lungtune.data.readers.images import detail, phash
 
 
 def describe(data: bytes, path: str = "") -> Facts:
-    """Decode a volume and return its facts; near-duplicates are told by the middle slice of its first channel.
+    """Decode a volume and return its facts; near-duplicates are found by the middle slice of its first channel.
 
     Raises:
         UnreadableImageError: see the format's reader.
@@ -87,9 +87,17 @@ def _volume_reader(data: bytes, path: str = "") -> ModuleType:
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Convert one channel `(D, H, W)`; see the module."""
     if values.dtype == np.uint8:
         return values
-    return np.where(values, np.uint8(255), np.uint8(0)) if values.dtype == bool else to_8_bit(values)
+    if values.dtype == bool:
+        return np.where(values, np.uint8(255), np.uint8(0))
+    low, high = limits(values)
+    eight = np.zeros(values.shape, np.uint8)
+    if high > low:
+        for out, wide in zip(eight, values, strict=True):  # slice by slice: a whole float32 copy is four times as large
+            out[...] = between(wide, low, high)
+    return eight
 
 
 def _box(extent: tuple[float, float, float], size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
