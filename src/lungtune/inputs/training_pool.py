@@ -58,7 +58,8 @@ class TrainingPool:
         device: torch.device,
     ) -> None:
         if not count or (labels is not None and len(labels) != count):
-            raise ValueError(f"one label a case must be given, but got {count} cases and {labels} labels")
+            given = "none" if labels is None else len(labels)
+            raise ValueError(f"one label a case must be given, but got {count} cases and {given} labels")
         self._classes, self._device, self._count = tuple(classes), device, count
         given = [] if labels is None else [labels] if further is None else [labels, further]
         self._labels = torch.cat([torch.as_tensor(each, dtype=torch.int64) for each in given]) if given else None

@@ -41,15 +41,6 @@ class Loop:
     batch_size: int = param(16, low=1, high=4096, unit="images", help="images of one optimiser step")
     warmup: float = param(0.1, low=0.0, high=0.9, help="share of the maximum fidelity over which lr rises")
     augmentation: int = param(1, low=0, high=3, help="strength of X-ray-safe augmentation; 0 none, 3 with flips")
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Of every family whose cases have one class each; ``inputs.training_pool`` reads it."""
-
-    class_weighting: str = param(
-        "none", choices=("none", "sqrt", "balanced"), help="weight of rare classes in the loss"
-    )
     optimizer: str = param(
         "adamw", choices=("adamw", "adam", "sgd"), neutral="adamw", help="as in torch.optim; betas 0.9 and 0.999"
     )
@@ -79,4 +70,13 @@ class Classes:
     )
     lr_gamma: float = param(
         0.1, low=0.0, high=1.0, only_with=("lr_schedule", "step"), help="factor by which step lowers lr"
+    )
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Of every family whose cases have one class each; ``inputs.training_pool`` reads it."""
+
+    class_weighting: str = param(
+        "none", choices=("none", "sqrt", "balanced"), help="weight of rare classes in the loss"
     )

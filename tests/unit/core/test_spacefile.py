@@ -4,7 +4,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from lungtune import catalog, schedulers
-from lungtune.core import spacefile
+from lungtune.core import migration, spacefile
 from lungtune.core.scheduler import SchedulerConfig
 from lungtune.core.space import SearchSpace
 from lungtune.core.spacefile import load_space
@@ -76,7 +76,7 @@ def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path):
         ("trials: 5", "trails: 5", r":3: 'trails' is not a key of a space. Did you mean 'trials'"),
         ("trials: 5", "trials: five", r":3: trials must be a whole number"),
         ("trials: 5", "sampler: tpee", r":3: sampler must be known.*Did you mean 'tpe'"),
-        ("trials: 5", "objective: makro_f1", r":3: objective must be known.*Did you mean 'macro_f1'"),
+        ("trials: 5", "objective: makro_f1", r":3: objective must be a metric of this family.*Did you mean 'macro_f1'"),
         ("trials: 5", "fidelity: {max: 1, min: 0.9}", r":3: fidelity must give at least two rungs"),
         ("trials: 5", "fidelity: {maxx: 1}", r":3: 'maxx' is not a field of fidelity. Did you mean 'max'"),
         ("trials: 5", "scheduler: ahsa", r":3: scheduler.name must be asha or none.*Did you mean 'asha'"),
@@ -162,7 +162,12 @@ def test_the_scheduler_is_a_name_or_a_mapping(tmp_path, line, setting, expected)
 def test_a_study_from_before_there_was_a_choice_goes_on_stopping(tmp_path):
     data = load(tmp_path, GOOD).to_dict()
     del data["scheduler"]
-    assert SearchSpace.from_dict(data).scheduler == STOP
+    assert made_by_0_1(data).scheduler == STOP
+
+
+def made_by_0_1(data):
+    old = {**data, "objective": {"metric": "macro_f1", "mode": "max"}}
+    return SearchSpace.from_dict(migration.study({"schema": 1, "space": old})["space"])
 
 
 @pytest.mark.parametrize(
@@ -174,8 +179,8 @@ def test_a_study_from_before_there_was_a_choice_goes_on_stopping(tmp_path):
     ],
 )
 def test_journal_of_version_0_1_keeps_its_scheduler(tmp_path, stored, expected):
-    data = load(tmp_path, GOOD).to_dict() | {"scheduler": stored}
-    space = SearchSpace.from_dict(data)
+    space = made_by_0_1(load(tmp_path, GOOD).to_dict() | {"scheduler": stored})
+    assert space.objective == Objective("macro_f1", "max", "classification")
     assert space.scheduler == expected
     made = schedulers.create(space.scheduler, space.fidelity, space.objective)
     assert type(made) is schedulers.get(stored["name"])

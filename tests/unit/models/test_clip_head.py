@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from lungtune.engine.pack import Pack
 from lungtune.models import clip_model
+from toy import part
 from trainables.clip_head import FAMILY, Base, Params
 
 CLASSES = ("normal", "bacterial", "viral")
@@ -22,7 +23,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
 
 
 def trained(base: Base, params: Params, steps: int) -> Pack:
-    pack = Pack(FAMILY, base, CLASSES, IMAGES, LABELS, capacity=2)
+    pack = Pack(FAMILY, base, CLASSES, part(IMAGES, LABELS), capacity=2)
     pack.join(params, seed=0, horizon=1000)
     for _ in range(steps):
         pack.step()
@@ -36,7 +37,7 @@ def test_features_are_open_clips_before_the_projection(base: Base) -> None:
     clip.visual.proj = None
     normalised = (images.expand(-1, 3, -1, -1) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     with torch.no_grad():
-        torch.testing.assert_close(FAMILY.features(model, images), clip.encode_image(normalised), atol=1e-5, rtol=0)
+        torch.testing.assert_close(FAMILY.features(model, {"image": images})["features"], clip.encode_image(normalised), atol=1e-5, rtol=0)
 
 
 def test_the_linear_probe_is_torchs_linear_trained_by_adamw(base: Base) -> None:
@@ -48,7 +49,7 @@ def test_the_linear_probe_is_torchs_linear_trained_by_adamw(base: Base) -> None:
     linear.weight.data, linear.bias.data = head["head.weight"].T.clone(), head["head.bias"].clone()
     optimiser = torch.optim.AdamW(linear.parameters(), lr=1e-2, weight_decay=0.1)
     with torch.no_grad():
-        x = FAMILY.features(start.model, torch.from_numpy(IMAGES).unsqueeze(1).float() / 255)
+        x = FAMILY.features(start.model, {"image": torch.from_numpy(IMAGES).unsqueeze(1).float() / 255})["features"]
     from lungtune.engine.optim import rate
 
     for step in range(5):

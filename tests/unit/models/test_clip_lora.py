@@ -21,6 +21,7 @@ from lungtune.errors import SpaceError, WeightsError
 from lungtune.layers.layout import BatchLayout, LayoutContext
 from lungtune.models import clip_model, clip_weights
 from lungtune.models.clip_prompts import STYLES, prompts
+from toy import part, told
 from trainables.clip_lora import FAMILY, Base, Params
 
 CLASSES = ("normal", "bacterial", "viral")
@@ -53,7 +54,7 @@ def test_embeddings_are_open_clips(base: Base, shipped: bool) -> None:
             means = [clip.encode_text(tokenize(c), normalize=True).mean(0) for c in prompts(CLASSES, style)]
             wanted = F.normalize(torch.stack(means), dim=1)
             torch.testing.assert_close(model.fixed_matrix(style, slots), wanted, atol=1e-5, rtol=0)
-        logits = FAMILY.outputs(model, FAMILY.features(model, images), slots)["logits"]
+        logits = FAMILY.outputs(model, FAMILY.features(model, {"image": images}), slots)["logits"]
         matrix = model.fixed_matrix(Params().prompt_style, slots)
     torch.testing.assert_close(logits, clip.logit_scale.exp() * expected @ matrix.T, atol=1e-4, rtol=0)
 
@@ -78,7 +79,7 @@ def test_every_style_words_known_and_unknown_classes() -> None:
 @pytest.mark.parametrize("targets", ["qv", "qkv", "qkvo", "mlp", "qkv_mlp", "qkvo_mlp"])
 def test_targets_match_exactly_the_chosen_layers(base: Base, tower: str, targets: str) -> None:
     images, labels = np.zeros((4, 16, 16), np.uint8), np.array([0, 1, 2, 0])
-    pack = Pack(FAMILY, base, CLASSES, images, labels, capacity=1)
+    pack = Pack(FAMILY, base, CLASSES, part(images, labels), capacity=1)
     for blocks, count in (("all", 2), ("upper_half", 1)):
         slot = pack.join(Params(lora_tower=tower, lora_targets=targets, lora_blocks=blocks), seed=0, horizon=10)
         names = {name.rpartition(".lora_")[0] for name in pack.adapter(slot)}
@@ -90,7 +91,7 @@ def test_targets_match_exactly_the_chosen_layers(base: Base, tower: str, targets
 
 def test_frozen_lower_blocks_build_no_graph(base: Base) -> None:
     images, labels = np.zeros((4, 16, 16), np.uint8), np.array([0, 1, 2, 0])
-    pack = Pack(FAMILY, base, CLASSES, images, labels, capacity=1)
+    pack = Pack(FAMILY, base, CLASSES, part(images, labels), capacity=1)
     pack.join(Params(lora_blocks="upper_half", lora_targets="qv"), seed=0, horizon=10)
     seen = []
     blocks = pack.model.visual.transformer.resblocks
@@ -107,7 +108,7 @@ def test_frozen_blocks_are_not_run_again_and_not_adapted(
     images, labels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8), np.arange(12) % 3
     losses, runs = [], []
     for views in (0, 1):
-        pack = Pack(FAMILY, replace(base, frozen_blocks=1, views=views), CLASSES, images, labels, capacity=1)
+        pack = Pack(FAMILY, replace(base, frozen_blocks=1, views=views), CLASSES, part(images, labels), capacity=1)
         ran = []
         pack.model.visual.transformer.resblocks[0].register_forward_hook(lambda _m, _i, out, ran=ran: ran.append(1))
         slot = pack.join(Params(augmentation=0, lr=1e-2), seed=0, horizon=100)
@@ -127,7 +128,7 @@ def test_frozen_blocks_that_make_no_sense_are_explained(base: Base) -> None:
 
 def test_text_is_not_run_again_for_trials_that_leave_it_alone(base: Base) -> None:
     images, labels = np.zeros((4, 16, 16), np.uint8), np.array([0, 1, 2, 0])
-    pack = Pack(FAMILY, base, CLASSES, images, labels, capacity=2)
+    pack = Pack(FAMILY, base, CLASSES, part(images, labels), capacity=2)
     rows = []
     pack.model.text.ln_final.register_forward_hook(lambda _m, _i, out: rows.append(len(out)))
     pack.join(Params(), seed=0, horizon=10)
@@ -136,7 +137,7 @@ def test_text_is_not_run_again_for_trials_that_leave_it_alone(base: Base) -> Non
     pack.join(Params(lora_tower="both", prompt_style="ensemble"), seed=0, horizon=10)
     pack.step()
     assert rows == [3, 15]
-    pack.predict(images, batch_size=1)
+    pack.predict(part(images, labels), batch_size=1)
     assert rows == [3, 15, 15]  # once for the whole evaluation
 
 
@@ -145,7 +146,7 @@ def test_a_batch_in_parts_trains_the_text_tower_as_a_whole_one_does(base: Base) 
     images, labels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8), np.arange(12) % 3
     losses = []
     for rows in (None, 4):
-        pack = Pack(FAMILY, base, CLASSES, images, labels, capacity=1)
+        pack = Pack(FAMILY, base, CLASSES, part(images, labels), capacity=1)
         slot = pack.join(Params(lora_tower="both", batch_size=6, lora_dropout=0.0), seed=1, horizon=100)
         pack.rows = rows
         losses.append([pack.step()[slot] for _ in range(3)])
@@ -156,11 +157,11 @@ def test_mixed_precision_stays_near_float32(base: Base) -> None:
     images, labels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8), np.arange(12) % 3
     results = []
     for precision in ("fp32", "bf16"):
-        pack = Pack(FAMILY, base, CLASSES, images, labels, capacity=2, precision=precision)
+        pack = Pack(FAMILY, base, CLASSES, part(images, labels), capacity=2, precision=precision)
         for tower in ("image", "both"):
             pack.join(Params(lora_tower=tower, lr=1e-3, lora_targets="qkvo_mlp"), seed=0, horizon=100)
         losses = [list(pack.step().values()) for _ in range(4)]
-        results.append((torch.tensor(losses), pack.predict(images)[1], pack.adapter(1)))
+        results.append((torch.tensor(losses), told(pack, 1, part(images, labels)), pack.adapter(1)))
     (full, scores, adapter), (mixed, scores_16, adapter_16) = results
     torch.testing.assert_close(mixed, full, atol=0.1, rtol=0.05)
     torch.testing.assert_close(scores_16, scores, atol=0.05, rtol=0)
@@ -256,7 +257,7 @@ def exported(base: Base, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         lr=1e-2, lora_rank=4, lora_targets="qkvo_mlp", lora_tower="both", prompt_style="ensemble", lora_dropout=0.2
     )
     images = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
-    pack = Pack(FAMILY, base, CLASSES, images, np.arange(12) % 3, capacity=1)
+    pack = Pack(FAMILY, base, CLASSES, part(images, np.arange(12) % 3), capacity=1)
     pack.join(params, seed=0, horizon=1000)
     for _ in range(5):
         pack.step()

@@ -14,6 +14,7 @@ import torch
 from lungtune.engine.pack import Pack
 from lungtune.errors import SpaceError, WeightsError
 from lungtune.models import diffusion_model, diffusion_weights
+from toy import part
 from trainables.sd_lora import FAMILY, Base, Params
 
 CLASSES = ("normal", "viral")
@@ -170,7 +171,7 @@ def test_half_precision_files_of_a_variant_load_train_and_export(base: Base, cop
     halved = replace(base, weights=str(copy))
     assert next(FAMILY.backbone(halved, CLASSES).unet.parameters()).dtype == torch.float32
     images = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
-    pack, params = Pack(FAMILY, halved, CLASSES, images, np.repeat([0, 1], 6), capacity=1), Params(lora_text=True)
+    pack, params = Pack(FAMILY, halved, CLASSES, part(images, np.repeat([0, 1], 6)), capacity=1), Params(lora_text=True)
     slot = pack.join(params, seed=1, horizon=100)
     pack.step()
     (tmp_path / "out").mkdir()
@@ -200,7 +201,7 @@ def test_the_unet_is_asked_for_what_the_scheduler_says(velocity: bool, tmp_path:
 def test_a_batch_in_parts_trains_the_text_encoder_too(base: Base) -> None:
     """Where memory holds part of a batch only, captions are read again for each part."""
     images = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
-    pack = Pack(FAMILY, base, CLASSES, images, np.repeat([0, 1], 6), capacity=1)
+    pack = Pack(FAMILY, base, CLASSES, part(images, np.repeat([0, 1], 6)), capacity=1)
     slot = pack.join(Params(lr=1e-2, batch_size=6, lora_text=True), seed=1, horizon=100)
     pack.rows = 4
     assert np.isfinite(pack.step()[slot])

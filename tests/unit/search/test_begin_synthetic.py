@@ -6,7 +6,6 @@ import dataclasses
 import runpy
 import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -128,18 +127,17 @@ def test_images_of_another_fold_too_few_or_damaged_begin_no_study(bank: Syntheti
 def test_a_study_keeps_the_first_images_of_its_bank(bank: SyntheticBank) -> None:
     study, space, data = begin(bank.folder, synthetic_ratio=[0, 0.5], synthetic_balance=["uniform", "fill"])
     study.release()
-    real = Counter(data.manifest.parts["train"].label)
-    needed = synthetic.needed(space, [real[label] for label in bank.classes])
+    needed = synthetic.needed(space, data.manifest.class_counts("train"))
     about = study.history().study["data"]["bank"]
-    assert about["counts"] == dict(zip(bank.classes, needed, strict=True))
+    assert about["counts"] == needed
     assert (about["path"], about["key"]) == (str(bank.folder), bank.key)
-    assert np.bincount(data.synthetic.labels).tolist() == list(needed)
+    assert np.bincount(data.synthetic["label"]).tolist() == list(needed.values())
 
     def opened() -> Any:
         return device_session.open_session(study.folder, 1).sessions.on(*space.bases[0]).dataset.synthetic
 
     fill(bank, 16)  # a bank may grow
-    assert np.array_equal(opened().images, data.synthetic.images)
+    assert np.array_equal(opened()["image"], data.synthetic["image"])
     options = preparation.Options(study="x", resume=True)
     study, _, again = preparation.resumed(options, Console(quiet=True), lambda: None)
     study.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 import torch
 from optuna.distributions import CategoricalDistribution
 
+import toy
+from lungtune.core.fields import Field
 from lungtune.core.params import param
 from lungtune.core.resource import Fidelity
 from lungtune.core.space import SPACE, SearchSpace, together
@@ -46,18 +49,15 @@ def space(name: str, models: tuple[str, ...]) -> SearchSpace:
 
 
 def part() -> Part:
-    random = np.random.default_rng(0)
-    names = np.array([str(i) for i in range(len(LABELS))])
-    images = random.integers(0, 256, (len(LABELS), 8, 8), dtype=np.uint8)
-    return Part(images, LABELS, names, names, masks=None, masked=np.zeros(len(LABELS), bool))
+    return toy.part(np.random.default_rng(0).integers(0, 256, (len(LABELS), 8, 8), dtype=np.uint8), LABELS)
 
 
 @pytest.fixture
-def sessions() -> tuple[session.Sessions, list[tuple[int, bool]]]:
-    opened: list[tuple[int, bool]] = []
+def sessions() -> tuple[session.Sessions, list[int]]:
+    opened: list[int] = []
 
-    def data(size: int, masks: bool) -> Dataset:
-        opened.append((size, masks))
+    def data(fields: Sequence[Field], size: int) -> Dataset:
+        opened.append(size)
         return Dataset(tuple(CLASSES), part(), part(), None, None, None, "")  # type: ignore[arg-type]
 
     both = together([space("one", ("a", "b")), space("two", ("c", "d", "e"))])
