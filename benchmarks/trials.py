@@ -1,4 +1,4 @@
-"""What a trial costs that trains nothing: suggestion, journal, host, verdicts, MLflow. ``python benchmarks/trials.py``.
+"""Cost of a trial that trains nothing: suggestion, journal, host, decisions, MLflow. ``python benchmarks/trials.py``.
 
 Two searches of simulated trials (real Ray, real journal, real MLflow store; a report is arithmetic) that differ in the
 number of trials only: what a hundred more cost, by trial.

@@ -10,10 +10,11 @@ from optuna.distributions import distribution_to_json
 from PIL import Image
 
 from lungtune import catalog
+from lungtune.core import synthetic
 from lungtune.core.space import SearchSpace
 from lungtune.data import dataset
 from lungtune.data.sources import index_source
-from lungtune.errors import DataError
+from lungtune.errors import DataError, SpaceError
 from lungtune.models import clip_weights
 from lungtune.models.clip_prompts import STYLES, prompts
 from trainables import clip_lora
@@ -44,8 +45,14 @@ def images(source: str, limit: int | None, folder: Path) -> str:
 
 
 def space(name: str, profile: str, passes: float | None) -> tuple[SearchSpace, dict[str, float]]:
-    """Return the space, and the ``--set`` options that give it this length (reports at ninths, as shipped)."""
-    settings = {} if passes is None else {"fidelity.min": round(passes / 9, 8), "fidelity.max": passes}
+    """Return the space, and the ``--set`` options that make it what all sides search.
+
+    No side trains on synthetic images: the peers have none. ``passes`` is the longest training, with reports at its
+    ninths as shipped.
+    """
+    settings: dict[str, float] = {synthetic.RATIO: 0.0}
+    if passes is not None:
+        settings |= {"fidelity.min": round(passes / 9, 8), "fidelity.max": passes}
     return catalog.space(name, profile, settings), settings
 
 
@@ -54,6 +61,12 @@ def make(searched: SearchSpace, source: str, seed: int) -> dict[str, Any]:
     found = dataset.inspect(source, seed=seed)
     if found.audit.problems:
         raise DataError(" ".join(found.audit.problems))
+    lacking = [name for point in searched.start for name in searched.axes if name not in point]
+    if lacking:
+        raise SpaceError(
+            f"each start point must name every axis, as the peers have no defaults, but {searched.name} lacks "
+            f"{', '.join(lacking)}; fix the axis with --set in peer/job.py."
+        )
     classes = found.manifest.classes
     parts = {
         name: [[path, classes.index(label)] for path, label in zip(entries.path, entries.label, strict=True)]

@@ -1,38 +1,43 @@
-"""``scripts/search.py`` with a clock in its workers: same arguments; the file named by ``MARKS`` takes the notes."""
+"""``scripts/search.py`` with a clock in its hosts: same arguments; the file named by ``MARKS`` takes the notes."""
 
 from __future__ import annotations
 
+import functools
 import os
 import runpy
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lungtune.search.backends.ray_hosts.host import PackHost
+from lungtune.search.device_session import DeviceSession
 from peer.marks import Clock, mark
 
 SEARCH = Path(__file__).parents[2] / "scripts" / "search.py"
 
 
 class TimedHost(PackHost):
-    """A host that notes where its time goes."""
+    """A host that notes the seconds of each phase."""
 
-    def open_session(self) -> Any:
-        """Build the session and put a clock around its parts."""
+    def open_session(self) -> DeviceSession:
+        """Open the session, then put a clock around the parts that trials pass through."""
         self.clock = Clock()
+        self.stepped = False
         with self.clock.of("imports"):
-            from lungtune.engine import session
+            from lungtune.engine import checkpoint, session
             from lungtune.models import clip_model  # noqa: F401
         with self.clock.of("model"):
-            session = super().open_session()
-        session.start = self._timed("adapters", session.start)
-        session.pack.predict = self._timed("evaluate", session.pack.predict)
-        session.pack.step = self._timed("train", session.pack.step)
-        session.metrics.classification = self._timed("metrics", session.metrics.classification)
-        session.checkpoint.save = self._timed("checkpoint", session.checkpoint.save)
-        self.stepped = False
-        return session
+            opened = super().open_session()
+        made = next(iter(opened.sessions._open.values()))
+        for owner, name, phase in (
+            (session.Session, "start", "adapters"),
+            (type(made.pack), "step", "train"),
+            (type(made.evaluator), "judge", "evaluate"),
+            (type(made.evaluator), "scores", "metrics"),
+            (checkpoint, "save", "checkpoint"),
+        ):
+            self._time(owner, name, phase)
+        return opened
 
     def train(self, assignment: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
         """Train to the next report, and note the seconds of each phase since the last."""
@@ -40,7 +45,11 @@ class TimedHost(PackHost):
         mark(os.environ["MARKS"], "report", phases=self.clock.take())
         return outcome
 
-    def _timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def _time(self, owner: Any, name: str, phase: str) -> None:
+        """Add the time of all calls of ``owner.name`` in this process to a phase."""
+        function = getattr(owner, name)
+
+        @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
             with self.clock.of(phase):
                 result = function(*args, **kwargs)
@@ -49,14 +58,14 @@ class TimedHost(PackHost):
                 mark(os.environ["MARKS"], "first step")
             return result
 
-        return timed
+        setattr(owner, name, timed)
 
 
 def main() -> None:
-    """Run the search with timed workers."""
-    from lungtune.search import tuner
+    """Run the search with timed hosts."""
+    from lungtune.search.backends.ray_hosts import RayHosts
 
-    tuner.run_trials = partial(tuner.run_trials, host=TimedHost)
+    RayHosts.host = TimedHost
     runpy.run_path(str(SEARCH), run_name="__main__")
 
 

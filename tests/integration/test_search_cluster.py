@@ -56,7 +56,7 @@ def test_each_node_has_a_host(ended):
     assert {event["index"] for event in hosts} == {0, 1}
 
 
-def test_when_a_node_dies_its_trial_is_lost_and_finished_by_the_other(ended):
+def test_trial_of_a_dead_node_is_finished_by_the_other(ended):
     events = list(journal.read(ended.journal_path))
     lost = [event["trial"] for event in events if event["event"] == "lost"]
     assert lost

@@ -61,7 +61,7 @@ def test_an_exception_is_kept_with_its_traceback(ended):
     assert "simulated.py" in trial.message
 
 
-def test_a_killed_trial_goes_on_from_its_checkpoint_and_trains_nothing_twice(ended):
+def test_killed_trial_continues_from_its_checkpoint(ended):
     for fault, resumed_at in (("kill", "1"), ("kill-after-checkpoint", "2")):
         number = list(FAULTS).index(fault)
         starts = (ended.checkpoints(number) / "starts").read_text().split()
@@ -72,7 +72,7 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_and_trains_nothing_twice(end
         assert fidelities == list(simulated.FIDELITY.reports)
 
 
-def test_a_trial_that_always_kills_its_process_is_tried_a_few_times_only(ended):
+def test_trial_that_always_kills_is_given_up(ended):
     number = list(FAULTS).index("always-kill")
     lost = [e for e in journal.read(ended.journal_path) if e["event"] == "lost" and e["trial"] == number]
     assert ended.history().trials[number].lost == MAX_LOST + 1  # since its last report

@@ -71,7 +71,7 @@ def check_whole(study):
 
 
 def check_decisions(study, folder):
-    """A conductor that is never cut off, shown the same reports in the same order, decides the same."""
+    """A controller that is never cut off, shown the same reports in the same order, decides the same."""
     kinds = ("trial", "start", "report", "pause", "end")
     events = [e for e in journal.read(study.journal_path) if e["event"] in kinds]
     space = simulated.space(TRIALS, faults=("none",), seconds=0.25)

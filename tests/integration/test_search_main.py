@@ -84,7 +84,7 @@ def test_the_summary_holds_what_its_documentation_says(searched):
     assert summary["work"]["passes"] == pytest.approx(sum(t["passes"] for t in trials), abs=1e-3)
 
 
-def test_the_last_words_name_best_interval_gain_baseline_and_next_commands(searched):
+def test_result_text_names_best_gain_and_next_commands(searched):
     for words in ("best: trial", "95 % interval over patients", "gain", "constant-class baseline", "scripts/export.py"):
         assert words in searched["out"]
 

@@ -90,7 +90,7 @@ def test_the_highest_rung_is_served_first():
     assert rungs.promotable(trials) == 2
 
 
-def test_when_no_more_trials_come_the_best_of_a_rung_goes_on_however_few_came():
+def test_best_of_each_rung_is_promoted_when_no_trials_come():
     rungs, trials = waiting(0.5, 0.9)
     assert rungs.promotable(trials, last=True) == 1
     trials[1].state = State.RUNNING

@@ -109,7 +109,7 @@ def test_duplicates_alone_need_no_bank() -> None:
     assert "bank" not in study.history().study["data"]
 
 
-def test_images_of_another_fold_too_few_or_damaged_begin_no_study(bank: SyntheticBank) -> None:
+def test_unusable_bank_begins_no_study(bank: SyntheticBank) -> None:
     with pytest.raises(DataError, match=r"was made from another training fold \(.*show validation or test patients"):
         begin(bank.folder, seed=4, synthetic_ratio=0.5)
     with pytest.raises(

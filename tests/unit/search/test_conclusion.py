@@ -53,7 +53,7 @@ def test_a_family_without_one_is_not():
     assert "The model has collapsed" in words
 
 
-def test_a_generator_is_told_whether_its_samples_look_like_their_class():
+def test_generator_result_says_whether_samples_are_recognised():
     space = catalog.space("sd_lora", "demo")
     chosen, mine = point(space), {"cmmd": 90.0, "recognised": 0.614}
     others = {"untrained": {"cmmd": 280.0, "recognised": 0.17}, "real": {"cmmd": 10.0, "recognised": 0.93}}

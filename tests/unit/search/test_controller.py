@@ -39,7 +39,7 @@ def test_a_search_cut_anywhere_decides_as_one_never_cut(tmp_path_factory, patter
     cut.release()
 
 
-def test_a_decision_cut_off_before_its_record_is_carried_out_on_resume(tmp_path):
+def test_unrecorded_stop_is_carried_out_on_resume(tmp_path):
     space = simulated.space(3, scheduler=MODES["stop"])
     study = simulated.begin(tmp_path / "s", space)
     controller = TrialController(study, space, 0)
@@ -139,7 +139,7 @@ def test_a_report_the_journal_knows_is_not_recorded_twice(tmp_path):
     assert len(controller.history.trials[0].reports) == 1
 
 
-def test_a_second_driver_is_refused_and_told_who_holds_the_study(tmp_path):
+def test_second_driver_is_refused_and_names_the_holder(tmp_path):
     study = simulated.begin(tmp_path / "s", simulated.space(1))
     with pytest.raises(StudyError, match=r"held by process \d+ on .* since"):
         Study(study.folder).acquire()
@@ -155,7 +155,7 @@ def test_raising_the_target_extends_a_finished_study(tmp_path):
     assert len(study.history().trials) == 4
 
 
-def test_a_budget_ends_trials_that_reported_and_keeps_the_others(tmp_path):
+def test_spent_budget_ends_trials_that_reported(tmp_path):
     space = simulated.space(2)
     controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
     first, second = controller.next(), controller.next()
@@ -165,7 +165,7 @@ def test_a_budget_ends_trials_that_reported_and_keeps_the_others(tmp_path):
     assert states == [State.PRUNED, State.RUNNING]
 
 
-def test_failures_one_after_the_other_stop_the_search_instead_of_burning_it(tmp_path):
+def test_consecutive_failures_stop_the_search(tmp_path):
     space = simulated.space(20)
     controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
     while (assigned := controller.next()) is not None:
@@ -184,7 +184,7 @@ def test_diverging_trials_do_not_stop_the_search(tmp_path):
     assert controller.finished
 
 
-def test_a_trial_that_reports_between_its_deaths_is_never_given_up(tmp_path):
+def test_trial_that_reports_between_deaths_is_kept(tmp_path):
     space = simulated.space(1)
     controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
     for fidelity in space.fidelity.reports:
@@ -220,7 +220,7 @@ def test_a_full_length_trial_whose_end_was_not_recorded_ends(tmp_path):
     assert controller.history.trials[0].state is State.COMPLETE
 
 
-def test_a_duplicate_cut_off_before_its_answer_is_answered_on_resume(tmp_path):
+def test_unanswered_duplicate_is_answered_on_resume(tmp_path):
     point = {"quality": 0.5, "kind": "a"}
     space = simulated.space(2, start=(point, point))
     study = simulated.begin(tmp_path / "s", space)

@@ -93,7 +93,7 @@ def test_a_trial_that_raises_fails_alone(host):
     assert good.result()["fidelity"] >= 1.0
 
 
-def test_a_trial_asked_for_anew_answers_the_new_caller_and_lets_the_old_one_go(host):
+def test_second_call_for_a_trial_replaces_the_first(host):
     ghost = Waiting(host, 0)  # its process dies while it waits
     settle(host, {0})
     host._session.gate.release()
@@ -127,7 +127,7 @@ def test_a_trial_that_leaves_is_gone_unless_it_is_waited_for(host):
     assert not host._session.runs
 
 
-def test_a_backbone_that_cannot_be_had_is_said_to_everybody_who_asks(tmp_path):
+def test_missing_weights_are_raised_by_every_call(tmp_path):
     class Broken(Host):
         def open_session(self):
             raise WeightsError("weights must be here, but are not")

@@ -79,7 +79,7 @@ def test_a_resumed_trial_goes_on_from_where_it_paused(tmp_path):
     assert study.history().work == 1 + 1 + 9, "nothing is trained twice"
 
 
-def test_promotion_spends_less_than_stopping_when_later_trials_are_better(tmp_path):
+def test_promotion_is_cheaper_when_later_trials_are_better(tmp_path):
     points = tuple({"quality": 0.05 * n, "kind": "a"} for n in range(1, 13))
     work = {}
     for mode, scheduler in MODES.items():
@@ -116,7 +116,7 @@ def test_a_failed_winner_gives_its_place_to_the_next(tmp_path):
     assert controller.next().number == 1 - winner.number
 
 
-def test_a_verdict_cut_off_before_its_record_is_carried_out_on_resume(tmp_path):
+def test_unrecorded_pause_is_carried_out_on_resume(tmp_path):
     space = simulated.space(3)
     study = simulated.begin(tmp_path / "s", space)
     controller = TrialController(study, space, 0)
@@ -162,7 +162,7 @@ def test_a_spent_budget_ends_the_paused(tmp_path):
     assert states == [State.PRUNED, State.RUNNING]
 
 
-def test_the_twin_of_a_paused_trial_is_answered_from_the_journal(tmp_path):
+def test_duplicate_of_a_paused_trial_is_answered(tmp_path):
     point = {"quality": 0.5, "kind": "a"}
     space = simulated.space(2)
     study = simulated.begin(tmp_path / "s", space)

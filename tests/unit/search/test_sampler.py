@@ -54,20 +54,20 @@ def test_the_same_history_gives_the_same_suggestion(kind):
         assert sampler.suggest(space(kind), past, 8, 9) != first
 
 
-def test_the_start_configuration_is_the_first_trial_even_outside_the_ranges():
+def test_start_point_is_first_even_outside_the_ranges():
     made = sampler.suggest(space(), history([]), 0, 0)
     assert (made.origin, made.params["lr"], made.params["other"]) == ("start", 1e-5, 1)
     assert sampler.suggest(space(), history([]), 0, 1).origin == "sampler"
 
 
-def test_a_trial_stopped_early_is_pruned_with_its_reports_not_complete_at_its_last():
+def test_stopped_trial_is_pruned_with_its_reports():
     study = optuna_study.for_sampler(space("gp"), history([trial(0, State.PRUNED, (0.9, 0.6))]))
     told = study.trials[0]
     assert told.state is TrialState.PRUNED
     assert told.intermediate_values == {1000: 0.9, 2000: 0.9}, "by fidelity, the best so far"
 
 
-def test_the_stock_glue_calls_a_stopped_trial_complete_at_its_last_value():
+def test_ray_optuna_search_calls_a_stopped_trial_complete():
     """The defect of ``OptunaSearch`` that the test above guards against."""
     from ray.tune.search.optuna import OptunaSearch
 
@@ -94,7 +94,7 @@ def test_a_trial_outside_the_space_is_left_out():
     assert [t.user_attrs["trial"] for t in study.trials] == [1]
 
 
-def test_tpe_compares_trials_at_the_highest_level_that_enough_of_them_reached():
+def test_tpe_compares_at_the_highest_level_enough_reached():
     few = [trial(n, State.PAUSED, (0.1 * n,)) for n in range(3)]
     many = [trial(n, State.PRUNED, (0.1, 0.2, 0.5, 0.9)) for n in range(3, 3 + sampler.STARTUP)]
     far = [trial(20, State.COMPLETE, (0.1,) * 8 + (0.7,))]
@@ -122,7 +122,7 @@ def test_one_trial_in_three_is_random_whatever_tpe_believes():
     assert sampler.suggest(space("random"), history([]), 0, 11).params == drawn
 
 
-def test_a_start_point_at_zero_outside_a_log_range_is_left_out_for_the_sampler() -> None:
+def test_start_point_at_zero_is_not_shown_on_a_log_range() -> None:
     """As lambda2 = 0: the control of an axis whose own range cannot hold it."""
     told = history([trial(0, lr=0.0), trial(1)])
     assert len(optuna_study.for_sampler(space(), told).trials) == 1

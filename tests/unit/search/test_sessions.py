@@ -114,7 +114,7 @@ def test_parameters_of_another_family_are_named(sessions: Any, tmp_path: Path) -
 
 
 def test_what_is_due_outlives_a_neighbours_exception(sessions: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    """A rung whose report is lost would never be judged."""
+    """A rung whose report is lost would never be decided on."""
     made, _ = sessions
     which = {0: trial("one", "a"), 1: trial("one", "a"), 2: trial("two", "c")}
     for number, params in which.items():
@@ -138,7 +138,7 @@ def test_what_is_due_outlives_a_neighbours_exception(sessions: Any, tmp_path: Pa
     assert (number, report.fidelity) == (0, 1)
 
 
-def test_a_session_hands_out_what_is_due_before_the_next_one_steps(sessions: Any, tmp_path: Path) -> None:
+def test_due_reports_go_out_before_the_next_session_steps(sessions: Any, tmp_path: Path) -> None:
     made, _ = sessions
     made.start(0, trial("one", "a"), 0, tmp_path / "0")
     made.start(1, trial("two", "c"), 1, tmp_path / "1")
@@ -170,7 +170,7 @@ def test_a_host_opens_a_base_that_is_searched(monkeypatch: Any, tmp_path: Path) 
         assert [(name, base["model"]) for name, base in opened] == [("one", "b")]
 
 
-def test_a_recipe_is_trained_with_as_many_threads_as_its_trial_was() -> None:
+def test_recipe_trains_with_the_threads_of_its_trial() -> None:
     """Hosts on cores have one; two add up in another order, and what a trial at a high rate ends with is another."""
     torch.set_num_threads(2)
     capacity.set_reproducible_threads()

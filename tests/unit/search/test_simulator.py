@@ -40,7 +40,7 @@ def test_the_target_is_what_the_best_one_in_a_hundred_reach():
 
 @pytest.mark.parametrize("mode", ["max", "min"])
 @pytest.mark.parametrize("workers", [1, 4])
-def test_promotion_reaches_the_target_long_before_full_trainings_do(mode, workers):
+def test_promotion_reaches_the_target_in_half_the_epochs(mode, workers):
     curves = table(mode=mode)
     spent = {}
     for name in ("asha", "none"):

@@ -148,7 +148,8 @@ class View:
         rate = (done - self.work_before) / elapsed if elapsed > 0 else 0.0
         left = max(planned - done, 0.0) / rate if rate > 0 else math.nan
         eta = "" if math.isnan(left) else f" · about {_minutes(left)} left"
-        return f"{done:.1f} of about {planned:.0f} passes · {100 * saved:.0f} % saved by early stopping · {_minutes(elapsed)}{eta}"
+        work = f"{done:.1f} of about {planned:.0f} passes · {100 * saved:.0f} % saved by early stopping"
+        return f"{work} · {_minutes(elapsed)}{eta}"
 
     def _expected(self, ended: list[Trial]) -> float:
         """Return the passes the whole search will take: as planned at first, then as trials ended so far."""
