@@ -103,7 +103,7 @@ def test_a_duplicate_is_answered_from_the_journal(tmp_path):
     assert controller.history.work == space.fidelity.max  # the copy cost nothing
 
 
-def test_trials_that_differ_in_what_changes_nothing_are_duplicates(tmp_path):
+def test_trials_that_differ_only_in_dead_parameters_are_one(tmp_path):
     points = [{"quality": 0.5, "kind": "a", "momentum": value} for value in (0.1, 0.9)]
     space = replace(simulated.space(2, start=points), inert={"momentum": {"only_with": ["kind", "b"]}})
     study = simulated.begin(tmp_path / "s", space)
