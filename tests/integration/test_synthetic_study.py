@@ -18,8 +18,9 @@ from lungtune.data.bank_files import Item
 from lungtune.data.synthetic_bank import Bank
 from lungtune.errors import DataError, SpaceError
 from lungtune.export import export, following
-from lungtune.retrain import retrain, runs
-from lungtune.retrain.controls import BLACKOUT
+from lungtune.retrain import retrain
+from lungtune.retraining import runs
+from lungtune.retraining.controls import BLACKOUT
 from lungtune.search import driver
 from lungtune.search.backends.ray_hosts.host import PackHost
 from lungtune.search.controller import TrialController

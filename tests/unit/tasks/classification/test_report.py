@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+
 from lungtune.tasks.classification import evaluation
 from lungtune.tasks.classification.report_markdown import section_markdown, section_text
 

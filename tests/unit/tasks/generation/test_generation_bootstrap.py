@@ -11,7 +11,7 @@ from lungtune.stats import bootstrap, leaderboard, selection
 from lungtune.stats.bootstrap import between, draw, scored
 from lungtune.stats.leaderboard import Contender
 from lungtune.tasks.generation.sample_metrics import Samples, scores
-from tests.unit.tasks.generation.generated import CLASSES, SIGMA, samples_of, images
+from tests.unit.tasks.generation.generated import CLASSES, SIGMA, images, samples_of
 
 
 def scorer(found, images_each=1):
