@@ -103,7 +103,8 @@ class StudyPredictions:
 
     def corrected(self, ranked: list[Trial]) -> Interval | None:
         """Return what the best of the study can be expected to score on new patients; None when it can't be told."""
-        return summary.corrected(self.study, self.history, ranked, self.patients)
+        given = self.history.objective, summary.task_of(self.history)
+        return summary.corrected(self.study, ranked, self.patients, *given)
 
 
 def _best(history: History, trial: Trial) -> Report:

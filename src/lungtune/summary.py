@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from lungtune import catalog
+from lungtune.core.family import Family
 from lungtune.core.io import write_atomic
 from lungtune.core.space import SPACE, SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.task import Predictions, Task
-from lungtune.core.trial import History, Report, State, Trial
+from lungtune.core.trial import History, Objective, Report, State, Trial
 from lungtune.report import leaderboard as leaderboard_text
 from lungtune.stats import bootstrap, leaderboard, selection
 from lungtune.tasks import stored_predictions
@@ -85,7 +86,7 @@ def _leaderboard(study: Study, space: SearchSpace, history: History, patients: n
         if found is None or len(found) != len(patients):
             continue
         contenders.append(leaderboard.Contender(member.name, found, mine[0].value(history.objective)))
-        candidates[member.name] = _candidates(study, history, mine, found)
+        candidates[member.name] = _candidates(study, mine, found, task_of(history))
         every = [t for t in history.trials.values() if t.params[SPACE] == member.name and t.duplicate_of is None]
         best = {"trial": mine[0].number, "params": mine[0].params}
         spent[member.name] = {**best, "trials": len(every), "passes": round(sum(t.fidelity for t in every), 4)}
@@ -95,10 +96,26 @@ def _leaderboard(study: Study, space: SearchSpace, history: History, patients: n
     return {**board, "rows": [row | spent[row["name"]] for row in board["rows"]]}
 
 
+def family_of(history: History) -> Family[Any, Any]:
+    """Return a study's family; of several spaces, the first one's, whose task is that of all.
+
+    Raises:
+        SpaceError: there is no such family any more.
+    """
+    space = history.study["space"]
+    return catalog.family([*space.get("members", ()), space][0]["family"])
+
+
 def task_of(history: History) -> Task:
-    """Return the task of a study's objective; of several spaces, as the first one's family has it."""
-    space = SearchSpace.from_dict(history.study["space"])
-    return catalog.family((*space.members, space)[0].family).task(history.objective.task)
+    """Return the task of a study's objective.
+
+    Raises:
+        SpaceError: there is no such family any more, or it has no such task.
+    """
+    family, objective = family_of(history), history.study["space"]["objective"]
+    if "task" not in objective and objective["metric"] in family.metrics:  # journals from before tasks had names
+        return family.metrics[objective["metric"]][0]
+    return family.task(history.objective.task)
 
 
 def kept(study: Study, report: Report | None, task: Task) -> Predictions | None:
@@ -129,16 +146,15 @@ def reported(study: Study, trial: Trial, task: Task) -> list[np.ndarray]:
     return tables
 
 
-def _candidates(study: Study, history: History, trials: Sequence[Trial], like: Predictions) -> list[Predictions]:
+def _candidates(study: Study, trials: Sequence[Trial], like: Predictions, task: Task) -> list[Predictions]:
     """Return every report of some trials that has the shape of ``like``, which lends them what all share."""
-    task = task_of(history)
     tables = [table for trial in trials for table in reported(study, trial, task)]
     shape = like.table().shape
     return [like.with_table(table) for table in tables if table.shape == shape]
 
 
 def corrected(
-    study: Study, history: History, ranked: Sequence[Trial], patients: np.ndarray
+    study: Study, ranked: Sequence[Trial], patients: np.ndarray, objective: Objective, task: Task
 ) -> bootstrap.Interval | None:
     """Return what the best report of the best trial can be expected to score on new patients.
 
@@ -146,19 +162,20 @@ def corrected(
 
     Args:
         study: the study.
-        history: its history.
         ranked: its trials with a score.
         patients: an id per validation case ``(N,)``.
+        objective: what trials and reports were chosen by.
+        task: the objective's task.
 
     Returns:
         The score, or None when it can't be told: all predictions are lost, or there is one patient only.
     """
-    left = (_best_kept(study, history, trial) for trial in ranked)
+    left = (kept(study, trial.best(objective), task) for trial in ranked)
     found = next((each for each in left if each is not None and len(each) == len(patients)), None)
     if found is None or len(set(patients)) < 2:
         return None
-    candidates = _candidates(study, history, ranked, found) or [found]
-    return selection.expected(candidates, patients, history.objective.own, history.objective.mode)
+    candidates = _candidates(study, ranked, found, task) or [found]
+    return selection.expected(candidates, patients, objective.own, objective.mode)
 
 
 def _trial(trial: Trial, history: History) -> dict[str, Any]:
@@ -210,7 +227,7 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
         return None
     best, metric, sign = ranked[0], history.objective.metric, history.objective.sign
     found = _best_kept(study, history, best)
-    honest = corrected(study, history, ranked, patients)
+    honest = corrected(study, ranked, patients, history.objective, task_of(history))
     value = best.value(history.objective)
     gains = {name: sign * (value - known[metric]) for name, known in history.baselines.items() if metric in known}
     result: dict[str, Any] = {

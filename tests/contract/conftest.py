@@ -1,6 +1,6 @@
 """Finds every model family by itself: a new file in ``trainables/`` is tested without a line added here.
 
-``tests/contract/own/`` is a user's folder. It holds miniatures of kinds that no shipped family has: volumes, colour, image with text,
+``tests/contract/own/`` is a user's folder of kinds no shipped family has: volumes, colour, image with text,
 segmentation alone, several labels a case. They pass the same tests.
 """
 

@@ -16,7 +16,6 @@ from lungtune.core import params as parameters
 from lungtune.core.resource import Fidelity
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.core.trial import Objective
 
 SOURCE = "phantom,n=84,test=36,size=32"
 FIDELITY = Fidelity(max=1.5, min=0.5, eta=3)
@@ -33,23 +32,24 @@ def make(name: str, weights: Path) -> Study:
     from lungtune.data import dataset
     from lungtune.engine.session import Session
 
-    trainable = catalog.family("clip_lora")
-    base = trainable.miniature(weights)
+    family = catalog.family("clip_lora")
+    base = family.miniature(weights)
     inspection = dataset.inspect(SOURCE, seed=3)
     assert not inspection.audit.problems, inspection.audit.problems
-    data = dataset.load(inspection, base.image_size)
+    data = dataset.load(inspection, family.fields, base.image_size)
     study = Study.new(name, "clip_lora")
     study.acquire()
     data.manifest.save(study.split_path)
     counts = {"train": len(data.train), "validation": len(data.validation)}
     about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
-    defaults = {name: spec.default for name, spec in parameters.specs(trainable.Params).items()}
+    defaults = {name: spec.default for name, spec in parameters.specs(family.Params).items()}
     space = SearchSpace(
-        name="clip_lora", family="clip_lora", summary="CLIP: LoRA", profile="full", objective=Objective("macro_f1"),
-        sampler="random", trials=2, fidelity=FIDELITY, base=asdict(base), fixed=defaults, axes={}, start=(),
+        name="clip_lora", family="clip_lora", summary="CLIP: LoRA", profile="full",
+        objective=family.objective("macro_f1"), sampler="random", trials=2, fidelity=FIDELITY, base=asdict(base),
+        fixed=defaults, axes={}, start=(),
     )  # fmt: skip
     study.begin(space, data=about, seed=3, about={"command": "", "versions": {"torch": "2"}, "git": {"commit": "abc"}})
-    session = Session(trainable, base, data, FIDELITY, space.objective)
+    session = Session(family, base, data, FIDELITY, space.objective)
     for number, chosen in enumerate(TRIALS):
         study.append("trial", trial=number, params=defaults | chosen, sampled={}, distributions={}, seed=3 + number,
                      origin="start")  # fmt: skip

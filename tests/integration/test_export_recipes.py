@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from lungtune import catalog, summary
+from lungtune import catalog, reopen, summary
 from lungtune.core import recipe
 from lungtune.core.study import Study
 from lungtune.data.manifest import Manifest
 from lungtune.errors import SpaceError, StudyError
 from lungtune.export import export
-from lungtune.retrain import reopen
 from tests.integration import retrain_study
 
 

@@ -20,7 +20,7 @@ from lungtune import catalog, export, retrain
 from lungtune.core import journal, params, yamlfile
 from lungtune.data import dataset
 from lungtune.data.manifest import Manifest
-from lungtune.data.synthetic_bank import Bank
+from lungtune.data.synthetic_bank import SyntheticBank
 from lungtune.engine.session import Session
 from lungtune.errors import DataError, SpaceError
 from lungtune.search import driver
@@ -72,17 +72,15 @@ def recipe(home: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bank(recipe: Path) -> Bank:
+def bank(recipe: Path) -> SyntheticBank:
     """Nine images of each class."""
-    return Bank.open(synthesize(recipe, per_class=9))
+    return SyntheticBank.open(synthesize(recipe, per_class=9))
 
 
-def test_the_search_minimises_the_distance_and_says_what_the_base_and_real_images_score(
-    home: Path, recipe: Path
-) -> None:
+def test_search_minimises_the_distance_beside_references(home: Path, recipe: Path) -> None:
     summary = json.loads((home / "studies" / "drawn" / "summary.json").read_text())
     values = [trial["value"] for trial in summary["trials"]]
-    assert summary["objective"] == {"metric": "cmmd", "mode": "min"}
+    assert summary["objective"] == {"metric": "cmmd", "mode": "min", "task": "generation"}
     assert summary["best"]["value"] == min(values)
     assert summary["best"]["interval"]["low"] < summary["best"]["value"] < summary["best"]["interval"]["high"]
     events = journal.read(home / "studies" / "drawn" / "journal.jsonl")
@@ -95,11 +93,11 @@ def test_the_search_minimises_the_distance_and_says_what_the_base_and_real_image
     assert (home / "studies" / "drawn" / report["checkpoint"]).with_suffix(".png").is_file()
 
 
-def test_the_untrained_base_is_asked_as_the_last_start_point_asks(home: Path, recipe: Path) -> None:
+def test_untrained_base_draws_as_the_last_start_point(home: Path, recipe: Path) -> None:
     """The source's configuration may ask in a way that this base never learnt, and nothing is easier to beat."""
     space, study = catalog.space(str(home / "tiny.yaml")), home / "studies" / "drawn"
     base = params.build(FAMILY.Base, space.base)
-    data = dataset.load(study / "split.json", base.image_size)
+    data = dataset.load(study / "split.json", FAMILY.fields, base.image_size)
     session = Session(FAMILY, base, data, space.fidelity, space.objective)
     first, last = (session.references({**space.fixed, **start})["untrained"]["cmmd"] for start in space.start)
     (told,) = [e for e in journal.read(study / "journal.jsonl") if e["event"] == "baselines"]
@@ -107,7 +105,7 @@ def test_the_untrained_base_is_asked_as_the_last_start_point_asks(home: Path, re
     assert last != pytest.approx(first, rel=1e-3)
 
 
-def test_the_recipe_retrains_to_its_score_and_opens_the_test_set_once(recipe: Path, tmp_path: Path) -> None:
+def test_recipe_retrains_to_its_score_and_opens_the_test_set(recipe: Path, tmp_path: Path) -> None:
     done = retrain.retrain(recipe, seeds=2, test=True, out=tmp_path / "out")
     assert done.reproduced == "yes", done.text
     test = done.content["test"]
@@ -121,20 +119,32 @@ def test_the_recipe_retrains_to_its_score_and_opens_the_test_set_once(recipe: Pa
     assert "a classifier of real images takes " in words
     assert "| recognised_normal | " in words
     assert list(test["recognised"]) == ["recipe", "untrained", "real"]
-    with pytest.raises(SpaceError, match="--compare is for recipes of classifiers"):
-        retrain.retrain(recipe, compare="lr=1e-3,1e-2", out=tmp_path / "out")
+    with pytest.raises(SpaceError, match="--bank is given, but the recipe wants no synthetic images"):
+        retrain.retrain(recipe, bank=tmp_path, out=tmp_path / "out")
 
 
-def test_a_bank_is_found_again_grows_and_is_mended(bank: Bank, recipe: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_parameter_of_a_generator_is_compared(recipe: Path, tmp_path: Path) -> None:
+    done = retrain.retrain(recipe, compare="guidance=1.0,2.5", out=tmp_path / "out")
+    found = done.content["effect"]
+    assert found["metric"] == "cmmd"
+    best = found["validation"]["effect"]
+    arm = next(arm for arm in best["arms"] if arm["value"] == best["best"])
+    assert arm["gain"]["value"] == pytest.approx(best["control"]["score"] - arm["score"])
+    assert "## Effect of guidance" in (done.folder / "report.md").read_text()
+
+
+def test_a_bank_is_found_again_grows_and_is_mended(
+    bank: SyntheticBank, recipe: Path, capsys: pytest.CaptureFixture
+) -> None:
     before = {entry.file: entry.sha256 for name in bank.classes for entry in bank.entries(name)}
     assert list(bank.counts().values()) == [9] * len(bank.classes)
     victim = bank.folder / bank.entries(bank.classes[1])[4].file
     victim.write_bytes(victim.read_bytes()[:-7])
     with pytest.raises(DataError, match=r"must be the one that was made, but its content has changed"):
-        Bank.open(bank.folder).verify()
+        SyntheticBank.open(bank.folder).verify()
     assert synthesize(recipe, per_class=10, classes=[bank.classes[1]]) == bank.folder
     assert "is damaged and is made anew" in capsys.readouterr().err
-    again = Bank.open(bank.folder)
+    again = SyntheticBank.open(bank.folder)
     again.verify()
     assert again.counts()[bank.classes[1]] == 10
     assert {
@@ -144,7 +154,7 @@ def test_a_bank_is_found_again_grows_and_is_mended(bank: Bank, recipe: Path, cap
 
 
 def test_a_bank_that_lacks_nothing_opens_no_model(
-    bank: Bank, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    bank: SyntheticBank, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(type(FAMILY), "backbone", lambda *_: pytest.fail("a model was opened"))
     assert synthesize(recipe, per_class={bank.classes[0]: 3, bank.classes[2]: 9}) == bank.folder
@@ -152,17 +162,17 @@ def test_a_bank_that_lacks_nothing_opens_no_model(
 
 
 def test_other_weights_in_the_same_folder_make_another_bank(
-    bank: Bank, recipe: Path, monkeypatch: pytest.MonkeyPatch
+    bank: SyntheticBank, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bank never holds images of two generators."""
     monkeypatch.setattr(type(FAMILY), "content", lambda *_: "others")
-    other = Bank.open(synthesize(recipe, per_class={bank.classes[0]: 1}))
+    other = SyntheticBank.open(synthesize(recipe, per_class={bank.classes[0]: 1}))
     assert other.key != bank.key
     with pytest.raises(DataError, match="holds a bank of other synthetic images"):
         synthesize(recipe, per_class=1, out=bank.folder)
 
 
-def test_images_of_a_class_are_drawn_from_its_caption(bank: Bank, recipe: Path) -> None:
+def test_images_of_a_class_are_drawn_from_its_caption(bank: SyntheticBank, recipe: Path) -> None:
     captions = {bank.entries(name)[0].caption for name in bank.classes}
     assert len(captions) == len(bank.classes)
     assert bank.generator["recipe"] == recipe.stem
@@ -180,8 +190,8 @@ def test_only_a_generators_recipe_and_its_own_data_make_a_bank(recipe: Path, tmp
         synthesize(recipe, classes=["virall"])
 
 
-def test_without_a_recipe_the_best_one_that_was_judged_alike_is_taken(
-    bank: Bank, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_without_a_recipe_the_best_comparable_one_is_taken(
+    bank: SyntheticBank, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Scores of another judge, or of other sizes, are of another scale: such a recipe is no candidate."""
     maker = importlib.import_module("lungtune.synthesize")
@@ -193,7 +203,7 @@ def test_without_a_recipe_the_best_one_that_was_judged_alike_is_taken(
     assert maker._best(found, maker._default(found, "demo", {})) is None
 
 
-def test_another_fold_refuses_the_bank(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_fold_refuses_the_bank(bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Startup, "begin", lambda self: None)
     settings: dict[str, Any] = {"synthetic_ratio": 0.05}
     options = driver.Options(

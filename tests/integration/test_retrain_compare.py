@@ -10,16 +10,13 @@ from lungtune import catalog
 from lungtune.core import params as parameters
 from lungtune.core import recipe as recipes
 from lungtune.core.space import SearchSpace
-from lungtune.core.trial import Objective
 from lungtune.data import dataset
 from lungtune.engine.pack import Pack
 from lungtune.errors import CheckpointError, SpaceError, StudyError
 from lungtune.export import export, following
-from lungtune.report import retrain_report
-from lungtune.retrain import compare as module
+from lungtune.report import ablation_report, retrain_report
 from lungtune.retrain import retrain
-from lungtune.stats import ablation_report
-from lungtune.tasks.classification import metrics
+from lungtune.retraining import arms as module
 from tests.integration import retrain_study
 
 DROPOUT = "lora_dropout=0,0.1"
@@ -80,7 +77,7 @@ def test_values_are_compared_on_both_parts_in_one_opening(home, recipe, monkeypa
     assert not (done.folder / "work").exists()
     assert json.loads((done.folder / "report.json").read_text()) == done.content
     words = (done.folder / "report.md").read_text()
-    for told in (words, retrain_report.text(done.content)):
+    for told in (words, done.text):
         assert f"Seed {seed} is the searched one: its score with lora_dropout 0.1 was selected" in told
         assert "so it is left out of this" in told
         assert "that favours 0.1" in told
@@ -92,7 +89,7 @@ def test_values_are_compared_on_both_parts_in_one_opening(home, recipe, monkeypa
         retrain(recipe, test=True, compare="lora_dropout=0.2")
 
 
-def test_an_interrupted_comparison_goes_on_and_trains_nothing_twice(home, recipe, monkeypatch):
+def test_interrupted_comparison_trains_nothing_twice(home, recipe, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(retrain_report, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
@@ -140,7 +137,7 @@ def test_a_value_that_fails_is_told_and_the_rest_is_compared(home, recipe, monke
     assert "Not computed" in ablation_report.markdown(found)
 
 
-def test_a_mistake_is_told_before_anything_is_read_or_written(home, recipe, monkeypatch, door):
+def test_a_mistake_is_told_before_anything_is_read(home, recipe, monkeypatch, door):
     monkeypatch.setattr(dataset, "inspect", lambda *_, **__: pytest.fail("the data were read"))
     with pytest.raises(
         SpaceError, match=r"'lora_dropou' is not a parameter of clip_lora\. Did you mean 'lora_dropout'"
@@ -151,15 +148,15 @@ def test_a_mistake_is_told_before_anything_is_read_or_written(home, recipe, monk
     assert not (home / "models").exists()
 
 
-def unet(home):
+def unet(home, objective="macro_f1", **params):
     """Write a recipe of a family with masks that trains one by one; its study is not on this machine."""
     family = catalog.family("res_unet")
     base = family.miniature(home / "unet")
     values = {name: spec.default for name, spec in parameters.specs(family.Params).items()}
     space = SearchSpace(
-        name="res_unet", family="res_unet", summary="", profile="full", objective=Objective("macro_f1"), seed=3,
+        name="res_unet", family="res_unet", summary="", profile="full", objective=family.objective(objective), seed=3,
         sampler="random", trials=1, fidelity=retrain_study.FIDELITY, base=asdict(base), axes={}, start=(),
-        fixed=values | {"lambda2": 0.5, "batch_size": 16}, data=retrain_study.SOURCE,
+        fixed=values | {"lambda2": 0.5, "batch_size": 16, **params}, data=retrain_study.SOURCE,
     )  # fmt: skip
     split = dataset.inspect(retrain_study.SOURCE, seed=3).manifest.hash
     about = {
@@ -172,10 +169,10 @@ def unet(home):
     return path
 
 
-def test_segmentation_is_compared_with_none_of_it_and_dice_stands_beside(home, monkeypatch):
+def test_dice_stands_beside_compared_classes(home, monkeypatch):
     together = steps(monkeypatch)
     monkeypatch.setattr(
-        "lungtune.retrain.classifier.ClassifierRetraining.weights", lambda *_: None
+        "lungtune.tasks.classification.retraining.ClassificationRetraining.weights", lambda *_: None
     )  # seconds, and the same without a comparison
     path = unet(home)
     done = retrain(path, test=True, compare="lambda2=0,0.5", blackout=False)
@@ -190,63 +187,22 @@ def test_segmentation_is_compared_with_none_of_it_and_dice_stands_beside(home, m
     assert (path.parent / "ledger.jsonl").read_text().count('"opened"') == 1
 
 
+def test_dice_is_compared_as_the_objective(home, monkeypatch):
+    """A learning rate of nothing leaves the decoder as it was drawn."""
+    monkeypatch.setattr("lungtune.retraining.frame.Retraining.weights", lambda *_: None)
+    done = retrain(unet(home, "segmentation.dice", lr=3e-3), compare="lr=1e-7,3e-3")
+    found = done.content["effect"]
+    assert (found["metric"], done.content["task"]) == ("dice", "segmentation")
+    control, own = found["validation"]["values"]
+    assert own["score"]["mean"] == pytest.approx(done.content["validation"]["metrics"]["dice"]["value"])
+    assert own["gain"]["value"] == pytest.approx(own["score"]["mean"] - control["score"]["mean"])
+    assert "macro_f1" in own["measures"]
+    assert done.content["validation"]["baselines"]["mean mask"]["dice"] > 0.3
+    assert "| metric | recipe | mean mask |" in (done.folder / "report.md").read_text()
+
+
 def test_a_finished_search_and_an_export_give_the_command(home, recipe):
     assert following("mini", recipe) == [f"python scripts/retrain.py {recipe}"]
     path = unet(home)
     asked = f"python scripts/retrain.py {path} --compare lambda2=0,0.5 --seeds 3"
     assert following("mini", path) == [f"python scripts/retrain.py {path}", asked]
-
-
-def tables(*shares):
-    """Predictions of seeds that are right for a share of the cases, and a measure."""
-    labels = np.arange(60) % 3
-    made = {}
-    for seed, share in enumerate(shares):
-        right = np.random.default_rng(seed).random(60) < share
-        made[seed] = {"probabilities": np.eye(3)[np.where(right, labels, (labels + 1) % 3)]}
-    return made
-
-
-@pytest.mark.parametrize(
-    ("shares", "said"),
-    [((0.9, 0.9, 0.3), "above the control in 2 of 3. Patients tell a gain, but seeds don't"), ((0.9,) * 3, "3 of 3.")],
-)
-def test_patients_and_seeds_are_two_questions(shares, said):
-    """An interval over patients can leave out 0 though one of three trainings was worse."""
-    compared = module.Comparison("lambda2", (0.0, 1.0), 0.0, 1.0)
-    predictions = {0.0: tables(0.4, 0.4, 0.4), 1.0: tables(*shares)}
-    found = ablation_report.part(np.arange(60) % 3, np.arange(60), "abc", compared, predictions, "macro_f1")
-    assert found["effect"]["helps"]
-    assert said in found["sentence"]
-    scores = [
-        metrics.classification(np.arange(60) % 3, each["probabilities"], "abc")["macro_f1"]
-        for each in predictions[1.0].values()
-    ]
-    assert found["values"][1]["score"]["mean"] == pytest.approx(np.mean(scores))
-    held = ablation_report.part(np.arange(60) % 3, np.arange(60), "abc", compared, {0.0: {0: {}}, 1.0: {1: {}}}, "mcc")
-    assert held["problem"] == "Not computed: no seed's training ended with all values; give more --seeds."
-
-
-def test_notes_say_only_what_is_known():
-    compared = module.Comparison("lambda2", (0.0, 1.0), 0.0, 1.0)
-    known = ablation_report.notes(compared, 3, left_out=True, edited=False, failed=[])
-    assert "its score with lambda2 1 was selected and leans high, so it is left out" in known[0]
-    assert "chosen on the validation cases with lambda2 1: that favours 1" in known[1]
-    unknown = ablation_report.notes(compared, 3, left_out=False, edited=True, failed=[(0.0, 4)])
-    assert "Seed 3 is the searched one: its score was selected and leans high; it counts in this." in unknown[0]
-    assert "which value its other parameters suit is not known" in unknown[1]
-    assert unknown[2].startswith("Failed: lambda2 0 with seed 4.")
-
-
-def test_without_a_better_value_on_validation_there_is_nothing_to_confirm():
-    compared = module.Comparison("lambda2", (0.0, 1.0), 0.0, 1.0)
-    labels = np.arange(60) % 3
-    worse, better = (
-        ablation_report.part(labels, np.arange(60), "abc", compared, {0.0: tables(0.6), 1.0: tables(share)}, "accuracy")
-        for share in (0.3, 0.9)
-    )
-    assert ablation_report.confirmed(compared, worse, better).startswith("On validation no value was better than 0")
-    assert ablation_report.confirmed(compared, better, worse).startswith(
-        "The value that was best on validation, 1, has"
-    )
-    assert ablation_report.confirmed(compared, {"problem": "x"}, better) == ""

@@ -1,4 +1,4 @@
-"""Beside a test score stands what needs no look at a lung; temperature and thresholds come from validation."""
+"""Controls that see no lung beside a test score; temperature and thresholds come from validation."""
 
 import dataclasses
 import json
@@ -7,76 +7,25 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lungtune import summary
+from lungtune import catalog, summary
+from lungtune.core.fields import MASK
 from lungtune.core.study import Study
 from lungtune.data import dataset
 from lungtune.data.dataset import Part
 from lungtune.export import export
-from lungtune.report import retrain_report
-from lungtune.retrain import controls, retrain, runs
+from lungtune.retrain import retrain
+from lungtune.retraining import controls, runs
 from lungtune.tasks.classification import calibration
 from tests.integration import retrain_study
 
 
-@dataclasses.dataclass(frozen=True)
-class Masked(Part):
-    """A part opened with masks."""
-
-    masks: np.ndarray | None = None
-    masked: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
-
-
 def with_masks(part, every=5):
     """Lungs are the middle half of an image; of ``every`` cases the first has no mask."""
-    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
-    masked = np.arange(len(part)) % every > 0
-    masks = np.zeros(part.images.shape, np.uint8)
-    side = masks.shape[1] // 4
-    masks[masked, side:-side, side:-side] = 255
-    return Masked(**values | {"masks": masks, "masked": masked})
-
-
-def small(labels=(0, 1, 2, 0, 1, 2), masked=None):
-    count = len(labels)
-    names = np.arange(count).astype(str)
-    part = Part(np.full((count, 8, 8), 200, np.uint8), np.array(labels), names, names, **extra(count))
-    part = with_masks(part, every=count + 1) if masked is None else with_masks(part)
-    return part if masked is None else dataclasses.replace(part, masked=np.array(masked, bool))
-
-
-def extra(count):
-    """Return what parts hold besides, where they know of masks themselves."""
-    named = {field.name for field in dataclasses.fields(Part)}
-    return {"masks": None, "masked": np.zeros(count, bool)} if "masks" in named else {}
-
-
-def test_black_lungs_are_black_and_all_else_stays():
-    part = small(masked=[1, 0, 1, 1, 0, 1])
-    part = dataclasses.replace(part, masks=np.where(part.masked[:, None, None], with_masks(part, 99).masks[1], 0))
-    dark = controls.darkened(part)
-    assert dark.case_ids.tolist() == ["0", "2", "3", "5"]
-    assert dark.labels.tolist() == [0, 2, 0, 2]
-    assert dark.images.dtype == np.uint8
-    assert (dark.images[:, 2:-2, 2:-2] == 0).all()
-    assert (dark.images[:, :2] == 200).all()
-    assert (part.images == 200).all()
-    assert len(controls.darkened(dataclasses.replace(part, masks=None))) == 0
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"masks": None}, "it needs lung masks. Name their folder in the data source: masks=DIR."),
-        ({"masked": np.array([1, 1, 0, 1, 1, 0], bool)}, "no training image of viral has a lung mask"),
-    ],
-)
-def test_what_stands_in_the_way_is_said_and_nothing_trains(change, sentence, tmp_path):
-    train = dataclasses.replace(small(), **change)
-    data = dataset.Dataset(("normal", "bacterial", "viral"), train, train, None, None, None, "")
-    dark = controls.Blackout(None, None, data, None, 1.0, tmp_path)
-    assert sentence in dark.problem
-    found = dark.beside(train, np.eye(3)[train.labels])
-    assert found == {"computed": False, "sentence": dark.problem}
+    has = np.arange(len(part)) % every > 0
+    masks = np.zeros(part["image"].shape, np.uint8)
+    side = masks.shape[-1] // 4
+    masks[has, :, side:-side, side:-side] = 255
+    return Part({**part.fields, "mask": masks}, {**part.known, "mask": has}, part.patients, part.case_ids)
 
 
 @pytest.fixture
@@ -91,13 +40,14 @@ def recipe(home):
 
 @pytest.fixture
 def masks(monkeypatch):
-    """Data with masks; return the keywords of every opening."""
+    """Data with masks; return what every opening asked for."""
     load, asked = dataset.load, []
 
-    def opened(data, size, *, test=False, masks=False, bank=None):
-        asked.append({"test": test, "masks": masks})
-        found = load(data, size, test=test)
-        if not masks:
+    def opened(data, fields, size, *, test=False, bank=None):
+        wanted = MASK in fields
+        asked.append({"test": test, "masks": wanted})
+        found = load(data, [field for field in fields if field != MASK], size, test=test)
+        if not wanted:
             return found
         parts = {name: getattr(found, name) for name in ("train", "validation", "test")}
         return dataclasses.replace(found, **{name: part and with_masks(part) for name, part in parts.items()})
@@ -118,7 +68,7 @@ def test_the_columns_of_files_follow_the_parts(home, recipe):
     assert found["width"].dtype.kind == "i"
 
 
-def test_the_recipe_is_trained_again_with_black_lungs_before_the_test_set_opens(home, recipe, masks, capsys):
+def test_black_lungs_train_before_the_test_set_opens(home, recipe, masks, capsys):
     done = retrain(recipe, test=True)
     assert masks == [{"test": False, "masks": False}, {"test": False, "masks": True}, {"test": True, "masks": True}]
     found = done.content["test"]["baselines"]["lungs blacked out"]
@@ -131,7 +81,7 @@ def test_the_recipe_is_trained_again_with_black_lungs_before_the_test_set_opens(
     words = (done.folder / "report.md").read_text()
     assert "| lungs blacked out | 28 |" in words
     assert "| metadata only | 36 |" in words
-    assert "The same recipe with the lungs blacked out scores" in retrain_report.text(done.content)
+    assert "The same recipe with the lungs blacked out scores" in done.text
     assert done.reproduced == "yes"
     assert not (done.folder / "work").exists()
 
@@ -149,7 +99,7 @@ def test_a_control_that_fails_costs_no_report(home, recipe, masks, monkeypatch):
     assert found["sentence"] == "Not computed: the training with black lungs failed: the training loss became nan."
 
 
-def test_without_masks_or_wish_the_report_says_how_to_get_it(home, recipe, masks, monkeypatch):
+def test_without_masks_or_wish_the_report_says_why(home, recipe, masks, monkeypatch):
     sentence = retrain(recipe, test=True, blackout=False).content["test"]["baselines"]["lungs blacked out"]["sentence"]
     assert sentence == controls.LEFT_OUT
     assert not any(each["masks"] for each in masks)
@@ -161,7 +111,7 @@ def test_without_masks_or_wish_the_report_says_how_to_get_it(home, recipe, masks
     assert "masks=DIR" in (home / "again" / "report.md").read_text()
 
 
-def test_the_temperature_lies_beside_the_weights_and_nothing_of_the_test_set_moves_it(home, recipe):
+def test_temperature_beside_the_weights_is_from_validation(home, recipe):
     done = retrain(recipe, test=True)
     told = json.loads((done.weights / "temperature.json").read_text())
     for part in ("validation", "test"):
@@ -177,9 +127,9 @@ def test_the_temperature_lies_beside_the_weights_and_nothing_of_the_test_set_mov
     assert len(points[0]) == len(done.content["data"]["classes"]) + 1  # abnormal
 
 
-def test_a_searchs_last_words_can_say_that_its_best_has_collapsed(home):
+def test_summary_says_that_the_best_has_collapsed(home):
     study = Study.open("mini")
-    patients = dataset.load(study.split_path, 32).validation.patients
+    patients = dataset.load(study.split_path, catalog.family("clip_lora").fields, 32).validation.patients
     best = summary.build(study, patients)["best"]
     assert best["collapsed"] == ""
     for path in study.folder.glob("checkpoints/*/*.safetensors"):

@@ -9,14 +9,15 @@ import sys
 import pytest
 from filelock import FileLock
 
+from lungtune import reopen
 from lungtune.data import dataset
 from lungtune.engine.pack import Pack
 from lungtune.errors import CheckpointError, DataError, SpaceError, StudyError, TrialError
 from lungtune.export import export
 from lungtune.report import retrain_report
-from lungtune.retrain import reopen, retrain
-from lungtune.retrain.classifier import ClassifierRetraining
-from lungtune.tasks.classification import metrics
+from lungtune.retrain import retrain
+from lungtune.tasks.classification import METRICS
+from lungtune.tasks.classification.retraining import ClassificationRetraining
 from tests.integration import retrain_study
 
 
@@ -57,7 +58,7 @@ def test_the_searched_score_comes_back(home, recipes, rank):
     assert done.reproduced == "yes"
     assert found["retrained"] == pytest.approx(found["searched"], abs=1e-9)
     searched = reopen.load(recipes[rank])[0].provenance["validation"]
-    for name in metrics.METRICS:
+    for name in METRICS:
         assert done.content["runs"][0]["metrics"][name] == pytest.approx(searched[name], abs=2e-6)
     assert done.content["test"] is None
     assert not (home / "studies" / "mini" / "ledger.jsonl").exists()
@@ -76,7 +77,8 @@ def test_the_report_is_whole_and_says_what_it_must(home, recipes):
     assert "| always 'bacterial' |" in words
     rows = table(done.folder / "validation.csv")
     assert len(rows) == part["cases"]
-    assert {path.name for path in done.folder.glob("*.png")} == {"validation_confusion.png", "validation_roc.png"}
+    figures = {"validation_confusion_matrix.png", "validation_roc.png"}
+    assert {path.name for path in done.folder.glob("*.png")} == figures
 
 
 @pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -107,7 +109,7 @@ def test_the_weights_load_without_lungtune(home, recipes, monkeypatch, capsys, f
     assert alone == {name: pytest.approx(float(case[name]), abs=0.02) for name in alone}
 
 
-def test_several_seeds_give_mean_and_deviation_and_leave_the_first_as_it_is(home, recipes):
+def test_several_seeds_leave_the_first_as_it_is(home, recipes):
     alone, three = retrain(recipes[0]), retrain(recipes[0], seeds=3, out=home / "three")
     values = [run["value"] for run in three.content["runs"]]
     seed = reopen.load(recipes[0])[0].seed
@@ -117,22 +119,22 @@ def test_several_seeds_give_mean_and_deviation_and_leave_the_first_as_it_is(home
     assert three.content["spread"]["mean"] == pytest.approx(sum(values) / 3)
     assert three.reproduced == "yes"
     assert three.content["spread_others"]["mean"] == pytest.approx(sum(values[1:]) / 2)
-    for words in (retrain_report.text(three.content), (three.folder / "report.md").read_text()):
+    for words in (three.text, (three.folder / "report.md").read_text()):
         assert "sd over seeds" in words
         assert f"Seed {seed} is the searched one: its score was selected" in words
         assert "The other seeds alone, validation: mean " in words
         assert f"shown are those of seed {seed}." in words
-    assert "searched one" not in retrain_report.text(alone.content)
+    assert "searched one" not in alone.text
 
 
 def test_the_test_set_opens_once(home, recipes, monkeypatch):
     opened = []
     load = dataset.load
 
-    def watched(data, size, *, test=False, **more):
+    def watched(data, fields, size, *, test=False, **more):
         if test:
             opened.append([entry["event"] for entry in ledger(home)])
-        return load(data, size, test=test, **more)
+        return load(data, fields, size, test=test, **more)
 
     monkeypatch.setattr(dataset, "load", watched)
     done = retrain(recipes[0], seeds=2, test=True)
@@ -140,7 +142,7 @@ def test_the_test_set_opens_once(home, recipes, monkeypatch):
     part = done.content["test"]
     assert part["cases"] == 36
     assert part["constant"]["metrics"]["accuracy"] < 0.5
-    assert "confusion matrix" in retrain_report.text(done.content)
+    assert "confusion matrix" in done.text
     assert "## Test" in (done.folder / "test_report.md").read_text()
     assert len([run for run in done.content["runs"] if run["test"] is not None]) == 2
     first, last = ledger(home)
@@ -158,7 +160,7 @@ def test_the_test_set_opens_once(home, recipes, monkeypatch):
     assert (done.folder / "test_report.json").exists(), "a later report without a test leaves the test's alone"
 
 
-def test_an_opening_that_crashed_may_be_repeated_by_the_same_recipe_only(home, recipes, monkeypatch):
+def test_crashed_opening_is_repeated_by_the_same_recipe_only(home, recipes, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(retrain_report, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
@@ -177,7 +179,7 @@ def test_an_opening_that_crashed_may_be_repeated_by_the_same_recipe_only(home, r
 def test_a_damaged_model_opens_no_test_set(home, recipes, monkeypatch, survivors):
     """An older checkpoint, or a fresh adapter, must not be scored in its place."""
     path = max(recipes, key=lambda path: reopen.load(path)[1].fidelity)
-    write = ClassifierRetraining.weights
+    write = ClassificationRetraining.weights
 
     def damage(work, draft):
         write(work, draft)
@@ -186,7 +188,7 @@ def test_a_damaged_model_opens_no_test_set(home, recipes, monkeypatch, survivors
             file.write_bytes(b"torn")
 
     with monkeypatch.context() as broken:
-        broken.setattr(ClassifierRetraining, "weights", damage)
+        broken.setattr(ClassificationRetraining, "weights", damage)
         with pytest.raises(CheckpointError, match=r"must go on from .* passes to be scored on the test set"):
             retrain(path, test=True)
     assert not (home / "studies" / "mini" / "ledger.jsonl").exists()
@@ -222,7 +224,7 @@ def test_a_shared_recipe_keeps_its_ledger_beside_it(home, recipes, tmp_path, mon
 def test_an_edited_recipe_trains_but_is_not_compared(home, recipes):
     done = retrain(edit(recipes[0], "  lora_dropout: 0.1", "  lora_dropout: 0.2"))
     assert done.reproduced == "not compared"
-    assert "the recipe was edited" in retrain_report.text(done.content)
+    assert "the recipe was edited" in done.text
 
 
 @pytest.mark.parametrize(
@@ -275,7 +277,7 @@ def test_a_run_that_fails_says_so(home, recipes, monkeypatch):
         retrain(recipes[0])
 
 
-def test_the_script_prints_the_headline_and_ends_a_mistake_in_one_sentence(home, recipes, door):
+def test_script_prints_headline_and_one_sentence_errors(home, recipes, door):
     done = door("retrain", recipes[0], "--test")
     assert done.code == 0
     assert done.out.startswith("reproduced: yes, searched")

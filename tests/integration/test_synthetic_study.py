@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from lungtune.data.bank_files import Item
-from lungtune.retrain.controls import BLACKOUT
 from rich.console import Console
 
 from lungtune import catalog
 from lungtune.core import journal, synthetic, yamlfile
 from lungtune.data import dataset
-from lungtune.data.synthetic_bank import Bank
+from lungtune.data.synthetic_bank import SyntheticBank
 from lungtune.errors import DataError, SpaceError
 from lungtune.export import export, following
-from lungtune.retrain import retrain, runs
+from lungtune.retrain import retrain
+from lungtune.retraining import runs
+from lungtune.retraining.controls import BLACKOUT
 from lungtune.search import preparation
 from lungtune.search.backends.ray_hosts.host import PackHost
 from lungtune.search.controller import TrialController
@@ -39,7 +40,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         base = catalog.family("clip_head").miniature(home / "tiny")
         manifest = dataset.inspect(SOURCE, seed=3).manifest
         about = {"key": "ab" * 16, "generator": {"recipe": "sd-1.yaml"}, "size": 16, "seed": 0}
-        bank = Bank.create(home / "bank", classes=manifest.classes, train_hash=manifest.train_hash, **about)
+        bank = SyntheticBank.create(home / "bank", classes=manifest.classes, train_hash=manifest.train_hash, **about)
         random = np.random.default_rng(0)
         bank.add([Item(*each, "", 0, random.integers(0, 256, (16, 16), np.uint8)) for each in bank.missing(24)])
         space = home / "mixed.yaml"

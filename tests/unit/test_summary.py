@@ -8,8 +8,9 @@ from lungtune import summary
 from lungtune.core.study import Study
 from lungtune.core.trial import Objective, Report, Trial
 from lungtune.stats import selection
+from lungtune.tasks.classification import Classification
 
-OBJECTIVE, PATIENTS = Objective("accuracy"), np.arange(150)
+OBJECTIVE, PATIENTS, TASK = Objective("accuracy"), np.arange(150), Classification()
 
 
 def searched(folder, trials=12, reports=9, seed=0):
@@ -36,7 +37,7 @@ def searched(folder, trials=12, reports=9, seed=0):
 
 def test_all_reports_of_a_trial_are_read(tmp_path):
     study, (trial,) = searched(tmp_path, trials=1)
-    assert [table.shape for table in summary.reported(study, trial)] == [(150, 3)] * 9
+    assert [table.shape for table in summary.reported(study, trial, TASK)] == [(150, 3)] * 9
 
 
 @pytest.mark.parametrize("torn", [False, True])
@@ -44,8 +45,8 @@ def test_without_tables_the_best_checkpoint_is_left(tmp_path, torn):
     study, (trial,) = searched(tmp_path, trials=1)
     for path in tmp_path.glob("checkpoints/*/*.npy"):
         path.write_bytes(b"torn") if torn else path.unlink()
-    (table,) = summary.reported(study, trial)
-    assert (table == summary.kept(study, trial.best(OBJECTIVE)).probabilities).all()
+    (table,) = summary.reported(study, trial, TASK)
+    assert (table == summary.kept(study, trial.best(OBJECTIVE), TASK).probabilities).all()
 
 
 def test_the_choice_of_a_report_is_paid_for_as_well(tmp_path):
@@ -53,18 +54,16 @@ def test_the_choice_of_a_report_is_paid_for_as_well(tmp_path):
     found, partly = [], []
     for seed in range(8):
         study, trials = searched(tmp_path / str(seed), seed=seed)
-        found.append(summary.corrected(study, trials, PATIENTS, OBJECTIVE).value)
-        kept = [summary.kept(study, trial.best(OBJECTIVE)) for trial in trials]
-        partly.append(
-            selection.corrected(kept[0].labels, [each.probabilities for each in kept], PATIENTS, "accuracy").value
-        )
+        found.append(summary.corrected(study, trials, PATIENTS, OBJECTIVE, TASK).value)
+        kept = [summary.kept(study, trial.best(OBJECTIVE), TASK) for trial in trials]
+        partly.append(selection.expected(kept, PATIENTS, "accuracy").value)
     assert np.mean(partly) > 0.625
     assert np.mean(found) == pytest.approx(0.6, abs=0.015)
 
 
 def test_what_is_lost_is_not_guessed(tmp_path):
     study, trials = searched(tmp_path, trials=2)
-    assert summary.corrected(study, trials, np.zeros(150), OBJECTIVE) is None
+    assert summary.corrected(study, trials, np.zeros(150), OBJECTIVE, TASK) is None
     for path in tmp_path.glob("checkpoints/*/*.safetensors"):
         path.unlink()
-    assert summary.corrected(study, trials, PATIENTS, OBJECTIVE) is None
+    assert summary.corrected(study, trials, PATIENTS, OBJECTIVE, TASK) is None

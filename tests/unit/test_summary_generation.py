@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 from safetensors.numpy import save_file
-from tests.unit.evaluate import generated
 
 from lungtune import catalog, export, summary
 from lungtune.core.space import SPACE, together
@@ -20,6 +19,7 @@ from lungtune.search.ui import live, result_text
 from lungtune.tasks.generation import sample_metrics
 from lungtune.tracking import charts, mlflow_views, run_markdown
 from lungtune.tracking.projection import STUDY, Projection
+from tests.unit.tasks.generation import generated
 
 PATIENTS = np.arange(90) // 2
 BASELINES = {"untrained": {"cmmd": 131.25, "coverage": 0.2}, "real": {"cmmd": 0.8, "coverage": 0.97}}
@@ -28,7 +28,7 @@ SHIFTS = (1.6, 0.4, 1.0)
 
 
 def spaces():
-    space = replace(catalog.space("clip_lora", "demo"), objective=Objective("cmmd", "min"), trials=3)
+    space = replace(catalog.space("sd_lora", "demo"), objective=Objective("cmmd", "min", "generation"), trials=3)
     return space, together([space, replace(space, name="wide")])
 
 
@@ -46,7 +46,7 @@ def searched(folder, space):
         study.append("start", trial=number, attempt=1, fidelity=0.0)
         study.checkpoints(number).mkdir(parents=True)
         for k, off in enumerate((shift + 1, shift)):
-            made = generated.evidence(0, 90, 60, off, classes=3, noise=7)
+            made = generated.samples_of(0, 90, 60, off, classes=3, noise=7)
             path = study.checkpoints(number) / f"{k:012d}.safetensors"
             np.save(path.with_suffix(".npy"), made.table())
             save_file(made.tensors(), path)
@@ -72,7 +72,7 @@ def told(study):
     return found
 
 
-def test_the_best_trial_has_the_least_distance_and_gains_are_positive(study, told):
+def test_best_has_the_least_distance_and_gains_are_positive(study, told):
     best, start, history = told["best"], told["baselines"]["start"], study.history()
     assert (best["trial"], best["fidelity"], start["trial"]) == (1, 2.0, 0)
     assert best["value"] == min(r.metrics["cmmd"] for t in history.trials.values() for r in t.reports)
@@ -87,7 +87,7 @@ def test_the_best_trial_has_the_least_distance_and_gains_are_positive(study, tol
 
 def test_the_corrected_score_is_that_of_all_reports(study, told):
     """The best one is far ahead of the others: the choice costs next to nothing."""
-    tables = [summary.reported(study, trial) for trial in study.history().ranked()]
+    tables = [summary.reported(study, trial, summary.task_of(study.history())) for trial in study.history().ranked()]
     assert [[table.shape for table in each] for each in tables] == [[(60, 8)] * 2] * 3
     best = told["best"]
     assert best["corrected"]["value"] == pytest.approx(best["value"], abs=5)
@@ -96,7 +96,7 @@ def test_the_corrected_score_is_that_of_all_reports(study, told):
 
 def test_two_spaces_are_ranked_by_the_least_distance(tmp_path):
     board = summary.build(searched(tmp_path / "two", spaces()[1]), PATIENTS)["leaderboard"]
-    assert [(row["name"], row["trial"]) for row in board["rows"]] == [("wide", 1), ("clip_lora", 2)]
+    assert [(row["name"], row["trial"]) for row in board["rows"]] == [("wide", 1), ("sd_lora", 2)]
     assert board["rows"][1]["lead"]["value"] > 0
 
 
@@ -104,7 +104,7 @@ def test_a_recipe_has_the_interval_of_its_samples(study, told, monkeypatch):
     part = SimpleNamespace(group=PATIENTS)
     monkeypatch.setattr(Manifest, "load", lambda path: SimpleNamespace(parts={"validation": part}, source="phantom"))
     history = study.history()
-    kept = export.Predictions(study, history)
+    kept = export.StudyPredictions(study, history)
     found = kept.interval(history.trials[1])
     assert found.to_dict() == pytest.approx({**told["best"]["interval"], "value": told["best"]["value"]})
     assert kept.corrected(history.ranked()).to_dict() == pytest.approx(told["best"]["corrected"])
@@ -122,6 +122,7 @@ def test_the_last_words_name_what_the_best_is_measured_against(study, told):
     assert "constant-class" not in words
     assert "source configuration (trial 0)" in words
     assert "; gain +" in words
+    assert "scripts/synthesize.py" in words
     assert "after the correction: beyond chance" in words
 
 
@@ -158,7 +159,7 @@ def test_mlflow_gets_the_least_distance_as_the_best(study):
     assert {"cmmd_normal", "cmmd_viral"} <= {chart.get("metricKey") for chart in state["compareRunCharts"]}
 
 
-def test_the_figure_of_a_generator_is_its_contact_sheet_where_there_is_one(study):
+def test_figure_of_a_generator_is_its_contact_sheet(study):
     history = study.history()
     found = {number: dict(charts.figures(study.folder, history, history.trials[number])) for number in (0, 1)}
     assert found == {0: {}, 1: {"figures/samples.png": b"\x89PNG sheet"}}
@@ -189,3 +190,18 @@ def test_lost_checkpoints_leave_the_value(tmp_path):
     best = summary.build(study, PATIENTS)["best"]
     assert (best["trial"], best["interval"], best["corrected"], best["gain_over_start"]) == (1, None, None, None)
     assert best["gains"]["untrained"] > 0
+
+
+def test_journal_from_before_tasks_had_names_is_read(study):
+    """Its objective has no task."""
+    history = study.history()
+    del history.study["space"]["objective"]["task"]
+    assert summary.task_of(history).name == "generation"
+    assert "cmmd_normal" in mlflow_views.tag(history)[1]
+
+
+def test_study_of_a_family_that_is_gone_has_plain_charts(study):
+    history = study.history()
+    history.study["space"]["family"] = "gone"
+    assert "best_cmmd" in mlflow_views.tag(history)[1]
+    assert dict(charts.figures(study.folder, history, history.trials[1])) == {}

@@ -20,6 +20,9 @@ from typing import Any
 from lungtune.core import io, journal
 from lungtune.errors import StudyError
 
+_SHOWN = 3
+"""So many of a result's metrics, the first of its task, are in a refusal."""
+
 
 class Ledger:
     """Lets one recipe of a study open its test set, once.
@@ -106,5 +109,4 @@ class Ledger:
 
 
 def _scores(metrics: Mapping[str, float]) -> str:
-    names = ("macro_f1", "balanced_accuracy", "accuracy")
-    return ", ".join(f"{name} {metrics[name]:.3f}" for name in names if name in metrics)
+    return ", ".join(f"{name} {value:.3f}" for name, value in list(metrics.items())[:_SHOWN])

@@ -63,9 +63,10 @@ class Backbone:
             values = {name: value.to(self.device) for name, value in values.items()}
             count, size = len(next(iter(values.values()))), sum(value[0].numel() for value in values.values())
             stride = max(1, min(_AT_ONCE, _PIXELS // max(1, size)))
-            some = lambda first, last: self._family.features(
-                self.model, {name: value[first:last] for name, value in values.items()}
-            )
+
+            def some(first: int, last: int) -> Mapping[str, Tensor]:
+                return self._family.features(self.model, {name: v[first:last] for name, v in values.items()})
+
             parts = memory.in_parts(count, stride, some)
         if len(parts) == 1:
             return parts[0]

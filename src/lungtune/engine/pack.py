@@ -80,7 +80,7 @@ class Pack:
         self.model, self.precision = self._backbone.model, self._backbone.precision
         self._inputs = InputFactory(family, base, self.model, self._backbone.features, self.device, self.precision)
         self._train = self._inputs.of(train, synthetic)
-        labels = train["label"] if "label" in train else None
+        labels = train["label"] if "label" in train else None  # noqa: SIM401 (a Part is no dict)
         further = synthetic["label"] if synthetic is not None and "label" in synthetic else None
         self._pool = TrainingPool(len(train), labels, further, classes, self.device)
         self.rows: int | None = None  # how many rows of a step fit into memory at a time; None: all

@@ -1,7 +1,7 @@
 """Files of a report: a checkpoint that holds weights, moments and predictions, and what stays when it is pruned.
 
 ``<samples>.safetensors`` holds ``state.<name>`` (``Pack.state``) and the predictions' tensors; its meta: ``fidelity``,
-``samples``, ``metrics``, ``best`` (score and file of the best report so far). ``<samples>.npy`` is the predictions' table,
+``samples``, ``metrics``, ``best`` (score and file of the best report so far). ``<samples>.npy`` is the table,
 ``<samples>.png`` a picture where there is one.
 """
 

@@ -31,7 +31,7 @@ class Column:
 
     Args:
         field: its kind decides what ``take`` delivers.
-        values: ``(N, ...)``, numpy, possibly a read-only memory map: uint8 pixels and masks, int labels and tokens, float
+        values: ``(N, ...)``, numpy, may be a read-only memory map: uint8 pixels and masks, int labels and tokens, float
             labels and table columns.
         device: on CUDA all values are kept there; on the CPU they stay where they are.
 

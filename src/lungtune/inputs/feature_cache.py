@@ -1,9 +1,9 @@
 """On-disk cache of what no trial changes: features in memory-mapped files that trials, studies and hosts share.
 
 `features/<family>-<level>-<view>-<hash>.bin` holds, for one set of cases, one output of a family's ``features`` in the
-type it has, `(N, ...)`. The hash covers all that decides it: the base with the content of its weights, the cases' inputs,
+type it has, `(N, ...)`. The hash covers all that decides it: the base, the content of its weights, the cases' inputs,
 augmentation level and view, precision, kind of device, and the code (layers, inputs, engine, models and the family's
-folder). View v of level L augments each case in one way, the same for every trial, study and host; level 0 has one view.
+folder). View v of level L augments each case in one way, same for every trial, study, host; level 0 has one view.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def run(
     """Run the rows of each slot through the network as its trial has it.
 
     Args:
-        model: the backbone, of which the trials train some parameters (``Family.trainable_parameters`` under their full names).
+        model: the backbone; the trials train some of its parameters (``Family.trainable_parameters``, full names).
         inputs: ``(N, ...)``, rows laid out as ``slots`` says.
         slots: the layout.
         call: given a trial's ``Params`` and its rows, runs ``model`` and returns its outputs by name.

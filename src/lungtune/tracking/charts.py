@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lungtune import summary
+from lungtune.core.task import Task
 from lungtune.core.trial import History, Trial
+from lungtune.errors import SpaceError
 from lungtune.tasks import stored_predictions
 from lungtune.tracking.projection import STUDY, Projection
 from lungtune.tracking.writer import Writer
@@ -48,7 +50,8 @@ def deliver(folder: Path, projection: Projection, writer: Writer) -> bool:
     for trial in history.ranked()[:BEST]:
         best, key = trial.best(history.objective), str(trial.number)
         version = zlib.crc32(str(best).encode())
-        last = summary.task_of(history).shown[-1:]  # where it is, all are
+        task = _task(history)
+        last = task.shown[-1:] if task else ()  # where it is, all are
         if any(writer.sent[key].files.get(f"figures/{name}") == version for name in last):
             continue
         for name, content in figures(folder, history, trial):
@@ -73,10 +76,10 @@ def figures(folder: Path, history: History, trial: Trial) -> Iterator[tuple[str,
 
     The evaluator's picture is ``<checkpoint>.png`` beside the checkpoint, where there is one.
     """
-    best = trial.best(history.objective)
-    if best is None or not best.checkpoint:
+    best, task = trial.best(history.objective), _task(history)
+    if best is None or not best.checkpoint or task is None:
         return
-    task, path = summary.task_of(history), folder / best.checkpoint
+    path = folder / best.checkpoint
     found = stored_predictions.load(path, task)
     if found is None:
         return
@@ -89,6 +92,14 @@ def figures(folder: Path, history: History, trial: Trial) -> Iterator[tuple[str,
         return
     if task.picture and (picture := path.with_suffix(".png")).is_file():
         yield f"figures/{task.picture}", picture.read_bytes()
+
+
+def _task(history: History) -> Task | None:
+    """Return the task of a study's objective; None where its family is gone."""
+    try:
+        return summary.task_of(history)
+    except SpaceError:
+        return None
 
 
 def common_fidelity(history: History) -> float:

@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 from lungtune import summary
-from lungtune.core.task import Task
 from lungtune.core.trial import History
+from lungtune.errors import SpaceError
 
 TAG = "mlflow.sharedViewState."
 MAX_TAG = 19_000
@@ -44,8 +44,8 @@ def address(server: str, experiment_id: str, study: str, *, charts: bool = False
 def _state(history: History, params: list[str]) -> dict[str, Any]:
     metric = history.objective.metric
     best = f"best_{metric}"
-    task = summary.task_of(history)
-    scores = [best, *(f"best_{name}" for name in task.headline if name != metric), "passes"]
+    headline, by_class = _told(history)
+    scores = [best, *(f"best_{name}" for name in headline if name != metric), "passes"]
     columns = ["tags.`state`", "tags.`reason`"]
     columns += [f"metrics.`{name}`" for name in scores] + [f"params.`{name}`" for name in params]
     return {
@@ -56,7 +56,7 @@ def _state(history: History, params: list[str]) -> dict[str, Any]:
         "columnOrder": [*FIRST, *columns],
         "columnWidths": dict.fromkeys(columns, 110),
         "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": _charts(history, task, best, params),
+        "compareRunCharts": _charts(metric, by_class, best, params),
         "compareRunSections": [
             {"uuid": SECTION, "name": "Trials compared", "display": True, "isReordered": False, "deleted": False}
         ],
@@ -64,9 +64,17 @@ def _state(history: History, params: list[str]) -> dict[str, Any]:
     }
 
 
-def _charts(history: History, task: Task, best: str, params: list[str]) -> list[dict[str, Any]]:
-    metric, classes = history.objective.metric, history.study["data"].get("classes", [])
-    by_class = [f"{task.by_class}_{name}" for name in classes] if task.by_class else []
+def _told(history: History) -> tuple[list[str], list[str]]:
+    """Return the headline metrics of a study, and those by class; none where its family is gone."""
+    try:
+        family, task = summary.family_of(history), summary.task_of(history)
+    except SpaceError:
+        return [], []
+    names = [f"{task.by_class}_{name}" for name in history.study["data"].get("classes", []) if task.by_class]
+    return [family.metric_key(task, name) for name in task.headline], [family.metric_key(task, name) for name in names]
+
+
+def _charts(metric: str, by_class: list[str], best: str, params: list[str]) -> list[dict[str, Any]]:
     charts: list[dict[str, Any]] = [
         {"type": "PARALLEL", "selectedParams": params, "selectedMetrics": [best], "showAllRuns": True,
          "displayName": f"parameters and {best}"},

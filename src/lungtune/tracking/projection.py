@@ -27,8 +27,9 @@ STATUS = {
 PAUSED = State.PAUSED.value
 """State of what waits: at a rung, or (MLflow shows it as SCHEDULED) for the next ``--resume``."""
 
-UNRANKED = ("loss", "recall_", "cmmd_", "recognised_", "samples_per_second", "peak_memory")
-"""No ``best_<metric>`` for names that begin so: MLflow draws 30 metrics at most, and these compare no trials."""
+UNRANKED = ("loss", "samples_per_second", "peak_memory")
+"""No ``best_<metric>`` for names that begin so, nor for metrics of a class: MLflow draws 30 metrics at most, and these
+compare no trials."""
 
 
 class Point(NamedTuple):
@@ -219,7 +220,9 @@ class Projection:
         self._state(run, trial.state.value, STATUS[trial.state], time)
         best = trial.best(self.history.objective)
         if best is not None and trial.state is not State.FAIL:
-            ranked = {f"best_{k}": limits.rounded(v) for k, v in best.metrics.items() if not k.startswith(UNRANKED)}
+            of_class = tuple(f"_{name}" for name in self.history.study["data"].get("classes", ()))
+            compare = [k for k in best.metrics if not k.startswith(UNRANKED) and not k.endswith(of_class)]
+            ranked = {f"best_{k}": limits.rounded(best.metrics[k]) for k in compare}
             self._add(run, {**ranked, "passes": trial.fidelity}, time, 0)  # at step 0 MLflow draws bars, not dots
         if trial.state is State.FAIL and trial.message:
             run.files["traceback.txt"] = trial.message

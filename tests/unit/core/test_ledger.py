@@ -24,7 +24,7 @@ def test_a_result_locks_it_for_everyone(ledger, tmp_path):
         ledger.opened("r1", "a.yaml")
         ledger.result("r1", "a.yaml", {"macro_f1": 0.7123, "nll": 1.0}, tmp_path)
     for recipe in ("r1", "r2"):
-        with pytest.raises(StudyError, match=r"opened on 20\d\d-.* by a\.yaml: macro_f1 0\.712 \(report: "):
+        with pytest.raises(StudyError, match=r"opened on 20\d\d-.* by a\.yaml: macro_f1 0\.712, nll 1\.000 \(report: "):
             ledger.check(recipe)
 
 

@@ -259,7 +259,7 @@ def test_a_metric_the_family_lacks_is_refused_with_its_own(tmp_path):
     path.write_text(GOOD.replace("trials: 5", "objective: macro_f"))
     with pytest.raises(SpaceError, match=r":3: objective must be a metric of this family.*Did you mean 'macro_f1'"):
         load_space(path, lambda name: Several(), schedulers.get)
-    with pytest.raises(SpaceError, match=r"objective must be a metric of this family, but got 'dice'\. Known: accuracy"):
+    with pytest.raises(SpaceError, match=r"must be a metric of this family, but got 'dice'\. Known: accuracy"):
         load(tmp_path, GOOD.replace("trials: 5", "objective: dice"))
     space = load(tmp_path, GOOD)
     with pytest.raises(SpaceError, match=r"but got 'segmentation\.dice'"):

@@ -111,7 +111,10 @@ def test_mistakes_are_named(names: str, settings: dict[str, object], message: st
 def test_scores_of_different_objectives_are_not_compared(tmp_path: Path) -> None:
     file = tmp_path / "losses.yaml"
     file.write_text(catalog.spaces()["clip_head"].read_text().replace("objective: macro_f1", "objective: nll", 1))
-    expected = r"spaces searched together must have one objective, but got classification\.macro_f1 \(clip_lora\), classification\.nll \(losses\)\."
+    expected = (
+        r"spaces searched together must have one objective, "
+        r"but got classification\.macro_f1 \(clip_lora\), classification\.nll \(losses\)\."
+    )
     with pytest.raises(SpaceError, match=expected):
         catalog.space(f"clip_lora,{file}", "demo")
     assert catalog.space(f"clip_lora,{file}", "demo", {"objective": "ece"}).objective == Objective("ece", "min")

@@ -37,7 +37,8 @@ def test_features_are_open_clips_before_the_projection(base: Base) -> None:
     clip.visual.proj = None
     normalised = (images.expand(-1, 3, -1, -1) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     with torch.no_grad():
-        torch.testing.assert_close(FAMILY.features(model, {"image": images})["features"], clip.encode_image(normalised), atol=1e-5, rtol=0)
+        features = FAMILY.features(model, {"image": images})["features"]
+        torch.testing.assert_close(features, clip.encode_image(normalised), atol=1e-5, rtol=0)
 
 
 def test_the_linear_probe_is_torchs_linear_trained_by_adamw(base: Base) -> None:
@@ -66,7 +67,7 @@ def test_padding_of_narrow_heads_stays_zero(base: Base) -> None:
     pack.join(Params(hidden=8), seed=1, horizon=1000)
     for _ in range(4):
         pack.step()
-    hidden, out = (pack._bank.parameters[f"hidden.{part}"][0] for part in ("weight", "head"))
+    hidden, out = (pack._stack.parameters[f"hidden.{part}"][0] for part in ("weight", "head"))
     assert hidden[:, :3].any()
     assert not hidden[:, 3:].any()
     assert not out[3:].any()

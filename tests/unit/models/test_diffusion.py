@@ -159,13 +159,13 @@ def test_weights_missing_inside_a_file_are_refused_not_drawn_at_random(base: Bas
 def test_half_precision_files_of_a_variant_load_train_and_export(base: Base, copy: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    for part, name in (
+    for folder, name in (
         ("unet", "diffusion_pytorch_model"),
         ("vae", "diffusion_pytorch_model"),
         ("text_encoder", "model"),
     ):
-        file = copy / part / f"{name}.safetensors"
-        save_file({k: v.half() for k, v in load_file(file).items()}, copy / part / f"{name}.fp16.safetensors")
+        file = copy / folder / f"{name}.safetensors"
+        save_file({k: v.half() for k, v in load_file(file).items()}, copy / folder / f"{name}.fp16.safetensors")
         file.unlink()
     check(base, copy)
     halved = replace(base, weights=str(copy))

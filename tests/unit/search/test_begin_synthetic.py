@@ -141,7 +141,7 @@ def test_a_study_keeps_the_first_images_of_its_bank(bank: SyntheticBank) -> None
     options = preparation.Options(study="x", resume=True)
     study, _, again = preparation.resumed(options, Console(quiet=True), lambda: None)
     study.release()
-    assert np.array_equal(again.synthetic.images, data.synthetic.images)
+    assert np.array_equal(again.synthetic["image"], data.synthetic["image"])
     with pytest.raises(StudyError, match=r"a resumed study keeps its bank; leave --bank out"):
         preparation.resumed(dataclasses.replace(options, bank=bank.folder), Console(quiet=True), lambda: None)
     entry = bank.entries(bank.classes[1])[0]

@@ -1,0 +1,63 @@
+"""Blackened lungs: what they look like, and why they may not be trained on."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lungtune.data import dataset
+from lungtune.data.dataset import Part
+from lungtune.retraining import controls
+
+CLASSES = ("normal", "bacterial", "viral")
+
+
+def small(masked=(1, 0, 1, 1, 0, 1)):
+    """Six grey cases; lungs are the middle half of those that have a mask."""
+    has = np.array(masked, bool)
+    masks = np.zeros((6, 1, 8, 8), np.uint8)
+    masks[has, :, 2:-2, 2:-2] = 255
+    images = np.full((6, 1, 8, 8), 200, np.uint8)
+    return Part.of(image=images, label=np.arange(6) % 3, mask=masks, known={"mask": has})
+
+
+def test_black_lungs_are_black_and_all_else_stays():
+    part = small()
+    dark = controls.darkened(part)
+    assert dark.case_ids.tolist() == ["0", "2", "3", "5"]
+    assert dark["label"].tolist() == [0, 2, 0, 2]
+    assert dark["image"].dtype == np.uint8
+    assert (dark["image"][..., 2:-2, 2:-2] == 0).all()
+    assert (dark["image"][..., :2, :] == 200).all()
+    assert (part["image"] == 200).all()
+    bare = Part.of(image=part["image"], label=part["label"])
+    assert len(controls.darkened(bare)) == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        (
+            Part.of(image=small()["image"], label=np.arange(6) % 3),
+            "it needs lung masks. Name their folder in the data source: masks=DIR.",
+        ),
+        (small(masked=(1, 1, 0, 1, 1, 0)), "no training image of viral has a lung mask"),
+    ],
+    ids=["no masks", "a class without"],
+)
+def test_an_obstacle_is_said_and_nothing_trains(part, sentence, tmp_path):
+    data = dataset.Dataset(CLASSES, part, part, None, None, None, "")
+    dark = controls.Blackout(None, None, data, None, 1.0, tmp_path)
+    assert sentence in dark.problem
+
+
+def test_columns_of_files_follow_the_parts():
+    import pandas as pd
+
+    columns = {"width": [1, 2, 2], "height": [3, 4, 4], "mode": ["L", "RGB", "RGB"], "type": ["PNG"] * 3}
+    facts = pd.DataFrame(columns, index=["a", "b", "b"])
+    manifest = SimpleNamespace(parts={"test": SimpleNamespace(path=["b", "a"])})
+    found = controls.outside(SimpleNamespace(facts=facts, manifest=manifest), "test")
+    assert found["width"].tolist() == [2, 1]
+    assert found["mode"].tolist() == ["RGB", "L"]
+    assert found["width"].dtype.kind == "i"
