@@ -102,7 +102,7 @@ class StudyPredictions:
         return dataclasses.replace(bootstrap.scored(scorer, self.history.objective.own), value=value)
 
     def corrected(self, ranked: list[Trial]) -> Interval | None:
-        """Return what the best of the study can be expected to score on new patients; None when it can't be told."""
+        """Return the expected score of the study's best on new patients; None when it cannot be computed."""
         given = self.history.objective, summary.task_of(self.history)
         return summary.corrected(self.study, ranked, self.patients, *given)
 
@@ -157,10 +157,10 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
             "of all that decides the weights",
         ),
     }
-    told = "" if honest is None else f"; corrected for having been chosen on them: {honest}"
+    correction = "" if honest is None else f"; corrected for having been chosen on them: {honest}"
     heading = (
         f"Recipe: trial {trial.number} of the study {study.name}, rank {rank} of {others + 1} by {metric}."
-        f"\n{space.objective.metric} {score} on the validation patients{told}."
+        f"\n{space.objective.metric} {score} on the validation patients{correction}."
         f"\nRetrain: python scripts/retrain.py {path}"
         f"\nSame format as a search space; every parameter is one value."
     )

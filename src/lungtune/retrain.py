@@ -15,7 +15,7 @@ from lungtune.core.io import write_atomic
 from lungtune.errors import StudyError
 from lungtune.reopen import inspect, ledger_of, load, owned
 from lungtune.retraining import runs
-from lungtune.retraining.frame import Asked, Retraining
+from lungtune.retraining.frame import Options, Retraining
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def retrain(
         raise StudyError(f"--seeds >= 1 must hold, but got {seeds}.")
     family = catalog.family(space.family)
     kind: type[Retraining] = family.task(space.objective.task).retraining() or Retraining
-    one = kind(path, space, origin, Asked(seeds, test, blackout, compare, bank), family)
+    one = kind(path, space, origin, Options(seeds, test, blackout, compare, bank), family)
     family.check(one.base)
     folder = out or paths.home() / "models" / path.stem
     ledger = ledger_of(path, origin)

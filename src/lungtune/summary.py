@@ -168,7 +168,7 @@ def corrected(
         task: the objective's task.
 
     Returns:
-        The score, or None when it can't be told: all predictions are lost, or there is one patient only.
+        The score, or None when it cannot be computed: all predictions are lost, or there is one patient only.
     """
     left = (kept(study, trial.best(objective), task) for trial in ranked)
     found = next((each for each in left if each is not None and len(each) == len(patients)), None)

@@ -62,12 +62,12 @@ def part(
     asked = compared.axis == IMAGES
     verdict = synthetic_ablation.verdict(patients, models, compared.values, objective) if asked else None
     treatments = {value: each for value, each in models.items() if value != compared.control}
-    told = ablation.effect(
+    effect = ablation.effect(
         patients, models[compared.control], treatments, compared.axis, objective, by_class, by_class_mode,
         against=compared.control,
     )  # fmt: skip
     groups = groups_of(patients, len(models[compared.control][0]))
-    gains = {arm["value"]: arm["gain"] for arm in told["arms"]}
+    gains = {arm["value"]: arm["gain"] for arm in effect["arms"]}
     scores = {value: [plain(each.scorer(groups), objective.own) for each in models[value]] for value in found}
     rows = [
         {
@@ -82,13 +82,13 @@ def part(
         }
         for value in found
     ]
-    sentence = told["sentence"]
+    sentence = effect["sentence"]
     if len(seeds) > 1:
-        best = next(row for row in rows if row["value"] == told["best"])
-        sentence += f" Seed by seed, {shown(told['best'])} is above the control in {best['above']} of {len(seeds)}."
-        if told["helps"] and best["above"] < len(seeds):
+        best = next(row for row in rows if row["value"] == effect["best"])
+        sentence += f" Seed by seed, {shown(effect['best'])} is above the control in {best['above']} of {len(seeds)}."
+        if effect["helps"] and best["above"] < len(seeds):
             sentence += " Patients tell a gain, but seeds don't agree: another training may turn it round."
-    result = {"problem": "", "seeds": seeds, "values": rows, "effect": told, "sentence": sentence}
+    result = {"problem": "", "seeds": seeds, "values": rows, "effect": effect, "sentence": sentence}
     return {**result, "synthetic": verdict}
 
 
@@ -129,32 +129,32 @@ def notes(
     """
     axis, own = compared.axis, shown(compared.own)
     chosen = "its score was selected" if edited else f"its score with {axis} {own} was selected"
-    told = [
+    sentences = [
         f"Seed {searched} is the searched one: {chosen} and leans high"
         + (", so it is left out of this." if left_out else "; it counts in this. --seeds 3 or more leave it out.")
     ]
-    told.append(
+    sentences.append(
         "The recipe was edited after its export: which value its other parameters suit is not known."
         if edited
         else f"All else, the length of training too, was chosen on the validation cases with {axis} {own}: that "
         f"favours {own}; another value might do better with parameters of its own."
     )
     if axis == IMAGES:
-        told.append(
+        sentences.append(
             "The generator, too, was chosen by its distance to the validation images: only the test part has not been "
             "seen by any choice."
         )
     elif axis in synthetic.NAMES:
-        told.append(
+        sentences.append(
             "Whether synthetic images helped is not asked by this: more images of any kind may. Ask a recipe with "
             f"{synthetic.RATIO} > 0: --compare {synthetic.QUESTION}."
         )
     if failed:
         listed = ", ".join(f"{axis} {shown(value)} with seed {seed}" for value, seed in failed)
-        told.append(
+        sentences.append(
             f"Failed: {listed}. Compared are the seeds that ended with every value left; that spares those that fail."
         )
-    return told
+    return sentences
 
 
 def markdown(found: Mapping[str, Any]) -> str:

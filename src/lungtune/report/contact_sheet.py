@@ -30,8 +30,8 @@ def contact_sheet(rows: Sequence[tuple[str, np.ndarray]], columns: int) -> bytes
     """
     sizes = {images.shape[1:] for _, images in rows}
     if columns < 1 or len(sizes) != 1 or any(images.ndim != 3 or images.dtype != np.uint8 for _, images in rows):
-        told = ", ".join(f"{images.dtype} {images.shape}" for _, images in rows) or "no row"
-        raise ValueError(f"rows of uint8 (n, H, W) of one size and columns >= 1 must hold, but got {told}; {columns}.")
+        got = ", ".join(f"{images.dtype} {images.shape}" for _, images in rows) or "no row"
+        raise ValueError(f"rows of uint8 (n, H, W) of one size and columns >= 1 must hold, but got {got}; {columns}.")
     ((height, width),) = sizes
     font = ImageFont.load_default(TITLE)
     head = TITLE + 2 * GAP

@@ -106,7 +106,7 @@ class Arms:
             "test": None,
             "confirmed": "",
         }
-        return found | self._told(edited)
+        return found | self._rows(edited)
 
     def score(self, part: Part, content: dict[str, Any], edited: bool) -> None:
         """Score all values on the opened test part; ``own`` were scored on it before. Fills in ``content``."""
@@ -121,11 +121,13 @@ class Arms:
                 run.failure, run.tested = f"on the test set: {error}", {}
         content["test"] = self._part(part, "tested")
         content["confirmed"] = ablation_report.confirmed(self.compared, content["validation"], content["test"])
-        content |= self._told(edited, scores)
+        content |= self._rows(edited, scores)
 
     def _score(self, part: Part, run: runs.Run) -> float | None:
-        evaluator = self._session.evaluators[self._task.name]
-        return evaluator.scores(part, run.tested[self._task.name]).get(self._space.objective.own)
+        """Return the objective on the test part; what can't be scored for any task of the family raises."""
+        evaluators = self._session.evaluators
+        scores = {name: evaluators[name].scores(part, predicted) for name, predicted in run.tested.items()}
+        return scores[self._task.name].get(self._space.objective.own)
 
     def _part(self, part: Part, what: str) -> dict[str, Any]:
         objective, names = self._space.objective, self._task.scorer_names(self._session.dataset.classes)
@@ -137,6 +139,7 @@ class Arms:
             for task in self._family.tasks
             if task is not self._task
             for metric in task.principal
+            if metric in task.metrics
         }
         return ablation_report.part(
             part.patients,
@@ -155,7 +158,7 @@ class Arms:
             for value, each in self.arms.items()
         }
 
-    def _told(self, edited: bool, scores: dict[int, float | None] | None = None) -> dict[str, Any]:
+    def _rows(self, edited: bool, scores: dict[int, float | None] | None = None) -> dict[str, Any]:
         failed = [(value, run.seed) for value, each in self.arms.items() for run in each if run.failure is not None]
         rows = [
             {

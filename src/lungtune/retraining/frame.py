@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked of a recipe; see :func:`lungtune.retrain.retrain`."""
+class Options:
+    """Options of a retraining; see :func:`lungtune.retrain.retrain`."""
 
     seeds: int = 1
     test: bool = False
@@ -55,7 +55,7 @@ class Retraining:
         path: the recipe's file.
         space: what it holds.
         origin: where it comes from.
-        asked: what is asked of it.
+        options: seeds, test set, comparison and so on.
         family: the recipe's family.
 
     Raises:
@@ -78,16 +78,16 @@ class Retraining:
     session: Session
 
     def __init__(
-        self, path: Path, space: SearchSpace, origin: recipe.Provenance, asked: Asked, family: Family[Any, Any]
+        self, path: Path, space: SearchSpace, origin: recipe.Provenance, options: Options, family: Family[Any, Any]
     ) -> None:
-        self.path, self.space, self.asked, self.family = path, space, asked, family
+        self.path, self.space, self.options, self.family = path, space, options, family
         self.objective = space.objective
         self.task: Task = family.task(space.objective.task)
         self.base = parameters.build(family.Base, space.base)
         self.params = parameters.build(family.Params, space.fixed)
-        self.compared = None if asked.compare is None else comparison.read(asked.compare, space, family)
+        self.compared = None if options.compare is None else comparison.read(options.compare, space, family)
         self._wants = space if self.compared is None else dataclasses.replace(space, start=self.compared.points)
-        self._bank = bank_of(self._wants, origin, asked.bank)
+        self._bank = bank_of(self._wants, origin, options.bank)
         self.origin = dataclasses.replace(origin, bank=self._bank.to_dict() if self._bank else origin.bank)
         self.kept: dict[str, Predictions] = {}
         self._arms: Arms | None = None
@@ -107,7 +107,7 @@ class Retraining:
         self.checkpoints = folder / "work" / self.mark
         first, space = self.space.seed, self.space
         assert first is not None  # provenance made sure
-        self.each = [runs.Run(seed, self.checkpoints / str(seed)) for seed in range(first, first + self.asked.seeds)]
+        self.each = [runs.Run(seed, self.checkpoints / str(seed)) for seed in range(first, first + self.options.seeds)]
         slots = runs.room(self.family, self._together())
         self.session = Session(self.family, self.base, self.dataset, space.fidelity, space.objective, slots=slots)
         if self.compared:
@@ -265,7 +265,7 @@ class Retraining:
 
     def _together(self) -> int:
         """Return how many runs may train together."""
-        seeds = self.asked.seeds
+        seeds = self.options.seeds
         return max(seeds, len(self.compared.others) * compared_seeds(seeds)) if self.compared else seeds
 
     def _parts(self, content: Mapping[str, Any]) -> list[str]:

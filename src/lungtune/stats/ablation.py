@@ -117,15 +117,15 @@ def sentence(found: Mapping[str, Any]) -> str:
     verdict = "helps" if found["helps"] else "harms" if found["harms"] else "makes no difference beyond chance"
     best = "its best value" if len(found["arms"]) > 1 else "its value"
     best += f" {shown(found['best'])}"
-    told = [
+    sentences = [
         f"{axis} {verdict}: {best} scores {arm['score']:.3f} {metric}, {shown(found['against'])} scores "
         f"{control['score']:.3f}"
     ]
     if change["low"] is None:
-        told[0] = f"{axis}: {best} changes {metric} by {change['value']:+.3f}; one patient tells no more."
-        return told[0]
+        sentences[0] = f"{axis}: {best} changes {metric} by {change['value']:+.3f}; one patient tells no more."
+        return sentences[0]
     joint = f", jointly for {len(found['arms'])} values" if len(found["arms"]) > 1 else ""
-    told[0] += (
+    sentences[0] += (
         f" (gain {change['value']:+.3f}, {100 * found['level']:g} % interval {change['low']:+.3f} to "
         f"{change['high']:+.3f}{joint})."
     )
@@ -133,13 +133,13 @@ def sentence(found: Mapping[str, Any]) -> str:
     up = [name for name, each in known.items() if each["low"] > 0]
     down = [name for name, each in known.items() if each["high"] < 0]
     if up:
-        told.append(f"More is found of: {', '.join(up)}.")
+        sentences.append(f"More is found of: {', '.join(up)}.")
     if down:
-        told.append(f"Less is found of: {', '.join(down)}.")
+        sentences.append(f"Less is found of: {', '.join(down)}.")
     fewest = min(control["seeds"], arm["seeds"])
-    told.append(
+    sentences.append(
         "With one seed a side, another training may turn it round."
         if fewest == 1
         else f"Scores are means over {fewest} or more seeds; the interval is over patients only."
     )
-    return " ".join(told)
+    return " ".join(sentences)

@@ -119,7 +119,7 @@ def sentence(found: Mapping[str, Any]) -> str:
     winner, *others = found["rows"]
     if not others:
         return f"{winner['name']} is the only contender ({metric} {winner['value']:.3f}): there is nothing to compare."
-    second, told = others[0], []
+    second, sentences = others[0], []
     lead = second["lead"]
     if lead["low"] is None:
         return (
@@ -129,27 +129,27 @@ def sentence(found: Mapping[str, Any]) -> str:
     interval = f"{level} interval {lead['low']:.3f} to {lead['high']:.3f}"
     interval += f", jointly for {len(others)} comparisons" if len(others) > 1 else ""
     verdict = "beyond chance" if second["beyond_chance"] else "not distinguishable from chance"
-    told.append(
+    sentences.append(
         f"{winner['name']} wins; its lead of {lead['value']:.3f} over {second['name']} is {verdict} ({interval})."
     )
     if not second["beyond_chance"] and lead["low"] > 0:
-        told.append("The interval leaves out 0, but the choice among many trials explains the lead.")
+        sentences.append("The interval leaves out 0, but the choice among many trials explains the lead.")
     equals = [row["name"] for row in others[1:] if not row["beyond_chance"]]
     beaten = [row["name"] for row in others[1:] if row["beyond_chance"]]
     if beaten:
-        told.append(f"Its lead is beyond chance over {_listed(beaten)}.")
+        sentences.append(f"Its lead is beyond chance over {_listed(beaten)}.")
     if equals:
-        told.append(
+        sentences.append(
             f"It can't be told from {_listed(equals)} either."
             if not second["beyond_chance"]
             else f"Over {_listed(equals)} it is not."
         )
     if found["corrected"]:
-        told.append(
+        sentences.append(
             f"Corrected for choosing the best of all trials, the winner can be expected to score "
             f"{found['corrected']['value']:.3f} on new patients."
         )
-    return " ".join(told)
+    return " ".join(sentences)
 
 
 def _listed(names: Sequence[str]) -> str:

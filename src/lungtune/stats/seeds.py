@@ -1,4 +1,4 @@
-"""What several seeds of one recipe tell, and what they don't: the first one's score was selected."""
+"""Mean and spread over several seeds of one recipe, of which the first one's score was selected."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def spread_text(found: Mapping[str, float | None]) -> str:
 
 def notes(report: Mapping[str, Any]) -> list[str]:
     """Return sentences on how to read a report of several seeds."""
-    first, told = report["runs"][0]["seed"], []
+    first, sentences = report["runs"][0]["seed"], []
     if not report["reproduction"]["edited"]:
-        told.append(
+        sentences.append(
             f"Seed {first} is the searched one: its score was selected, so a validation mean with it leans high."
         )
     if report["spread_others"]:
-        told.append(f"The other seeds alone, validation: {spread_text(report['spread_others'])}.")
-    return [*told, f"Weights, metrics and intervals shown are those of seed {first}."]
+        sentences.append(f"The other seeds alone, validation: {spread_text(report['spread_others'])}.")
+    return [*sentences, f"Weights, metrics and intervals shown are those of seed {first}."]

@@ -46,19 +46,19 @@ def verdict(
     failed = [name for name, each in found.items() if each["low"] is None or each["low"] <= 0]
     beaten = [name for name in found if name not in failed]
     missing = [name for name in (GENERATED, *_CONTROLS) if name not in arms]
-    told = {name: f"{_CONTROLS[name]} (gain in {metric} {interval_text(each)})" for name, each in found.items()}
+    gains_text = {name: f"{_CONTROLS[name]} (gain in {metric} {interval_text(each)})" for name, each in found.items()}
     if failed:
         sentence = "synthetic images did not help here: no better than " + " and no better than ".join(
-            told[name] for name in failed
+            gains_text[name] for name in failed
         )
-        sentence += f", though better than {told[beaten[0]]}" if beaten else ""
+        sentence += f", though better than {gains_text[beaten[0]]}" if beaten else ""
     elif missing:
         ended = "their training did not end" if set(missing) & set(compared) else "they were not asked for"
         sentence = (
             f"whether synthetic images helped can't be said: {', '.join(missing)} must be compared too, but {ended}"
         )
     else:
-        sentence = "synthetic images helped: better than " + " and better than ".join(told.values())
+        sentence = "synthetic images helped: better than " + " and better than ".join(gains_text.values())
     if found:
         seeds = min(len(each) for each in arms.values())
         trained = f"{seeds} trainings each" if seeds > 1 else "one training each, too few to trust: take --seeds 3"

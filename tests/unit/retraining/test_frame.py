@@ -9,7 +9,7 @@ import pytest
 from lungtune.core.task import Metric
 from lungtune.errors import SpaceError, TrialError
 from lungtune.retraining import controls
-from lungtune.retraining.frame import Asked, Retraining
+from lungtune.retraining.frame import Options, Retraining
 from lungtune.tasks.classification import METRICS, Classification
 from lungtune.tasks.segmentation import Segmentation
 from tests.unit.retraining import fakes
@@ -34,11 +34,11 @@ def opened(monkeypatch):
     return fakes.install(monkeypatch)
 
 
-def retrained(folder, tasks, objective=None, test=False, **asked):
+def retrained(folder, tasks, objective=None, test=False, **options):
     family = fakes.FakeFamily(*tasks)
     space, origin = fakes.recipe(family, objective)
     kind = family.task(space.objective.task).retraining() or Retraining
-    one = kind(Path("some.yaml"), space, origin, Asked(test=test, **asked), family)
+    one = kind(Path("some.yaml"), space, origin, Options(test=test, **options), family)
     one.open(fakes.inspection(), folder)
     one.train()
     (folder / "weights").mkdir(parents=True, exist_ok=True)

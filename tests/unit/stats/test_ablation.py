@@ -114,3 +114,8 @@ def test_value_that_never_ended_is_a_problem_told():
     assert found["problem"].startswith("Not computed: trainings with lambda2 0.1 and with another value must end")
     found = ablation_report.part(PATIENTS, compared, {0.1: {2: segmenter(0.6, 1)}, 1.0: {1: segmenter(0.8, 3)}}, DICE)
     assert found["problem"].startswith("Not computed: no seed's training ended with all values")
+
+
+def test_ranking_metric_is_compared():
+    found = ablation.effect(PATIENTS, [model(0.6, 1)], {1: [model(0.9, 2)]}, "lr", Objective("macro_auroc"), draws=200)
+    assert (found["helps"], found["metric"]) == (True, "macro_auroc")

@@ -73,7 +73,7 @@ def _operating(part: Mapping[str, Any]) -> list[str]:
     noted = [row for row in part["operating"] if row["note"]]
     if noted and not part["fitted_here"]:
         names = ", ".join(cell(row["target"]) for row in noted)
-        return [*lines, "", f"Not to be relied on, for reasons told under Validation: the thresholds of {names}."]
+        return [*lines, "", f"Not to be relied on, for reasons given under Validation: the thresholds of {names}."]
     for row in noted:
         lines += ["", cell(row["note"])]
     return lines

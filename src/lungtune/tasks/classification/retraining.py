@@ -35,8 +35,8 @@ class ClassificationRetraining(Retraining):
         """See ``Retraining.train``."""
         super().train()
         self._tables: dict[str, tuple[Part, np.ndarray]] = {}
-        part, said = self.dataset.validation, self._said(self.each[0].prediction)
-        self._fitted = evaluation.fit(part["label"], said, self.dataset.classes)
+        part, probabilities = self.dataset.validation, self._probabilities(self.each[0].prediction)
+        self._fitted = evaluation.fit(part["label"], probabilities, self.dataset.classes)
 
     def weights(self, draft: Path) -> None:
         """See ``Retraining.weights``: with ``temperature.json``."""
@@ -46,7 +46,7 @@ class ClassificationRetraining(Retraining):
 
     def before_test(self) -> None:
         """See ``Retraining.before_test``; the recipe trains on black lungs first."""
-        if self.asked.blackout and controls.masked(self.inspection):
+        if self.options.blackout and controls.masked(self.inspection):
             seen = self.opened((MASK,))
             given = self.family, self.base, seen, self.space, self.origin.fidelity
             self._dark = controls.Blackout(*given, self.checkpoints / "blackout")
@@ -54,14 +54,14 @@ class ClassificationRetraining(Retraining):
 
     def section(self, name: str, part: Part, predicted: Predicted) -> dict[str, Any]:
         """See ``Retraining.section``; returns :func:`lungtune.tasks.classification.evaluation.section`."""
-        said, told = self._said(predicted), predicted[self.task.name]
-        self.kept[name] = self.session.evaluators[self.task.name].kept(part, told)
-        self._tables[name] = part, said
+        probabilities, predicted_here = self._probabilities(predicted), predicted[self.task.name]
+        self.kept[name] = self.session.evaluators[self.task.name].kept(part, predicted_here)
+        self._tables[name] = part, probabilities
         return evaluation.section(
-            part["label"], said, part.patients, self.dataset.classes, self.dataset.train["label"],
-            heads={head: each for head, each in told.items() if head != "probabilities"},
+            part["label"], probabilities, part.patients, self.dataset.classes, self.dataset.train["label"],
+            heads={head: each for head, each in predicted_here.items() if head != "probabilities"},
             measures=self.measures(part, predicted), fitted=self._fitted, fitted_here=name == "validation",
-            vs_baseline=self._controls(name, part, said),
+            vs_baseline=self._controls(name, part, probabilities),
         )  # fmt: skip
 
     def section_markdown(self, title: str, section: Mapping[str, Any]) -> str:
@@ -74,8 +74,7 @@ class ClassificationRetraining(Retraining):
 
     def files(self, content: Mapping[str, Any]) -> dict[str, bytes]:
         """See ``Retraining.files``: with ``<part>.csv``: case_id, label, one column per class."""
-        classes = self.dataset.classes
-        tables = {f"{name}.csv": _csv(part, said, classes).encode() for name, (part, said) in self._tables.items()}
+        tables = {f"{name}.csv": _csv(*table, self.dataset.classes).encode() for name, table in self._tables.items()}
         return {**super().files(content), **tables}
 
     def locked(self) -> Part:
@@ -85,30 +84,30 @@ class ClassificationRetraining(Retraining):
         assert part is not None
         return part
 
-    def _said(self, predicted: Predicted) -> np.ndarray:
+    def _probabilities(self, predicted: Predicted) -> np.ndarray:
         return predicted[self.task.name]["probabilities"]
 
-    def _controls(self, name: str, part: Part, said: np.ndarray) -> dict[str, Any]:
+    def _controls(self, name: str, part: Part, probabilities: np.ndarray) -> dict[str, Any]:
         """Return the comparisons with what cannot know: from outside of files; on test, with black lungs."""
         classes = self.dataset.classes
         facts = [controls.outside(self.inspection, each) for each in ("train", name)]
         blind = baselines.metadata(facts[0], self.dataset.train["label"], facts[1], classes)
-        metadata = baselines.vs_baseline(part["label"], said, blind, part.patients, classes, _OUTSIDE)
+        metadata = baselines.vs_baseline(part["label"], probabilities, blind, part.patients, classes, _OUTSIDE)
         found = {controls.METADATA: metadata}
-        return found if name == "validation" else {**found, controls.BLACKOUT: self._blackout(part, said)}
+        return found if name == "validation" else {**found, controls.BLACKOUT: self._blackout(part, probabilities)}
 
-    def _blackout(self, part: Part, said: np.ndarray) -> dict[str, Any]:
+    def _blackout(self, part: Part, probabilities: np.ndarray) -> dict[str, Any]:
         import numpy as np
 
         if self._dark is None:
-            return baselines.missing(controls.NO_MASKS if self.asked.blackout else controls.LEFT_OUT)
+            return baselines.missing(controls.NO_MASKS if self.options.blackout else controls.LEFT_OUT)
         if self._dark.problem:
             return baselines.missing(self._dark.problem)
-        rows, blind = part.has("mask"), np.zeros_like(said)
+        rows, blind = part.has("mask"), np.zeros_like(probabilities)
         if not rows.any():
             return baselines.missing("Not computed: no case of this part has a lung mask.")
-        blind[rows] = self._said(self._dark.predict(part))
-        given = part["label"], said, blind, part.patients, self.dataset.classes, _DARK, rows
+        blind[rows] = self._probabilities(self._dark.predict(part))
+        given = part["label"], probabilities, blind, part.patients, self.dataset.classes, _DARK, rows
         try:
             return baselines.vs_baseline(*given)
         except TrialError as error:  # its probabilities are not finite

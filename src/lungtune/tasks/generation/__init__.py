@@ -86,11 +86,11 @@ class Generation(Task):
 
     def summary_lines(self, best: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """See ``Task.summary_lines``: whether samples look like their class."""
-        told = {"its samples": best, "untrained base": baselines.get("untrained", {})}
-        told["real images"] = baselines.get("real", {})
-        if not all(RECOGNISED in scores for scores in told.values()):
+        scores_of = {"its samples": best, "untrained base": baselines.get("untrained", {})}
+        scores_of["real images"] = baselines.get("real", {})
+        if not all(RECOGNISED in scores for scores in scores_of.values()):
             return []  # a share alone says little
-        shares = "; ".join(f"{name} {100 * scores[RECOGNISED]:.0f} %" for name, scores in told.items())
+        shares = "; ".join(f"{name} {100 * scores[RECOGNISED]:.0f} %" for name, scores in scores_of.items())
         return [f"taken for their class by a classifier of real images, mean over the classes: {shares}"]
 
 

@@ -55,8 +55,8 @@ class GenerationEvaluator(Evaluator):
     def scores(self, part: Part, predicted: Predicted) -> dict[str, float]:
         """See ``Evaluator.scores``."""
         found = sample_metrics.scores(self.kept(part, predicted), self.dataset.classes)
-        told = self.recognised(predicted["samples"], predicted["drawn"])
-        return {**found, **told, "copies": self.copies(predicted).share}
+        shares = self.recognised(predicted["samples"], predicted["drawn"])
+        return {**found, **shares, "copies": self.copies(predicted).share}
 
     def kept(self, part: Part, predicted: Predicted) -> sample_metrics.Samples:
         """See ``Evaluator.kept``."""

@@ -2,8 +2,8 @@
 
 How near a sample is to its nearest training image says little by itself: a blurred, typical image is near to all of
 them. So the distance is divided by the mean one to the 50 nearest (Carlini et al. 2023, "Extracting training data from
-diffusion models", arXiv 2301.13188, section 5.1): a copy stands out among its neighbours. What is usual is told by the
-validation images, which cannot be copies.
+diffusion models", arXiv 2301.13188, section 5.1): a copy stands out among its neighbours. Validation images, which
+cannot be copies, give the usual ratio.
 """
 
 from __future__ import annotations

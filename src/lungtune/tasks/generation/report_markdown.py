@@ -75,8 +75,8 @@ def section_text(name: str, part: Mapping[str, Any]) -> list[str]:
 
 def _summary(part: Mapping[str, Any]) -> list[str]:
     beside = {formatting.baseline(name): metrics["cmmd"] for name, metrics in part["beside"].items()}
-    told = "; ".join(f"{name} {interval_text(value, 2)}" for name, value in beside.items())
-    lines = [f"cmmd {interval_text(part['metrics']['cmmd'], 2)}" + (f"; {told}" if told else "")]
+    others = "; ".join(f"{name} {interval_text(value, 2)}" for name, value in beside.items())
+    lines = [f"cmmd {interval_text(part['metrics']['cmmd'], 2)}" + (f"; {others}" if others else "")]
     gain = part["gain"]
     if gain is not None:
         known = gain["low"] is not None and gain["low"] > 0
@@ -104,9 +104,9 @@ def section_markdown(title: str, part: Mapping[str, Any]) -> str:
     for metric in part["metrics"]:
         every = [part["metrics"][metric], *(other[metric] for other in part["beside"].values())]
         lines.append(f"| {cell(metric)} | " + " | ".join(interval_text(value) for value in every) + " |")
-    told = part["recognised"]
-    for share in told["recipe"]:
-        every = [told[name].get(share) for name in ("recipe", *part["beside"])]
+    shares = part["recognised"]
+    for share in shares["recipe"]:
+        every = [shares[name].get(share) for name in ("recipe", *part["beside"])]
         lines.append(f"| {cell(share)} | " + " | ".join("-" if v is None else f"{v:.2f}" for v in every) + " |")
     note = "`recognised` has no interval; under real images it is of those of this part, all else of training images."
     return "\n".join([*lines, "", note, "", *(f"- {line}" for line in _summary(part)[1:])]) + "\n"

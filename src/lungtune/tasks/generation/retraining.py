@@ -43,9 +43,9 @@ class GenerationRetraining(Retraining):
         shown = {"recipe": (drawn["samples"], drawn["drawn"])}
         shown["untrained"] = self._untrained["samples"], self._untrained["drawn"]
         shown["real"] = mine.real, part["label"]
-        told = {each: evaluator.recognised(*images) for each, images in shown.items()}
+        shares = {each: evaluator.recognised(*images) for each, images in shown.items()}
         copies = evaluator.copies(drawn).share
-        return report_markdown.section(mine, others, part.patients, self.dataset.classes, copies, told)
+        return report_markdown.section(mine, others, part.patients, self.dataset.classes, copies, shares)
 
     def section_markdown(self, title: str, section: Mapping[str, Any]) -> str:
         """See ``Retraining.section_markdown``."""

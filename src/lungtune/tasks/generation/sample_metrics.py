@@ -215,10 +215,10 @@ def scores(found: Samples, classes: Sequence[str]) -> dict[str, float]:
     scorer = found.scorer(np.arange(len(found)))
     ones = np.ones((1, scorer.patients), np.int64)
     names = {name: name for name in METRICS} | {f"cmmd_{classes[k]}": f"cmmd_{k}" for k in range(scorer.classes)}
-    told = {shown: float(scorer.score(name, ones)[0]) for shown, name in names.items()}
-    if np.isnan(told["cmmd"]):
+    values = {shown: float(scorer.score(name, ones)[0]) for shown, name in names.items()}
+    if np.isnan(values["cmmd"]):
         raise ValueError("A class with at least two validation images and two samples must be there, but none is.")
-    return {name: value for name, value in told.items() if not np.isnan(value)}
+    return {name: value for name, value in values.items() if not np.isnan(value)}
 
 
 def real_images(found: Samples, train: np.ndarray, train_labels: np.ndarray) -> Samples:

@@ -90,7 +90,7 @@ def test_figures_are_named_as_the_task_shows_them():
         list(kept.figures("a title", CLASSES[:2]))
 
 
-def test_the_constant_class_is_chosen_on_training_and_scored_on_the_part():
+def test_constant_class_is_chosen_on_training():
     train, part = Part.of(label=np.array([1, 1, 1, 0])), Part.of(label=np.array([1, 0, 2]))
     data = SimpleNamespace(train=train, validation=Part.of(label=np.array([1, 1])), classes=CLASSES)
     assert Classification().baselines(data)["constant"]["accuracy"] == 1.0

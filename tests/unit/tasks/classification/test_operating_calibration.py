@@ -81,14 +81,14 @@ def test_report_says_where_thresholds_come_from():
     assert "Not to be relied on" not in words
 
 
-def test_notes_stand_with_validation_and_are_referred_to_on_test():
+def test_notes_stand_with_validation_only():
     labels, probabilities = predictions(12)
     fitted = evaluation.fit(labels, probabilities, CLASSES)
     given = (labels, probabilities, np.arange(12), CLASSES, labels, {}, {}, fitted)
     words = [section_markdown("Part", evaluation.section(*given, fitted_here=here), CLASSES) for here in (True, False)]
     assert "too few to set a sensitivity of 0.95" in words[0]
     assert "too few" not in words[1]
-    assert "for reasons told under Validation: the thresholds of bacterial, Normal, viral, abnormal." in words[1]
+    assert "for reasons given under Validation: the thresholds of bacterial, Normal, viral, abnormal." in words[1]
 
 
 def test_too_few_cases_are_said_in_words():

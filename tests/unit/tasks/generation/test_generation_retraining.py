@@ -10,7 +10,7 @@ import torch
 
 from lungtune.core.trial import Report
 from lungtune.data.dataset import Dataset, Part
-from lungtune.retraining.frame import Asked
+from lungtune.retraining.frame import Options
 from lungtune.tasks.generation import GenerativeFamily
 from lungtune.tasks.generation.evaluator import SHOWN
 from tests.unit.retraining import fakes
@@ -142,7 +142,7 @@ def test_a_generator_is_retrained_beside_base_and_real_images(tmp_path, monkeypa
     family = Stripes()
     space, origin = fakes.recipe(family)
     kind = family.task(space.objective.task).retraining()
-    one = kind(Path("g.yaml"), space, origin, Asked(seeds=2, test=True, compare="skill=0,0.8"), family)
+    one = kind(Path("g.yaml"), space, origin, Options(seeds=2, test=True, compare="skill=0,0.8"), family)
     one.open(fakes.inspection(), tmp_path)
     one.train()
     content = one.content()
