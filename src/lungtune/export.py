@@ -10,6 +10,7 @@ from typing import Any
 
 from lungtune import catalog, summary
 from lungtune.core import comparison, paths, recipe, synthetic
+from lungtune.core import params as parameters
 from lungtune.core.io import write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
@@ -118,6 +119,7 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
     about, report = history.study, _best(history, trial)
     searched = SearchSpace.from_dict(about["space"])
     made = searched.configuration(trial.params)
+    family = catalog.family(made.family)
     space = dataclasses.replace(
         searched.of(trial.params),
         objective=searched.objective,
@@ -128,6 +130,7 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
         start=(),
         seed=trial.seed,
         data=source,
+        inert=parameters.inert(family.Base, family.Params),  # as the recipe will be read
     )
     others = len(history.ranked()) - 1
     metric = space.objective.metric + ("" if space.objective.mode == "max" else " (lower is better)")
@@ -164,4 +167,4 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
         f"\nRetrain: python scripts/retrain.py {path}"
         f"\nSame format as a search space; every parameter is one value."
     )
-    return recipe.dump(space, catalog.family(space.family), block, heading)
+    return recipe.dump(space, family, block, heading)

@@ -157,6 +157,7 @@ def unet(home, objective="macro_f1", **params):
         name="res_unet", family="res_unet", summary="", profile="full", objective=family.objective(objective), seed=3,
         sampler="random", trials=1, fidelity=retrain_study.FIDELITY, base=asdict(base), axes={}, start=(),
         fixed=values | {"lambda2": 0.5, "batch_size": 16, **params}, data=retrain_study.SOURCE,
+        inert=parameters.inert(family.Base, family.Params),
     )  # fmt: skip
     split = dataset.inspect(retrain_study.SOURCE, seed=3).manifest.hash
     about = {

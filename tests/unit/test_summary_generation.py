@@ -192,14 +192,6 @@ def test_lost_checkpoints_leave_the_value(tmp_path):
     assert best["gains"]["untrained"] > 0
 
 
-def test_journal_from_before_tasks_had_names_is_read(study):
-    """Its objective has no task."""
-    history = study.history()
-    del history.study["space"]["objective"]["task"]
-    assert summary.task_of(history).name == "generation"
-    assert "cmmd_normal" in mlflow_views.tag(history)[1]
-
-
 def test_study_of_a_family_that_is_gone_has_plain_charts(study):
     history = study.history()
     history.study["space"]["family"] = "gone"
