@@ -1,6 +1,6 @@
 """What the scripts share: clear last words and exit codes.
 
-Exit codes: 0 done; 1 an error of ours; 2 a user's mistake; 3 stopped, resumable.
+Exit codes: 0 done; 1 an error of ours; 2 a user's mistake; 3 stopped, resumable (``errors.STOPPED``).
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any, NoReturn
 
 from lungtune.core import yamlfile
 from lungtune.errors import LungtuneError, SpaceError, UserError, did_you_mean
-
-STOPPED = 3
 
 
 class Parser(argparse.ArgumentParser):

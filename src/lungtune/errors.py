@@ -15,6 +15,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+STOPPED = 3
+"""Exit code of a search that was stopped and can be resumed."""
+
 
 class LungtuneError(Exception):
     """Base of all errors raised on purpose."""

@@ -1,10 +1,11 @@
-"""The house stays as it was drawn: layers, sizes, names, thin doors."""
+"""Layers, module sizes, docstrings, thin scripts, start-up without heavy libraries."""
 
 import ast
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,15 @@ def test_layers_hold():
     linter = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_every_package_has_a_layer():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = [contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers"]
+    named = {module.strip() for layer in layers for module in layer.split("|")}
+    package = ROOT / "src" / "lungtune"
+    found = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert {f"lungtune.{name}" for name in found - {"__init__"}} | {"trainables"} == named
 
 
 def test_lint_is_clean():

@@ -1,6 +1,6 @@
 """Interface of backends: where trials train. The tuner and the controller know no other part of them.
 
-A backend is a module or folder of ``search/backends``, found by its name; it exposes its class as ``BACKEND``.
+Members lie in ``search/backends``.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lungtune.core import members
 from lungtune.core.space import SearchSpace
-from lungtune.errors import LungtuneError, StudyError, did_you_mean
-from lungtune.search import backends
+from lungtune.errors import LungtuneError, StudyError
 from lungtune.search.controller import Assignment
 
 
@@ -155,19 +153,6 @@ class Backend(ABC):
         Raises:
             BackendError: the backend failed as a whole.
         """
-
-
-def get(name: str) -> type[Backend]:
-    """Return a backend's class by name.
-
-    Raises:
-        StudyError: there is none of that name.
-    """
-    known = members.names(backends)
-    if name not in known:
-        raise StudyError(f"there is no backend '{name}'.{did_you_mean(name, known)}")
-    found: type[Backend] = members.load(backends, name, "BACKEND")
-    return found
 
 
 class Startup:

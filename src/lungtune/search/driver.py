@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from lungtune import summary
-from lungtune.cli import STOPPED
 from lungtune.core import environment
-from lungtune.errors import DataError, SpaceError, WeightsError
-from lungtune.search import backend, preparation, tuner
+from lungtune.errors import STOPPED, DataError, SpaceError, WeightsError
+from lungtune.search import backends, preparation, tuner
 from lungtune.search.backend import Startup
 from lungtune.search.budget import Budget
 from lungtune.search.controller import TrialController
@@ -29,7 +28,7 @@ def run(options: Options, console: Console) -> int:
     Raises:
         UserError: the user must mend something; no study was begun, or a begun one was left as it was.
     """
-    with Startup(lambda: backend.get(options.backend)()) as startup:
+    with Startup(lambda: backends.get(options.backend)()) as startup:
         prepared = preparation.prepare(options, console, startup.begin)
         study = prepared.study
         try:

@@ -8,8 +8,8 @@ import pytest
 from lungtune.core import journal
 from lungtune.core.trial import State
 from lungtune.errors import DataError, StudyError
-from lungtune.search import backend, backends, tuner
-from lungtune.search.backend import WorkerUnusable
+from lungtune.search import backends, tuner
+from lungtune.search.backend import Startup, WorkerUnusable
 from lungtune.search.controller import MAX_LOST, TrialController
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "integration"))
@@ -136,19 +136,19 @@ def test_unusable_device_after_the_first_trial_stops(controller):
 
 
 def test_unknown_backend_is_named():
-    with pytest.raises(StudyError, match=r"there is no backend 'ray_host'\. Did you mean 'ray_hosts'"):
-        backend.get("ray_host")
+    with pytest.raises(StudyError, match=r"backend must be .*but got 'ray_host'\. Did you mean 'ray_hosts'"):
+        backends.get("ray_host")
 
 
 def test_backend_is_found_by_its_file(tmp_path, monkeypatch):
     (tmp_path / "in_test.py").write_text("from in_process import BACKEND\n")
     monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(tmp_path)])
-    assert backend.get("in_test") is InProcess
+    assert backends.get("in_test") is InProcess
 
 
 def test_startup_stops_what_it_started():
     workers = InProcess()
-    with backend.Startup(lambda: workers) as startup:
+    with Startup(lambda: workers) as startup:
         assert not startup.done
         startup.begin()
         assert startup.result() is workers
@@ -160,7 +160,7 @@ def test_startup_that_failed_says_so_when_asked():
         def start(self):
             raise StudyError("no Ray cluster answers")
 
-    with backend.Startup(Broken) as startup:
+    with Startup(Broken) as startup:
         startup.begin()
         with pytest.raises(StudyError, match="no Ray cluster answers"):
             startup.result()
