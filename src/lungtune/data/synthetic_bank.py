@@ -432,11 +432,11 @@ def _remove(folder: Path, damaged: Callable[[Entry], bool]) -> list[Entry]:
     """Take the entries that `damaged` names off the list; return them."""
     with _writing(folder):
         lines = _sound(folder).splitlines(keepends=True)
-        judged = [(line, entry, damaged(entry)) for line, entry in zip(lines, _listed(folder), strict=True)]
-        dropped = [entry for _, entry, bad in judged if bad]
+        checked = [(line, entry, damaged(entry)) for line, entry in zip(lines, _listed(folder), strict=True)]
+        dropped = [entry for _, entry, bad in checked if bad]
         if dropped:
             with _room(folder, "its list", len(lines) * 256):
-                write_atomic(folder / _LIST, b"".join(line for line, _, bad in judged if not bad))
+                write_atomic(folder / _LIST, b"".join(line for line, _, bad in checked if not bad))
         return dropped
 
 

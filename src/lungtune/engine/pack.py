@@ -175,7 +175,7 @@ class Pack:
             losses += loss.detach()
         for place, rows, member in zip(slots.places, slots.rows, members, strict=True):
             if member.ungradiented:
-                member.ungradiented = stack.silent(place, member.ungradiented)
+                member.ungradiented = stack.ungradiented(place, member.ungradiented)
                 member.verify_steps -= batch.complete(rows)
         stack.step(slots.places, [m.advance() for m in members])
         return dict(zip(chosen, losses.tolist(), strict=True))
@@ -190,10 +190,10 @@ class Pack:
         """
         trial = self._trials[slot]
         due = trial.verify_steps <= 0
-        silent = [name for name in trial.ungradiented if due or name not in trial.own]
-        if silent:
-            shown = ", ".join(silent[:3]) + (", ..." if len(silent) > 3 else "")
-            raise TrialError("error", f"all that trains must get a gradient, but {len(silent)} got none: {shown}")
+        missing = [name for name in trial.ungradiented if due or name not in trial.own]
+        if missing:
+            shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise TrialError("error", f"all that trains must get a gradient, but {len(missing)} got none: {shown}")
         return due or not trial.ungradiented
 
     def samples(self, slot: int) -> int:

@@ -111,7 +111,7 @@ class ParameterStack:
         for name, tensor in state.items():
             self._own(slot, name, tuple(tensor.shape[1:])).copy_(tensor)
 
-    def silent(self, slot: int, names: list[str]) -> list[str]:
+    def ungradiented(self, slot: int, names: list[str]) -> list[str]:
         """Return those of ``names`` whose gradient is zero everywhere in one slot."""
         return [name for name in names if not self._view(self.grads, name)[slot].any()]
 

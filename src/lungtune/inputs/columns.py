@@ -80,7 +80,7 @@ class Column:
         return sums.hexdigest()
 
 
-def gathered(index: Tensor, edge: int, first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Tensor:
+def gather(index: Tensor, edge: int, first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Tensor:
     """Return rows of two tables laid one after the other, without joining the tables.
 
     Args:

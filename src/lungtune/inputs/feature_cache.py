@@ -30,7 +30,7 @@ from lungtune.data.dataset import Part
 from lungtune.errors import SpaceError
 from lungtune.inputs.augmentation import augment
 from lungtune.inputs.batch import Batch
-from lungtune.inputs.columns import Column, gathered
+from lungtune.inputs.columns import Column, gather
 from lungtune.inputs.on_the_fly import Compute, OnTheFlyInputs
 from lungtune.inputs.sampling import Sampled
 from lungtune.layers.layout import derive_seed
@@ -211,7 +211,7 @@ class CachedFeatures:
         take = self._columns[name].take
         if self._synthetic is None:
             return take(index)
-        return gathered(index, self._count, take, self._synthetic._columns[name].take)
+        return gather(index, self._count, take, self._synthetic._columns[name].take)
 
     def _features(self, name: str, numbers: Tensor, index: Tensor) -> Tensor:
         wanted = numbers.unique().tolist()
@@ -238,7 +238,7 @@ class CachedFeatures:
         if self._synthetic is None:
             return self._own(name, number, index)
         other = partial(self._synthetic._own, name, number)
-        return gathered(index, self._count, partial(self._own, name, number), other)
+        return gather(index, self._count, partial(self._own, name, number), other)
 
     def _own(self, name: str, number: int, index: Tensor) -> Tensor:
         level, view = divmod(number - 1, self._views) if number else (-1, 0)

@@ -10,7 +10,7 @@ from torch import Tensor
 from lungtune.core.fields import Field
 from lungtune.inputs.augmentation import augment
 from lungtune.inputs.batch import Batch
-from lungtune.inputs.columns import Column, gathered
+from lungtune.inputs.columns import Column, gather
 from lungtune.inputs.sampling import Sampled
 
 Compute = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -99,4 +99,4 @@ class OnTheFlyInputs:
             like = column.take(torch.zeros(1, dtype=torch.int64))
             return like.new_zeros(len(rows), *like.shape[1:])
 
-        return gathered(index, self._count, column.take, second)
+        return gather(index, self._count, column.take, second)

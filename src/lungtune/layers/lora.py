@@ -36,7 +36,7 @@ class Adapter:
 class SlotLora(nn.Module):
     """A frozen Linear with one LoRA adapter for each slot that targets it.
 
-    ``A (K, r_max, in)`` and ``B (K, out, r_max)`` are views into the pack's bank, set by ``bind``. A smaller rank is
+    ``A (K, r_max, in)`` and ``B (K, out, r_max)`` are views into the pack's stack, set by ``bind``. A smaller rank is
     padded with zeros, which get no gradient (dA is proportional to B and dB to A) and so stay zero; slots that do not
     target this layer are all zero and add nothing.
 

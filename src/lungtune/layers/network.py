@@ -1,6 +1,6 @@
 """Networks of which all, or a part, train: run for each trial with its own parameters, statistics and randomness.
 
-A trial's parameters lie in the pack's bank beside everybody else's; the network itself, on which they are laid for a
+A trial's parameters lie in the pack's stack, one row a slot; the network itself, on which they are laid for a
 call, is the pack's backbone. What a trial leaves frozen is therefore shared, and in eval mode.
 """
 

@@ -15,16 +15,16 @@ from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lungtune.data.phantom import CLASSES, Knobs, defaults, draw_patient, draw_shot, generate, render
+from lungtune.data.phantom import CLASSES, Settings, defaults, draw_patient, draw_shot, generate, render
 from lungtune.data.phantom.captions import FORBIDDEN
 
 CHANCE = 1 / len(CLASSES)
 
 
 def one(number, size=64, domain="B"):
-    knobs = defaults(domain)
-    patient = draw_patient(0, domain, number, knobs)
-    return render(patient, draw_shot(patient, 0, knobs), size=size, knobs=knobs)
+    settings = defaults(domain)
+    patient = draw_patient(0, domain, number, settings)
+    return render(patient, draw_shot(patient, 0, settings), size=size, settings=settings)
 
 
 def image(number):
@@ -104,15 +104,15 @@ def test_captions_name_findings_and_never_classes(phantoms):
 
 
 def test_class_counts_follow_the_prior():
-    knobs = defaults("B")
-    truths = [draw_patient(0, "B", n, knobs).truth for n in range(1000)]
-    np.testing.assert_allclose(np.bincount(truths, minlength=6) / 1000, knobs.prior, atol=0.01)
+    settings = defaults("B")
+    truths = [draw_patient(0, "B", n, settings).truth for n in range(1000)]
+    np.testing.assert_allclose(np.bincount(truths, minlength=6) / 1000, settings.prior, atol=0.01)
 
 
 def test_a_patient_keeps_body_and_label_over_pictures():
-    knobs = replace(defaults("B"), label_noise=0.0)
+    settings = replace(defaults("B"), label_noise=0.0)
     groups = {}
-    for phantom in generate(60, size=48, knobs=knobs):
+    for phantom in generate(60, size=48, settings=settings):
         groups.setdefault(phantom.patient_id, []).append(phantom)
     assert min(map(len, groups.values())) >= 1
     assert max(map(len, groups.values())) == 4
@@ -123,8 +123,8 @@ def test_a_patient_keeps_body_and_label_over_pictures():
 
 
 def test_label_noise_changes_that_share_of_labels():
-    knobs = replace(defaults("B"), label_noise=0.3)
-    patients = [draw_patient(0, "B", n, knobs) for n in range(600)]
+    settings = replace(defaults("B"), label_noise=0.3)
+    patients = [draw_patient(0, "B", n, settings) for n in range(600)]
     assert 0.24 < np.mean([p.truth != p.label for p in patients]) < 0.36
 
 
@@ -158,9 +158,9 @@ def test_nothing_outside_the_lungs_tells_the_class(phantoms):
 
 
 def test_the_site_shortcut_betrays_the_class():
-    knobs = replace(defaults("B"), site_shortcut=1.0, nuisance=0.0, label_noise=0.0)
+    settings = replace(defaults("B"), site_shortcut=1.0, nuisance=0.0, label_noise=0.0)
     rows = {}
-    for phantom in generate(30, size=96, knobs=knobs):
+    for phantom in generate(30, size=96, settings=settings):
         rows.setdefault(phantom.label, set()).add(int(np.argmax((phantom.image[:, :8] > 225).any(1))))
     assert len(rows) == 6
 
@@ -176,7 +176,7 @@ def test_the_site_shortcut_betrays_the_class():
 )
 def test_wrong_knobs_are_named(wrong, says):
     with pytest.raises(ValueError, match=says):
-        Knobs(**wrong)
+        Settings(**wrong)
 
 
 def test_wrong_domain_and_size_are_named():

@@ -10,15 +10,15 @@ only.
 
 from lungtune.data.phantom.patient import Patient, Shot, draw_patient, draw_shot
 from lungtune.data.phantom.render import VERSION, Phantom, generate, render
-from lungtune.data.phantom.settings import CLASSES, Domain, Knobs, defaults
+from lungtune.data.phantom.settings import CLASSES, Domain, Settings, defaults
 
 __all__ = [
     "CLASSES",
     "VERSION",
     "Domain",
-    "Knobs",
     "Patient",
     "Phantom",
+    "Settings",
     "Shot",
     "defaults",
     "draw_patient",

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from lungtune.data.phantom.settings import CLASSES, MACHINES, Domain, Knobs
+from lungtune.data.phantom.settings import CLASSES, MACHINES, Domain, Settings
 
 GOLDEN = 0.6180339887498949
 """Golden ratio: multiples of it modulo 1 fill [0, 1) evenly, so class counts stay close to the prior."""
@@ -83,19 +83,19 @@ def stream(seed: int, domain: Domain, patient: int, part: int) -> np.random.Gene
     return np.random.default_rng([seed, ord(domain), patient, part])
 
 
-def _class(seed: int, domain: Domain, number: int, knobs: Knobs) -> int:
+def _class(seed: int, domain: Domain, number: int, settings: Settings) -> int:
     start = np.random.default_rng([seed, ord(domain), 77]).random()
-    return int(np.searchsorted(np.cumsum(knobs.prior)[:-1], (start + GOLDEN * number) % 1.0, side="right"))
+    return int(np.searchsorted(np.cumsum(settings.prior)[:-1], (start + GOLDEN * number) % 1.0, side="right"))
 
 
-def draw_patient(seed: int, domain: Domain, number: int, knobs: Knobs) -> Patient:
+def draw_patient(seed: int, domain: Domain, number: int, settings: Settings) -> Patient:
     """Draw patient ``number`` (>= 0) of a set."""
     rng = stream(seed, domain, number, 0)
-    truth = _class(seed, domain, number, knobs)
+    truth = _class(seed, domain, number, settings)
     others = [c for c in range(len(CLASSES)) if c != truth]
-    label = int(rng.choice(others)) if rng.random() < knobs.label_noise else truth
+    label = int(rng.choice(others)) if rng.random() < settings.label_noise else truth
     foreign = int(rng.choice([c for c in others if c != 0]))
-    second = foreign if truth != 0 and rng.random() < knobs.ambiguity else -1
+    second = foreign if truth != 0 and rng.random() < settings.ambiguity else -1
     child = bool(rng.random() < MACHINES[domain].child)
     age = int(rng.integers(1, 12)) if child else int(np.clip(rng.normal(52, 17), 14, 94))
     sex: Literal["F", "M"] = "F" if rng.random() < 0.5 else "M"
@@ -108,7 +108,7 @@ def draw_patient(seed: int, domain: Domain, number: int, knobs: Knobs) -> Patien
         truth=truth,
         label=label,
         second=second,
-        severity=float(np.exp(np.clip(rng.normal(-0.02, knobs.severity), -0.5, 0.7))),
+        severity=float(np.exp(np.clip(rng.normal(-0.02, settings.severity), -0.5, 0.7))),
         images=int(rng.choice(4, p=(0.5, 0.25, 0.15, 0.10))) + 1,
         age=age,
         sex=sex,
@@ -133,14 +133,14 @@ def draw_patient(seed: int, domain: Domain, number: int, knobs: Knobs) -> Patien
     )
 
 
-def draw_shot(patient: Patient, index: int, knobs: Knobs) -> Shot:
+def draw_shot(patient: Patient, index: int, settings: Settings) -> Shot:
     """Draw picture ``index`` (0-based) of a patient."""
     rng = stream(patient.seed, patient.domain, patient.number, 2 + index)
-    machine, wild = MACHINES[patient.domain], knobs.nuisance
+    machine, wild = MACHINES[patient.domain], settings.nuisance
     collimation = tuple(float(v) for v in rng.uniform(-0.02, 0.09, 4)) if rng.random() < machine.collimation else None
     frontal = bool(rng.random() < machine.projection_ap)
     marker = int(rng.integers(4))
-    if rng.random() < knobs.site_shortcut:
+    if rng.random() < settings.site_shortcut:
         marker = 10 + patient.truth
     return Shot(
         index=index,

@@ -15,7 +15,7 @@ from lungtune.data.phantom import anatomy, lesions, textures
 from lungtune.data.phantom.captions import caption
 from lungtune.data.phantom.geometry import Array, ellipsoid, grid
 from lungtune.data.phantom.patient import Patient, Shot, draw_patient, draw_shot, stream
-from lungtune.data.phantom.settings import Domain, Knobs, resolve
+from lungtune.data.phantom.settings import Domain, Settings, resolve
 
 VERSION = 2
 """Raise it whenever a pixel changes: caches of older pictures are then left aside."""
@@ -59,18 +59,18 @@ def _grid(size: int) -> tuple[Array, Array]:
     return grid(size)
 
 
-def render(patient: Patient, shot: Shot, *, size: int = 96, knobs: Knobs | None = None) -> Phantom:
+def render(patient: Patient, shot: Shot, *, size: int = 96, settings: Settings | None = None) -> Phantom:
     """Render one picture.
 
     Args:
         patient: who; from ``draw_patient``.
         shot: how; from ``draw_shot``.
         size: width and height, px, >= 32.
-        knobs: difficulty; None means the domain's defaults.
+        settings: difficulty; None means the domain's defaults.
     """
     if size < 32:
         raise ValueError(f"size >= 32 must hold, but got {size}.")
-    knobs = resolve(patient.domain, knobs)
+    settings = resolve(patient.domain, settings)
     rng = stream(patient.seed, patient.domain, patient.number, 1000 + shot.index)
     x, y = _grid(size)
     body_rng = stream(patient.seed, patient.domain, patient.number, 500)
@@ -78,7 +78,7 @@ def render(patient: Patient, shot: Shot, *, size: int = 96, knobs: Knobs | None 
     f = anatomy.frame(patient, shot, x, y, warp)
     air, field = anatomy.lung(f)
     heart = anatomy.heart(patient, shot, f)
-    found = _findings(patient, f, size, knobs, rng)
+    found = _findings(patient, f, size, settings, rng)
 
     filled = np.where(field, found.filled, 0)
     if shot.haze:
@@ -116,9 +116,11 @@ def render(patient: Patient, shot: Shot, *, size: int = 96, knobs: Knobs | None 
     )
 
 
-def _findings(patient: Patient, f: anatomy.Frame, size: int, knobs: Knobs, rng: np.random.Generator) -> lesions.Lesions:
+def _findings(
+    patient: Patient, f: anatomy.Frame, size: int, settings: Settings, rng: np.random.Generator
+) -> lesions.Lesions:
     own = stream(patient.seed, patient.domain, patient.number, 1)
-    gain = knobs.contrast * patient.severity * float(np.exp(rng.normal(0, 0.08)))
+    gain = settings.contrast * patient.severity * float(np.exp(rng.normal(0, 0.08)))
     found = lesions.draw(f, size, patient.truth, gain, own)
     if patient.second > 0:
         weak = lesions.draw(f, size, patient.second, 0.55 * gain, own)
@@ -187,14 +189,20 @@ def _mark(level: Array, shot: Shot, size: int) -> Array:
 
 
 def generate(
-    n_patients: int, *, seed: int = 0, domain: Domain = "B", size: int = 96, knobs: Knobs | None = None, first: int = 0
+    n_patients: int,
+    *,
+    seed: int = 0,
+    domain: Domain = "B",
+    size: int = 96,
+    settings: Settings | None = None,
+    first: int = 0,
 ) -> Iterator[Phantom]:
     """Yield all pictures of ``n_patients`` patients, starting with patient number ``first``.
 
-    Every picture depends on (seed, domain, patient, picture) and the knobs only: not on order, process or n.
+    Every picture depends on (seed, domain, patient, picture) and the settings only: not on order, process or n.
     """
-    knobs = resolve(domain, knobs)
+    settings = resolve(domain, settings)
     for number in range(first, first + n_patients):
-        patient = draw_patient(seed, domain, number, knobs)
+        patient = draw_patient(seed, domain, number, settings)
         for index in range(patient.images):
-            yield render(patient, draw_shot(patient, index, knobs), size=size, knobs=knobs)
+            yield render(patient, draw_shot(patient, index, settings), size=size, settings=settings)

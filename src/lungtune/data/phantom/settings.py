@@ -15,7 +15,7 @@ PRIOR_B = (0.22, 0.20, 0.17, 0.15, 0.12, 0.14)
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Settings:
     """Difficulty of a set of phantoms. Ranges are checked.
 
     Attributes:
@@ -83,21 +83,21 @@ MACHINES: dict[Domain, Machine] = {
 }
 
 
-def defaults(domain: Domain) -> Knobs:
-    """Return the domain's own knobs: A is clearer, more mixed and never mislabelled; B is what a search sees."""
+def defaults(domain: Domain) -> Settings:
+    """Return the domain's own settings: A is clearer, more mixed and never mislabelled; B is what a search sees."""
     if domain == "A":
-        return Knobs(contrast=1.5, ambiguity=0.15, label_noise=0.0, prior=PRIOR_A)
-    return Knobs(prior=PRIOR_B)
+        return Settings(contrast=1.5, ambiguity=0.15, label_noise=0.0, prior=PRIOR_A)
+    return Settings(prior=PRIOR_B)
 
 
-def resolve(domain: Domain, knobs: Knobs | None) -> Knobs:
-    """Return ``knobs`` with the domain's prior filled in, or the domain's defaults for None.
+def resolve(domain: Domain, settings: Settings | None) -> Settings:
+    """Return ``settings`` with the domain's prior filled in, or the domain's defaults for None.
 
     Raises:
         ValueError: the domain is neither A nor B.
     """
     if domain not in MACHINES:
         raise ValueError(f"domain must be 'A' or 'B', but got {domain!r}.")
-    if knobs is None:
+    if settings is None:
         return defaults(domain)
-    return knobs if knobs.prior else replace(knobs, prior=defaults(domain).prior)
+    return settings if settings.prior else replace(settings, prior=defaults(domain).prior)

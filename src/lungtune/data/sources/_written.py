@@ -11,11 +11,11 @@ from pathlib import Path
 from lungtune.core import cache, io, paths
 
 
-def written(shelf: str, key: str, complete: Callable[[Path], bool], write: Callable[[Path], None]) -> Path:
+def written(kind: str, key: str, complete: Callable[[Path], bool], write: Callable[[Path], None]) -> Path:
     """Return a folder of the cache, written first, under a lock, if it is absent or damaged.
 
     Args:
-        shelf: name of the folder in the cache that it lies in.
+        kind: name of the cache's folder that it lies in.
         key: its name, made of what it holds.
         complete: tells whether the folder holds all it should.
         write: fills an empty folder, which takes its name in one rename.
@@ -23,7 +23,7 @@ def written(shelf: str, key: str, complete: Callable[[Path], bool], write: Calla
     Raises:
         DataError: the cache cannot be written.
     """
-    above = paths.cache() / shelf
+    above = paths.cache() / kind
     folder = above / key
     if complete(folder):
         return folder

@@ -117,23 +117,23 @@ def _find(stem: str, root: str | None) -> Path:
         if not (folder / f"{stem}.npz").is_file():
             raise DataError(f"root must hold {stem}.npz, but {folder} does not.")
         return folder / f"{stem}.npz"
-    shelf = paths.cache() / "medmnist"
-    for folder in (shelf, Path.home() / ".medmnist"):
+    cached = paths.cache() / "medmnist"
+    for folder in (cached, Path.home() / ".medmnist"):
         if (folder / f"{stem}.npz").is_file():
             return folder / f"{stem}.npz"
-    cache.ensure_writable(shelf)
-    part = Path(tempfile.mkdtemp(prefix=f"{stem}.", suffix=".part", dir=shelf))
+    cache.ensure_writable(cached)
+    part = Path(tempfile.mkdtemp(prefix=f"{stem}.", suffix=".part", dir=cached))
     try:
         _fetch(stem, part)
-        os.replace(part / f"{stem}.npz", shelf / f"{stem}.npz")
+        os.replace(part / f"{stem}.npz", cached / f"{stem}.npz")
     except Exception as error:  # the package raises RuntimeError, whatever went wrong
         raise DataError(
             f"medmnist:{stem} needs {stem}.npz, which could not be fetched from {_address(stem)}: put it at "
-            f"{shelf / f'{stem}.npz'}, or write medmnist:FILE.npz."
+            f"{cached / f'{stem}.npz'}, or write medmnist:FILE.npz."
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return shelf / f"{stem}.npz"
+    return cached / f"{stem}.npz"
 
 
 def _address(stem: str) -> str:
@@ -149,13 +149,13 @@ def _fetch(stem: str, folder: Path) -> None:
 
     name, _, size = stem.partition("_")
     log_stderr(f"Fetching {stem}.npz from {_address(stem)} ...")
-    patience = socket.getdefaulttimeout()
+    timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)
     try:
         kind = getattr(medmnist, medmnist.INFO[name]["python_class"])
         kind(split="val", download=True, root=str(folder), size=int(size or 28))
     finally:
-        socket.setdefaulttimeout(patience)
+        socket.setdefaulttimeout(timeout)
 
 
 def _complete(root: Path) -> bool:

@@ -22,7 +22,7 @@ from lungtune.errors import DataError, did_you_mean
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lungtune.data.phantom import Domain, Knobs
+    from lungtune.data.phantom import Domain, Settings
 
 SUMMARY = "synthetic chest X-rays made on the spot: six classes, lung masks, captions; needs no files"
 OPTIONS = {
@@ -60,12 +60,12 @@ class Recipe:
     nuisance: float = 1.0
     site_shortcut: float = 0.0
 
-    def knobs(self, split: str) -> Knobs:
-        """Return the generator's knobs for ``train`` or ``test``; test labels are true and free of the shortcut."""
-        from lungtune.data.phantom import Knobs
+    def settings(self, split: str) -> Settings:
+        """Return the generator's settings for ``train`` or ``test``; test labels are true and free of the shortcut."""
+        from lungtune.data.phantom import Settings
 
         train = split == "train"
-        return Knobs(
+        return Settings(
             contrast=self.contrast,
             ambiguity=self.ambiguity,
             label_noise=self.label_noise if train else 0.0,
@@ -125,7 +125,7 @@ def recipe(options: dict[str, str]) -> Recipe:
     if made.domain not in ("A", "B"):
         wrong.append(f"domain must be A or B, but got '{made.domain}'.")
     try:
-        made.knobs("train")
+        made.settings("train")
     except ValueError as error:
         wrong.append(str(error))
     if wrong:
@@ -167,10 +167,10 @@ def _tasks(made: Recipe, part: Path) -> Iterator[tuple[Recipe, Path, str, list[t
     from lungtune.data.phantom.settings import resolve
 
     for split, first, wanted in (("train", 0, made.n), ("test", TEST_FIRST, made.test)):
-        knobs = resolve(made.domain, made.knobs(split))
+        settings = resolve(made.domain, made.settings(split))
         number, chunk = first, []
         while wanted > 0:
-            images = min(wanted, draw_patient(made.seed, made.domain, number, knobs).images)
+            images = min(wanted, draw_patient(made.seed, made.domain, number, settings).images)
             chunk.append((number, images))
             wanted -= images
             number += 1
@@ -188,12 +188,12 @@ def _draw(task: tuple[Recipe, Path, str, list[tuple[int, int]]]) -> list[dict[st
     from lungtune.data.phantom.settings import resolve
 
     made, part, split, patients = task
-    knobs = resolve(made.domain, made.knobs(split))
+    settings = resolve(made.domain, made.settings(split))
     rows: list[dict[str, str | int]] = []
     for number, images in patients:
-        patient = draw_patient(made.seed, made.domain, number, knobs)
+        patient = draw_patient(made.seed, made.domain, number, settings)
         for i in range(images):
-            phantom = render(patient, draw_shot(patient, i, knobs), size=made.size, knobs=knobs)
+            phantom = render(patient, draw_shot(patient, i, settings), size=made.size, settings=settings)
             label = CLASSES[phantom.label]
             names = [f"{kind}/{split}/{label}/{phantom.patient_id}_{i}.png" for kind in ("images", "masks")]
             for name, pixels in zip(names, (phantom.image, phantom.lung_mask.astype(np.uint8) * 255), strict=True):
