@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from lungtune.data.dataset import Part
 from lungtune.engine.pack import Pack
 from lungtune.models import clip_model, clip_weights
 from peer import model as peer_models
@@ -61,8 +63,10 @@ class Packed:
     def __init__(self, setting: Setting, capacity: int) -> None:
         self.setting = setting
         base = clip_lora.Base(weights=setting.weights, image_size=setting.size)
-        labels = torch.arange(IMAGES) % len(CLASSES)
-        self.pack = Pack(clip_lora.FAMILY, base, CLASSES, setting.pixels(), labels, capacity=capacity, device=DEVICE)
+        names = np.arange(IMAGES).astype(str)
+        labels = np.arange(IMAGES) % len(CLASSES)
+        train = Part({"image": setting.pixels()[:, None].numpy(), "label": labels}, {}, names, names)
+        self.pack = Pack(clip_lora.FAMILY, base, CLASSES, train, capacity=capacity, device=DEVICE)
 
     def ready(self, count: int, batch: int) -> Callable[[], int]:
         """Let ``count`` trials in; return a step that tells how many images it trained."""

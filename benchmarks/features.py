@@ -60,7 +60,8 @@ def _sessions(args: argparse.Namespace) -> list[dict[str, Any]]:
     space = catalog.space(args.space, args.profile)
     if args.views is not None:
         space = dataclasses.replace(space, base={**space.base, "views": args.views})
-    data = dataset.load(dataset.inspect(args.data), space.base["image_size"])
+    fields = catalog.family(space.family).fields
+    data = dataset.load(dataset.inspect(args.data), fields, space.base["image_size"])
     draws = _draw(space, args)
     with tempfile.TemporaryDirectory(prefix="lungtune-features-") as folder:
         os.environ["LUNGTUNE_CACHE"] = str(Path(folder) / "cache")

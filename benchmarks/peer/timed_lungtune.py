@@ -32,8 +32,8 @@ class TimedHost(PackHost):
         for owner, name, phase in (
             (session.Session, "start", "adapters"),
             (type(made.pack), "step", "train"),
-            (type(made.evaluator), "judge", "evaluate"),
-            (type(made.evaluator), "scores", "metrics"),
+            (type(made.evaluation), "predict", "evaluate"),
+            (type(made.evaluation), "scores", "metrics"),
             (checkpoint, "save", "checkpoint"),
         ):
             self._time(owner, name, phase)

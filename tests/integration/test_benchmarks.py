@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -56,3 +57,21 @@ def test_peer_search_runs_all_sides_at_a_tiny_size(tmp_path: Path) -> None:
         assert 0.1 < run["passes"] < 2, side
         assert {"train", "evaluate", "checkpoint"} <= set(run["phases"]), side
     assert len({run["split"] for (run,) in found["runs"].values()}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        "features.py --trials 2 --uncached 1 --data phantom,n=120,test=40",
+        "packing.py --quick --models tiny_clip --batches 8 --counts 1 2 --processes 2 --seconds 0.3 --turns 1",
+    ],
+    ids=["features", "packing"],
+)
+def test_benchmark_runs_at_a_tiny_size(command: str, tmp_path: Path) -> None:
+    script, *words = command.split()
+    environment = os.environ | {"LUNGTUNE_HOME": str(tmp_path), "PYTHONPATH": f"{ROOT}/src:{ROOT}:{ROOT}/benchmarks"}
+    run = [sys.executable, str(ROOT / "benchmarks" / script), *words, "--json", str(tmp_path / "found.json")]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert json.loads((tmp_path / "found.json").read_text())
