@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import math
+import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+SOURCE = "phantom,n=150,test=60"
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "v0_1.tar.xz"
 STUDIES = ("head", "both", "gen", "mixed", "unet", "lora", "convnext")
 """Those that came to their end; ``killed`` is ``head`` as it was when it was killed."""
@@ -44,6 +50,28 @@ def unpack(home: Path, cache: Path, *parts: str) -> Path:
     return home
 
 
+@functools.cache
+def cache() -> Path:
+    """Return a cache that holds the images; tests share it."""
+    from lungtune.data import dataset
+
+    folder = Path(tempfile.mkdtemp(prefix="lungtune-version-0.1-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGTUNE_CACHE", str(folder))
+        dataset.inspect(SOURCE, seed=0)
+    return folder
+
+
+def settle(home: Path, patch: pytest.MonkeyPatch, *parts: str) -> Path:
+    """Point lungtune to ``home``, which gets what :func:`unpack` is asked for; return ``home``."""
+    patch.setenv("LUNGTUNE_HOME", str(home))
+    patch.setenv("LUNGTUNE_CACHE", str(cache()))
+    patch.setenv("OMP_NUM_THREADS", "1")
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return unpack(home, cache(), *parts)
+
+
 def differences(old: Any, new: Any, place: str = "") -> list[str]:
     """Name the fields of ``old`` that ``new`` lacks or has another value of; numbers may differ by rounding."""
     if isinstance(old, dict):
@@ -55,7 +83,9 @@ def differences(old: Any, new: Any, place: str = "") -> list[str]:
             for line in (differences(value, new[key], f"{place}.{key}") if key in new else [f"{place}.{key} is gone"])
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [line for k, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{place}[{k}]")]
+        return [
+            line for k, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{place}[{k}]")
+        ]
     numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in (old, new))
     alike = math.isclose(old, new, rel_tol=1e-6, abs_tol=1e-9) if numbers else old == new
     return [] if alike else [f"{place}: {old!r} became {new!r}"]
