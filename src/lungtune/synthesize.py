@@ -37,7 +37,7 @@ DEFAULT = "sd_lora"
 """The space whose last start point makes a bank where there is no recipe."""
 
 _UNREAD = ("text", "labels", "table")
-"""Optional columns of a split that change nothing of a bank, so that data which gain one keep theirs."""
+"""Optional columns of a split that a bank does not depend on: it keeps its key when the data gain one."""
 
 _BATCH = 64
 """Images drawn between two notes of what is done."""
