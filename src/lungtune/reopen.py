@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lungtune import catalog
-from lungtune.core import io, recipe
+from lungtune.core import io, paths, recipe
 from lungtune.core.ledger import Ledger
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
@@ -32,14 +32,16 @@ def load(path: Path) -> tuple[SearchSpace, recipe.Provenance]:
 
 
 def ledger_of(path: Path, origin: recipe.Provenance) -> Ledger:
-    """Return the study's ledger; beside the recipe where the study is not on this machine."""
+    """Return the study's ledger; beside the recipe where the study is not on this machine.
+
+    Raises:
+        StudyError: a study of that name is here, but its journal can't be read.
+    """
     beside = path.resolve().parent / "ledger.jsonl"
-    try:
-        study = Study.open(origin.study)
-        if study.history().study["id"] == origin.study_id:
+    if origin.study in Study.names():
+        study = Study(paths.studies() / origin.study)
+        if study.history().study.get("id") == origin.study_id:
             return Ledger(study.ledger_path, origin.study_id, origin.study, also=[beside])
-    except StudyError:
-        pass
     return Ledger(beside, origin.study_id, origin.study)
 
 

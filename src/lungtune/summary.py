@@ -112,10 +112,7 @@ def task_of(history: History) -> Task:
     Raises:
         SpaceError: there is no such family any more, or it has no such task.
     """
-    family, objective = family_of(history), history.study["space"]["objective"]
-    if "task" not in objective and objective["metric"] in family.metrics:  # journals from before tasks had names
-        return family.metrics[objective["metric"]][0]
-    return family.task(history.objective.task)
+    return family_of(history).task(history.objective.task)
 
 
 def kept(study: Study, report: Report | None, task: Task) -> Predictions | None:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 DEFAULT = "sd_lora"
 """The space whose last start point makes a bank where there is no recipe."""
 
+_UNREAD = ("text", "labels", "table")
+"""Optional columns of a split that a bank does not depend on: it keeps its key when the data gain one."""
+
 _BATCH = 64
 """Images drawn between two notes of what is done."""
 
@@ -206,7 +209,8 @@ def _default(found: Inspection, profile: str, settings: Mapping[str, Any]) -> Or
     point = {**space.fixed, **(space.start[-1] if space.start else {})}
     made = space.configuration(point)
     fixed = dataclasses.replace(space, axes={}, base=made.base, fixed=made.params, start=(), seed=0, data=found.source)
-    mark = recipe.fingerprint(fixed, space.fidelity.max, found.manifest.hash)
+    split = found.manifest.without(*_UNREAD).hash
+    mark = recipe.fingerprint(fixed, space.fidelity.max, split)
     return Origin(f"{DEFAULT}-start", fixed, space.fidelity.max, mark, None, profile)
 
 

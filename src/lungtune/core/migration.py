@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lungtune.errors import StudyError
+
 SCHEMA = 2
 
 _GENERATION = ("cmmd", "coverage")
@@ -20,8 +22,18 @@ _GENERATION = ("cmmd", "coverage")
 
 
 def study(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a journal's ``study`` event in the present schema; the journal itself is never rewritten."""
-    if event.get("schema", 1) >= SCHEMA:
+    """Return a journal's ``study`` event in the present schema; the journal itself is never rewritten.
+
+    Raises:
+        StudyError: a newer version wrote it.
+    """
+    schema = event.get("schema", 1)
+    if schema > SCHEMA:
+        raise StudyError(
+            f"the study '{event.get('name', '')}' must be of schema {SCHEMA} or older, but is of schema {schema}; "
+            f"update lungtune."
+        )
+    if schema == SCHEMA:
         return dict(event)
     return {**event, "schema": SCHEMA, "space": _space(event["space"])}
 
