@@ -58,7 +58,9 @@ def family(name: str) -> Family[Any, Any]:
     if name not in own:
         return contract.load(importlib.import_module(f"trainables.{name}"))
     if name in _shipped():
-        raise ContractError(f"{own[name]}:1: the family must have another name: lungtune has one of the name '{name}'.")
+        raise ContractError(
+            f"{own[name]}:1: the family must have another name: lungtune has one of the name '{name}'. Rename the file."
+        )
     return contract.load(_imported(name, own[name]), members.names(tasks))
 
 

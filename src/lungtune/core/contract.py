@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Collection, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,7 @@ from lungtune.core.fields import Field
 from lungtune.core.task import Metric, Task
 from lungtune.errors import SpaceError, did_you_mean
 
-__all__ = ["LOOP", "NAME", "ContractError", "breaches", "import_problem", "load", "place"]
+__all__ = ["LOOP", "NAME", "ContractError", "breaches", "import_problem", "load", "place", "wrong"]
 
 NAME = "FAMILY"
 """What the instance in a family's module is called."""
@@ -79,6 +80,20 @@ def _assignment(module: ModuleType) -> int:
     return next((number for number, line in enumerate(lines, 1) if re.match(rf"{NAME}\b", line)), 1)
 
 
+def wrong(method: Callable[..., Any], wanted: str, got: str, hint: str = "") -> ContractError:
+    """Return the error that names a method which returned what it must not, with its file and line.
+
+    Args:
+        method: bound, of a family or a task.
+        wanted: what it must return.
+        got: what it returned.
+        hint: of ``did_you_mean``.
+    """
+    owner = type(getattr(method, "__self__", None)).__name__
+    name = f"{owner}.{getattr(method, '__name__', method)}"
+    return ContractError(f"{place(method)}: {name} must return {wanted}, but returned {got}.{hint}")
+
+
 def import_problem(error: BaseException, names: Mapping[str, Any], tasks: Collection[str] = ()) -> str:
     """Return what is wrong with a module that can't be imported, and how to mend it.
 
@@ -111,7 +126,11 @@ def import_problem(error: BaseException, names: Mapping[str, Any], tasks: Collec
             if not error.name.startswith("lungtune")
             else f"there is no module {error.name}."
         )
-    return f"it must be importable, but raises {type(error).__name__}: {error}."
+    match = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+    hint = did_you_mean(match[1], vars(sys.modules[match[2]])) if match and match[2] in sys.modules else ""
+    told = str(error).rstrip(".")
+    near = hint if "Did you mean" in hint else ""
+    return f"the module must be importable, but raises {type(error).__name__}: {told}.{near}"
 
 
 def breaches(family: Family[Any, Any], shipped_tasks: Collection[str] = ()) -> Iterator[Breach]:

@@ -90,7 +90,7 @@ def new(options: Options, console: Console, likely: Callable[[], None]) -> Prepa
         synthetic.refuse_idle(space)
     study_data.index(source)  # before the weights, which may take a while to look for
     study = Study.new(options.study, space.name)
-    _check_weights(families)
+    _check_weights(space, families)
     likely()
 
     inspection = _inspected(source, seed, console)
@@ -129,7 +129,7 @@ def resumed(options: Options, console: Console, likely: Callable[[], None]) -> P
             f"--trials must be at least {len(history.trials)}, the trials this study has, but got {options.trials}."
         )
     families = _families(space)
-    _check_weights(families)
+    _check_weights(space, families)
     bank = study_data.reopen_bank(history)
     likely()
     family, base = families[0]
@@ -147,9 +147,10 @@ def _families(space: SearchSpace) -> list[tuple[Family[Any, Any], Any]]:
     return [(family, parameters.build(family.Base, base)) for family, base in families]
 
 
-def _check_weights(families: list[tuple[Family[Any, Any], Any]]) -> None:
-    for family, base in families:
-        family.check(base)
+def _check_weights(space: SearchSpace, families: list[tuple[Family[Any, Any], Any]]) -> None:
+    for (name, _), (family, base) in zip(space.bases, families, strict=True):
+        with catalog.blamed(name):
+            family.check(base)
 
 
 def _inspected(source: str, seed: int, console: Console) -> Inspection:
@@ -183,7 +184,8 @@ def _described(data: Dataset, bank: SyntheticBank | None) -> dict[str, Any]:
 
 def _note_baselines(study: Study, space: SearchSpace, data: Dataset) -> None:
     """Note the scores of models that know nothing; those that need a model are found by the first worker."""
-    family = catalog.family(space.bases[0][0])
-    found = family.task(space.objective.task).baselines(data)
+    name = space.bases[0][0]
+    with catalog.blamed(name):
+        found = catalog.family(name).task(space.objective.task).baselines(data)
     if found:
         study.append("baselines", **found)
