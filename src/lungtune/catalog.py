@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import trainables
-from lungtune import schedulers
+from lungtune import schedulers, tasks
 from lungtune.core import contract, members, paths, spacefile, yamlfile
+from lungtune.core.contract import ContractError
 from lungtune.core.family import Family
 from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace, together
-from lungtune.errors import SpaceError, did_you_mean
+from lungtune.errors import LungtuneError, SpaceError, did_you_mean
 
 SPACES = ROOT / "search_spaces"
 
@@ -51,12 +54,29 @@ def family(name: str) -> Family[Any, Any]:
     """
     own = _own()
     if name not in families():
-        raise SpaceError(f"there is no model family '{name}'.{did_you_mean(name, families())}")
+        raise SpaceError(f"there is no model family '{name}'.{_or_own(name, families(), 'trainables/*.py')}")
     if name not in own:
         return contract.load(importlib.import_module(f"trainables.{name}"))
     if name in _shipped():
-        raise SpaceError(f"{own[name]} must have another name: '{name}' is a family of lungtune's.")
-    return contract.load(_imported(name, own[name]))
+        raise ContractError(
+            f"{own[name]}:1: the family must have another name: lungtune has one of the name '{name}'. Rename the file."
+        )
+    return contract.load(_imported(name, own[name]), members.names(tasks))
+
+
+def is_own(name: str) -> bool:
+    """Whether a family is a user's own."""
+    return name in _own()
+
+
+def _or_own(name: str, known: Iterable[str], pattern: str) -> str:
+    """Return ``did_you_mean``; where nothing is close, say where a user's own are looked for."""
+    hint = did_you_mean(name, known)
+    folders = [str(folder / pattern) for folder in paths.own_folders()]
+    if "Did you mean" in hint:
+        return hint
+    own = f"looked for in {', '.join(folders)}" if folders else "found in a folder that LUNGTUNE_PATH names"
+    return f"{hint} Your own are {own}."
 
 
 def _imported(name: str, file: Path) -> ModuleType:
@@ -65,25 +85,55 @@ def _imported(name: str, file: Path) -> ModuleType:
     package.__path__ = [str(folder) for folder in paths.own_folders()]
     try:
         return importlib.import_module(f"{OWN}.trainables.{name}")
-    except SpaceError:
+    except (Exception, SystemExit) as error:
+        where, names = _innermost(error) or (f"{file}:1", {})
+        raise ContractError(f"{where}: {contract.import_problem(error, names, _tasks())}") from error
+
+
+def _tasks() -> list[str]:
+    """Return the modules of all tasks, shipped and own."""
+    folders = [folder / "tasks" for folder in paths.own_folders()]
+    own = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()}
+    return [
+        *(f"lungtune.tasks.{name}" for name in members.names(tasks)),
+        *(f"{OWN}.tasks.{name}" for name in sorted(own) if not name.startswith(("_", "."))),
+    ]
+
+
+@contextmanager
+def blamed(name: str) -> Iterator[None]:
+    """Name file and line where the code of a user's own family raises something unforeseen inside the ``with`` block.
+
+    Args:
+        name: of the family; nothing changes for a shipped one.
+
+    Raises:
+        ContractError: in place of what was raised in a user's folder.
+    """
+    try:
+        yield
+    except (LungtuneError, MemoryError):
         raise
     except Exception as error:
-        where = _innermost(error, file)
-        raise SpaceError(f"{where}: the family '{name}' can't be imported: {type(error).__name__}: {error}.") from error
+        found = _innermost(error) if is_own(name) else None
+        if found is None or "out of memory" in str(error):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        raise ContractError(f"{found[0]}: the family '{name}' must run, but raises {what}") from error
 
 
-def _innermost(error: BaseException, file: Path) -> str:
-    """Return ``file:line`` of the innermost place within the user's folders that an error came from."""
+def _innermost(error: BaseException) -> tuple[str, dict[str, Any]] | None:
+    """Return ``file:line`` and global names of the innermost place in a user's folders that an error came from."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno or 1}"
-    where = f"{file}:1"
-    homes = tuple(str(folder) for folder in paths.own_folders())
+        return f"{error.filename}:{error.lineno or 1}", {}
+    found = None
+    homes = tuple(f"{folder / kind}{os.sep}" for folder in paths.own_folders() for kind in ("trainables", "tasks"))
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename.startswith(homes):
-            where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+            found = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}", trace.tb_frame.f_globals
         trace = trace.tb_next
-    return where
+    return found
 
 
 def spaces() -> dict[str, Path]:
@@ -122,8 +172,15 @@ def _file(name_or_file: str) -> Path:
     if not path.is_file():
         raise SpaceError(
             f"--space must name a shipped space or a YAML file, but got '{name_or_file}'."
-            f"{did_you_mean(name_or_file, spaces())}"
+            f"{_or_own(name_or_file, spaces(), 'search_spaces/*.yaml')}"
         )
+    for folder in paths.own_folders() if path.parent == SPACES else ():
+        own = folder / "search_spaces" / path.name
+        if own.is_file() and not own.samefile(path):
+            raise SpaceError(
+                f"{own}:1: the space must have another name: lungtune has one of the name '{path.stem}'. "
+                "Rename the file."
+            )
     return path
 
 

@@ -1,134 +1,333 @@
-"""What a family must hold, checked when it is loaded: every breach at once, each with file, line and remedy."""
+"""What a family and its tasks must hold, checked when it is loaded: all breaches, with file, line and remedy."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-from collections.abc import Iterator
-from pathlib import Path
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
-from lungtune.core import params as parameters
+from lungtune.core import contract_params
+from lungtune.core.contract_params import LOOP, Breach, place
 from lungtune.core.family import Family
 from lungtune.core.fields import Field
 from lungtune.core.task import Metric, Task
 from lungtune.errors import SpaceError, did_you_mean
 
+__all__ = ["LOOP", "NAME", "ContractError", "breaches", "import_problem", "load", "place", "wrong"]
+
 NAME = "FAMILY"
 """What the instance in a family's module is called."""
 
-LOOP = (
-    *("lr", "weight_decay", "batch_size", "augmentation", "optimizer", "momentum"),
-    *("warmup", "warmup_start", "lr_schedule", "lr_cosine", "lr_step", "lr_gamma"),
-)
-"""Parameters of every family that the training loop reads."""
-
-_ABSTRACT = "must have these methods (docstrings in lungtune.core.family say what they do)"
+_TARGETS = ("label", "labels", "mask")
+"""Kinds of fields that can't be shown to a model that is asked for them."""
 
 
-def load(module: ModuleType) -> Family[Any, Any]:
+class ContractError(SpaceError):
+    """A family breaks the contract; each line is ``file:line: what must hold, what was got, how to mend it``."""
+
+
+def load(module: ModuleType, shipped_tasks: Collection[str] = ()) -> Family[Any, Any]:
     """Return the family of a module of ``trainables``.
 
+    Args:
+        module: imported.
+        shipped_tasks: names that a task of a user's own may not have.
+
     Raises:
-        SpaceError: it breaks the contract; every breach is ``file:line: what must hold, what was got``.
+        ContractError: it breaks the contract.
     """
     found = getattr(module, NAME, None)
-    file = inspect.getsourcefile(module) or module.__name__
     if not isinstance(found, Family):
-        near = [name for name in vars(module) if not name.startswith("_")]
-        got = f"'{NAME}' is {type(found).__name__}" if hasattr(module, NAME) else f"'{NAME}' is missing"
-        hint = did_you_mean(NAME, near) if found is None else ""
-        raise SpaceError(
-            f"{file}:1: a family's module must end in {NAME} = <instance of lungtune.core.family.Family>, but {got}."
-            f"{hint if 'Did you mean' in hint else ''}"
-        )
-    problems = [f"{where}: {sentence}" for where, sentence in breaches(found)]
+        raise ContractError(_no_family(module, found))
+    problems = dict.fromkeys(f"{where}: {sentence}" for where, sentence in breaches(found, shipped_tasks))
     if problems:
-        raise SpaceError("\n".join(problems))
+        raise ContractError("\n".join(problems))
     return found
 
 
-def breaches(family: Family[Any, Any]) -> Iterator[tuple[str, str]]:
+def _no_family(module: ModuleType, found: Any) -> str:
+    """Return the sentence on a module without a family."""
+    kinds = [each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == module.__name__]
+    own = next((kind.__name__ for kind in kinds if issubclass(kind, Family)), "")
+    file = inspect.getsourcefile(module) or module.__name__
+    line, got, remedy = 1, "is missing", f" Write {NAME} = {own}()." if own else ""
+    if hasattr(module, NAME):
+        line = _assignment(module)
+        got = f"is the class {found.__name__}" if inspect.isclass(found) else f"is of type {type(found).__name__}"
+        kind = found if inspect.isclass(found) else type(found)
+        if inspect.isclass(found) and issubclass(found, Family):
+            remedy = f" Write {NAME} = {found.__name__}()."
+        elif kind in kinds:
+            remedy = f" Derive it: class {kind.__name__}(Family[Base, Params])."
+    else:
+        other = next((name for name, value in vars(module).items() if isinstance(value, Family)), "")
+        remedy = f" Rename {other} to {NAME}." if other else remedy
+    return (
+        f"{file}:{line}: a family's module must hold {NAME}, an instance of lungtune.core.family.Family, "
+        f"but '{NAME}' {got}.{remedy}"
+    )
+
+
+def _assignment(module: ModuleType) -> int:
+    """Return the line on which a module assigns ``FAMILY``; 1 where it isn't found."""
+    try:
+        lines = inspect.getsource(module).splitlines()
+    except OSError:
+        return 1
+    return next((number for number, line in enumerate(lines, 1) if re.match(rf"{NAME}\b", line)), 1)
+
+
+def wrong(method: Callable[..., Any], wanted: str, got: str, hint: str = "") -> ContractError:
+    """Return the error that names a method which returned what it must not, with its file and line.
+
+    Args:
+        method: bound, of a family or a task.
+        wanted: what it must return.
+        got: what it returned.
+        hint: of ``did_you_mean``.
+    """
+    owner = type(getattr(method, "__self__", None)).__name__
+    name = f"{owner}.{getattr(method, '__name__', method)}"
+    return ContractError(f"{place(method)}: {name} must return {wanted}, but returned {got}.{hint}")
+
+
+def import_problem(error: BaseException, names: Mapping[str, Any], tasks: Collection[str] = ()) -> str:
+    """Return what is wrong with a module that can't be imported, and how to mend it.
+
+    Args:
+        error: what importing raised.
+        names: global names at the place it was raised.
+        tasks: modules of tasks, by full name.
+    """
+    for kind in names.values():
+        missing = getattr(kind, "__abstractmethods__", ()) if inspect.isclass(kind) else ()
+        if missing and isinstance(error, TypeError) and f"abstract class {kind.__name__} " in str(error):
+            hints = [did_you_mean(name, _own_names(kind)) for name in sorted(missing)]
+            near = "".join(hint for hint in hints if "Did you mean" in hint)
+            home = "family" if issubclass(kind, Family) else "task"
+            return (
+                f"{kind.__name__} must have the methods {', '.join(sorted(missing))}, but has not; "
+                f"lungtune.core.{home} says what they do.{near}"
+            )
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package, _, name = error.name.rpartition(".tasks.")
+        if package:
+            known = {task.rpartition(".")[2]: task for task in tasks}
+            hint = did_you_mean(name, [task for task in known.values() if task.startswith(f"{package}.")])
+            near = did_you_mean(name, known)
+            hint = near if "Did you mean" in near else hint
+            return f"there is no task '{name}' in {package}.tasks.{hint}"
+        return (
+            f"the package '{error.name.partition('.')[0]}' must be installed, but is not. "
+            "Install it here, or import it inside the methods that use it."
+            if not error.name.startswith("lungtune")
+            else f"there is no module {error.name}."
+        )
+    match = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+    hint = did_you_mean(match[1], vars(sys.modules[match[2]])) if match and match[2] in sys.modules else ""
+    told = str(error).rstrip(".")
+    near = hint if "Did you mean" in hint else ""
+    return f"the module must be importable, but raises {type(error).__name__}: {told}.{near}"
+
+
+def breaches(family: Family[Any, Any], shipped_tasks: Collection[str] = ()) -> Iterator[Breach]:
     """Yield (file:line, sentence) for each thing that does not hold."""
     kind = type(family)
-    here = _line(kind)
-    if not getattr(kind, "summary", "") or not isinstance(kind.summary, str):
-        yield here, f"{kind.__name__}.summary must be one line of text, but is {getattr(kind, 'summary', None)!r}."
-    yield from _tasks(family, here)
-    inputs = getattr(kind, "inputs", ())
-    if not inputs or not all(isinstance(field, Field) for field in inputs):
+    here, name = place(kind), kind.__name__
+    summary = getattr(family, "summary", None)
+    if not summary or not isinstance(summary, str):
+        yield here, f'{name}.summary must be one line of text, such as summary = "...", but is {_shown(summary)}.'
+    if not isinstance(family.packs, bool):
+        yield here, f"{name}.packs must be True or False, but is {family.packs!r}."
+    tasks = getattr(family, "tasks", None)
+    yield from _tasks(kind, tasks, here, shipped_tasks)
+    held = [task for task in tasks if isinstance(task, Task)] if isinstance(tasks, tuple) else []
+    yield from _inputs(kind, family.inputs, held, here)
+    yield from contract_params.breaches(family, here)
+    yield from _methods(family, Family, "lungtune.core.family.Family")
+    if not _overrides(kind, Family, "outputs", "losses"):
+        yield here, f"{name} must have a method outputs, but has none.{_near('outputs', kind)}"
+    if not _overrides(kind, Family, "lora_targets", "trainable_parameters"):
+        near = _near("lora_targets", kind) or _near("trainable_parameters", kind)
         yield (
             here,
-            (f"{kind.__name__}.inputs must be fields of lungtune.core.fields such as (IMAGE,), but is {inputs!r}."),
+            f"{name} must have a method lora_targets or trainable_parameters, but has neither: nothing would "
+            f"train.{near}",
         )
-    elif len({3 if field.kind == "volume" else 2 for field in inputs if field.pixels}) > 1:
-        yield here, f"{kind.__name__}.inputs must be images or volumes, not both: they have no common extent."
-    yield from _dataclass(kind, "Base", ("image_size",))
-    needs = [*LOOP]
-    yield from _dataclass(kind, "Params", needs)
-    specs = parameters.specs(kind.Params) if dataclasses.is_dataclass(getattr(kind, "Params", None)) else {}
-    for name, value in kind.ablation.items():
-        if name not in specs:
-            yield here, f"{kind.__name__}.ablation names '{name}', which is no parameter.{did_you_mean(name, specs)}"
-            continue
-        try:
-            specs[name].check(value)
-        except SpaceError as error:
-            yield here, f"{kind.__name__}.ablation: {error}"
+    texts = [field for field in _fields(family.inputs, held) if field.kind == "text"]
+    if texts and not _overrides(kind, Family, "tokenize"):
+        yield here, f"{name} takes text in, so it must have a method tokenize, but has none.{_near('tokenize', kind)}"
 
 
-def _tasks(family: Family[Any, Any], here: str) -> Iterator[tuple[str, str]]:
-    kind = type(family)
-    tasks = getattr(kind, "tasks", None)
-    wanted = "tasks must be instances such as (Classification(),) of lungtune.tasks or of your own"
+def _tasks(kind: type, tasks: Any, here: str, shipped: Collection[str]) -> Iterator[Breach]:
+    wanted = f"{kind.__name__}.tasks must be a tuple of instances such as (Classification(),)"
     if not isinstance(tasks, tuple) or not tasks:
-        yield here, f"{kind.__name__}.{wanted}, but {'is missing' if tasks is None else f'is {tasks!r}'}."
+        remedy = " Write a comma after it: (Classification(),)." if isinstance(tasks, Task) else ""
+        yield here, f"{wanted}, but {'is missing' if tasks is None else f'is {_shown(tasks)}'}.{remedy}"
         return
     names: list[str] = []
+    predicted: dict[str, str] = {}
     for task in tasks:
         if not isinstance(task, Task):
-            yield here, f"{kind.__name__}.{wanted}, but holds {task!r}."
+            remedy = ""
+            if inspect.isclass(task) and issubclass(task, Task):
+                remedy = f" Write {task.__name__}()."
+            elif isinstance(task, str):
+                remedy = " Import the class from lungtune.tasks or lungtune_user.tasks, and write its instance."
+            else:
+                remedy = f" Derive it: class {type(task).__name__}(Task)."
+            yield here, f"{wanted}, but holds {_shown(task)}.{remedy}"
             continue
-        if task.name in names:
-            yield here, f"{kind.__name__}.tasks must each have a name of their own, but '{task.name}' comes twice."
-        names.append(task.name)
-        where = _line(type(task))
-        if not task.metrics or not all(isinstance(metric, Metric) for metric in task.metrics.values()):
-            yield where, f"{type(task).__name__}.metrics must map names to Metric(mode, help), the default first."
-        elif odd := [name for name, metric in task.metrics.items() if metric.mode not in ("max", "min")]:
-            yield where, f"{type(task).__name__}.metrics: the mode of '{odd[0]}' must be max or min."
-        if not all(isinstance(field, Field) for field in task.targets):
-            yield where, f"{type(task).__name__}.targets must be fields of lungtune.core.fields such as (LABEL,)."
-        elif strange := set(task.compared) - {field.name for field in task.targets}:
-            yield where, f"{type(task).__name__}.compared must name targets of its own, but names '{min(strange)}'."
+        name = getattr(task, "name", None)
+        if name in names:
+            yield here, f"{kind.__name__}.tasks must each have a name of their own, but '{name}' comes twice."
+        names.append(name)
+        yield from _task(task, shipped)
+        for each in task.predicted if isinstance(task.predicted, tuple) else ():
+            if each in predicted and predicted[each] != name:
+                yield (
+                    here,
+                    f"{kind.__name__}.tasks must predict under different names, but '{each}' is of both "
+                    f"'{predicted[each]}' and '{name}'. Rename it in predicted and predict of one of them.",
+                )
+            predicted[each] = name
 
 
-def _dataclass(kind: type, name: str, needed: tuple[str, ...] | list[str]) -> Iterator[tuple[str, str]]:
-    cls = getattr(kind, name, None)
-    if not inspect.isclass(cls) or not dataclasses.is_dataclass(cls):
-        yield _line(kind), f"{kind.__name__}.{name} must be a frozen dataclass, but is {cls!r}."
-        return
-    where = _line(cls)
-    if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        yield where, f"{name} must be frozen: write @dataclass(frozen=True)."
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    plain = [field.name for field in fields.values() if parameters.KEY not in field.metadata]
-    if plain:
-        yield where, f"every field of {name} must be made by lungtune.core.params.param, but '{plain[0]}' is not."
-    for missing in (each for each in needed if each not in fields):
+def _task(task: Task, shipped: Collection[str]) -> Iterator[Breach]:
+    kind = type(task)
+    where, who = place(kind), kind.__name__
+    name, folder = getattr(task, "name", None), _folder(kind)
+    if not isinstance(name, str) or not name.isidentifier():
+        yield where, f'{who}.name must be its folder\'s name, such as name = "{folder or "own"}", but is {name!r}.'
+    elif folder and name != folder:
+        yield where, f"{who}.name must be the name of its folder, '{folder}', but is '{name}'."
+    elif folder and folder in shipped and not kind.__module__.startswith("lungtune.tasks."):
+        yield where, f"the task '{name}' must have another name: lungtune has one of that name. Rename its folder."
+    metrics = getattr(task, "metrics", None)
+    wanted = f'{who}.metrics must map names to Metric("max" or "min", help), the default first'
+    if not isinstance(metrics, Mapping) or not metrics:
+        yield where, f"{wanted}, but {'is missing' if metrics is None else f'is {_shown(metrics)}'}."
+    else:
+        for key, metric in metrics.items():
+            if not isinstance(metric, Metric):
+                yield where, f"{wanted}, but '{key}' is {_shown(metric)}."
+            elif metric.mode not in ("max", "min"):
+                yield where, f"{who}.metrics: the mode of '{key}' must be max or min, but is {metric.mode!r}."
+    targets = getattr(task, "targets", None)
+    if not isinstance(targets, tuple) or not all(isinstance(field, Field) for field in targets):
+        got = "is missing" if targets is None else f"is {_shown(targets)}"
+        yield where, f"{who}.targets must be a tuple of fields of lungtune.core.fields such as (LABEL,), but {got}."
+        targets = ()
+    for attribute, known, what in (
+        ("compared", {field.name for field in targets}, "a target of its own"),
+        ("predicted", None, ""),
+        ("headline", None, ""),
+        ("shown", None, ""),
+    ):
+        held = getattr(task, attribute)
+        if not isinstance(held, tuple) or not all(isinstance(each, str) for each in held):
+            remedy = f' Write ("{held}",).' if isinstance(held, str) else ""
+            yield where, f"{who}.{attribute} must be a tuple of names, but is {_shown(held)}.{remedy}"
+            continue
+        for each in held:
+            if known is not None and each not in known:
+                yield where, f"{who}.{attribute} names '{each}', which is not {what}.{did_you_mean(each, known)}"
+    yield from _methods(task, Task, "lungtune.core.task.Task")
+
+
+def _folder(kind: type) -> str:
+    """Return the name of the folder of tasks that a class is from; empty where it is from none."""
+    parts = kind.__module__.split(".")
+    return parts[parts.index("tasks") + 1] if "tasks" in parts[:-1] else ""
+
+
+def _fields(inputs: Any, tasks: Collection[Task]) -> list[Field]:
+    """Return all fields, inputs first, as far as they are fields."""
+    groups = (inputs, *(getattr(task, "targets", ()) for task in tasks))
+    return [field for group in groups if isinstance(group, tuple) for field in group if isinstance(field, Field)]
+
+
+def _inputs(kind: type, inputs: Any, tasks: Collection[Task], here: str) -> Iterator[Breach]:
+    who = f"{kind.__name__}.inputs"
+    if not isinstance(inputs, tuple) or not inputs or not all(isinstance(field, Field) for field in inputs):
+        remedy = " Write a comma after it: (IMAGE,)." if isinstance(inputs, Field) else ""
         yield (
-            where,
-            (
-                f"{name} must have a field '{missing}', which the training loop reads, but has none."
-                + (" Inherit from lungtune.models.params.Loop." if name == "Params" else did_you_mean(missing, fields))
-            ),
+            here,
+            f"{who} must be a tuple of fields of lungtune.core.fields such as (IMAGE,), but is {inputs!r}.{remedy}",
         )
+        return
+    if len({3 if field.kind == "volume" else 2 for field in inputs if field.pixels}) > 1:
+        yield here, f"{who} must be images or volumes, not both: they have no common extent."
+    known: dict[str, Field] = {}
+    for field in _fields(inputs, tasks):
+        if known.setdefault(field.name, field) != field:
+            yield (
+                here,
+                f"fields of {kind.__name__} must have different names, but '{field.name}' is both {known[field.name]} "
+                f"and {field}.",
+            )
+    targets = {field for task in tasks for field in _fields((), [task])}
+    for field in inputs:
+        if field in targets and field.kind in _TARGETS:
+            yield here, f"{who} holds '{field.name}', which the model is asked for: leave it out of inputs."
 
 
-def _line(cls: type) -> str:
+def _methods(thing: Any, contract: type, full: str) -> Iterator[Breach]:
+    """Yield the methods that do not take what those of ``contract`` take."""
+    for name, original in vars(contract).items():
+        own = getattr(type(thing), name, None)
+        if name.startswith("_") or not inspect.isfunction(original) or own is original:
+            continue
+        who = f"{type(thing).__name__}.{name}"
+        if not callable(own):
+            yield place(type(thing)), f"{who} must be a method, but is {_shown(own)}."
+            continue
+        wanted = [*inspect.signature(original).parameters.values()][1:]
+        try:
+            taken = inspect.signature(getattr(thing, name))
+        except (TypeError, ValueError):
+            continue
+        needed = [each for each in wanted if each.default is each.empty]
+        if any(not _binds(taken, count) for count in {len(needed), len(wanted)}):
+            listed = ", ".join(each.name for each in wanted)
+            got = ", ".join(taken.parameters)
+            yield place(own), f"{who} must take ({listed}), as {full}.{name} does, but takes ({got})."
+
+
+def _binds(signature: inspect.Signature, count: int) -> bool:
+    """Whether so many positional arguments are accepted."""
     try:
-        file, line = inspect.getsourcefile(cls), inspect.getsourcelines(cls)[1]
-        return f"{file}:{max(1, line)}"
-    except (OSError, TypeError):
-        return f"{Path(inspect.getfile(cls)) if cls.__module__ in dir() else cls.__module__}:1"
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _overrides(kind: type, contract: type, *names: str) -> bool:
+    """Whether a class has any of these methods itself."""
+    return any(getattr(kind, name, None) is not getattr(contract, name) for name in names)
+
+
+def _own_names(kind: type) -> set[str]:
+    """Return the names that a class or its parents below the contract define."""
+    contracts = {name for each in (Family, Task) for name in dir(each)}
+    return {name for each in kind.__mro__ for name in vars(each)} - contracts
+
+
+def _near(name: str, kind: type) -> str:
+    """Return ``" Did you mean 'x'?"`` for a name of the class's own that is close."""
+    hint = did_you_mean(name, _own_names(kind))
+    return hint if "Did you mean" in hint else ""
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message tells it: no addresses."""
+    if inspect.isclass(value):
+        return f"the class {value.__name__}"
+    text = repr(value)
+    return (
+        re.sub(r"<(?:\w+\.)*(\w+) object at 0x[0-9a-f]+>", r"\1()", text) if len(text) < 300 else type(value).__name__
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lungtune.errors import did_you_mean
+
 KINDS = ("image", "volume", "mask", "label", "labels", "text", "table")
 """image ``(C, H, W)``, volume ``(C, D, H, W)``, mask ``(1, ...)`` of the image's or volume's extent, label: a class
 index, labels: one number in {0, 1, NaN} per label name, text: a string, table: one number or NaN per column."""
@@ -25,7 +27,12 @@ class Field:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"a field's kind must be one of {', '.join(KINDS)}, but got {self.kind!r}")
+            raise ValueError(
+                f"a field's kind must be one of {', '.join(KINDS)}, but got {self.kind!r}."
+                f"{did_you_mean(str(self.kind), KINDS)}"
+            )
+        if self.kind == "image" and self.channels not in (1, 3):
+            raise ValueError(f"an image must have 1 channel (grey) or 3 (colour), but got {self.channels!r}")
 
     @property
     def spatial(self) -> bool:

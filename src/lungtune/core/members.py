@@ -10,6 +10,8 @@ import pkgutil
 from types import ModuleType
 from typing import Any
 
+from lungtune.errors import SpaceError, did_you_mean
+
 
 def names(package: ModuleType) -> list[str]:
     """Return the names of all members of ``package``, sorted; imports none of them."""
@@ -18,5 +20,14 @@ def names(package: ModuleType) -> list[str]:
 
 
 def load(package: ModuleType, name: str, attribute: str) -> Any:
-    """Import member ``name`` of ``package`` and return its ``attribute``."""
-    return getattr(importlib.import_module(f"{package.__name__}.{name}"), attribute)
+    """Import member ``name`` of ``package`` and return its ``attribute``.
+
+    Raises:
+        SpaceError: it has no such attribute.
+    """
+    module = importlib.import_module(f"{package.__name__}.{name}")
+    if not hasattr(module, attribute):
+        hint = did_you_mean(attribute, [each for each in vars(module) if not each.startswith("_")])
+        near = hint if "Did you mean" in hint else ""
+        raise SpaceError(f"{module.__file__}:1: the module must hold {attribute}, but it is missing.{near}")
+    return getattr(module, attribute)

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import platformdirs
 
+from lungtune.errors import SpaceError
+
 ROOT = Path(__file__).resolve().parents[3]
 """The checkout: holds ``search_spaces/``, ``trainables/`` and, by default, ``studies/``."""
+
+OWN = ("trainables", "tasks", "search_spaces")
+"""Folders of a user's own, in those that ``LUNGTUNE_PATH`` names."""
 
 
 def home() -> Path:
@@ -30,8 +35,16 @@ def own_folders() -> list[Path]:
     """Return the folders that hold a user's own ``trainables/``, ``tasks/`` and ``search_spaces/``.
 
     Those of ``LUNGTUNE_PATH`` (separated as in ``PATH``), then lungtune's home where that is not the checkout.
+
+    Raises:
+        SpaceError: ``LUNGTUNE_PATH`` names what is no folder, or one that holds none of these.
     """
-    named = [
-        Path(each).expanduser().resolve() for each in os.environ.get("LUNGTUNE_PATH", "").split(os.pathsep) if each
-    ]
+    words = [each for each in os.environ.get("LUNGTUNE_PATH", "").split(os.pathsep) if each]
+    named = [Path(each).expanduser().resolve() for each in words]
+    for word, folder in zip(words, named, strict=True):
+        if not folder.is_dir():
+            raise SpaceError(f"LUNGTUNE_PATH must name folders, but '{word}' is none. Make it, or mend LUNGTUNE_PATH.")
+        if not any((folder / each).is_dir() for each in OWN):
+            above = f" Did you mean '{folder.parent}'?" if folder.name in OWN else ""
+            raise SpaceError(f"folders of LUNGTUNE_PATH must hold {', '.join(OWN)}, but '{word}' holds none.{above}")
     return list(dict.fromkeys([*named, *([home()] if home() != ROOT else [])]))

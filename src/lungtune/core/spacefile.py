@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from lungtune.core import params as parameters
 from lungtune.core import yamlfile
+from lungtune.core.contract import ContractError
 from lungtune.core.family import Family
 from lungtune.core.params import ParamSpec
 from lungtune.core.resource import Fidelity
@@ -79,10 +80,13 @@ class _Reader:
             self.problem(line, str(error))
             return None
 
+    @property
+    def sentences(self) -> list[str]:
+        return [f"{self.path}:{line}: {message}" for line, message in sorted(self.problems)]
+
     def raise_if_any(self) -> None:
         if self.problems:
-            lines = [f"{self.path}:{line}: {message}" for line, message in sorted(self.problems)]
-            raise SpaceError("\n".join(lines))
+            raise SpaceError("\n".join(self.sentences))
 
 
 def load_space(
@@ -117,6 +121,8 @@ def load_space(
         reader.raise_if_any()
     try:
         made = family(block["family"])
+    except ContractError as error:  # it names its own file and line
+        raise ContractError("\n".join([*reader.sentences, str(error)])) from error
     except SpaceError as error:
         reader.problem(block.lines["family"], str(error))
         reader.raise_if_any()

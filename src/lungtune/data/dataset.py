@@ -156,7 +156,9 @@ class Inspection:
         self.manifest.save(path, audit=self.audit.to_dict())
 
 
-def inspect(source: str, *, seed: int = 0, folds: int = 5, fold: int = 0) -> Inspection:
+def inspect(
+    source: str, *, seed: int = 0, folds: int = 5, fold: int = 0, cases: pd.DataFrame | None = None
+) -> Inspection:
     """Index, scan, split and check a data source.
 
     Bad data is no error here: it is in `audit.problems`.
@@ -166,11 +168,12 @@ def inspect(source: str, *, seed: int = 0, folds: int = 5, fold: int = 0) -> Ins
         seed: of the validation draw.
         folds: number of folds.
         fold: which one validates.
+        cases: the source's, where it has been indexed already.
 
     Raises:
         DataError: the source cannot be indexed at all, or `folds`/`fold` is out of range.
     """
-    cases = index_source(source)
+    cases = index_source(source) if cases is None else cases
     facts = scan(list(cases["path"]), voi=cases.attrs["voi"])
     masks = scan_masks(cases)
     links = link(cases, facts)
@@ -194,6 +197,23 @@ def missing(data: Inspection | Manifest, fields: Sequence[Field], who: str = "Th
         lack = _lack(manifest, wanted)
         if lack:
             return f"{who} needs {lack}"
+    return ""
+
+
+def unnamed(cases: pd.DataFrame, source: str, fields: Sequence[Field], who: str) -> str:
+    """Return the sentence that refuses cases of which none names one of `fields`; empty when all are named.
+
+    Args:
+        cases: as indexed; what a file holds is not known yet, see `missing`.
+        source: where they are from.
+        fields: what is wanted.
+        who: what wants them.
+    """
+    for wanted in fields:
+        column = {"mask": "mask_path"}.get(wanted.kind, wanted.kind)
+        if wanted.kind in _WANTED and cases[column].isna().all():
+            what, remedy = _WANTED[wanted.kind]
+            return f"{who} needs {what}, but {absolute(source)} names none. {remedy}"
     return ""
 
 

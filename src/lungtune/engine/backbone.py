@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lungtune.core.contract import wrong
 from lungtune.core.family import Family
-from lungtune.engine import memory
+from lungtune.engine import memory, returned
 from lungtune.layers.layout import BatchLayout, LayoutContext
 
 _AT_ONCE = 256
@@ -31,6 +32,7 @@ class Backbone:
 
     Raises:
         WeightsError: the pretrained weights cannot be had.
+        ContractError: ``Family.backbone`` returns no module.
     """
 
     def __init__(
@@ -41,7 +43,10 @@ class Backbone:
         self.precision = precision or ("bf16" if device.type == "cuda" else "fp32")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, but got {precision!r}")
-        self.model = family.backbone(base, classes).requires_grad_(False).eval().to(device)
+        model = family.backbone(base, classes)
+        if not isinstance(model, nn.Module):
+            raise wrong(family.backbone, "a torch.nn.Module", returned.shown(model))
+        self.model = model.requires_grad_(False).eval().to(device)
         # Else autocast would cast every frozen matrix in every step. One that trains starts from it, and stays whole.
         if self.precision == "bf16" and family.packs:
             for module in self.model.modules():
@@ -58,14 +63,20 @@ class Backbone:
 
     @torch.no_grad()
     def features(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the family's ``features`` of a batch of inputs, on the device."""
+        """Return the family's ``features`` of a batch of inputs, on the device.
+
+        Raises:
+            ContractError: they are no mapping of names to tensors with a row for each case.
+        """
         with self.using(None):
             values = {name: value.to(self.device) for name, value in values.items()}
             count, size = len(next(iter(values.values()))), sum(value[0].numel() for value in values.values())
             stride = max(1, min(_AT_ONCE, _PIXELS // max(1, size)))
 
             def some(first: int, last: int) -> Mapping[str, Tensor]:
-                return self._family.features(self.model, {name: v[first:last] for name, v in values.items()})
+                found = self._family.features(self.model, {name: v[first:last] for name, v in values.items()})
+                returned.check_rows(self._family.features, found, last - first)
+                return found
 
             parts = memory.in_parts(count, stride, some)
         if len(parts) == 1:

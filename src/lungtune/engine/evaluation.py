@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lungtune.core.contract import wrong
 from lungtune.core.family import Family
 from lungtune.core.task import Evaluator, Predictions
 from lungtune.core.trial import Objective
@@ -29,13 +30,19 @@ class Evaluation:
 
     Attributes:
         evaluators: task name -> evaluator.
+
+    Raises:
+        ContractError: a task returns something else.
     """
 
     def __init__(self, family: Family[Any, Any], base: Any, dataset: Dataset, device: torch.device) -> None:
         self.family = family
-        self.evaluators: dict[str, Evaluator] = {
-            task.name: task.evaluator(family, base, dataset, device) for task in family.tasks
-        }
+        self.evaluators: dict[str, Evaluator] = {}
+        for task in family.tasks:
+            found = task.evaluator(family, base, dataset, device)
+            if not isinstance(found, Evaluator):
+                raise wrong(task.evaluator, "a lungtune.core.task.Evaluator", repr(found))
+            self.evaluators[task.name] = found
 
     def predict(self, pack: Pack, slot: int, part: Part) -> dict[str, dict[str, np.ndarray]]:
         """Return the predictions of the trial in a slot, by task and name, with its weights as they are."""

@@ -24,6 +24,7 @@ from lungtune.engine.backbone import Backbone
 from lungtune.engine.parameter_stack import ParameterStack, padded
 from lungtune.engine.trial_state import TrialState, undone
 from lungtune.errors import TrialError
+from lungtune.inputs.batch import Batch
 from lungtune.inputs.feature_cache import InputFactory
 from lungtune.inputs.training_pool import TrainingPool
 from lungtune.layers import lora
@@ -246,6 +247,23 @@ class Pack:
                 yield layout
 
         return using
+
+    @contextmanager
+    def passing(self, slot: int, part: Part, most: int, *, training: bool) -> Iterator[tuple[Batch, BatchLayout]]:
+        """Yield the first cases of a part as a batch, and their layout, which the model sees in the ``with`` block.
+
+        Args:
+            slot: whose weights the model has.
+            part: with all fields of the family.
+            most: cases.
+            training: with all targets and with dropout; else with the targets that predictions compare with.
+        """
+        inputs, count = self._inputs.of(part), min(most, len(part))
+        compared = [name for task in self.family.tasks for name in task.compared]
+        batch = inputs.plain(0, count, [field.name for field in self.family.fields] if training else compared)
+        layout = self._layout([slot], [count], training=training)
+        with torch.set_grad_enabled(training), self._backbone.using(layout):
+            yield batch, layout
 
     def state(self, slot: int) -> dict[str, Tensor]:
         """Return all that is needed to go on exactly: weights with their moments ``(3, ...)``, and progress.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lungtune import catalog
+from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.search import study_data
@@ -40,7 +41,7 @@ def open_session(folder: Path, threads: int) -> DeviceSession:
         threads: cores this process may use.
 
     Raises:
-        UserError: the weights or the images cannot be had here.
+        UserError: the weights or the images cannot be had here, or a user's own family breaks the contract.
     """
     import torch
 
@@ -57,10 +58,26 @@ def open_session(folder: Path, threads: int) -> DeviceSession:
         lambda fields, size: study_data.load(study.split_path, fields, size, bank=bank),
         slots=max(1, space.slots),
     )
-    first = sessions.on(*space.bases[0])
-    name = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {threads} thread(s)"
-    about = {"node": socket.gethostname(), "device": name, **_slots(space, first)}
-    return DeviceSession(sessions, about, {} if history.baselines else _references(space, first))
+    name, base = space.bases[0]
+    with catalog.blamed(name):
+        first = sessions.on(name, base)
+        if catalog.is_own(name):
+            _rehearse(space, first)
+        told = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {threads} thread(s)"
+        about = {"node": socket.gethostname(), "device": told, **_slots(space, first)}
+        return DeviceSession(sessions, about, {} if history.baselines else _references(space, first))
+
+
+def _rehearse(space: SearchSpace, first: Session) -> None:
+    """Refuse a family whose methods return what they must not; a session measures and trains with them."""
+    import numpy as np
+
+    from lungtune.engine import rehearsal
+
+    train = first.dataset.train
+    params = parameters.build(first.family.Params, _start_points(space)[0])
+    rows = np.unique(np.linspace(0, len(train) - 1, rehearsal.CASES, dtype=int))  # classes stand one after another
+    rehearsal.rehearse(first.pack, params, train.select(rows))
 
 
 def _slots(space: SearchSpace, first: Session) -> dict[str, Any]:

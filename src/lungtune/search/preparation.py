@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,12 +14,15 @@ from lungtune import catalog
 from lungtune.core import environment, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.family import Family
+from lungtune.core.fields import Field
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError, StudyError
 from lungtune.search import bank_provision, study_data
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lungtune.data.dataset import Dataset, Inspection
     from lungtune.data.synthetic_bank import SyntheticBank
 
@@ -88,13 +91,15 @@ def new(options: Options, console: Console, likely: Callable[[], None]) -> Prepa
     families = _families(space)
     if options.bank is not None:
         synthetic.refuse_idle(space)
-    study_data.index(source)  # before the weights, which may take a while to look for
+    cases = study_data.index(source)  # before the weights, which may take a while to look for
+    if cases is not None:
+        _refuse(space, lambda fields, name: study_data.unnamed(cases, source, fields, name))
     study = Study.new(options.study, space.name)
-    _check_weights(families)
+    _check_weights(space, families)
     likely()
 
-    inspection = _inspected(source, seed, console)
-    _refuse_missing(space, inspection)
+    inspection = _inspected(source, seed, cases, console)
+    _refuse(space, lambda fields, name: study_data.missing(inspection, fields, name))
     family, base = families[0]
     with study.claimed():  # a bank may take hours, in which nobody else may take the name
         bank = bank_provision.bank(space, inspection, options.bank, profile, console)
@@ -129,7 +134,7 @@ def resumed(options: Options, console: Console, likely: Callable[[], None]) -> P
             f"--trials must be at least {len(history.trials)}, the trials this study has, but got {options.trials}."
         )
     families = _families(space)
-    _check_weights(families)
+    _check_weights(space, families)
     bank = study_data.reopen_bank(history)
     likely()
     family, base = families[0]
@@ -147,14 +152,15 @@ def _families(space: SearchSpace) -> list[tuple[Family[Any, Any], Any]]:
     return [(family, parameters.build(family.Base, base)) for family, base in families]
 
 
-def _check_weights(families: list[tuple[Family[Any, Any], Any]]) -> None:
-    for family, base in families:
-        family.check(base)
+def _check_weights(space: SearchSpace, families: list[tuple[Family[Any, Any], Any]]) -> None:
+    for (name, _), (family, base) in zip(space.bases, families, strict=True):
+        with catalog.blamed(name):
+            family.check(base)
 
 
-def _inspected(source: str, seed: int, console: Console) -> Inspection:
+def _inspected(source: str, seed: int, cases: pd.DataFrame | None, console: Console) -> Inspection:
     """Return the audited split; print what is noteworthy, raise what forbids a search."""
-    inspection = study_data.inspect(source, seed)
+    inspection = study_data.inspect(source, seed, cases)
     for warning in inspection.audit.warnings:
         console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     if inspection.audit.problems:
@@ -162,14 +168,18 @@ def _inspected(source: str, seed: int, console: Console) -> Inspection:
     return inspection
 
 
-def _refuse_missing(space: SearchSpace, inspection: Inspection) -> None:
+def _refuse(space: SearchSpace, lack: Callable[[Sequence[Field], str], str]) -> None:
     """Raise what the data lack of the fields of any family: inputs, and targets of its tasks.
+
+    Args:
+        space: whose families.
+        lack: returns the sentence on fields of a family by its name; empty when the data have them all.
 
     Raises:
         DataError: the first such field, with the remedy.
     """
     for name in dict.fromkeys(name for name, _ in space.bases):
-        sentence = study_data.missing(inspection, catalog.family(name).fields, name)
+        sentence = lack(catalog.family(name).fields, name)
         if sentence:
             raise DataError(sentence)
 
@@ -183,7 +193,8 @@ def _described(data: Dataset, bank: SyntheticBank | None) -> dict[str, Any]:
 
 def _note_baselines(study: Study, space: SearchSpace, data: Dataset) -> None:
     """Note the scores of models that know nothing; those that need a model are found by the first worker."""
-    family = catalog.family(space.bases[0][0])
-    found = family.task(space.objective.task).baselines(data)
+    name = space.bases[0][0]
+    with catalog.blamed(name):
+        found = catalog.family(name).task(space.objective.task).baselines(data)
     if found:
         study.append("baselines", **found)

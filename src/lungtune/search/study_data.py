@@ -10,32 +10,45 @@ from lungtune.core.fields import Field
 from lungtune.core.trial import History
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lungtune.data.dataset import Dataset, Inspection
     from lungtune.data.synthetic_bank import SyntheticBank
 
 
-def index(source: str) -> None:
-    """Raise what keeps the images of ``source`` from being listed, if its path does not exist.
+def index(source: str) -> pd.DataFrame | None:
+    """Return the cases of a source that lies at a path; None of one that is made or written first, which takes a while.
 
     Raises:
-        DataError: the source is unknown, or its path is missing.
+        DataError: the source is unknown, or its images can't be listed.
     """
     from lungtune.data import sources
 
     _, path, _ = sources.parse_source(source)
-    if path is not None and not path.exists():
-        sources.index_source(source)
+    return None if path is None else sources.index_source(source)
 
 
-def inspect(source: str, seed: int) -> Inspection:
+def inspect(source: str, seed: int, cases: pd.DataFrame | None = None) -> Inspection:
     """Scan, audit and split a data source.
+
+    Args:
+        source: as the user names it.
+        seed: of the split.
+        cases: what :func:`index` returned.
 
     Raises:
         DataError: the source cannot be read.
     """
     from lungtune.data import dataset
 
-    return dataset.inspect(source, seed=seed)
+    return dataset.inspect(source, seed=seed, cases=cases)
+
+
+def unnamed(cases: pd.DataFrame, source: str, fields: Sequence[Field], who: str) -> str:
+    """Return the sentence that refuses cases of which none names one of ``fields``, before any file is read."""
+    from lungtune.data import dataset
+
+    return dataset.unnamed(cases, source, fields, who)
 
 
 def missing(inspection: Inspection, fields: Sequence[Field], who: str) -> str:

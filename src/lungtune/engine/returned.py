@@ -1,0 +1,40 @@
+"""Checks of what methods of a family return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lungtune.core.contract import wrong
+
+
+def check_rows(method: Callable[..., Any], found: Any, rows: int) -> None:
+    """Refuse what is no mapping of names to tensors with so many rows.
+
+    Raises:
+        ContractError: it is not; the sentence names the method.
+    """
+    if not tensors(found) or not found:
+        raise wrong(method, f"a mapping of names to tensors ({rows}, ...)", shown(found))
+    for name, value in found.items():
+        if not value.ndim or len(value) != rows:
+            raise wrong(method, f"tensors of as many rows as there are cases, {rows}", f"'{name}' {shown(value)}")
+
+
+def tensors(found: Any) -> bool:
+    """Whether it is a mapping of tensors."""
+    return isinstance(found, Mapping) and all(isinstance(value, Tensor) for value in found.values())
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message tells it: tensors by their shape."""
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name!r}: {shown(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of {', '.join(map(shown, value[:3]))}" if value else f"{value!r}"
+    text = repr(value)
+    return text if len(text) < 80 else f"a {type(value).__name__}"
