@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from lungtune.search.backend import BackendError, TrialLost, WorkerUnusable, get
+from lungtune.search.backend import BackendError, TrialLost, WorkerUnusable
+from lungtune.search.backends import get
 from lungtune.search.backends.ray_hosts import RayHosts, workers
 from lungtune.search.controller import Assignment
 
