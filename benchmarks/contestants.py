@@ -63,9 +63,7 @@ class Packed:
     def __init__(self, setting: Setting, capacity: int) -> None:
         self.setting = setting
         base = clip_lora.Base(weights=setting.weights, image_size=setting.size)
-        names = np.arange(IMAGES).astype(str)
-        labels = np.arange(IMAGES) % len(CLASSES)
-        train = Part({"image": setting.pixels()[:, None].numpy(), "label": labels}, {}, names, names)
+        train = Part.of(image=setting.pixels()[:, None].numpy(), label=np.arange(IMAGES) % len(CLASSES))
         self.pack = Pack(clip_lora.FAMILY, base, CLASSES, train, capacity=capacity, device=DEVICE)
 
     def ready(self, count: int, batch: int) -> Callable[[], int]:

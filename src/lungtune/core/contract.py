@@ -262,7 +262,14 @@ def _inputs(kind: type, inputs: Any, tasks: Collection[Task], here: str) -> Iter
     if len({3 if field.kind == "volume" else 2 for field in inputs if field.pixels}) > 1:
         yield here, f"{who} must be images or volumes, not both: they have no common extent."
     known: dict[str, Field] = {}
+    kinds: dict[str, Field] = {}
     for field in _fields(inputs, tasks):
+        if kinds.setdefault(field.kind, field).name != field.name:
+            yield (
+                here,
+                f"{kind.__name__} must have one field of a kind, as data have, but '{kinds[field.kind].name}' and "
+                f"'{field.name}' are both of kind {field.kind}.",
+            )
         if known.setdefault(field.name, field) != field:
             yield (
                 here,

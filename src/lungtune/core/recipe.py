@@ -146,7 +146,8 @@ def dump(space: SearchSpace, family: Family[Any, Any], about: Mapping[str, Any],
     document.heading("\n".join(line for part in heading.splitlines() for line in textwrap.wrap(part, 112) or [""]))
     document.add("summary", space.summary)
     document.add("family", space.family)
-    document.add("objective", space.objective.metric)
+    objective = space.objective
+    document.add("objective", objective.metric if objective.metric in family.metrics else objective.full)
     document.add("data", space.data)
     document.add("seed", space.seed, "initial weights, order of the cases, dropout, augmentation")
     note = "passes over the training fold; the learning-rate schedule spans max"

@@ -55,10 +55,10 @@ class Backbone:
         self.context = LayoutContext()
 
     @contextmanager
-    def using(self, slots: BatchLayout | None) -> Iterator[None]:
-        """Run the model at its precision inside the ``with`` block; its adapters see ``slots``, None: are off."""
+    def using(self, layout: BatchLayout | None) -> Iterator[None]:
+        """Run the model at its precision; its adapters see ``layout`` inside the block, None switches them off."""
         mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-        with self.context.using(slots), mixed:
+        with self.context.using(layout), mixed:
             yield
 
     @torch.no_grad()

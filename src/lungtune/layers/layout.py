@@ -52,16 +52,16 @@ class LayoutContext:
     """Where slot-aware layers find the layout of the batch that is passing; shared by all layers of one pack."""
 
     def __init__(self) -> None:
-        self.slots: BatchLayout | None = None
+        self.layout: BatchLayout | None = None
 
     @contextmanager
-    def using(self, slots: BatchLayout | None) -> Iterator[None]:
-        """Let layers see ``slots`` inside the ``with`` block; None switches all adapters off."""
-        before, self.slots = self.slots, slots
+    def using(self, layout: BatchLayout | None) -> Iterator[None]:
+        """Let layers see ``layout`` inside the ``with`` block; None switches all adapters off."""
+        before, self.layout = self.layout, layout
         try:
             yield
         finally:
-            self.slots = before
+            self.layout = before
 
 
 @dataclass
@@ -75,7 +75,7 @@ class BatchLayout:
         counts: rows of each slot.
         params: each trial's ``Params``.
         bits: each trial's random bits for this step's dropout; empty when not training.
-        stage: where the layers look for the layout.
+        context: where the layers look for the layout.
         training: whether dropout acts.
         whole: number of slots that the stacked parameters hold.
         memo: what a family computed once for as long as the weights stay as they are (an evaluation pass).

@@ -42,7 +42,7 @@ class SlotLora(nn.Module):
 
     Args:
         linear: the Linear to adapt.
-        stage: where to find the layout of the passing batch.
+        context: where to find the layout of the passing batch.
     """
 
     def __init__(self, linear: nn.Linear, context: LayoutContext) -> None:
@@ -71,26 +71,26 @@ class SlotLora(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, ..., in)`` to ``(N, ..., out)``, each row with its own slot's adapter."""
-        slots, weight, bias = self.context.slots, self.linear.weight, self.linear.bias
-        if slots is None or self.lora_a is None:
+        layout, weight, bias = self.context.layout, self.linear.weight, self.linear.bias
+        if layout is None or self.lora_a is None:
             return F.linear(x, weight, bias)
         mixed = torch.is_autocast_enabled(x.device.type)
-        if len(slots) == 1 and not slots.training and not mixed:  # bf16 would round the sum, not the summands
-            return F.linear(x, self._merged(slots), bias)
-        keep = slots.kept(x, [self._dropout[place] for place in slots.places])
-        tensors = [x, weight, bias, slots.pick(self.lora_a), slots.pick(self.lora_b), keep]
+        if len(layout) == 1 and not layout.training and not mixed:  # bf16 would round the sum, not the summands
+            return F.linear(x, self._merged(layout), bias)
+        keep = layout.kept(x, [self._dropout[place] for place in layout.places])
+        tensors = [x, weight, bias, layout.pick(self.lora_a), layout.pick(self.lora_b), keep]
         if mixed:
             dtype = torch.get_autocast_dtype(x.device.type)
             tensors = [None if t is None else t.to(dtype) for t in tensors]
-        return AdaptedLinear.apply(*tensors, slots.pick(self._scales[slots.training]), slots.groups)
+        return AdaptedLinear.apply(*tensors, layout.pick(self._scales[layout.training]), layout.groups)
 
-    def _merged(self, slots: BatchLayout) -> Tensor:
+    def _merged(self, layout: BatchLayout) -> Tensor:
         """Return ``W + alpha / r * B A`` of the only slot there is; computed once for as long as weights stay."""
-        if self not in slots.memo:
-            place = slots.places[0]
+        if self not in layout.memo:
+            place = layout.places[0]
             scaled = self._scales[False][place] * self.lora_b[place]
-            slots.memo[self] = torch.addmm(self.linear.weight, scaled, self.lora_a[place])
-        return slots.memo[self]
+            layout.memo[self] = torch.addmm(self.linear.weight, scaled, self.lora_a[place])
+        return layout.memo[self]
 
 
 class AdaptedLinear(torch.autograd.Function):
@@ -235,7 +235,7 @@ def lay(
         model: the backbone.
         adapters: what each trial adapts, by name of the layer, in the order of the stack.
         parameters: stacked A and B ``(K, *shape)`` by ``<layer>.<part>``.
-        stage: where the layers find the layout of the batch.
+        context: where the layers find the layout of the batch.
     """
     for name in linears(model):
         each = [mine.get(name) for mine in adapters]

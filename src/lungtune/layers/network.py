@@ -25,29 +25,29 @@ _KNOWN = "_lungtune_modes"
 def run(
     model: nn.Module,
     inputs: Tensor,
-    slots: BatchLayout,
+    layout: BatchLayout,
     call: Callable[[Any, Tensor], Outputs],
 ) -> dict[str, Tensor]:
     """Run the rows of each slot through the network as its trial has it.
 
     Args:
         model: the backbone; the trials train some of its parameters (``Family.trainable_parameters``, full names).
-        inputs: ``(N, ...)``, rows laid out as ``slots`` says.
-        slots: the layout.
+        inputs: ``(N, ...)``, rows laid out as ``layout`` says.
+        layout: the layout.
         call: given a trial's ``Params`` and its rows, runs ``model`` and returns its outputs by name.
 
     Returns:
         The outputs of all rows.
     """
     parts: list[Outputs] = []
-    for i, rows in enumerate(slots.rows):
-        tensors = slots.network(i)
-        model.training = slots.training
+    for i, rows in enumerate(layout.rows):
+        tensors = layout.network(i)
+        model.training = layout.training
         for module, trains in _modes(model, tensors):
-            module.training = trains and slots.training
-        with _drawing(slots, i):
+            module.training = trains and layout.training
+        with _drawing(layout, i):
             laid = {f"model.{name}": tensor for name, tensor in tensors.items()}
-            parts.append(functional_call(_Call(model, call), laid, (slots.params[i], inputs[rows])))
+            parts.append(functional_call(_Call(model, call), laid, (layout.params[i], inputs[rows])))
     if len(parts) == 1:
         return dict(parts[0])
     names = dict.fromkeys(name for part in parts for name in part)
@@ -134,16 +134,16 @@ def _modes(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Mod
 
 
 @contextmanager
-def _drawing(slots: BatchLayout, i: int) -> Iterator[None]:
+def _drawing(layout: BatchLayout, i: int) -> Iterator[None]:
     """Let torch's global generators draw what belongs to a slot's step, and to the part of its batch that passes.
 
     They are given back as they were.
     """
-    if not slots.training:
+    if not layout.training:
         yield
         return
-    device = slots.bits[i].generator.device
+    device = layout.bits[i].generator.device
     devices: Sequence[Any] = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(slots.drawing(i))
+        torch.manual_seed(layout.drawing(i))
         yield

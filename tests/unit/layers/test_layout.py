@@ -50,12 +50,12 @@ def test_another_layout_holds_inside_the_block_only() -> None:
     slots = layout((2, 2, 2))
     with slots.context.using(slots):
         with slots.over({0: 3, 2: 3}) as inner:
-            assert slots.context.slots is inner
+            assert slots.context.layout is inner
             assert (inner.places, inner.counts) == ((0, 2), (3, 3))
             with inner.bare():
-                assert slots.context.slots is None
-        assert slots.context.slots is slots
-    assert slots.context.slots is None
+                assert slots.context.layout is None
+        assert slots.context.layout is slots
+    assert slots.context.layout is None
 
 
 def test_mixed_seeds_depend_on_every_number_and_on_order() -> None:
