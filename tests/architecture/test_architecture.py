@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,15 @@ def test_every_package_has_a_layer():
     package = ROOT / "src" / "lungtune"
     found = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert {f"lungtune.{name}" for name in found - {"__init__"}} | {"trainables"} == named
+
+
+@pytest.mark.parametrize("package", ["lungtune.search.backends", "lungtune.schedulers"])
+def test_members_are_found_by_file_name_only(package):
+    graph = grimp.build_graph("lungtune")
+    for member in graph.find_children(package):
+        inside = {member, *graph.find_descendants(member)}
+        importers = {other for module in inside for other in graph.find_modules_that_directly_import(module)}
+        assert importers <= inside
 
 
 def test_lint_is_clean():
