@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import own_data
+import numpy as np
 import pytest
 from rich.console import Console
 
+import own_data
 from lungtune import catalog
 from lungtune.core import journal
 from lungtune.data.manifest import Manifest
@@ -23,6 +24,8 @@ from lungtune.search.backends.ray_hosts import cluster
 
 OWN = Path(__file__).parents[1] / "contract" / "own"
 TRIALS = 3
+CHANCE = {"volume_head": 0.4, "colour_full": 0.4, "image_text_lora": 0.4, "mask_only": 0.5, "multilabel_head": 0.55}
+"""What a model that has learnt nothing would not score on validation."""
 
 
 @dataclass(frozen=True)
@@ -92,3 +95,69 @@ def test_all_trials_of_an_own_family_end_scored(walk: Walk) -> None:
     assert len(trials) == TRIALS
     assert {trial["state"] for trial in trials} <= {"COMPLETE", "PRUNED"}
     assert all(trial["value"] is not None for trial in trials)
+
+
+def test_journal_names_the_task_of_the_objective(walk: Walk) -> None:
+    (begun,) = (event for event in walk.events if event["event"] == "study")
+    task = catalog.family(walk.name).tasks[0]
+    assert begun["space"]["objective"]["metric"] == f"{task.name}.{next(iter(task.metrics))}"
+    assert any(event["event"] == "host" for event in walk.events)
+
+
+def test_summary_names_the_best_trial_and_an_interval(walk: Walk) -> None:
+    best, trials = walk.summary["best"], walk.summary["trials"]
+    assert best["value"] == max(trial["value"] for trial in trials)
+    assert best["value"] > CHANCE[walk.name]
+    assert best["interval"]["low"] <= best["value"] <= best["interval"]["high"]
+    assert f"best: trial {best['trial']}" in walk.out
+
+
+def test_no_patient_of_a_table_is_in_two_parts(walk: Walk) -> None:
+    parts = Manifest.load(walk.study / "split.json").parts
+    patients = [set(part.group) for part in parts.values()]
+    assert sum(map(len, parts.values())) == 2 * own_data.PATIENTS
+    assert len(set.union(*patients)) == sum(map(len, patients)) == own_data.PATIENTS
+
+
+def test_recipe_of_an_own_family_reproduces(walk: Walk) -> None:
+    assert walk.retrained.reproduced == "yes"
+    runs = walk.retrained.content["runs"]
+    assert [run["failure"] for run in runs] == [None, None]
+    assert (walk.retrained.weights / "model.safetensors").is_file()
+
+
+def test_test_set_is_scored_by_the_own_task(walk: Walk) -> None:
+    task = catalog.family(walk.name).tasks[0]
+    section = walk.retrained.content["test"]
+    assert set(task.metrics) <= set(section["metrics"])
+    assert all(section["metrics"][name]["value"] is not None for name in task.metrics)
+    assert all(run["test"] is not None for run in walk.retrained.content["runs"])
+    assert section["cases"] == len(Manifest.load(walk.study / "split.json").parts["test"])
+    assert "## Test" in (walk.retrained.folder / "test_report.md").read_text()
+
+
+def test_mlflow_holds_each_trial_of_an_own_family(walk: Walk) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{walk.home}/mlflow/state/mlflow.db")
+    (mine,) = (each for each in client.search_experiments() if walk.name in each.name)
+    runs = client.search_runs([mine.experiment_id])
+    trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert (len(runs), len(trials)) == (TRIALS + 1, TRIALS)
+    metric = next(iter(catalog.family(walk.name).tasks[0].metrics))
+    assert all(any(metric in name for name in run.data.metrics) for run in trials)
+
+
+def test_score_falls_to_chance_with_shuffled_texts(home: Path) -> None:
+    """Its images tell nothing: what it scores, it reads."""
+    data = home / "data" / "shuffled"
+    data.mkdir()
+    order = np.random.default_rng(5).permutation(own_data.PATIENTS)
+    words = [*own_data.WORDS.values()]
+    code, out = search("image_text_lora", own_data.reports(data, lambda n, _: words[order[n // 2] % 3]), "shuffled")
+    assert code == 0, out
+    found = [
+        json.loads((home / "studies" / name / "summary.json").read_text()) for name in ("shuffled", "image_text_lora")
+    ]
+    shuffled, told = (each["best"]["value"] for each in found)
+    assert shuffled < 0.7 < told
