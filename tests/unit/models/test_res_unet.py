@@ -159,7 +159,7 @@ def reported(base: Any, metric: str, folder: Path, spoil: bool = False, **change
     if spoil:
         stack = session.pack._stack
         entry = next(entry for name, entry in stack.entries.items() if name.startswith("net.mask."))
-        stack.values[:, entry.start] = torch.nan
+        stack.values[:, entry.start : entry.start + entry.size] = torch.nan
     ((_, report),) = session.until_report()
     return report
 
