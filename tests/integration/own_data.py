@@ -38,12 +38,15 @@ def table(folder: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -
 
 
 def volumes(folder: Path) -> str:
-    """Write ``.npy`` volumes and their classes; return the source."""
+    """Write ``.npy`` volumes, their classes and masks of half of each volume; return the source."""
     random, rows = np.random.default_rng(0), []
+    mask = np.zeros((SIDE,) * 3, np.uint8)
+    mask[: SIDE // 2] = 1
+    np.save(folder / "mask.npy", mask)
     for n, (patient, label) in enumerate(classes()):
         np.save(folder / f"{n}.npy", grey(random, label, 3))
-        rows.append((f"{n}.npy", label, patient))
-    return f"table:{table(folder, ('path', 'label', 'patient_id'), rows)}"
+        rows.append((f"{n}.npy", label, patient, "mask.npy"))
+    return f"table:{table(folder, ('path', 'label', 'patient_id', 'mask'), rows)}"
 
 
 def colour(folder: Path) -> str:

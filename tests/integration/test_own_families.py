@@ -121,6 +121,8 @@ def test_no_patient_of_a_table_is_in_two_parts(walk: Walk) -> None:
 
 def test_recipe_of_an_own_family_reproduces(walk: Walk) -> None:
     assert walk.retrained.reproduced == "yes"
+    found = walk.retrained.content["reproduction"]
+    assert found["retrained"] == pytest.approx(found["searched"], abs=1e-3)
     runs = walk.retrained.content["runs"]
     assert [run["failure"] for run in runs] == [None, None]
     assert (walk.retrained.weights / "model.safetensors").is_file()
@@ -133,7 +135,17 @@ def test_test_set_is_scored_by_the_own_task(walk: Walk) -> None:
     assert all(section["metrics"][name]["value"] is not None for name in task.metrics)
     assert all(run["test"] is not None for run in walk.retrained.content["runs"])
     assert section["cases"] == len(Manifest.load(walk.study / "split.json").parts["test"])
-    assert "## Test" in (walk.retrained.folder / "test_report.md").read_text()
+    words = (walk.retrained.folder / "test_report.md").read_text()
+    assert "## Test" in words
+    assert f"`{Manifest.load(walk.study / 'split.json').source}`" in words
+
+
+def test_black_lungs_are_a_control_of_volumes_with_masks(walk: Walk) -> None:
+    """The other miniatures have no masks, or no classes."""
+    section = walk.retrained.content["test"]
+    control = section["baselines"].get("lungs blacked out", {"computed": False})
+    assert control["computed"] == (walk.name == "volume_head"), control
+    assert control.get("cases", section["cases"]) == section["cases"]
 
 
 def test_mlflow_holds_each_trial_of_an_own_family(walk: Walk) -> None:
