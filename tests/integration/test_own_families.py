@@ -55,19 +55,22 @@ class Walk:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path], str]) -> Iterator[Path]:
-    """A user's home, and one local Ray for all searches, as starting it takes seconds."""
+    """A user's home, and one local Ray for all searches, as starting it takes seconds.
+
+    It is started before the user's folder is named, as a cluster that a search joins is.
+    """
     home = tmp_path_factory.mktemp("home")
     furnish(home / "mlflow" / "state" / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "LUNGTUNE_PATH"):
             patch.delenv(name, raising=False)
-        patch.setenv("LUNGTUNE_PATH", str(OWN))
         patch.setenv("LUNGTUNE_HOME", str(home))
         patch.setenv("LUNGTUNE_CACHE", str(home / "cache"))
         cluster.start()
         stop = cluster.stop
         patch.setattr(cluster, "start", lambda: None)
         patch.setattr(cluster, "stop", lambda: None)
+        patch.setenv("LUNGTUNE_PATH", str(OWN))
         yield home
         stop()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import platformdirs
@@ -35,3 +36,9 @@ def own_folders() -> list[Path]:
         Path(each).expanduser().resolve() for each in os.environ.get("LUNGTUNE_PATH", "").split(os.pathsep) if each
     ]
     return list(dict.fromkeys([*named, *([home()] if home() != ROOT else [])]))
+
+
+def name_own_folders(folders: Sequence[str]) -> None:
+    """Make :func:`own_folders` return these in this process and its children, before any of their own."""
+    known = [str(each) for each in own_folders()]
+    os.environ["LUNGTUNE_PATH"] = os.pathsep.join(dict.fromkeys([*folders, *known]))
