@@ -169,7 +169,9 @@ def _refuse_missing(space: SearchSpace, inspection: Inspection) -> None:
         DataError: the first such field, with the remedy.
     """
     for name in dict.fromkeys(name for name, _ in space.bases):
-        sentence = study_data.missing(inspection, catalog.family(name).fields, name)
+        family = catalog.family(name)
+        scored = family.task(space.objective.task).targets
+        sentence = study_data.missing(inspection, family.fields, name, scored)
         if sentence:
             raise DataError(sentence)
 
