@@ -118,7 +118,7 @@ class Family(ABC, Generic[B, P]):
         if name not in known:
             short = [key for key in known if "." not in key or key.partition(".")[2] not in known]
             twice = [key for key in known if key.partition(".")[2] == name]
-            hint = did_you_mean(name, list(known) if "." in name else short)
+            hint = did_you_mean(name, [key for key in known if "." in key] if "." in name else short)
             hint = f" Several tasks have it: {', '.join(twice)}." if twice else hint
             raise SpaceError(f"objective must be a metric of this family, but got '{name}'.{hint}")
         task, metric = known[name]
