@@ -24,8 +24,8 @@ from lungtune.search.backends.ray_hosts import cluster
 
 OWN = Path(__file__).parents[1] / "contract" / "own"
 TRIALS = 3
-CHANCE = {"volume_head": 0.4, "colour_full": 0.4, "image_text_lora": 0.4, "mask_only": 0.5, "multilabel_head": 0.55}
-"""What a model that has learnt nothing would not score on validation."""
+LEARNT = {"volume_head": 0.6, "colour_full": 0.6, "image_text_lora": 0.7, "mask_only": 0.7, "multilabel_head": 0.7}
+"""What a model scores more than on validation if it has learnt."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def test_journal_names_the_task_of_the_objective(walk: Walk) -> None:
 def test_summary_names_the_best_trial_and_an_interval(walk: Walk) -> None:
     best, trials = walk.summary["best"], walk.summary["trials"]
     assert best["value"] == max(trial["value"] for trial in trials)
-    assert best["value"] > CHANCE[walk.name]
+    assert best["value"] > LEARNT[walk.name]
     assert best["interval"]["low"] <= best["value"] <= best["interval"]["high"]
     assert f"best: trial {best['trial']}" in walk.out
 
@@ -157,8 +157,9 @@ def test_mlflow_holds_each_trial_of_an_own_family(walk: Walk) -> None:
     client = MlflowClient(f"sqlite:///{walk.home}/mlflow/state/mlflow.db")
     (mine,) = (each for each in client.search_experiments() if walk.name in each.name)
     runs = client.search_runs([mine.experiment_id])
-    trials = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    assert (len(runs), len(trials)) == (TRIALS + 1, TRIALS)
+    (parent,) = (run for run in runs if run.info.run_name == walk.name and "mlflow.parentRunId" not in run.data.tags)
+    trials = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(trials) == TRIALS
     metric = next(iter(catalog.family(walk.name).tasks[0].metrics))
     assert all(any(metric in name for name in run.data.metrics) for run in trials)
 
@@ -171,8 +172,5 @@ def test_score_falls_to_chance_with_shuffled_texts(home: Path) -> None:
     words = [*own_data.WORDS.values()]
     code, out = search("image_text_lora", own_data.reports(data, lambda n, _: words[order[n // 2] % 3]), "shuffled")
     assert code == 0, out
-    found = [
-        json.loads((home / "studies" / name / "summary.json").read_text()) for name in ("shuffled", "image_text_lora")
-    ]
-    shuffled, told = (each["best"]["value"] for each in found)
-    assert shuffled < 0.7 < told
+    summary = json.loads((home / "studies" / "shuffled" / "summary.json").read_text())
+    assert summary["best"]["value"] < LEARNT["image_text_lora"]
