@@ -67,8 +67,9 @@ def test_the_best_come_first_and_no_more_than_there_are(home, tmp_path):
 def test_every_report_leaves_its_predictions(home):
     """Checkpoints are pruned; the small tables the corrected score needs are not."""
     study = Study.open("mini")
-    for trial in study.history().ranked():
-        tables = summary.reported(study, trial)
+    history = study.history()
+    for trial in history.ranked():
+        tables = summary.reported(study, trial, summary.task_of(history))
         assert len(list(study.checkpoints(trial.number).glob("*.npy"))) == len(trial.reports) == len(tables)
         assert {table.dtype.name for table in tables} == {"float32"}
         best = summary.kept(study, trial.best(study.history().objective)).probabilities

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lungtune.data.bank_files import Item
 from rich.console import Console
 
 from lungtune import catalog
 from lungtune.core import journal, synthetic, yamlfile
 from lungtune.data import dataset
-from lungtune.data.synthetic_bank import SyntheticBank
+from lungtune.data.synthetic_bank import Item, SyntheticBank
 from lungtune.errors import DataError, SpaceError
 from lungtune.export import export, following
 from lungtune.retrain import retrain
