@@ -72,7 +72,7 @@ def test_every_report_leaves_its_predictions(home):
         tables = summary.reported(study, trial, summary.task_of(history))
         assert len(list(study.checkpoints(trial.number).glob("*.npy"))) == len(trial.reports) == len(tables)
         assert {table.dtype.name for table in tables} == {"float32"}
-        best = summary.kept(study, trial.best(study.history().objective)).probabilities
+        best = summary.kept(study, trial.best(history.objective), summary.task_of(history)).probabilities
         assert any((table == best).all() for table in tables)
 
 
