@@ -116,11 +116,11 @@ class Family(ABC, Generic[B, P]):
             name = f"{self.tasks[0].name}.{next(iter(self.tasks[0].metrics))}"
         known = self.metrics
         if name not in known:
-            short = [key for key, (task, _) in known.items() if key == self.metric_key(task, key) or "." not in key]
-            options = short if "." not in name else list(known)
-            raise SpaceError(
-                f"objective must be a metric of this family, but got '{name}'.{did_you_mean(name, options)}"
-            )
+            short = [key for key in known if "." not in key or key.partition(".")[2] not in known]
+            twice = [key for key in known if key.partition(".")[2] == name]
+            hint = did_you_mean(name, [key for key in known if "." in key] if "." in name else short)
+            hint = f" Several tasks have it: {', '.join(twice)}." if twice else hint
+            raise SpaceError(f"objective must be a metric of this family, but got '{name}'.{hint}")
         task, metric = known[name]
         return Objective(self.metric_key(task, name.removeprefix(f"{task.name}.")), metric.mode, task.name)
 

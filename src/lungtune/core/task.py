@@ -174,6 +174,18 @@ class Task(ABC):
     def predictions(self, tensors: Mapping[str, np.ndarray]) -> Predictions | None:
         """Return the predictions among a checkpoint's tensors; None when they are not there."""
 
+    def for_objective(self, part: Any, predicted: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Return the predictions as they count where a metric of this task is the objective.
+
+        A trial that trains nothing for the task predicts nothing, and still needs a score to be compared by. By
+        default the predictions as they are.
+
+        Args:
+            part: the cases.
+            predicted: what ``Evaluator.predict`` returned.
+        """
+        return predicted
+
     def scorer_names(self, classes: Sequence[str]) -> dict[str, str]:
         """Return the metrics that reports carry with an interval: name in a report -> name for the scorer.
 

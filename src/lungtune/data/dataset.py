@@ -14,7 +14,7 @@ import pandas as pd
 from lungtune.core.fields import Field
 from lungtune.data import store
 from lungtune.data.audit import Audit, audit
-from lungtune.data.manifest import Entries, Manifest, Numbers
+from lungtune.data.manifest import OPTIONAL, Entries, Manifest, Numbers
 from lungtune.data.masks import scan_masks
 from lungtune.data.scan import scan
 from lungtune.data.sources import absolute, index_source
@@ -184,19 +184,26 @@ def inspect(
     return Inspection(cases, facts, masks, manifest, checked, manifest.source)
 
 
-def missing(data: Inspection | Manifest, fields: Sequence[Field], who: str = "The model") -> str:
+def missing(
+    data: Inspection | Manifest, fields: Sequence[Field], who: str = "The model", scored: Sequence[Field] = ()
+) -> str:
     """Return the sentence that refuses data which lack one of `fields`, or an empty string; nothing is decoded.
 
     Args:
         data: an inspection or its manifest.
         fields: what is wanted.
         who: what wants them, such as the name of a family.
+        scored: those of them that scores on validation compare with.
     """
     manifest = data.manifest if isinstance(data, Inspection) else data
     for wanted in fields:
         lack = _lack(manifest, wanted)
         if lack:
             return f"{who} needs {lack}"
+    for wanted in scored:
+        if wanted.kind in OPTIONAL and not manifest.has(wanted.kind, "validation"):
+            what = f"{_WANTED[wanted.kind][0]} to be scored by"
+            return f"{who} needs {what}, but no validation image of {manifest.source} has one. Try another --seed."
     return ""
 
 

@@ -27,6 +27,7 @@ class Evaluation:
         base: its ``Base``.
         dataset: what the trials train and validate on.
         device: the session's device.
+        objective: what the trials are compared by.
 
     Attributes:
         evaluators: task name -> evaluator.
@@ -35,8 +36,11 @@ class Evaluation:
         ContractError: a task returns something else.
     """
 
-    def __init__(self, family: Family[Any, Any], base: Any, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, family: Family[Any, Any], base: Any, dataset: Dataset, device: torch.device, objective: Objective
+    ) -> None:
         self.family = family
+        self.objective = objective
         self.evaluators: dict[str, Evaluator] = {}
         for task in family.tasks:
             found = task.evaluator(family, base, dataset, device)
@@ -45,8 +49,13 @@ class Evaluation:
             self.evaluators[task.name] = found
 
     def predict(self, pack: Pack, slot: int, part: Part) -> dict[str, dict[str, np.ndarray]]:
-        """Return the predictions of the trial in a slot, by task and name, with its weights as they are."""
-        return {name: evaluator.predict(pack, slot, part) for name, evaluator in self.evaluators.items()}
+        """Return the predictions of the trial in a slot, by task and name, with its weights as they are.
+
+        Those of the objective's task are as they count for it (``Task.for_objective``).
+        """
+        found = {name: evaluator.predict(pack, slot, part) for name, evaluator in self.evaluators.items()}
+        name = self.objective.task
+        return {**found, name: dict(self.family.task(name).for_objective(part, found[name]))}
 
     def scores(self, part: Part, predicted: Predicted) -> dict[str, float]:
         """Return all metrics of all tasks by their names in reports (``Family.metric_key``), all finite.
@@ -60,9 +69,9 @@ class Evaluation:
                 found[self.family.metric_key(task, name)] = value
         return found
 
-    def kept(self, part: Part, predicted: Predicted, objective: Objective) -> Predictions:
+    def kept(self, part: Part, predicted: Predicted) -> Predictions:
         """Return what checkpoints keep: the predictions of the objective's task."""
-        return self.evaluators[objective.task].kept(part, predicted[objective.task])
+        return self.evaluators[self.objective.task].kept(part, predicted[self.objective.task])
 
     def picture(self, predicted: Predicted) -> bytes | None:
         """Return a PNG to look at, of the first task that has one."""

@@ -197,6 +197,11 @@ class Pack:
             raise TrialError("error", f"all that trains must get a gradient, but {len(missing)} got none: {shown}")
         return due or not trial.ungradiented
 
+    def finite(self, slot: int) -> bool:
+        """Whether all that the trial trains is finite: a loss that passes over NaN does not tell."""
+        values = (self._stack.values[self._place(slot)], *self._trials[slot].statistics.values())
+        return all(bool(value.isfinite().all()) for value in values)
+
     def samples(self, slot: int) -> int:
         """Return how many training images the trial has seen."""
         return self._trials[slot].samples

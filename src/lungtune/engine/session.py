@@ -90,7 +90,7 @@ class Session:
             capacity=slots,
             device=device(),
         )
-        self.evaluation = Evaluation(family, base, dataset, self.pack.device)
+        self.evaluation = Evaluation(family, base, dataset, self.pack.device, objective)
         self.runs: dict[int, Run] = {}
         self._reports = fidelity.reports
         self._cases = len(dataset.train)
@@ -199,6 +199,8 @@ class Session:
     def _report(self, run: Run, samples: int) -> Report | TrialError:
         # a large batch may pass several levels at once
         run.fidelity = max(level for level in self._reports if round(level * self._cases) <= samples)
+        if not self.pack.finite(run.slot):
+            return TrialError("nan", f"the trained weights became infinite or NaN within {samples} samples")
         part = self.dataset.validation
         predicted = self.evaluation.predict(self.pack, run.slot, part)
         run.predicted = samples, predicted
@@ -216,7 +218,7 @@ class Session:
         score = scores.get(self.objective.metric, math.nan)
         if self.objective.better(score, run.best[0]):
             run.best = (score, path.name)
-        kept = self.evaluation.kept(part, predicted, self.objective)
+        kept = self.evaluation.kept(part, predicted)
         meta = {"fidelity": run.fidelity, "samples": samples, "metrics": scores, "best": list(run.best)}
         report_files.write(path, self.pack.state(run.slot), kept, self.evaluation.picture(predicted), meta)
         return Report(run.fidelity, samples, scores, str(path))

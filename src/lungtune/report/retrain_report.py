@@ -152,7 +152,7 @@ def markdown(report: Mapping[str, Any], sections: Mapping[str, str], remarks: Se
     """
     lines = [f"# {cell(report['recipe'])}", ""]
     lines += [f"Trial {report['trial']} of the study {report['study']} ({report['family']}), trained again for "]
-    lines[-1] += f"{report['fidelity']:g} passes over the training fold of {cell(report['data']['source'])}."
+    lines[-1] += f"{report['fidelity']:g} passes over the training fold of `{report['data']['source']}`."
     lines += ["", reproduction_text(report["reproduction"]).capitalize() + "."]
     lines += ["", f"Weights (they load without lungtune): `{report['weights']}`", ""]
     if len(report["runs"]) > 1:

@@ -7,12 +7,14 @@ second control knows shape and size of the lungs, and everything around them.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lungtune.core import synthetic
+from lungtune.core.fields import IMAGE, Field
 from lungtune.core.io import log_stderr
 from lungtune.core.space import SearchSpace
 from lungtune.retraining import runs
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from lungtune.engine.session import Session
 
 METADATA, BLACKOUT = "metadata only", "lungs blacked out"
-NO_MASKS = "Not computed: it needs lung masks. Name their folder in the data source: masks=DIR."
+NO_MASKS = (
+    "Not computed: it needs lung masks. Name their folder in the data source, masks=DIR, or in a table's column 'mask'."
+)
 LEFT_OUT = "Not computed: --no-blackout left it out."
 _FACTS = ("width", "height", "mode", "type")
 
@@ -32,7 +36,8 @@ def outside(inspection: Inspection, part: str) -> dict[str, np.ndarray]:
     """Return what the files of a part look like from outside: a column ``(N,)`` per property, in the part's order."""
     facts = inspection.facts[~inspection.facts.index.duplicated()]
     rows = facts.loc[list(inspection.manifest.parts[part].path)]
-    return {name: np.array(rows[name].tolist()) for name in _FACTS}
+    names = (*_FACTS, "depth") if "depth" in facts and facts["depth"].any() else _FACTS  # of volumes
+    return {name: np.array(rows[name].tolist()) for name in names}
 
 
 def masked(inspection: Inspection) -> bool:
@@ -40,13 +45,14 @@ def masked(inspection: Inspection) -> bool:
     return inspection.manifest.has("mask", "train")
 
 
-def darkened(part: Part) -> Part:
-    """Return the cases of a part that have a mask, with black lungs."""
+def darkened(part: Part, inputs: Sequence[Field] = (IMAGE,)) -> Part:
+    """Return the cases of a part that have a mask, with black lungs in all images or volumes among ``inputs``."""
     kept = part.select(part.has("mask"))
     if not len(kept):
         return kept
-    image = np.where(kept["mask"] > 0, np.uint8(0), kept["image"])
-    return dataclasses.replace(kept, fields={**kept.fields, "image": image})
+    names = [field.name for field in inputs if field.pixels]
+    dark = {name: np.where(kept["mask"] > 0, np.uint8(0), kept[name]) for name in names}
+    return dataclasses.replace(kept, fields={**kept.fields, **dark})
 
 
 class Blackout:
@@ -73,8 +79,9 @@ class Blackout:
         log_stderr(
             "the recipe is trained once more, on images with black lungs: as long again (--no-blackout leaves it out)"
         )
-        parts = {"train": darkened(dataset.train), "validation": darkened(dataset.validation), "synthetic": None}
-        dark = dataclasses.replace(dataset, **parts)
+        self._inputs = family.inputs
+        parts = {name: darkened(getattr(dataset, name), self._inputs) for name in ("train", "validation")}
+        dark = dataclasses.replace(dataset, **parts, synthetic=None)
         assert space.seed is not None
         # synthetic images show lungs, and have no masks: as many real ones, blackened, take their place
         mixed = synthetic.Settings.from_mapping(space.fixed).wants_bank
@@ -93,7 +100,7 @@ class Blackout:
         Args:
             part: opened with masks; at least one case has one.
         """
-        return self._session.predict(self._run.number, darkened(part))
+        return self._session.predict(self._run.number, darkened(part, self._inputs))
 
 
 def _session(family: Family[Any, Any], base: Any, dataset: Dataset, space: SearchSpace) -> Session:

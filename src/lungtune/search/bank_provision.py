@@ -38,16 +38,24 @@ def bank(
         console: where it is said that one is made.
 
     Raises:
-        DataError: the bank is damaged, of another training fold, too small, or could not be made.
+        DataError: the data are volumes or have no classes, of which there are no synthetic images; the bank is
+            damaged, of another training fold, too small, or could not be made.
     """
     from lungtune.data.synthetic_bank import SyntheticBank
 
     most = synthetic.wanted(space)
     if not most:
         return None
-    needed = synthetic.needed(space, inspection.manifest.class_counts("train"))
+    manifest = inspection.manifest
+    if manifest.kind != "image" or not manifest.classes:
+        found = f"{manifest.kind}s" if manifest.classes else "no classes"
+        raise DataError(
+            f"synthetic images are images of a class, but {manifest.source} holds {found}; leave them out with "
+            f"--set {synthetic.RATIO}=0."
+        )
+    needed = synthetic.needed(space, manifest.class_counts("train"))
     if folder is not None:
-        return SyntheticBank.open(folder).take(inspection.manifest, needed, synthetic.reason(space))
+        return SyntheticBank.open(folder).take(manifest, needed, synthetic.reason(space))
     console.print(
         f"{space.name} trains on up to {most:g} synthetic images for each real one, and no bank of them is named "
         f"(--bank DIR): {sum(needed.values())} are made first, or found if they were. "
@@ -56,7 +64,7 @@ def bank(
         soft_wrap=True,
     )
     command = [sys.executable, str(ROOT / "scripts" / "synthesize.py"), "--data", inspection.source]
-    command += ["--seed", str(inspection.manifest.seed), "--profile", "demo" if profile == "demo" else "full"]
+    command += ["--seed", str(manifest.seed), "--profile", "demo" if profile == "demo" else "full"]
     command += ["--per-class", ",".join(f"{name}={count}" for name, count in needed.items())]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -66,7 +74,7 @@ def bank(
             "and name it with --bank DIR."
         )
     made = SyntheticBank.open(Path(done.stdout.splitlines()[-1]))
-    return made.take(inspection.manifest, needed, synthetic.reason(space))
+    return made.take(manifest, needed, synthetic.reason(space))
 
 
 def show(bank: SyntheticBank, study: Study) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +14,6 @@ from lungtune import catalog
 from lungtune.core import environment, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.family import Family
-from lungtune.core.fields import Field
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError, StudyError
@@ -93,13 +92,14 @@ def new(options: Options, console: Console, likely: Callable[[], None]) -> Prepa
         synthetic.refuse_idle(space)
     cases = study_data.index(source)  # before the weights, which may take a while to look for
     if cases is not None:
-        _refuse(space, lambda fields, name: study_data.unnamed(cases, source, fields, name))
+        _refuse(space, lambda family, name: study_data.unnamed(cases, source, family.fields, name))
     study = Study.new(options.study, space.name)
     _check_weights(space, families)
     likely()
 
     inspection = _inspected(source, seed, cases, console)
-    _refuse(space, lambda fields, name: study_data.missing(inspection, fields, name))
+    task = space.objective.task
+    _refuse(space, lambda family, name: study_data.missing(inspection, family.fields, name, family.task(task).targets))
     family, base = families[0]
     with study.claimed():  # a bank may take hours, in which nobody else may take the name
         bank = bank_provision.bank(space, inspection, options.bank, profile, console)
@@ -168,18 +168,18 @@ def _inspected(source: str, seed: int, cases: pd.DataFrame | None, console: Cons
     return inspection
 
 
-def _refuse(space: SearchSpace, lack: Callable[[Sequence[Field], str], str]) -> None:
+def _refuse(space: SearchSpace, lack: Callable[[Family[Any, Any], str], str]) -> None:
     """Raise what the data lack of the fields of any family: inputs, and targets of its tasks.
 
     Args:
         space: whose families.
-        lack: returns the sentence on fields of a family by its name; empty when the data have them all.
+        lack: returns the sentence on the fields of a family, given with its name; empty when the data have them all.
 
     Raises:
         DataError: the first such field, with the remedy.
     """
     for name in dict.fromkeys(name for name, _ in space.bases):
-        sentence = lack(catalog.family(name).fields, name)
+        sentence = lack(catalog.family(name), name)
         if sentence:
             raise DataError(sentence)
 

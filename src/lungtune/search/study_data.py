@@ -51,11 +51,14 @@ def unnamed(cases: pd.DataFrame, source: str, fields: Sequence[Field], who: str)
     return dataset.unnamed(cases, source, fields, who)
 
 
-def missing(inspection: Inspection, fields: Sequence[Field], who: str) -> str:
-    """Return the sentence that refuses data which lack one of ``fields`` that ``who`` needs; empty when none is."""
+def missing(inspection: Inspection, fields: Sequence[Field], who: str, scored: Sequence[Field]) -> str:
+    """Return the sentence that refuses data which lack one of ``fields`` that ``who`` needs; empty when none is.
+
+    Validation must have those in ``scored``.
+    """
     from lungtune.data import dataset
 
-    return dataset.missing(inspection, fields, who)
+    return dataset.missing(inspection, fields, who, scored)
 
 
 def load(split: Inspection | Path, fields: Sequence[Field], size: int, *, bank: SyntheticBank | None) -> Dataset:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -152,6 +154,20 @@ def test_missing_field_is_one_sentence(write, tmp_path, field, sentence):
     assert missing(found, [IMAGE, LABEL]) == ""
     with pytest.raises(DataError, match=r"^The model needs "):
         load(found, [field], 16)
+
+
+def test_scored_field_that_validation_lacks_is_named(source):
+    """Training masks alone train a segmenter, but score none."""
+    found = inspect(source)
+    parts = dict(found.manifest.parts)
+    bare = (None,) * len(parts["validation"])
+    parts["validation"] = dataclasses.replace(parts["validation"], mask=bare, mask_sha1=bare)
+    manifest = dataclasses.replace(found.manifest, parts=parts)
+    assert missing(found, [IMAGE, MASK], "unet", [MASK]) == ""
+    assert missing(manifest, [IMAGE, MASK], "unet") == ""
+    told = missing(manifest, [IMAGE, MASK], "unet", [MASK])
+    assert told.startswith("unet needs lung masks to be scored by, but no validation image of ")
+    assert told.endswith(" has one. Try another --seed.")
 
 
 def test_two_fields_of_one_name_are_refused(source):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from lungtune.core.resource import Fidelity
+from lungtune.core.trial import Report
 from lungtune.data.dataset import Part
 from lungtune.engine.pack import Pack
+from lungtune.engine.session import Session
 from lungtune.engine.trial_state import VERIFY_STEPS
-from lungtune.errors import SpaceError
+from lungtune.errors import SpaceError, TrialError
+from lungtune.stats import bootstrap
+from lungtune.tasks import stored_predictions
 from trainables.res_unet import FAMILY, Params
 
 CLASSES = ("normal", "ill")
@@ -141,3 +148,43 @@ def test_synthetic_images_have_no_mask_and_count_for_the_class_only(base: Any) -
         assert np.isfinite(made.step()[slot])
     assert made._trials[slot].verify_steps < alone
     assert made.verify(slot) or made._trials[slot].verify_steps > 0
+
+
+def reported(base: Any, metric: str, folder: Path, spoil: bool = False, **changes: Any) -> Report | TrialError:
+    """Return a trial's first report in a search by ``metric``; ``spoil`` makes its decoder NaN before."""
+    part = data()
+    whole = SimpleNamespace(classes=CLASSES, train=part, validation=part, synthetic=None)
+    session = Session(FAMILY, base, whole, Fidelity(max=1, min=0.5, eta=2), FAMILY.objective(metric))  # type: ignore[arg-type]
+    session.start(0, asdict(params(**changes)), 1, folder)
+    if spoil:
+        stack = session.pack._stack
+        entry = next(entry for name, entry in stack.entries.items() if name.startswith("net.mask."))
+        stack.values[:, entry.start : entry.start + entry.size] = torch.nan
+    ((_, report),) = session.until_report()
+    return report
+
+
+def test_trial_without_a_decoder_scores_zero_dice(base: Any, tmp_path: Path) -> None:
+    """Where Dice is searched for; its checkpoint says the same."""
+    report = reported(base, "dice", tmp_path, lambda2=0.0)
+    assert isinstance(report, Report)
+    assert (report.metrics["dice"], report.metrics["iou"]) == (0.0, 0.0)
+    kept = stored_predictions.load(Path(report.checkpoint or ""), FAMILY.task("segmentation"))
+    assert kept is not None
+    assert bootstrap.plain(kept.scorer(np.arange(len(kept))), "dice") == 0.0
+
+
+def test_no_decoder_tells_no_dice_beside_another_objective(base: Any, tmp_path: Path) -> None:
+    report = reported(base, "macro_f1", tmp_path, lambda2=0.0)
+    assert isinstance(report, Report)
+    assert "macro_f1" in report.metrics
+    assert "dice" not in report.metrics
+
+
+@pytest.mark.parametrize("metric", ["dice", "macro_f1"])
+def test_a_decoder_that_became_nan_fails_the_trial(base: Any, tmp_path: Path, metric: str) -> None:
+    """Neither the loss, which passes over NaN masks, nor the class shows it."""
+    failed = reported(base, metric, tmp_path, spoil=True, lambda2=0.5)
+    assert isinstance(failed, TrialError)
+    assert failed.reason == "nan"
+    assert "weights became infinite or NaN" in str(failed)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lungtune.core.fields import VOLUME
 from lungtune.data import dataset
 from lungtune.data.dataset import Part
 from lungtune.retraining import controls
@@ -34,12 +35,23 @@ def test_black_lungs_are_black_and_all_else_stays():
     assert len(controls.darkened(bare)) == 0
 
 
+def test_black_lungs_of_volumes_are_black():
+    masks = np.zeros((2, 1, 4, 4, 4), np.uint8)
+    masks[0, :, 1:3] = 255
+    volumes = np.full((2, 1, 4, 4, 4), 200, np.uint8)
+    part = Part.of(volume=volumes, mask=masks, known={"mask": np.array([True, False])})
+    dark = controls.darkened(part, (VOLUME,))
+    assert len(dark) == 1
+    assert (dark["volume"][0, :, 1:3] == 0).all()
+    assert (dark["volume"][0, :, [0, 3]] == 200).all()
+
+
 @pytest.mark.parametrize(
     ("part", "sentence"),
     [
         (
             Part.of(image=small()["image"], label=np.arange(6) % 3),
-            "it needs lung masks. Name their folder in the data source: masks=DIR.",
+            "it needs lung masks. Name their folder in the data source, masks=DIR, or in a table's column 'mask'.",
         ),
         (small(masked=(1, 1, 0, 1, 1, 0)), "no training image of viral has a lung mask"),
     ],
@@ -61,3 +73,7 @@ def test_columns_of_files_follow_the_parts():
     assert found["width"].tolist() == [2, 1]
     assert found["mode"].tolist() == ["RGB", "L"]
     assert found["width"].dtype.kind == "i"
+    assert "depth" not in found
+    volumes = facts.assign(depth=[5, 6, 6])
+    found = controls.outside(SimpleNamespace(facts=volumes, manifest=manifest), "test")
+    assert found["depth"].tolist() == [6, 5]

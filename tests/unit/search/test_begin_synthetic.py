@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from lungtune import catalog
 from lungtune.core import synthetic
 from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace
@@ -100,6 +101,19 @@ def test_the_script_takes_a_bank(
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(ROOT / "scripts" / "search.py"), run_name="__main__")
     assert "--bank is given, but no trial of clip_head wants synthetic images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "classes", "found"), [("volume", ("a", "b"), "volumes"), ("image", (), "no classes")])
+def test_no_bank_is_made_of_volumes_or_without_classes(
+    kind: str, classes: tuple[str, ...], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank_provision.subprocess, "run", lambda *_, **__: pytest.fail("a bank is made"))
+    space = catalog.space("clip_head", "demo", {"synthetic_ratio": 1.0})
+    manifest = SimpleNamespace(kind=kind, classes=classes, source="table:t.csv")
+    with pytest.raises(
+        DataError, match=rf"but table:t\.csv holds {found}; leave them out with --set synthetic_ratio=0"
+    ):
+        bank_provision.bank(space, SimpleNamespace(manifest=manifest), None, "demo", Console(quiet=True))  # type: ignore[arg-type]
 
 
 def test_duplicates_alone_need_no_bank() -> None:

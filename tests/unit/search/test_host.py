@@ -2,10 +2,13 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 import simulated
+from lungtune import catalog
+from lungtune.core import paths
 from lungtune.core.trial import Report
 from lungtune.errors import WeightsError
 from lungtune.search.backends.ray_hosts.host import PackHost
@@ -138,3 +141,13 @@ def test_missing_weights_are_raised_by_every_call(tmp_path):
         broken.ready()
     with pytest.raises(WeightsError, match="must be here"):
         broken.train({"number": 0}, fresh=True)
+
+
+def test_host_finds_the_drivers_own_families(tmp_path, monkeypatch):
+    """A cluster may have been started without ``LUNGTUNE_PATH``, or with another one."""
+    monkeypatch.setenv("LUNGTUNE_PATH", str(tmp_path / "theirs"))
+    own = Path(__file__).parents[2] / "contract" / "own"
+    simulated.begin(tmp_path / "s", simulated.space(3)).release()
+    Host(str(tmp_path / "s"), 1, None, [str(own)]).ready()
+    assert "volume_head" in catalog.families()
+    assert paths.own_folders()[:2] == [own, tmp_path / "theirs"]

@@ -59,6 +59,13 @@ class Segmentation(Task):
         measures = overlap((logits > 0).float(), batch[MASK.name])
         return {name: torch.where(counted, each, torch.nan) for name, each in zip(self.predicted, measures)}
 
+    def for_objective(self, part: Any, predicted: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """See ``Task.for_objective``: 0 for a case with a mask of which the trial predicts none."""
+        import numpy as np
+
+        masked = part.has(MASK.name)
+        return {name: np.where(masked & np.isnan(values), 0.0, values) for name, values in predicted.items()}
+
     def evaluator(self, family: Any, base: Any, dataset: Any, device: torch.device) -> CaseEvaluator:
         """See ``Task.evaluator``."""
         from lungtune.tasks.case_evaluator import CaseEvaluator

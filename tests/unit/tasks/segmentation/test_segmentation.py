@@ -164,3 +164,11 @@ def test_tasks_import_light():
     code += "print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "sklearn", "matplotlib", "pandas", "scipy"} & set(loaded)
+
+
+def test_as_objective_a_mask_without_prediction_scores_zero():
+    known = part(3, SHAPES[0], [True, False, True])
+    predicted = {"dice": np.array([np.nan, np.nan, 0.5]), "iou": np.array([np.nan, np.nan, 0.3])}
+    found = TASK.for_objective(known, predicted)
+    assert found["dice"].tolist() == [0.0, pytest.approx(np.nan, nan_ok=True), 0.5]
+    assert evaluator().scores(known, found) == {"dice": pytest.approx(0.25), "iou": pytest.approx(0.15)}

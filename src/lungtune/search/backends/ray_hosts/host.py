@@ -10,11 +10,12 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lungtune.core import paths
 from lungtune.core.study import Study
 from lungtune.errors import TrialError
 from lungtune.search import device_session
@@ -39,11 +40,14 @@ class PackHost:
         study: the study's folder.
         threads: cores this host may use.
         driver: process to die with; None if it may be on another machine.
+        own: the driver's folders of a user's own families: a cluster may have been started without them.
     """
 
-    def __init__(self, study: str, threads: int, driver: int | None) -> None:
+    def __init__(self, study: str, threads: int, driver: int | None, own: Sequence[str] = ()) -> None:
         if driver is not None:
             die_with(driver)
+        if own:
+            paths.name_own_folders(own)
         self._study = Study(Path(study))
         self._threads = threads
         self._session: Any = None

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from lungtune.core import paths
 from lungtune.core.space import SearchSpace
 from lungtune.search.backend import Event, WorkerReady, WorkerUnusable
 from lungtune.search.backends.ray_hosts import cluster
@@ -71,7 +72,7 @@ class WorkerPool:
         self._class = ray.remote(host).options(
             num_cpus=1, num_gpus=1 if on_gpus else 0, max_concurrency=2 * most + 8, max_restarts=0
         )
-        self._arguments = (str(folder.resolve()), threads, driver)
+        self._arguments = (str(folder.resolve()), threads, driver, [str(each) for each in paths.own_folders()])
         # On one machine's cores the first host is made alone: processes that import at the same time slow each other
         # down, and the first trial starts sooner.
         self._to_make = list(range(self.count))

@@ -92,7 +92,7 @@ class Findings:
 
 
 class Scorer:
-    """Scores findings, one weighting of the patients after another."""
+    """Scores findings under all weightings of the patients at once."""
 
     def __init__(self, found: Findings, groups: np.ndarray) -> None:
         self.found, self.groups = found, groups
@@ -102,27 +102,37 @@ class Scorer:
         """Return the metric ``(D,)``."""
         import numpy as np
 
-        return np.array([self._one(metric, row[self.groups]) for row in weights])
+        times = np.asarray(weights, float)[:, self.groups]
+        return self._area(times) if metric == "macro_auroc" else self._entropy(times)
 
     def outside(self, metric: Any, weights: np.ndarray) -> np.ndarray:
         """Return the metric on the patients left out."""
-        return self.score(metric, (weights == 0).astype(int))
+        return self.score(metric, weights == 0)
 
     def cases(self, metric: Any) -> np.ndarray:
-        """Return the cases of each patient."""
+        """Return how many cases of each patient have a known label."""
         import numpy as np
 
-        return np.bincount(self.groups, minlength=self.patients)
+        known = (~np.isnan(self.found.truth)).any(axis=1)
+        return np.bincount(self.groups[known], minlength=self.patients)
 
-    def _one(self, metric: Any, times: np.ndarray) -> float:
+    def _area(self, times: np.ndarray) -> np.ndarray:
+        """Return the mean area: the share of pairs with and without a label that are in order, a tie half."""
         import numpy as np
-        from sklearn.metrics import roc_auc_score
 
-        rows = np.repeat(np.arange(len(times)), times)
-        areas, losses = [], []
-        for truth, said in zip(self.found.truth[rows].T, self.found.findings[rows].T, strict=True):
-            known = ~np.isnan(truth)
-            truth, said = truth[known], np.clip(said[known], 1e-7, 1 - 1e-7)
-            losses.append(-(truth * np.log(said) + (1 - truth) * np.log(1 - said)))
-            areas.append(roc_auc_score(truth, said) if len(set(truth)) == 2 else 0.5)
-        return float(np.mean(areas)) if metric == "macro_auroc" else float(np.concatenate(losses).mean())
+        areas = []
+        for truth, said in zip(self.found.truth.T, self.found.findings.T, strict=True):
+            positive, negative = truth == 1, truth == 0
+            over = said[positive][:, None] - said[negative]
+            ordered = ((times[:, positive] @ (0.5 + 0.5 * np.sign(over))) * times[:, negative]).sum(axis=1)
+            pairs = times[:, positive].sum(axis=1) * times[:, negative].sum(axis=1)
+            areas.append(np.where(pairs > 0, ordered / np.maximum(pairs, 1), 0.5))
+        return np.mean(areas, axis=0)
+
+    def _entropy(self, times: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        known, said = ~np.isnan(self.found.truth), np.clip(self.found.findings.astype(float), 1e-7, 1 - 1e-7)
+        losses = np.where(known, -np.log(np.where(self.found.truth == 1, said, 1 - said)), 0.0).sum(axis=1)
+        count = times @ known.sum(axis=1)
+        return np.where(count > 0, times @ losses / np.maximum(count, 1), np.nan)
