@@ -35,7 +35,8 @@ def studies() -> Path:
 def own_folders() -> list[Path]:
     """Return the folders that hold a user's own ``trainables/``, ``tasks/`` and ``search_spaces/``.
 
-    Those of ``LUNGTUNE_PATH`` (separated as in ``PATH``), then lungtune's home where that is not the checkout.
+    Those of ``LUNGTUNE_PATH`` (separated as in ``PATH``), then lungtune's home where it holds one of these and is not
+    the checkout.
 
     Raises:
         SpaceError: ``LUNGTUNE_PATH`` names what is no folder, or one that holds none of these.
@@ -45,13 +46,16 @@ def own_folders() -> list[Path]:
     for word, folder in zip(words, named, strict=True):
         if not folder.is_dir():
             raise SpaceError(f"LUNGTUNE_PATH must name folders, but '{word}' is none. Make it, or mend LUNGTUNE_PATH.")
-        if not any((folder / each).is_dir() for each in OWN):
+        if not _holds_own(folder):
             above = f" Did you mean '{folder.parent}'?" if folder.name in OWN else ""
             raise SpaceError(f"folders of LUNGTUNE_PATH must hold {', '.join(OWN)}, but '{word}' holds none.{above}")
-    return list(dict.fromkeys([*named, *([home()] if home() != ROOT else [])]))
+    return list(dict.fromkeys([*named, *([home()] if home() != ROOT and _holds_own(home()) else [])]))
+
+
+def _holds_own(folder: Path) -> bool:
+    return any((folder / each).is_dir() for each in OWN)
 
 
 def name_own_folders(folders: Sequence[str]) -> None:
-    """Make :func:`own_folders` return these in this process and its children, before any of their own."""
-    known = [str(each) for each in own_folders()]
-    os.environ["LUNGTUNE_PATH"] = os.pathsep.join(dict.fromkeys([*folders, *known]))
+    """Let ``LUNGTUNE_PATH`` of this process and its children name these folders instead of what it names."""
+    os.environ["LUNGTUNE_PATH"] = os.pathsep.join(folders)

@@ -150,4 +150,4 @@ def test_host_finds_the_drivers_own_families(tmp_path, monkeypatch):
     simulated.begin(tmp_path / "s", simulated.space(3)).release()
     Host(str(tmp_path / "s"), 1, None, [str(own)]).ready()
     assert "volume_head" in catalog.families()
-    assert paths.own_folders()[:2] == [own, tmp_path / "theirs"]
+    assert paths.own_folders() == [own]
