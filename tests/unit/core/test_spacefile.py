@@ -254,10 +254,22 @@ def test_an_objective_is_named_short_or_in_full(tmp_path, line, expected):
     assert (changed.objective.mode, changed.objective.sign) == ("min", -1)
 
 
+class LowFirst(type(catalog.family("clip_lora"))):
+    """A family whose first metric is better when low."""
+
+    tasks = (Generation(),)
+
+
+def test_default_objective_has_its_own_direction(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text(GOOD.replace("trials: 5", ""))
+    assert load_space(path, lambda name: LowFirst(), schedulers.get).objective == Objective("cmmd", "min", "generation")
+
+
 def test_a_metric_the_family_lacks_is_refused_with_its_own(tmp_path):
     path = tmp_path / "space.yaml"
     path.write_text(GOOD.replace("trials: 5", "objective: macro_f"))
-    with pytest.raises(SpaceError, match=r":3: objective must be a metric of this family.*Did you mean 'macro_f1'"):
+    with pytest.raises(SpaceError, match=r"of this family, but got 'macro_f'\. Did you mean 'macro_f1'"):
         load_space(path, lambda name: Several(), schedulers.get)
     with pytest.raises(
         SpaceError, match=r"must be a metric of this family, but got 'dice'\. Known: accuracy"

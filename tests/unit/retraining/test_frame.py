@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,6 +90,28 @@ def test_dice_stands_beside_the_classes(tmp_path):
     assert measures["dice"]["value"] == pytest.approx(content["runs"][0]["metrics"]["dice"])
     assert "| dice | 45 | 0." in words
     assert "dice" in one.text(content)
+
+
+def test_obstacle_to_black_lungs_is_reported(tmp_path):
+    one, _, _ = retrained(tmp_path, (Classification(),))
+    part = fakes.part("test")
+    predicted = {"classification": {"probabilities": np.full((len(part), 2), 0.5)}}
+    one._dark = SimpleNamespace(problem="no training image of viral has a lung mask")
+    found = one.section("test", part, predicted)["baselines"][controls.BLACKOUT]
+    assert found == {"computed": False, "sentence": one._dark.problem}
+
+
+def test_measure_without_cases_has_no_value(tmp_path):
+    one, _, _ = retrained(tmp_path, BOTH)
+    part = fakes.part("validation")
+    predicted = {"segmentation": dict.fromkeys(("dice", "iou"), np.full(len(part), np.nan))}
+    assert one.measures(part, predicted)["dice"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "level": 0.95,
+        "cases": 0,
+    }
 
 
 def test_dice_objective_is_compared_with_classes_beside(tmp_path):
