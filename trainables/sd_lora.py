@@ -1,4 +1,4 @@
-"""Latent diffusion adapted by LoRA: draws X-rays of a class."""
+"""Latent diffusion adapted by LoRA: generates X-rays of a class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TARGETS = {
     "attn_ff": (rf"attn[12]\.({_HEADS})", r"ff\.net\.(0\.proj|2)"),
 }
 _NOISE = 1
-"""Noise and steps have a stream of their own beside the adapters' dropout."""
+"""Noise and steps use a random stream separate from the adapters' dropout."""
 _TEXT = r"(q_proj|k_proj|v_proj|out_proj)"
 
 
@@ -48,7 +48,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(Classes, Loop):
-    """What one trial chooses. The defaults are what the source project meant to train."""
+    """Hyperparameters of a trial. The defaults are the configuration that the source project intended."""
 
     lr: float = param(1e-4, low=1e-7, high=1.0, help="peak learning rate")
     weight_decay: float = param(

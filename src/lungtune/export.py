@@ -1,4 +1,4 @@
-"""From a study's journal to recipe files: its best trials, ready to be retrained or handed to a colleague."""
+"""Export of a study's best trials as recipe files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe needs before it trains: its space, its data, its ledger, a folder of its own."""
+"""Preparation of a recipe for training: its space, data, ledger and output folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load(path: Path) -> tuple[SearchSpace, recipe.Provenance]:
 
 
 def ledger_of(path: Path, origin: recipe.Provenance) -> Ledger:
-    """Return the study's ledger; beside the recipe where the study is not on this machine.
+    """Return the study's ledger, or one next to the recipe if the study is not on this machine.
 
     Raises:
         StudyError: a study of that name is here, but its journal can't be read.

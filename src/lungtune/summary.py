@@ -1,4 +1,4 @@
-"""``summary.json``: what a study found, for machines; rebuilt from the journal and the checkpoints at any time."""
+"""``summary.json``: machine-readable result of a study, rebuilt from the journal and the checkpoints."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def corrected(
 ) -> bootstrap.Interval | None:
     """Return what the best report of the best trial can be expected to score on new patients.
 
-    Both choices were made on the validation patients, so every report of every trial is a candidate.
+    Trial and report were both selected on the validation patients, so every report of every trial is a candidate.
 
     Args:
         study: the study.

@@ -1,4 +1,4 @@
-"""Layers, module sizes, docstrings, thin scripts, start-up without heavy libraries."""
+"""Architecture rules: layers, module sizes, docstrings, thin scripts, start-up without heavy libraries."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Finds every model family by itself: a new file in ``trainables/`` is tested without a line added here.
+"""Discovery of all model families: a new file in ``trainables/`` is tested without a line added here.
 
 ``tests/contract/own/`` is a user's folder of kinds no shipped family has: volumes, colour, image with text,
 segmentation alone, several labels a case. They pass the same tests.
@@ -78,7 +78,7 @@ class Sample:
 
     @property
     def draws(self) -> bool:
-        """Whether it draws images."""
+        """True if it generates images."""
         return any(task.name == "generation" for task in self.family.tasks)
 
     @property
@@ -90,7 +90,7 @@ class Sample:
 
     @property
     def told_close(self) -> dict[str, float]:
-        """How near ``told`` is of the same trial trained in other company: a drawn pixel may round to its neighbour."""
+        """Tolerance of a trial's predictions across pack compositions: a generated pixel may round to its neighbour."""
         return {"atol": 1.01 / 255 if self.draws else 2e-4, "rtol": 0}
 
     def told(self, pack: Pack, slot: int, part: Part | None = None, batch_size: int | None = None) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Every family's exported weights classify as the trained trial does, by the code in their README, without lungtune."""
+"""Exports of every family: the README's code reproduces the trial's predictions without lungtune."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every family whose base can keep features trains on them as it would without, and computes them once for all."""
+"""Cached features of every family that has them: same training as without, computed once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def kept(family: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sam
 
 @pytest.fixture
 def computed(kept: Sample, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many images each call of the family's ``features`` got."""
+    """Number of images per call of the family's ``features``."""
     counts: list[int] = []
     true = type(kept.family).features
 
@@ -138,7 +138,7 @@ def test_other_images_and_other_weights_have_their_own(kept: Sample, computed: l
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
-def test_a_damaged_store_is_said_once_and_rebuilt(
+def test_damaged_store_is_reported_once_and_rebuilt(
     kept: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     first = train(kept, 0)
@@ -154,7 +154,7 @@ def test_a_damaged_store_is_said_once_and_rebuilt(
     assert again[0] == first[0]
 
 
-def test_synthetic_images_train_as_without_a_cache_and_leave_the_real_ones_tables_alone(
+def test_synthetic_images_train_the_same_with_and_without_cache(
     classifier: Sample, kept: Sample, computed: list[int]
 ) -> None:
     train(kept, 0)
@@ -169,7 +169,7 @@ def test_synthetic_images_train_as_without_a_cache_and_leave_the_real_ones_table
     torch.testing.assert_close(*found, **CLOSE)
 
 
-def test_a_pack_on_kept_features_gives_each_trial_what_it_gets_alone(kept: Sample) -> None:
+def test_pack_on_cached_features_equals_single_trials(kept: Sample) -> None:
     variants = kept.variants(6)
     pack = kept.pack(6)
     slots = [pack.join(v, seed=i, horizon=HORIZON) for i, v in enumerate(variants)]

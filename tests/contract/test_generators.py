@@ -1,4 +1,4 @@
-"""What every family that draws promises."""
+"""Contract of every family that draws images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The miniatures' own task: its scores against scikit-learn's, all draws of patients in one call."""
+"""The custom multi-label task: scores equal scikit-learn's; bootstrap draws in one call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small data sets in real files for the miniature families of ``tests/contract/own``: two cases a patient."""
+"""Small data sets as real files for the miniature families of ``tests/contract/own``: two cases per patient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks answer, and the whole comparison runs at a tiny size."""
+"""Smoke tests of the benchmarks, and the whole comparison at a tiny size."""
 
 from __future__ import annotations
 

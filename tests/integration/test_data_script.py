@@ -1,4 +1,4 @@
-"""`scripts/data.py` as a user runs it."""
+"""End-to-end tests of `scripts/data.py`."""
 
 from __future__ import annotations
 

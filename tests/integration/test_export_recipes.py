@@ -1,4 +1,4 @@
-"""From a finished study to recipe files."""
+"""Export of a finished study to recipe files."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def validation(home):
     return Manifest.load(home / "studies" / "mini" / "split.json").parts["validation"].group
 
 
-def test_a_recipe_says_all_that_is_needed_to_train_again(home):
+def test_recipe_suffices_for_retraining(home):
     (path,) = export("mini")
     assert path == home / "recipes" / "mini-1.yaml"
     space, origin = reopen.load(path)
@@ -91,7 +91,7 @@ def test_a_name_mistyped_is_corrected(home):
         export("minni")
 
 
-def test_a_study_without_a_finished_trial_says_how_to_go_on(home):
+def test_study_without_finished_trial_suggests_resuming(home):
     journal = home / "studies" / "mini" / "journal.jsonl"
     journal.write_text(
         "\n".join(line for line in journal.read_text().splitlines() if '"event":"end"' not in line) + "\n"

@@ -1,4 +1,4 @@
-"""A generator from its search to a bank that classifiers train on, as a user goes; with a model of a few weights."""
+"""A generator from search to a bank that classifiers train on, end to end, with a tiny model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ start:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where all of this module's studies, recipes and banks lie."""
+    """Folder of this module's studies, recipes and banks."""
     folder = tmp_path_factory.mktemp("generators")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUNGTUNE_HOME", str(folder))
@@ -77,7 +77,7 @@ def bank(recipe: Path) -> SyntheticBank:
     return SyntheticBank.open(synthesize(recipe, per_class=9))
 
 
-def test_search_minimises_the_distance_beside_references(home: Path, recipe: Path) -> None:
+def test_search_minimises_distance_and_reports_references(home: Path, recipe: Path) -> None:
     summary = json.loads((home / "studies" / "drawn" / "summary.json").read_text())
     values = [trial["value"] for trial in summary["trials"]]
     assert summary["objective"] == {"metric": "cmmd", "mode": "min", "task": "generation"}
@@ -133,9 +133,7 @@ def test_a_parameter_of_a_generator_is_compared(recipe: Path, tmp_path: Path) ->
     assert "## Effect of guidance" in (done.folder / "report.md").read_text()
 
 
-def test_a_bank_is_found_again_grows_and_is_mended(
-    bank: SyntheticBank, recipe: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_bank_is_reused_extended_and_repaired(bank: SyntheticBank, recipe: Path, capsys: pytest.CaptureFixture) -> None:
     before = {entry.file: entry.sha256 for name in bank.classes for entry in bank.entries(name)}
     assert list(bank.counts().values()) == [9] * len(bank.classes)
     victim = bank.folder / bank.entries(bank.classes[1])[4].file
@@ -213,6 +211,6 @@ def test_another_fold_refuses_the_bank(bank: SyntheticBank, monkeypatch: pytest.
         driver.run(options, Console(quiet=True))
 
 
-def test_the_recipe_file_says_that_less_is_better(recipe: Path) -> None:
+def test_recipe_file_states_the_direction(recipe: Path) -> None:
     assert "lower is better" in recipe.read_text()
     assert yamlfile.load(recipe)["objective"] == "cmmd"

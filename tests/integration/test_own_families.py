@@ -1,4 +1,4 @@
-"""A user's own families, all the way on files of their own: search on Ray, export, retraining, test set, MLflow."""
+"""A user's own families end to end on their own files: Ray search, export, retraining, test set, MLflow."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from lungtune.search.backends.ray_hosts import cluster
 OWN = Path(__file__).parents[1] / "contract" / "own"
 TRIALS = 3
 LEARNT = {"volume_head": 0.6, "colour_full": 0.6, "image_text_lora": 0.7, "mask_only": 0.7, "multilabel_head": 0.7}
-"""What a model scores more than on validation if it has learnt."""
+"""Validation score that a model exceeds if it has learnt."""
 
 
 @dataclass(frozen=True)
 class Walk:
-    """What a search, its export and the retraining of its recipe left behind."""
+    """Artefacts of a search, its export and the retraining of its recipe."""
 
     name: str
     home: Path

@@ -1,4 +1,4 @@
-"""Does a parameter help? The same recipe with other values, the same seeds, one opening of the test set."""
+"""Comparison of a parameter's values: same recipe, same seeds, one opening of the test set."""
 
 import json
 from dataclasses import asdict
@@ -118,7 +118,7 @@ def test_a_damaged_model_of_any_value_opens_no_test_set(home, recipe, monkeypatc
     assert not ledger(home)
 
 
-def test_a_value_that_fails_is_told_and_the_rest_is_compared(home, recipe, monkeypatch):
+def test_failed_value_is_reported_and_the_rest_compared(home, recipe, monkeypatch):
     """The first of the other values diverges."""
     step, train = Pack.step, module.Arms.train
 
@@ -137,7 +137,7 @@ def test_a_value_that_fails_is_told_and_the_rest_is_compared(home, recipe, monke
     assert "Not computed" in ablation_report.markdown(found)
 
 
-def test_a_mistake_is_told_before_anything_is_read(home, recipe, monkeypatch, door):
+def test_mistake_is_reported_before_data_are_read(home, recipe, monkeypatch, door):
     monkeypatch.setattr(dataset, "inspect", lambda *_, **__: pytest.fail("the data were read"))
     with pytest.raises(
         SpaceError, match=r"'lora_dropou' is not a parameter of clip_lora\. Did you mean 'lora_dropout'"
@@ -170,7 +170,7 @@ def unet(home, objective="macro_f1", **params):
     return path
 
 
-def test_dice_stands_beside_compared_classes(home, monkeypatch):
+def test_class_comparison_also_reports_dice(home, monkeypatch):
     together = steps(monkeypatch)
     monkeypatch.setattr(
         "lungtune.tasks.classification.retraining.ClassificationRetraining.weights", lambda *_: None

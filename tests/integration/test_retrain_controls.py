@@ -1,4 +1,4 @@
-"""Controls that see no lung beside a test score; temperature and thresholds come from validation."""
+"""Lung-free controls next to a test score; temperature and thresholds are fitted on validation."""
 
 import dataclasses
 import json
@@ -99,7 +99,7 @@ def test_a_control_that_fails_costs_no_report(home, recipe, masks, monkeypatch):
     assert found["sentence"] == "Not computed: the training with black lungs failed: the training loss became nan."
 
 
-def test_without_masks_or_wish_the_report_says_why(home, recipe, masks, monkeypatch):
+def test_report_gives_reason_for_missing_mask_control(home, recipe, masks, monkeypatch):
     sentence = retrain(recipe, test=True, blackout=False).content["test"]["baselines"]["lungs blacked out"]["sentence"]
     assert sentence == controls.LEFT_OUT
     assert not any(each["masks"] for each in masks)
@@ -111,7 +111,7 @@ def test_without_masks_or_wish_the_report_says_why(home, recipe, masks, monkeypa
     assert "masks=DIR" in (home / "again" / "report.md").read_text()
 
 
-def test_temperature_beside_the_weights_is_from_validation(home, recipe):
+def test_exported_temperature_is_from_validation(home, recipe):
     done = retrain(recipe, test=True)
     told = json.loads((done.weights / "temperature.json").read_text())
     for part in ("validation", "test"):
@@ -127,7 +127,7 @@ def test_temperature_beside_the_weights_is_from_validation(home, recipe):
     assert len(points[0]) == len(done.content["data"]["classes"]) + 1  # abnormal
 
 
-def test_summary_says_that_the_best_has_collapsed(home):
+def test_summary_reports_a_collapsed_best_trial(home):
     study = Study.open("mini")
     patients = dataset.load(study.split_path, catalog.family("clip_lora").fields, 32).validation.patients
     best = summary.build(study, patients)["best"]

@@ -1,4 +1,4 @@
-"""From a recipe to the searched score again, weights that stand alone, and one look at the test set."""
+"""Retraining of a recipe: reproduced score, standalone weights, one evaluation on the test set."""
 
 import csv
 import json
@@ -65,7 +65,7 @@ def test_the_searched_score_comes_back(home, recipes, rank):
     assert not (done.folder / "work").exists()
 
 
-def test_the_report_is_whole_and_says_what_it_must(home, recipes):
+def test_report_is_complete(home, recipes):
     done = retrain(recipes[0])
     assert json.loads((done.folder / "report.json").read_text()) == done.content
     part = done.content["validation"]
@@ -205,7 +205,7 @@ def test_a_second_process_is_kept_out(home, recipes):
         retrain(recipes[0])
 
 
-def test_a_shared_recipe_keeps_its_ledger_beside_it(home, recipes, tmp_path, monkeypatch):
+def test_shared_recipe_has_its_ledger_next_to_it(home, recipes, tmp_path, monkeypatch):
     """A colleague has the recipe and the data, but not the study."""
     path = tmp_path / "mail" / "mini-1.yaml"
     path.parent.mkdir()
@@ -260,7 +260,7 @@ def test_other_data_are_refused_before_training(home, recipes, how):
     assert not (home / "models").exists()
 
 
-def test_a_run_that_fails_says_so(home, recipes, monkeypatch):
+def test_failed_run_is_reported(home, recipes, monkeypatch):
     """The second seed's failure is a line of the report; that of the recipe's own seed ends the retraining."""
     step, broken = Pack.step, {1}
 

@@ -1,4 +1,4 @@
-"""A tracking server that is down, hung, slow or loses its answers: the search does not notice, nothing is lost."""
+"""Tracking servers that are down, hung, slow or drop answers: the search is unaffected, no event is lost."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_hung(running, patience, tmp_path, request):
     check_whole(uri, study)
 
 
-def test_the_door_says_where_and_takes_its_port(running):
+def test_ui_prints_its_address_and_uses_the_port(running):
     """That Ctrl-C shuts it, and leaves nothing behind, is looked at when its server is needed no more."""
     url = f"http://127.0.0.1:{running.port}"
     assert f"{url} " in running.said[0]

@@ -1,4 +1,4 @@
-"""The local store and a study's runs in it: real SQLite, real files."""
+"""The local MLflow store and a study's runs in it, on real SQLite and files."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_eight_processes_make_one_schema(tmp_path):
     assert {p.name for p in (tmp_path / "new/state").iterdir()} - {"artifacts"} == {"mlflow.db", "mlflow.db.lock"}
 
 
-def test_a_schema_cut_short_is_made_again(tmp_path):
+def test_truncated_schema_is_recreated(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     process = PROCESSES.Process(target=_prepare, args=(uri,))
     process.start()
@@ -280,7 +280,7 @@ def test_a_schema_cut_short_is_made_again(tmp_path):
     ("revision", "words"),
     [("ffffffffffff", "newer MLflow"), ("451aebb31d03", "mlflow db upgrade"), (None, "no complete MLflow store")],
 )
-def test_a_store_of_another_version_says_so(tmp_path, furnish, revision, words):
+def test_store_of_another_version_is_refused(tmp_path, furnish, revision, words):
     uri, study = furnish(tmp_path / "mlflow.db"), tmp_path / "study"
     with sqlite3.connect(tmp_path / "mlflow.db") as db:
         change = f"update alembic_version set version_num='{revision}'" if revision else "drop table alembic_version"

@@ -1,4 +1,4 @@
-"""Studies of version 0.1 open, go on, are exported and tracked as if this version had begun them."""
+"""Compatibility with studies of version 0.1: open, resume, export, track."""
 
 from __future__ import annotations
 

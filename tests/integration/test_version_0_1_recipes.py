@@ -1,4 +1,4 @@
-"""Recipes, ledgers, banks and models of version 0.1 serve as if this version had made them."""
+"""Compatibility with recipes, ledgers, banks and models of version 0.1."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_test_part_stays_shut_after_0_1_opened_it(home: Path, name: str) -> None
     assert not (home / "models" / name).exists()
 
 
-def test_ledger_of_0_1_beside_a_recipe_counts_too(home: Path) -> None:
+def test_ledger_of_0_1_next_to_a_recipe_is_read(home: Path) -> None:
     (home / "studies" / "head" / "ledger.jsonl").rename(home / "recipes" / "ledger.jsonl")
     with pytest.raises(StudyError, match=r"was opened on 2026-11-29 23:26:44 by head-1\.yaml"):
         retrain(home / "recipes" / "head-2.yaml", test=True)

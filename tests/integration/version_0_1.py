@@ -1,4 +1,4 @@
-"""What version 0.1 left: studies, recipes, a bank and a model, made from ``phantom,n=150,test=60``; see `unpack`."""
+"""Artefacts of version 0.1: studies, recipes, a bank and a model from ``phantom,n=150,test=60``; see `unpack`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study's predictions say of its best trial, once both choices are paid for: of a trial and of a report."""
+"""Summary of a study's best trial, corrected for selection of trial and report."""
 
 import numpy as np
 import pytest

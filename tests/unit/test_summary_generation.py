@@ -1,4 +1,4 @@
-"""A study of generators, where less is better: its summary, recipe scores, last words, live line and MLflow runs."""
+"""A study of generators (minimised score): summary, recipe scores, closing message, live line, MLflow runs."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from tests.unit.tasks.generation import generated
 PATIENTS = np.arange(90) // 2
 BASELINES = {"untrained": {"cmmd": 131.25, "coverage": 0.2}, "real": {"cmmd": 0.8, "coverage": 0.97}}
 SHIFTS = (1.6, 0.4, 1.0)
-"""How far off each trial's samples are at the end; trial 0 is the start, trial 1 the best."""
+"""Final offset of each trial's samples; trial 0 is the start, trial 1 the best."""
 
 
 def spaces():

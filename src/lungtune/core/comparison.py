@@ -1,4 +1,4 @@
-"""Which values of one parameter a recipe is compared at, and the ready command that asks whether it helps."""
+"""Values at which one parameter of a recipe is compared, and the matching ``retrain --compare`` command."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def read(text: str, space: SearchSpace, family: Family[Any, Any]) -> Comparison:
 
 
 def _ablation(family: Family[Any, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """What a family adds, and the further images of a recipe that has any."""
+    """Ablation axes of a family, and the additional images of a recipe that has any."""
     found = dict(family.ablation)
     if synthetic.Settings.from_mapping(params).ratio:
         found[synthetic.IMAGES] = synthetic.NONE
@@ -146,7 +146,7 @@ def question(recipe: Path | str) -> str:
 
 
 def _values(space: SearchSpace, axis: str, off: Any, own: Any) -> list[Any]:
-    """The control, the recipe's value, and what lies around it: decades of a log axis, the choices of a list."""
+    """The control, the recipe's value and its neighbours: decades of a log axis, the choices of a list."""
     searched = space.axes.get(axis)
     more: list[Any] = []
     if isinstance(searched, CategoricalDistribution):

@@ -1,4 +1,4 @@
-"""What a family and its tasks must hold, checked when it is loaded: all breaches, with file, line and remedy."""
+"""Validation of families and their tasks at load time; reports every breach with file, line and remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lungtune.errors import SpaceError, did_you_mean
 __all__ = ["LOOP", "NAME", "ContractError", "breaches", "import_problem", "load", "place", "wrong"]
 
 NAME = "FAMILY"
-"""What the instance in a family's module is called."""
+"""Name of the family instance in its module."""
 
 _TARGETS = ("label", "labels", "mask")
 """Kinds of fields that can't be shown to a model that is asked for them."""
@@ -72,7 +72,7 @@ def _no_family(module: ModuleType, found: Any) -> str:
 
 
 def _assignment(module: ModuleType) -> int:
-    """Return the line on which a module assigns ``FAMILY``; 1 where it isn't found."""
+    """Return the line on which a module assigns ``FAMILY``; 1 if it does not."""
     try:
         lines = inspect.getsource(module).splitlines()
     except OSError:
@@ -305,7 +305,7 @@ def _methods(thing: Any, contract: type, full: str) -> Iterator[Breach]:
 
 
 def _binds(signature: inspect.Signature, count: int) -> bool:
-    """Whether so many positional arguments are accepted."""
+    """True if the given number of positional arguments is accepted."""
     try:
         signature.bind(*[None] * count)
     except TypeError:
@@ -314,7 +314,7 @@ def _binds(signature: inspect.Signature, count: int) -> bool:
 
 
 def _overrides(kind: type, contract: type, *names: str) -> bool:
-    """Whether a class has any of these methods itself."""
+    """True if a class itself defines any of these methods."""
     return any(getattr(kind, name, None) is not getattr(contract, name) for name in names)
 
 

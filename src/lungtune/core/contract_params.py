@@ -1,4 +1,4 @@
-"""What ``Base``, ``Params`` and ``ablation`` of a family must hold; part of :mod:`lungtune.core.contract`."""
+"""Validation of a family's ``Base``, ``Params`` and ``ablation``; part of :mod:`lungtune.core.contract`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Breach = tuple[str, str]
 
 @dataclass(frozen=True)
 class Read:
-    """What the training loop takes of a parameter that it reads.
+    """Type and range that the training loop accepts of a parameter that it reads.
 
     Attributes:
         type: of the parameter.

@@ -1,4 +1,4 @@
-"""Members of a package, found by file name: a new file or folder is a new member, nothing is registered.
+"""Plug-in discovery by file name: a new file or folder is a new member, without registration.
 
 A member is a module of the package whose name does not begin with an underscore; it exposes itself under one attribute.
 """

@@ -1,4 +1,4 @@
-"""Parameters of a model family: typed, bounded, explained fields of a frozen dataclass."""
+"""Family parameters: typed, bounded, documented fields of a frozen dataclass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = "lungtune"
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """What a field accepts: its type, default, bounds or choices, unit and meaning.
+    """Specification of a field: type, default, bounds or choices, unit and meaning.
 
     Attributes:
         neutral: value at which the field changes nothing against a family without it; None: there is none.
@@ -85,7 +85,7 @@ def param(
     """Declare one field of a ``Params`` or ``Base`` dataclass (``int``, ``float``, ``bool`` or ``str``).
 
     Args:
-        default: its value where nothing else is said.
+        default: value used where none is given.
         low: smallest value.
         high: largest value.
         choices: all values.

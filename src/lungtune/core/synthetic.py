@@ -1,4 +1,4 @@
-"""How many synthetic images a trial trains on beside the real ones, and which trials of a search want any."""
+"""Synthetic training images of a trial: amount, mode, and the trials of a search that need a bank."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ RATIO, BALANCE, USE, IMAGES = NAMES = ("synthetic_ratio", "synthetic_balance", "
 
 GENERATED, DUPLICATES, NONE = "generated", "duplicates", "none"
 QUESTION = f"{IMAGES}={NONE},{DUPLICATES},{GENERATED}"
-"""What ``retrain --compare`` is asked to learn whether synthetic images help."""
+"""Argument of ``retrain --compare`` that measures the effect of synthetic images."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a trial chose; a family without these parameters trains on real images.
+    """Settings of a trial; a family without these parameters trains on real images.
 
     Attributes:
         ratio: further images for each real training image.
@@ -46,12 +46,12 @@ class Settings:
 
     @property
     def adds(self) -> bool:
-        """Whether a trial trains on further images at all."""
+        """True if a trial trains on additional images, synthetic or repeated."""
         return self.ratio > 0 and self.images != NONE
 
     @property
     def wants_bank(self) -> bool:
-        """Whether a trial trains on a bank's images."""
+        """True if a trial trains on a bank's images."""
         return self.ratio > 0 and self.images == GENERATED
 
 

@@ -1,4 +1,4 @@
-"""Check of a data set and its split: counts, problems that stop a search, warnings."""
+"""Audit of a data set and its split: counts, blocking problems, warnings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Audit:
         excluded: case id -> why it is in no part.
         shortcuts: one entry per file property that varies.
         constant: part -> the best constant answer: `class`, `accuracy`, `macro_f1`.
-        notes: how the split was made, a sentence per decision.
+        notes: decisions of the split, a sentence each.
         problems: sentences; a search must not start while there is one.
         warnings: sentences; a search may start.
         masks: number of cases with a readable lung mask.

@@ -1,4 +1,4 @@
-"""Lung masks of cases: found, checked against their images, and named in the manifest."""
+"""Lung masks of cases: discovery, validation against their images, and entries in the manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leakage of the class through properties of the files: type, mode, size, origin.
+"""Leakage of the class through file properties: type, mode, size, origin.
 
 In public collections each class often comes from another hospital, so file type, size, mode, aspect ratio or, where
 it is known, the archive give the class away, and a model learns the archive instead of the lung. A small decision
@@ -23,7 +23,7 @@ FEATURES = ("file type", "mode", "width", "height", "depth", "aspect ratio", "or
 
 @dataclass(frozen=True)
 class Leakage:
-    """How well one property of the files predicts the class.
+    """Predictability of the class from one file property.
 
     Attributes:
         feature: one of `FEATURES`.

@@ -1,4 +1,4 @@
-"""The data check on a terminal or as JSON."""
+"""Audit report for the terminal or as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lungtune.data.manifest import PARTS
 
 
 def check(source: str, *, seed: int = 0, folds: int = 5, as_json: bool = False) -> int:
-    """Inspect a data source and print what was found.
+    """Inspect a data source and print the audit.
 
     Returns:
         Exit code: 0 when a search may start, else 2.

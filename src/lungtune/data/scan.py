@@ -1,8 +1,8 @@
-"""Facts of every image and volume, read once and cached.
+"""Scan of all images and volumes for facts, cached.
 
 Facts are cached in `facts-1.sqlite` in the cache folder, keyed by absolute path, size and modification time, so a
-second scan opens nothing; what only volumes have is in a table of its own. Unreadable files are not cached: whoever
-mends one sees it at once.
+second scan opens nothing; volume-only facts are in a separate table. Unreadable files are not cached, so a repaired
+file is read by the next scan.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def scan(files: Sequence[str], *, voi: bool = False, what: str = "images") -> pd
     stored = True
     for batch in _batched(track(_look(missing, voi), len(missing), f"Reading {what}"), 500):
         found = {path: result for path, result in batch if isinstance(result, Facts)}
-        stored = stored and _store(found, keys, voi)  # one that fails is said once
+        stored = stored and _store(found, keys, voi)  # a failure is reported once
         known.update({path: (*astuple(result), None) for path, result in found.items()})
         errors = {path: result for path, result in batch if isinstance(result, str)}
         known.update({path: (*(None,) * (len(COLUMNS) - 1), text) for path, text in errors.items()})

@@ -1,6 +1,6 @@
-"""A bank of synthetic images: made from one training fold, class by class, for trials to train on beside real ones.
+"""Bank of synthetic images, sampled class by class from a generator of one training fold.
 
-A folder. `bank.json` says what decides the images; it is written first and never changed. `images/<class>/<index>.png`
+A folder. `bank.json` holds all that determines the images; written first, never changed. `images/<class>/<index>.png`
 are 8-bit gray, square; an image is a function of the bank's seed, its class and its index. `images.jsonl` has a line
 for each finished image, appended once the image itself is safe on disk, so that making images can stop anywhere and go
 on.
@@ -36,14 +36,14 @@ SCHEMA = 1
 _DESCRIPTION = "bank.json"
 _MAKE = "python scripts/synthesize.py"
 _OWN = ("folder", "limits")
-"""What a description does not hold."""
+"""Attributes that are not part of a description."""
 _KINDS = {"key": str, "generator": dict, "classes": list, "train_hash": str, "size": int, "seed": int, "about": dict}
 _LIST, _LOCK = "images.jsonl", ".lock"
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image to put in: class name, index, the caption it was made from, its seed, pixels uint8 `(H, W)`."""
+    """An image to add: class name, index, its caption, its seed, pixels uint8 `(H, W)`."""
 
     label: str
     index: int
@@ -60,7 +60,7 @@ class Entry:
         label: class name.
         index: place within its class.
         file: relative to the bank.
-        caption: what it was made from.
+        caption: its text prompt.
         seed: its own.
         sha256: of the file's bytes.
         sha1: of the same, by which the pixel store knows images.
@@ -88,9 +88,9 @@ class SyntheticBank:
     """A bank as it is, or its first images (:meth:`first`), which later ones do not change.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         key: hex, of all that decides the images.
-        generator: what made them: `recipe` (its name), `fingerprint`, `family`, `base`, `params`, ...
+        generator: its provenance: `recipe` (its name), `fingerprint`, `family`, `base`, `params`, ...
         classes: names, in the order of the data set's labels.
         train_hash: `Manifest.train_hash` of the fold the generator learned from.
         size: side of the images in pixels.
@@ -179,7 +179,7 @@ class SyntheticBank:
 
         Args:
             about: what `to_dict` returned then.
-            folder: where the bank lies now, if not where it was.
+            folder: current location of the bank, if it was moved.
 
         Raises:
             DataError: there is no such bank any more, it is another one, or those images changed.
@@ -238,7 +238,7 @@ class SyntheticBank:
         return hashlib.sha256(json.dumps([self.key, rows], ensure_ascii=True).encode()).hexdigest()
 
     def missing(self, per_class: int | Mapping[str, int]) -> list[tuple[str, int]]:
-        """Return (class, index) of the images that are still to be made, class by class."""
+        """Return (class, index) of the missing images, class by class."""
         listed = {(entry.label, entry.index) for entry in _listed(self.folder)}
         most = {label: per_class if isinstance(per_class, int) else per_class.get(label, 0) for label in self.classes}
         wanted = ((label, index) for label in self.classes for index in range(most[label]))
@@ -276,7 +276,7 @@ class SyntheticBank:
                     )
 
     def drop_damaged(self) -> list[Entry]:
-        """Strike the images that are gone or altered off the list, so that they are made anew; return them."""
+        """Remove missing or altered images from the list, so that they are regenerated; return them."""
         dropped = _remove(self.folder, lambda entry: bool(entry.flaw(self.folder)))
         self._forget()
         return dropped
@@ -299,10 +299,10 @@ class SyntheticBank:
         return taken
 
     def refuse_unless(self, manifest: Manifest) -> None:
-        """Make sure that the images were made from this split's training part.
+        """Verify that the images derive from this split's training part.
 
         Raises:
-            DataError: they were made for other classes, or from images that may be validation's or test's here.
+            DataError: they have other classes, or derive from images that may be in validation or test here.
         """
         if self.classes != manifest.classes:
             raise DataError(
@@ -482,5 +482,5 @@ def _room(folder: Path, what: str, size: int) -> Iterator[None]:
 
 
 def _foreign(folder: Path) -> bool:
-    """Whether a folder holds anything but what a bank begins with."""
+    """True if a folder holds anything but the initial files of a bank."""
     return any(each.name != _LOCK for each in folder.iterdir())

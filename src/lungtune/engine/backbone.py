@@ -1,4 +1,4 @@
-"""The frozen model of a pack: on its device, at its precision, with what its layers need to know of the batch."""
+"""Frozen model of a pack with its device, precision and batch layout."""
 
 from __future__ import annotations
 

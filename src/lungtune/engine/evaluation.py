@@ -1,4 +1,4 @@
-"""Scores of a session's trials, for all tasks of its family."""
+"""Evaluation of a session's trials for all tasks of its family."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lungtune.data.dataset import Dataset, Part
 from lungtune.engine.pack import Pack
 
 Predicted = Mapping[str, Mapping[str, np.ndarray]]
-"""What a trial predicts of a part of the data: task -> name -> ``(N, ...)``."""
+"""Predictions of a trial on one data part: task -> name -> ``(N, ...)``."""
 
 
 class Evaluation:
@@ -79,7 +79,7 @@ class Evaluation:
         return next((picture for picture in pictures if picture is not None), None)
 
     def references(self, pack: Pack, params: Any) -> dict[str, dict[str, float]]:
-        """Return the scores on validation that trials are read beside; no trial may be in the pack."""
+        """Return the reference scores on validation; the pack must be empty."""
         found: dict[str, dict[str, float]] = {}
         for evaluator in self.evaluators.values():
             for name, scores in evaluator.references(pack, params).items():

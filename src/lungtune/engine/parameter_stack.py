@@ -1,4 +1,4 @@
-"""Parameters, gradients and optimiser state of the trials of a pack, stacked over slots in one block of memory."""
+"""Parameters, gradients and optimiser state of a pack's trials, stacked over slots in one block of memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lungtune.engine.optim import OPTIMIZERS, Update
 
 _ALIGN = 16
-"""Entries start on multiples of this many floats (64 bytes), so that results do not hang on where an entry lies."""
+"""Entries start on multiples of this many floats (64 bytes), so that results do not depend on an entry's offset."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a family's and its tasks' methods return, looked at once on a few cases before any trial begins."""
+"""Pre-flight check of the return values of a family's and its tasks' methods on a few cases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lungtune.engine.returned import check_rows, shown, tensors
 from lungtune.errors import SpaceError, did_you_mean
 
 CASES = 4
-"""How many cases are run; fewer where there are not so many."""
+"""Maximum number of cases that are run."""
 
 
 def rehearse(pack: Pack, params: Any, part: Part) -> None:

@@ -1,4 +1,4 @@
-"""Files of a report: a checkpoint that holds weights, moments and predictions, and what stays when it is pruned.
+"""Files of a report: checkpoint of weights, moments and predictions, and the part kept after pruning.
 
 ``<samples>.safetensors`` holds ``state.<name>`` (``Pack.state``) and the predictions' tensors; its meta: ``fidelity``,
 ``samples``, ``metrics``, ``best`` (score and file of the best report so far). ``<samples>.npy`` is the table,

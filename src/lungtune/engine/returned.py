@@ -1,4 +1,4 @@
-"""Checks of what methods of a family return."""
+"""Type and shape checks of values returned by family methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_rows(method: Callable[..., Any], found: Any, rows: int) -> None:
 
 
 def tensors(found: Any) -> bool:
-    """Whether it is a mapping of tensors."""
+    """True for a mapping of tensors."""
     return isinstance(found, Mapping) and all(isinstance(value, Tensor) for value in found.values())
 
 

@@ -1,4 +1,4 @@
-"""Trains trials from report to report: one backbone, one data set, one pack. Search and retraining both use it."""
+"""Training session: one backbone, one data set, one pack. Used by search and retraining."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class Session:
         return None
 
     def until_report(self, progress: Callable[[int], None] | None = None) -> list[tuple[int, Report | TrialError]]:
-        """Step until something is due; ``progress`` is told the optimiser steps made."""
+        """Step until something is due; ``progress`` receives the number of optimiser steps."""
         while True:
             due = self.step()
             if progress is not None:
@@ -193,7 +193,7 @@ class Session:
         return self.evaluation.predict(self.pack, run.slot, part)
 
     def references(self, params: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-        """Return the scores on validation that trials are read beside; no trial may be in."""
+        """Return the reference scores on validation; no trial may be open."""
         return self.evaluation.references(self.pack, parameters.build(self.family.Params, params))
 
     def _report(self, run: Run, samples: int) -> Report | TrialError:

@@ -1,4 +1,4 @@
-"""One field of a data set where the training loop needs it: on the device, or memory-mapped beside it."""
+"""Field columns for the training loop, on the device or memory-mapped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On-disk cache of what no trial changes: features in memory-mapped files that trials, studies and hosts share.
+"""On-disk cache of frozen-backbone features: memory-mapped files shared by trials, studies and hosts.
 
 `features/<family>-<level>-<view>-<hash>.bin` holds, for one set of cases, one output of a family's ``features`` in the
 type it has, `(N, ...)`. The hash covers all that decides it: the base, the content of its weights, the cases' inputs,
@@ -70,7 +70,7 @@ def identity(family: Family[Any, Any], base: Any, model: nn.Module, device: torc
 
 
 class InputFactory:
-    """Builds what the model gets to see of a part: cached features where the base says so, else cases augmented anew.
+    """Factory of a data part's model inputs: cached features if the base requests them, else on-the-fly augmentation.
 
     Args:
         family: the family.
@@ -290,7 +290,7 @@ class CachedFeatures:
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
-        """Where each feature begins in a row and how many bytes it takes there, a multiple of 8."""
+        """Offset and size in bytes of each feature in a row, multiples of 8."""
         places, first = {}, 0
         for name, example in self._example.items():
             size = -(-example.nbytes // 8) * 8

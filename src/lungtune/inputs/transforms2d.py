@@ -1,4 +1,4 @@
-"""X-ray-safe augmentation of batches of images, with a strength for each trial.
+"""X-ray-safe augmentation of image batches, with one strength per trial.
 
 | level | geometry (each image, uniform) | intensity |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""Attention whose projections are plain Linears, so that each of q, k, v and out can be adapted by itself.
+"""Attention with plain Linear projections, so that q, k, v and out can be adapted separately.
 
 ``nn.MultiheadAttention`` keeps q, k and v in one matrix and calls its ``out_proj`` behind the module's back: adapters
 hung on it are bypassed, or applied twice. ``split`` swaps every one inside a model; ``merge_state`` goes back.

@@ -1,7 +1,7 @@
-"""Networks of which all, or a part, train: run for each trial with its own parameters, statistics and randomness.
+"""Fully or partly trained networks, run per trial with its own parameters, statistics and randomness.
 
-A trial's parameters lie in the pack's stack, one row a slot; the network itself, on which they are laid for a
-call, is the pack's backbone. What a trial leaves frozen is therefore shared, and in eval mode.
+A trial's parameters are rows of the pack's parameter stack; they override those of the shared backbone for each call.
+Frozen parts are therefore shared, and in eval mode.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lungtune.layers.layout import BatchLayout
 Outputs = Mapping[str, Tensor]
 _RATES = ("drop_prob", "drop_path")
 _KNOWN = "_lungtune_modes"
-"""Attribute of a network that keeps what ``_modes`` found, so that it goes when the network goes."""
+"""Attribute of a network that caches the result of ``_modes`` for the network's lifetime."""
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
 
     Args:
         model: the backbone; the trials train some of its parameters (``Family.trainable_parameters``, full names).
-        inputs: ``(N, ...)``, rows laid out as ``layout`` says.
+        inputs: ``(N, ...)``, rows ordered as in ``layout``.
         layout: the layout.
         call: given a trial's ``Params`` and its rows, runs ``model`` and returns its outputs by name.
 
@@ -55,7 +55,7 @@ def run(
 
 
 class _Call(nn.Module):
-    """A call of a network in any way, as a module: what ``functional_call`` takes."""
+    """An arbitrary call of a network wrapped as a module, as ``functional_call`` requires."""
 
     def __init__(self, model: nn.Module, call: Callable[[Any, Tensor], Outputs]) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def statistics(model: nn.Module, trained: Callable[[str], bool]) -> list[str]:
 
 @torch.no_grad()
 def redraw(own: dict[str, Tensor], heads: Iterable[str], generator: torch.Generator) -> None:
-    """Draw the parameters of the named Linears anew, in place, as ``torch.nn.Linear`` does.
+    """Reinitialise the parameters of the named Linears in place, as ``torch.nn.Linear`` does.
 
     Args:
         own: parameters by full name.

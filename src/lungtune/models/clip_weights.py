@@ -1,4 +1,4 @@
-"""Where CLIP's weights lie: shipped with the project, in a folder, or in a cache of the hub."""
+"""Location of CLIP weights: shipped, in a folder, or in a hub cache."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def find(model: str, weights: str, *, fetch: bool) -> Weights:
         fetch: download what no cache holds.
 
     Raises:
-        WeightsError: they cannot be had; says how to get them.
+        WeightsError: they are unavailable; the message explains how to get them.
     """
     home = shipped(weights)
     for folder in (home, Path(weights).expanduser()):

@@ -21,7 +21,7 @@ from lungtune.layers.layout import BatchLayout
 from lungtune.models import diffusion_weights as weights
 from lungtune.models.clip_prompts import prompts
 
-for _library in (diffusers, transformers):  # what is missing or wrong is said here, in a sentence
+for _library in (diffusers, transformers):  # missing or wrong parts raise here, in one sentence
     _library.utils.logging.disable_progress_bar()
     _library.utils.logging.set_verbosity_error()
 
@@ -30,7 +30,7 @@ SAMPLERS = {"ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler"}
 without noise on the way: an image is a function of the noise it starts from."""
 
 SPACING = {"ddim": {"timestep_spacing": "trailing"}, "dpm++": {}}
-"""Settings of the samplers beside those of the base; DDIM's as of Lin et al. 2024 (arXiv 2305.08891)."""
+"""Sampler settings in addition to the base's; DDIM's follow Lin et al. 2024 (arXiv 2305.08891)."""
 
 
 class Diffusion(nn.Module):

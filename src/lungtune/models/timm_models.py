@@ -1,4 +1,4 @@
-"""Pretrained image models: any of timm's, our Conformers, and the bases that come with the project."""
+"""Pretrained image models: timm's, the Conformers of this project, and the shipped bases."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check(model: str, weights: str) -> None:
     """Make sure that weights are on this machine, fetching them if the hub answers; say so if they are random ones.
 
     Raises:
-        WeightsError: they cannot be had; says how to get them.
+        WeightsError: they are unavailable; the message explains how to get them.
     """
     found = find(model, weights, fetch=True)
     if found.file is None:
@@ -79,7 +79,7 @@ def find(model: str, weights: str, *, fetch: bool) -> Weights:
         fetch: download what no cache holds.
 
     Raises:
-        WeightsError: they cannot be had; says how to get them.
+        WeightsError: they are unavailable; the message explains how to get them.
     """
     file = Path(weights).expanduser()
     if weights == "random":
@@ -210,7 +210,7 @@ def having(built: Built, part: str, what: str) -> Built:
     """Return ``built`` if its model has a part of that name.
 
     Raises:
-        SpaceError: it has not; ``what`` says what the model must be.
+        SpaceError: it has not; ``what`` names the required kind of model.
     """
     if not hasattr(built.model, part):
         raise SpaceError(f"model must be {what}, but got {built.architecture}.")

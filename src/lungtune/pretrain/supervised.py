@@ -1,4 +1,4 @@
-"""Pretraining a classifier's body: it learns to tell what is to be seen, and where, never which disease it is."""
+"""Supervised pretraining of a classifier body on visible findings and their places, never on diseases."""
 
 from __future__ import annotations
 

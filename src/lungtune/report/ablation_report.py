@@ -1,4 +1,4 @@
-"""The report's section on one parameter: every value's models against the control's, on each part of the data.
+"""Report section on one parameter: the models of every value against the control, per data part.
 
 The recipe was chosen with one of the values, which flatters that value; ``notes`` say so, as nothing here can mend it.
 """
@@ -42,7 +42,7 @@ def part(
         arms: of every training that ended. A value none of whose seeds did is left out.
         objective: the metric that decides, and its direction.
         by_class, by_class_mode: as in :func:`lungtune.stats.ablation.effect`.
-        measures: shown name -> (the scorer's name of a metric, predictions of its task), shown beside the objective.
+        measures: display name -> (the scorer's name of a metric, predictions of its task), shown next to the objective.
 
     Returns:
         JSON-able: ``problem`` (why nothing could be compared; empty when it could), and then ``seeds``, ``values``
@@ -111,7 +111,7 @@ def confirmed(compared: Comparison, validation: Mapping[str, Any], test: Mapping
         return ""
     return (
         f"The value that was best on validation, {shown(best)}, has a gain of {interval_text(gain)} over "
-        f"{control} here. Whoever picks a value by these test scores needs new patients to know what it is worth."
+        f"{control} here. A value picked by these test scores has to be confirmed on new patients."
     )
 
 
@@ -173,7 +173,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def _verdicts(found: Mapping[str, Any]) -> list[str]:
-    """Whether synthetic images helped, a sentence a part; nothing of other axes."""
+    """Verdicts on synthetic images, one sentence per data part; empty for other axes."""
     parts = [(name, found[name].get("synthetic")) for name in ("validation", "test") if found[name]]
     return [f"On {name}, {verdict['sentence']}" for name, verdict in parts if verdict]
 

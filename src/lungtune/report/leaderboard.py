@@ -10,14 +10,14 @@ from lungtune.stats.bootstrap import interval_text
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """Return a board as plain text: a line a contender, then what it says."""
+    """Return a board as plain text: a line per contender, then its conclusions."""
     width = max(len(row["name"]) for row in found["rows"])
     lines = [f"{row['rank']:>2}  {row['name']:<{width}}  {'  '.join(_cells(row))}" for row in found["rows"]]
     return "\n".join([*lines, found["sentence"], found["claims"]])
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """Return a board as a Markdown table, then what it says."""
+    """Return a board as a Markdown table, then its conclusions."""
     lines = [f"| | model | {found['metric']} | corrected for the choice | behind the winner | beyond chance |"]
     lines.append("|---|---|---|---|---|---|")
     for row in found["rows"]:

@@ -1,4 +1,4 @@
-"""The report of a retraining, whatever the task: its frame, a plain section a part, Markdown, terminal text, files."""
+"""Task-independent frame of a retraining report: one section per data part, Markdown, terminal text, files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A comparison of one parameter's values: the same recipe trained with each, against a control.
+"""Comparison arms: the recipe trained with each value of one parameter, against a control.
 
 The recipe's own runs are its value's. Of three seeds or more the searched one is left out of all values: its score was
 selected with one of them.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lungtune.engine.session import Session
 
 OTHERS = 2
-"""With so many seeds beside the searched one, that one is left out."""
+"""Number of further seeds from which on the searched one is left out."""
 
 
 def compared_seeds(seeds: int) -> int:
@@ -86,7 +86,7 @@ class Arms:
         runs.train(self._session, self._space, self.others, self._fidelity, listed)
 
     def content(self, edited: bool) -> dict[str, Any]:
-        """Return what the report says while the test set is locked.
+        """Return the report content while the test set is locked.
 
         Args:
             edited: the recipe was changed after its export.

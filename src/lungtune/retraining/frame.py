@@ -1,4 +1,4 @@
-"""What retraining a recipe takes, whatever its task: runs, scores with intervals, a comparison, a report.
+"""Task-independent retraining of a recipe: runs, scores with intervals, comparison, report.
 
 :class:`Retraining` serves every task as it is; a task with more to report subclasses it (``Task.retraining``).
 """
@@ -106,7 +106,7 @@ class Retraining:
         self.dataset = self.opened(bank=self._taken())
         self.checkpoints = folder / "work" / self.mark
         first, space = self.space.seed, self.space
-        assert first is not None  # provenance made sure
+        assert first is not None  # guaranteed by the provenance
         self.each = [runs.Run(seed, self.checkpoints / str(seed)) for seed in range(first, first + self.options.seeds)]
         slots = runs.room(self.family, self._together())
         self.session = Session(self.family, self.base, self.dataset, space.fidelity, space.objective, slots=slots)
@@ -134,7 +134,7 @@ class Retraining:
         self.family.export(self.base, self.params, self.dataset.classes, self.each[0].adapter, draft)
 
     def content(self) -> dict[str, Any]:
-        """Return what the report says while the test set is locked (:func:`lungtune.report.retrain_report.content`)."""
+        """Return the report content while the test set is locked (:func:`lungtune.report.retrain_report.content`)."""
         about = {"recipe": self.path.name, "fingerprint": self.mark, "weights": str(self.folder / "weights")}
         data = {"source": self.inspection.source, "split": self.origin.split, "classes": list(self.dataset.classes)}
         about |= {"data": data, "versions": environment.describe()["versions"]}
@@ -159,7 +159,7 @@ class Retraining:
         runs.make_sure(self.session, self.space, scored, self.origin.fidelity)
 
     def score(self, content: dict[str, Any]) -> None:
-        """Open the test set and fill in what ``content`` says of it."""
+        """Open the test set and fill in its part of ``content``."""
         part = self.locked()
         for run, row in zip(self.each, content["runs"], strict=True):
             if run.failure is None:

@@ -1,4 +1,4 @@
-"""Schedulers: one module each, found by file name; each exposes its class as ``SCHEDULER``."""
+"""Schedulers: one module each, discovered by file name; each exposes its class as ``SCHEDULER``."""
 
 from __future__ import annotations
 

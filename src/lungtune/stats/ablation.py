@@ -1,4 +1,4 @@
-"""Whether one parameter helps: its values against a control, on the same patients.
+"""Effect of one parameter: its values against a control, on the same patients.
 
 For a parameter whose 0 switches something off (``lambda2``, the weight of the segmentation loss), the models trained
 with 0 are the control; elsewhere any value may be. Every other value gets a paired interval over patients of its gain,
@@ -34,7 +34,7 @@ def gain(
 ) -> Interval:
     """Return the score of ``treatment`` above that of ``control``, each the mean over its seeds, on the same draws.
 
-    Positive is better: ``mode`` says which direction of the metric that is.
+    Positive is better: ``mode`` is the metric's direction.
     """
     groups = groups_of(patients, len(control[0]))
     pair = (seed_mean(treatment, groups), seed_mean(control, groups))[:: 1 if mode == "max" else -1]

@@ -1,8 +1,8 @@
-"""Which of several model families is best, and whether its lead is more than chance.
+"""Ranking of model families, with an interval for the winner's lead.
 
 The winner's lead over each other contender gets a paired interval over patients, jointly right for all of them
 (Bonferroni), as the winner is compared with everyone. A contender's own score is that of its best report, chosen on
-the same patients; with all its candidates, the score expected on new patients is given beside it.
+the same patients; with all its candidates, the score expected on new patients is given as well.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Mean and spread over several seeds of one recipe, of which the first one's score was selected."""
+"""Mean and spread over several seeds of one recipe; the first seed's score was selected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether synthetic images helped: they must beat training without them *and* as many real images taken again.
+"""Effect of synthetic images against two controls: none, *and* as many repeated real images.
 
 A gain over training without them alone may come from the balance of the classes, or from more of each rare image.
 """
@@ -35,7 +35,7 @@ def verdict(
 
     Returns:
         JSON-able: ``gains`` {control: interval, jointly right for both}, ``helped`` (both lower bounds are above 0;
-        null where a control is missing that might have said otherwise), ``sentence``, to stand after a comma.
+        null if a missing control could change the verdict), ``sentence``, to stand after a comma.
     """
     joint, metric = 1 - (1 - _LEVEL) / len(_CONTROLS), objective.metric
     found = {

@@ -1,4 +1,4 @@
-"""Evaluation of tasks whose predictions are made case by case."""
+"""Evaluator of tasks with case-wise predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where MLflow keeps its runs, and how to come to a store that is whole."""
+"""Location and repair of the MLflow tracking store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tracking_uri() -> str:
 
 
 def is_remote(uri: str) -> bool:
-    """Whether ``uri`` names a server rather than a file or a database."""
+    """True if ``uri`` names a server rather than a file or a database."""
     return urlsplit(uri).scheme in ("http", "https", "databricks")
 
 
@@ -87,7 +87,7 @@ def client(uri: str) -> MlflowClient:
     """Import MLflow (about 3 s) and return a client of a store whose schema is there.
 
     Raises:
-        StudyError: the store was written by another version of MLflow, or can't be made.
+        StudyError: the store was written by another version of MLflow, or can't be created.
     """
     settle_environment()
     from mlflow.tracking import MlflowClient
@@ -103,7 +103,7 @@ def prepare(uri: str) -> None:
     no MLflow opens again. So one process at a time builds the database aside and puts it in place whole.
 
     Raises:
-        StudyError: the file is half-made, of another MLflow version, or its folder can't be written.
+        StudyError: the file is incomplete, of another MLflow version, or its folder can't be written.
     """
     if uri.startswith(("file:", "./", "/")):
         raise StudyError(

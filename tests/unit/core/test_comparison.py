@@ -1,4 +1,4 @@
-"""What --compare takes, and the ready command that asks whether a family's addition helps."""
+"""Values accepted by --compare, and the suggested command for a family's ablation."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_values_are_read_as_a_space_file_reads_them():
         ("augmentation=2,1,0", (2, 1, 0), 0),
     ],
 )
-def test_the_recipes_own_value_is_among_them_and_the_control_is_nought_or_the_first(text, values, control):
+def test_values_include_the_recipes_and_control_is_0_or_first(text, values, control):
     found = read(text, recipe(lambda2=0.5, class_weighting="none", augmentation=1), FAMILY)
     assert (found.values, found.control) == (values, control)
 
@@ -82,7 +82,7 @@ def test_a_mistake_is_one_sentence(text, message):
     ("own", "listed"),
     [(0.0, "0,0.01,0.1,1"), (0.012345, "0,0.001,0.0123,0.1"), (0.05, "0,0.01,0.05,1"), (10.0, "0,0.1,1,10")],
 )
-def test_the_ready_command_has_the_control_the_winner_and_decades_around_it(own, listed):
+def test_suggested_values_are_control_winner_and_decades(own, listed):
     (command,) = commands(Path("r.yaml"), FAMILY, SPACE, DEFAULTS | {"lambda2": own})
     assert command == f"python scripts/retrain.py r.yaml --compare lambda2={listed} --seeds 3"
     found = read(command.split("--compare ")[1].split()[0], recipe(lambda2=own), FAMILY)

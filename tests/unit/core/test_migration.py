@@ -1,4 +1,4 @@
-"""What the first event of a 0.1 journal becomes, and what happens to those of other versions."""
+"""Migration of 0.1 journals, and refusal of other versions."""
 
 from __future__ import annotations
 

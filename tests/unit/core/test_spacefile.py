@@ -1,4 +1,4 @@
-"""A space file is checked whole, and every mistake is named with its line."""
+"""Validation of space files: every mistake is reported with its line."""
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution

@@ -1,4 +1,4 @@
-"""Several spaces in one search: which one is an axis, and each trial's configuration is its own space's."""
+"""Several spaces in one search: the space is an axis, and each trial's configuration is its own space's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_space_is_an_axis_and_the_longest_fidelity_counts(both: SearchSpace)
     assert [point[SPACE] for point in both.start] == ["clip_lora", "clip_head"]
 
 
-def test_it_goes_through_the_journal(both: SearchSpace) -> None:
+def test_value_round_trips_through_the_journal(both: SearchSpace) -> None:
     assert SearchSpace.from_dict(both.to_dict()) == both
 
 
@@ -78,7 +78,7 @@ def test_suggestions_of_a_space_learn_from_its_own_trials(both: SearchSpace) -> 
     assert late.count("clip_head") > 0.7 * len(late)
 
 
-def test_settings_reach_every_space_that_has_them_or_the_one_that_is_named() -> None:
+def test_set_reaches_all_matching_spaces_or_the_named_one() -> None:
     space = catalog.space("clip_lora,clip_head", "demo", {"clip_lora.lr": 1e-3, "trials": 5, "hidden": 64})
     lora, head = space.members
     assert lora.fixed["lr"] == 1e-3
@@ -136,7 +136,7 @@ def test_a_list_in_the_base_is_an_axis_of_its_own_kind(tmp_path: Path) -> None:
         catalog.space("clip_head", "full", {"image_size": {"low": 32, "high": 64}})
 
 
-def test_a_base_setting_that_is_fixed_holds_for_the_start_points_too() -> None:
+def test_fixed_base_setting_applies_to_start_points() -> None:
     """Else the search would ask for the weights of a model that was ruled out."""
     space = catalog.space("convnext_full", "full", {"model": "convnext_small"})
     assert [base["model"] for _, base in space.bases] == ["convnext_small"]
@@ -145,7 +145,7 @@ def test_a_base_setting_that_is_fixed_holds_for_the_start_points_too() -> None:
     assert made.params["lr"] == 0.1, "the rest of the start point stays"
 
 
-def test_a_start_point_that_does_not_name_a_searched_base_setting_has_one_of_its_choices(tmp_path: Path) -> None:
+def test_start_point_without_a_base_setting_gets_a_choice(tmp_path: Path) -> None:
     """Its default need not be among them, nor on this machine."""
     text = catalog.spaces()["vit_lora"].read_text()
     file = tmp_path / "weights.yaml"

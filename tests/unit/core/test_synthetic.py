@@ -1,4 +1,4 @@
-"""Which searches want synthetic images and how many, what recipes say of them, how it is asked whether they help."""
+"""Synthetic images in spaces and recipes: need, amount, provenance, and the suggested comparison."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_studies_from_before_there_were_any_want_none():
     assert synthetic.wanted(old) == 0
 
 
-def test_a_bank_must_hold_enough_for_every_ratio_and_balance_that_may_come():
+def test_bank_must_suffice_for_every_ratio_and_balance():
     assert needed(space(synthetic_ratio=1.0)) == (7, 7, 6)
     assert needed(space(synthetic_ratio=1.0, synthetic_balance="fill")) == (5, 7, 8)
     both = {"synthetic_balance": CategoricalDistribution(["uniform", "fill"])}
@@ -69,7 +69,7 @@ def test_a_bank_must_hold_enough_for_every_ratio_and_balance_that_may_come():
     assert needed(space()) == (0, 0, 0)
 
 
-def test_a_fingerprint_knows_the_bank_and_nothing_changes_without_synthetic_images():
+def test_fingerprint_covers_the_bank_only_if_it_is_used():
     """A recipe from before there were any has none of the parameters; read today, it has their defaults."""
     old = SearchSpace(
         name="s", family="f", summary="", profile="full", objective=Objective("macro_f1"), sampler="tpe", trials=1,
@@ -99,7 +99,7 @@ def test_a_recipes_bank_must_be_whole(bank, tmp_path):
         recipe.provenance(replace(made, provenance={**about, "bank": bank}), tmp_path)
 
 
-def test_a_recipe_with_synthetic_images_is_asked_whether_they_help():
+def test_recipe_with_synthetic_images_suggests_comparison():
     asked = "python scripts/retrain.py r.yaml --compare synthetic_images=none,duplicates,generated --seeds 3"
     mixed = space(synthetic_ratio=1.0)
     assert comparison.commands(Path("r.yaml"), FAMILY, mixed, mixed.fixed) == [asked]

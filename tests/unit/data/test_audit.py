@@ -1,4 +1,4 @@
-"""The audit: what stops a search, what is only said."""
+"""Audit: blocking problems and warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a source to pixels, labels and patients; the test part stays closed."""
+"""Data set from source to pixels, labels and patients; the test part stays closed."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_an_image_changed_since_the_study_began_is_named(source, tmp_path, cache
         load(tmp_path / "split.json", WANTED, 16)
 
 
-def test_a_bare_manifest_is_audited_anew(source):
+def test_manifest_without_audit_is_audited_again(source):
     found = inspect(source)
     assert load(found.manifest, WANTED, 16).audit == found.audit
 

@@ -1,4 +1,4 @@
-"""Every kind of field, from real files through stores to the arrays of a part."""
+"""Every kind of field, from real files through stores to arrays."""
 
 from __future__ import annotations
 

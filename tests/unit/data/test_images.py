@@ -1,4 +1,4 @@
-"""Decoding: every mode becomes 8-bit gray, every damage becomes a short sentence."""
+"""Decoding: every mode becomes 8-bit gray; every damage gives a short message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lung masks: found, checked, laid over their images, and only then when wanted."""
+"""Lung masks: discovery, validation, alignment with their images, loading only on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shortcut alarm: fires when the files give the class away, and stays silent otherwise."""
+"""Metadata-leakage alarm: raised when file properties predict the class, silent otherwise."""
 
 from __future__ import annotations
 

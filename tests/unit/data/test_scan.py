@@ -1,4 +1,4 @@
-"""Scanning: once per file, and never a crash."""
+"""Scan: once per file, without crashes."""
 
 from __future__ import annotations
 

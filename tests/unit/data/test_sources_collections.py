@@ -1,4 +1,4 @@
-"""Public collections in the layouts their archives have, traps included."""
+"""Public collections in their archives' layouts, including known traps."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ def test_medmnist_damaged_files_leave_nothing_behind(tmp_path, cache):
     assert not [p for p in (cache / "medmnist").iterdir() if p.is_dir()]
 
 
-def test_medmnist_fetches_once_and_says_where_the_file_must_lie(tmp_path, cache, monkeypatch):
+def test_medmnist_downloads_once_and_reports_the_path(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def offline(stem, folder):

@@ -1,4 +1,4 @@
-"""Pixel stores: decoded once, shared, and rebuilt when damaged."""
+"""Pixel stores: decoded once, shared, rebuilt when damaged."""
 
 from __future__ import annotations
 

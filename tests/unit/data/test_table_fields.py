@@ -1,4 +1,4 @@
-"""Tables without a label, with several labels and with numbers: read, split, checked, refused."""
+"""Tables without a label, with several labels and with numbers: read, split, validated, refused."""
 
 from __future__ import annotations
 

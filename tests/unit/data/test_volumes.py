@@ -1,4 +1,4 @@
-"""Volumes: .npy files to cubes, masks over them, facts, and what is refused."""
+"""Volumes: .npy files to cubes, masks, facts, refusals."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_unreadable_volume_stops_a_search(source, tmp_path):
         load(inspect(source), [VOLUME], 8)
 
 
-def test_volumes_in_class_folders_are_found(tmp_path):
+def test_volumes_in_class_folders_are_indexed(tmp_path):
     for i in range(40):
         file = tmp_path / f"data/{'ab'[i % 2]}/{i}.npy"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -293,7 +293,7 @@ def test_new_format_is_one_new_file(source, tmp_path, monkeypatch):
         readers.all_readers.cache_clear()
 
 
-def test_reader_is_found_by_content_then_by_suffix():
+def test_reader_is_selected_by_content_then_suffix():
     assert readers.find(encoded(blob(0)), "a.png").KIND == "volume"
     assert readers.find(b"\x89PNG", "a.npy").KIND == "image"
     assert readers.find(b"hello", "a.npy").KIND == "volume"

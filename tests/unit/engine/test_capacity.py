@@ -1,4 +1,4 @@
-"""The number of slots follows from a measurement, within memory and the cap."""
+"""Measured number of slots, within memory and the cap."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def measured(seconds: Any, most: int = 99, cap: int = 8) -> capacity.Capacity:
     return found
 
 
-def test_where_a_step_costs_the_same_for_all_sizes_the_cap_is_taken() -> None:
+def test_cap_is_chosen_when_step_time_is_constant() -> None:
     found = measured(lambda slots: 0.03)
     assert found.slots == 8
     assert [rate.slots for rate in found.rates] == [1, 2, 4, 8]
     assert "at most 8 are allowed" in found.why
 
 
-def test_where_packing_brings_nothing_a_pack_of_one_is_taken_and_larger_ones_are_not_tried() -> None:
+def test_pack_of_one_when_packing_does_not_pay() -> None:
     found = measured(lambda slots: 0.03 * slots)
     assert found.slots == 1
     assert [rate.slots for rate in found.rates] == [1, 2, 4]

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or refused, the old one never lost."""
+"""Checkpoints: complete or refused; the previous one is never lost."""
 
 from __future__ import annotations
 

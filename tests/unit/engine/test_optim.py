@@ -1,4 +1,4 @@
-"""Stacked optimisers and schedules are torch's for every slot, alone and mixed."""
+"""Stacked optimisers and schedules equal torch's for every slot, alone and mixed."""
 
 from __future__ import annotations
 

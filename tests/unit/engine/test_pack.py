@@ -1,4 +1,4 @@
-"""The pack's own promises, on a toy family: order of data, resume, isolation, checks."""
+"""Pack on a toy family: data order, resume, isolation, checks."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_larger_rank_joins_without_disturbing_the_smaller() -> None:
     assert equal(members.state(slot), before)
 
 
-def test_leaving_detaches_layers_nobody_adapts() -> None:
+def test_leaving_detaches_unused_layers() -> None:
     members = pack()
     a = members.join(Params(targets="first"), seed=1, horizon=100)
     b = members.join(Params(targets="second"), seed=1, horizon=100)
@@ -130,14 +130,14 @@ def test_a_diverging_trial_disturbs_no_other() -> None:
     assert told(shared, b).isfinite().all()
 
 
-def test_full_pack_takes_nobody() -> None:
+def test_full_pack_refuses_trials() -> None:
     members = pack(capacity=1)
     members.join(Params(), seed=1, horizon=10)
     with pytest.raises(ValueError, match="at most capacity=1 trials"):
         members.join(Params(), seed=2, horizon=10)
 
 
-def test_a_target_without_a_match_is_refused_and_nothing_has_changed() -> None:
+def test_unmatched_target_is_refused_without_side_effects() -> None:
     members = pack()
     with pytest.raises(SpaceError, match="'attn' must match at least one layer"):
         members.join(Params(targets="first|attn"), seed=1, horizon=10)

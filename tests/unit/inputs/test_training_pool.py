@@ -1,4 +1,4 @@
-"""What a trial trains on, and when: exact numbers, nested ratios, equal work, plain batches where nothing is mixed."""
+"""Training pool: exact counts, nested ratios, equal work, plain batches where nothing is mixed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def drawn(steps: int, seed: int = 3, horizon: int = 200, **params: Any) -> Tenso
 @pytest.mark.parametrize(
     "off", [{}, {"synthetic_ratio": 2.0, "synthetic_images": "none"}, {"synthetic_use": "pretrain"}]
 )
-def test_where_nothing_is_mixed_batches_and_views_are_the_ones_of_before(off: dict[str, Any]) -> None:
+def test_unmixed_pool_gives_the_same_batches_and_views(off: dict[str, Any]) -> None:
     orders = [torch.randperm(20, generator=torch.Generator().manual_seed(derive_seed(3, 0, turn))) for turn in range(3)]
     assert torch.equal(drawn(14, **off), torch.cat(orders)[:56])
     first = torch.randint(2**31, (20,), generator=torch.Generator().manual_seed(derive_seed(3, 4)))
@@ -89,7 +89,7 @@ def test_a_family_without_these_parameters_trains_on_real_images() -> None:
     assert Settings.of(Plain()) == Settings()
 
 
-def test_uniform_gives_every_class_as_many_and_fill_the_rare_ones_first() -> None:
+def test_uniform_adds_equally_and_fill_rare_classes_first() -> None:
     assert extra(COUNTS, 0.5, "uniform") == (4, 3, 3)
     assert extra(COUNTS, 0.0, "fill") == (0, 0, 0)
     assert extra(COUNTS, 0.05, "fill") == (0, 0, 1)
@@ -123,7 +123,7 @@ def test_a_mix_is_one_pool_shown_once_a_pass() -> None:
     assert not torch.equal(shown[:40], shown[40:])
 
 
-def test_pretraining_comes_first_and_takes_its_share_of_the_horizon() -> None:
+def test_pretraining_is_first_for_its_share_of_the_horizon() -> None:
     (zero, alone), (begin, real) = pools(synthetic_ratio=3.0, synthetic_use="pretrain", horizon=200)
     assert (zero, begin) == (0, 150)
     assert len(alone) == 60
@@ -228,7 +228,7 @@ def test_validation_never_sees_a_synthetic_image(tmp_path: Any, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("use", ["mix", "pretrain"])
-def test_a_trial_goes_on_from_its_checkpoint_as_if_nothing_had_been(use: str) -> None:
+def test_trial_resumes_exactly_from_its_checkpoint(use: str) -> None:
     def train(members: Any, slot: int, steps: int) -> list[float]:
         return [members.step()[slot] for _ in range(steps)]
 

@@ -21,7 +21,7 @@ def test_balanced_gives_every_class_the_same_share() -> None:
     torch.testing.assert_close(weights * torch.tensor([60.0, 30.0, 10.0]), torch.full((3,), 100 / 3))
 
 
-def test_sqrt_lies_between_none_and_balanced() -> None:
+def test_sqrt_weights_are_between_none_and_balanced() -> None:
     ratios = [(w[2] / w[0]).item() for w in (class_weights(LABELS, 3, k) for k in WEIGHTINGS)]
     assert ratios == [pytest.approx(1.0), pytest.approx(6**0.5), pytest.approx(6.0)]
 

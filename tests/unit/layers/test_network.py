@@ -1,4 +1,4 @@
-"""Networks in a pack train as plain torch trains them, keep their own statistics, and leave frozen parts alone."""
+"""Networks in a pack: train as in plain torch, keep their own statistics, leave frozen parts unchanged."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_slot_trains_as_torch_does(whole: bool, decay: float) -> None:
     torch.testing.assert_close(told(ours, slot), oracle(images).softmax(1), rtol=1e-3, atol=1e-4)
 
 
-def test_neighbours_share_neither_parameters_nor_statistics_nor_draws() -> None:
+def test_slots_share_no_parameters_statistics_or_randomness() -> None:
     settings = [Params(), Params(drop=0.5, batch_size=6), Params(whole=True, drop=0.3, lr=3e-3), Params(decay=0.1)]
     together, alone = pack(), []
     slots = [together.join(p, seed=i, horizon=HORIZON) for i, p in enumerate(settings)]
@@ -186,7 +186,7 @@ def test_a_frozen_part_stays_in_eval_mode() -> None:
 
 
 def test_a_network_goes_when_its_pack_goes() -> None:
-    """What is remembered about a backbone must not keep it: a search over several opens many."""
+    """Cached facts about a backbone must not keep it alive: a search over several opens many."""
     made = pack(1)
     made.join(Params(), seed=0, horizon=HORIZON)
     made.step()
@@ -228,7 +228,7 @@ def test_buffers_that_no_state_dict_holds_are_no_statistics() -> None:
     assert "body.1.running_mean" in network.statistics(net, lambda name: True)
 
 
-def test_what_trains_begins_at_the_pretrained_weights_in_bf16_too() -> None:
+def test_training_starts_at_pretrained_weights_in_bf16() -> None:
     class Alone(Family):
         packs = False
 

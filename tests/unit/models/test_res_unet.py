@@ -1,4 +1,4 @@
-"""The Res-UNet's two tasks: what lambda2 weighs, what cases without a mask teach, what 0 leaves out."""
+"""The Res-UNet's two tasks: effect of lambda2, of cases without masks, and of weight 0."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_lambda2_weighs_one_minus_dice(base: Any) -> None:
 
 
 def test_a_trial_may_wait_for_its_first_mask(base: Any) -> None:
-    """Where few cases have masks, the decoder's gradient may come late; without any in a batch it can't come."""
+    """With few masked cases the decoder's gradient may come late; without any in a batch it cannot come."""
     known = np.zeros(COUNT, bool)
     made = pack(base, data(known))
     slot = made.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
@@ -129,7 +129,7 @@ def test_an_encoder_without_five_maps_is_named(model: str) -> None:
         FAMILY.backbone(FAMILY.Base(model=model, weights="random", image_size=32), CLASSES)
 
 
-def test_synthetic_images_have_no_mask_and_count_for_the_class_only(base: Any) -> None:
+def test_unmasked_synthetic_images_train_the_class_only(base: Any) -> None:
     """Whatever stands where their masks would be, black or not, changes nothing; real ones keep theirs."""
     part = data()
     synthetic = Part.of(image=part["image"][::-1].copy(), label=part["label"][::-1].copy())
@@ -165,7 +165,7 @@ def reported(base: Any, metric: str, folder: Path, spoil: bool = False, **change
 
 
 def test_trial_without_a_decoder_scores_zero_dice(base: Any, tmp_path: Path) -> None:
-    """Where Dice is searched for; its checkpoint says the same."""
+    """Dice objective; the checkpoint scores the same."""
     report = reported(base, "dice", tmp_path, lambda2=0.0)
     assert isinstance(report, Report)
     assert (report.metrics["dice"], report.metrics["iou"]) == (0.0, 0.0)
@@ -174,7 +174,7 @@ def test_trial_without_a_decoder_scores_zero_dice(base: Any, tmp_path: Path) -> 
     assert bootstrap.plain(kept.scorer(np.arange(len(kept))), "dice") == 0.0
 
 
-def test_no_decoder_tells_no_dice_beside_another_objective(base: Any, tmp_path: Path) -> None:
+def test_no_decoder_reports_no_dice(base: Any, tmp_path: Path) -> None:
     report = reported(base, "macro_f1", tmp_path, lambda2=0.0)
     assert isinstance(report, Report)
     assert "macro_f1" in report.metrics

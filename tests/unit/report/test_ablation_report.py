@@ -1,4 +1,4 @@
-"""What a report says of a comparison: patients and seeds, notes, confirmation on test."""
+"""Ablation report: patients and seeds, notes, confirmation on test."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The frame of a retraining's report: reproduction, seeds, plain sections."""
+"""Frame of a retraining report: reproduction, seeds, sections."""
 
 import pytest
 
@@ -72,7 +72,7 @@ PART = {
 }
 
 
-def test_plain_section_shows_metrics_beside_baselines():
+def test_section_shows_metrics_and_baselines():
     words = retrain_report.section_markdown("Test", PART)
     assert "40 cases of 20 patients" in words
     assert "| metric | recipe | mean mask | other |" in words

@@ -1,4 +1,4 @@
-"""A family, a session and data that need no model: predictions are drawn around a skill that a parameter sets."""
+"""Fake family, session and data without a model: predictions scatter around a skill set by a parameter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params:
-    """How good it is."""
+    """Skill of the fake model."""
 
     skill: float = param(0.8, low=0.0, high=1.0, help="share of the cases that are right; mean Dice")
     lr: float = param(1e-3, low=1e-6, high=1.0, help="learning rate")
@@ -78,7 +78,7 @@ def part(name: str, cases: int = 60) -> Part:
 
 
 def inspection() -> Any:
-    """What the data look like from outside."""
+    """File properties of the data."""
     paths = {name: [f"{name}{k}.png" for k in range(60)] for name in ("train", "validation", "test")}
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Blackened lungs: what they look like, and why they may not be trained on."""
+"""Blackened-lung control: its images, and its refusal as training data."""
 
 from types import SimpleNamespace
 
@@ -57,7 +57,7 @@ def test_black_lungs_of_volumes_are_black():
     ],
     ids=["no masks", "a class without"],
 )
-def test_an_obstacle_is_said_and_nothing_trains(part, sentence, tmp_path):
+def test_obstacle_is_reported_and_nothing_trains(part, sentence, tmp_path):
     data = dataset.Dataset(CLASSES, part, part, None, None, None, "")
     dark = controls.Blackout(None, None, data, None, 1.0, tmp_path)
     assert sentence in dark.problem

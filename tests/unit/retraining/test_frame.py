@@ -1,4 +1,4 @@
-"""The frame of a retraining, for any task: sections, seeds, comparison, other tasks, test set, files."""
+"""Frame of a retraining for any task: sections, seeds, comparison, other tasks, test set, files."""
 
 import json
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_dice_of_a_two_task_family_is_an_objective(tmp_path):
     assert "| macro_f1 | 60 | 0." in words
 
 
-def test_dice_stands_beside_the_classes(tmp_path):
+def test_class_report_includes_dice(tmp_path):
     one, content, words = retrained(tmp_path, BOTH)
     assert content["task"] == "classification"
     measures = content["validation"]["measures"]
@@ -114,7 +114,7 @@ def test_measure_without_cases_has_no_value(tmp_path):
     }
 
 
-def test_dice_objective_is_compared_with_classes_beside(tmp_path):
+def test_dice_comparison_includes_classes(tmp_path):
     one, content, words = retrained(tmp_path, BOTH, "segmentation.dice", test=True, seeds=3, compare="skill=0,0.5,0.8")
     found = content["effect"]
     assert (found["axis"], found["control"], found["metric"], found["left_out"]) == ("skill", 0.0, "dice", 3)
@@ -134,7 +134,7 @@ def test_dice_objective_is_compared_with_classes_beside(tmp_path):
     assert "skill helps" in one.text(content)
 
 
-def test_classes_are_compared_with_dice_beside(tmp_path):
+def test_class_comparison_includes_dice(tmp_path):
     _, content, words = retrained(tmp_path, BOTH, compare="skill=0.4")
     found = content["effect"]["validation"]
     assert set(found["effect"]["classes"]) == set(fakes.CLASSES)
@@ -194,7 +194,7 @@ def test_without_wish_no_masks_are_opened(tmp_path, opened):
     assert not any("mask" in each["fields"] for each in opened)
 
 
-def test_a_value_whose_predictions_cannot_be_scored_is_told(tmp_path, monkeypatch):
+def test_unscorable_value_is_reported(tmp_path, monkeypatch):
     """It costs no other model its score."""
     predict = fakes.FakeSession.predict
 

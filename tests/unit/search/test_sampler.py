@@ -1,4 +1,4 @@
-"""Suggestions are a function of history, seed and number; Optuna is told the truth."""
+"""Sampler: suggestions are a function of history, seed and number; Optuna gets the true history."""
 
 import math
 
@@ -84,7 +84,7 @@ def test_a_complete_trial_counts_with_its_best_report():
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 0.9)
 
 
-def test_a_failed_trial_is_told_as_failed_and_has_no_value():
+def test_failed_trial_is_failed_in_optuna_without_value():
     study = optuna_study.for_sampler(space(), history([trial(0, State.FAIL, (0.5, math.nan))]))
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.FAIL, None)
 

@@ -1,4 +1,4 @@
-"""A session for each base: trials find theirs, step together by base, and idle sessions do not pile up."""
+"""One session per base: trials step together by base, and idle sessions are closed."""
 
 from __future__ import annotations
 

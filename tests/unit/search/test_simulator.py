@@ -1,4 +1,4 @@
-"""A run on a table decides what a search would decide, and counts every epoch."""
+"""Table-based simulator: same decisions as a search, and every epoch counted."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_promotion_reaches_the_target_in_half_the_epochs(mode, workers):
 
 
 def test_random_trials_find_what_early_epochs_hide():
-    """Where the first epochs show the order upside down, the budget of 460 full trainings is enough all the same."""
+    """The budget of 460 full trainings suffices even if the first epochs show the reverse order."""
     curves = table(misleading=True, rows=60)
     assert run(curves, build(Lungtune, curves, 0, first=6.0), 460 * 27).reached
     assert not run(curves, build(ShortPass, curves, 0), 20 * 27).reached

@@ -1,4 +1,4 @@
-"""Whether a parameter helps, and where: for any task's objective."""
+"""Effect of a parameter per data part, for any task's objective."""
 
 import json
 
@@ -28,7 +28,7 @@ def model(right, seed=0, least=None):
     return Probabilities(LABELS, 0.7 * np.eye(3)[said] + 0.1)
 
 
-def test_an_axis_that_helps_says_by_how_much_and_where():
+def test_helpful_axis_reports_gain_and_classes():
     treatments = {0.1: [model(0.8, 2, least=2)], 0.5: [model(0.8, 1)]}
     found = ablation.effect(PATIENTS, [model(0.8, 1, least=2)], treatments, "lambda2", MACRO_F1, RECALLS)
     assert json.loads(json.dumps(found)) == found
@@ -40,7 +40,7 @@ def test_an_axis_that_helps_says_by_how_much_and_where():
     assert "With one seed a side" in found["sentence"]
 
 
-def test_an_axis_that_does_nothing_or_harm_says_so():
+def test_useless_or_harmful_axis_is_reported():
     none = ablation.effect(PATIENTS, [model(0.7, 1)], {1: [model(0.7, 2)]}, "lambda2", MACRO_F1, draws=300)
     assert "lambda2 makes no difference beyond chance: its value 1 scores" in none["sentence"]
     harm = ablation.effect(PATIENTS, [model(0.9, 1)], {1: [model(0.4, 2)]}, "lambda2", MACRO_F1, RECALLS, draws=300)
@@ -89,7 +89,7 @@ def test_dice_objective_is_compared():
     assert worse["harms"]
 
 
-def test_report_of_a_dice_comparison_has_other_tasks_beside():
+def test_dice_comparison_also_reports_other_tasks():
     compared = Comparison("lambda2", (0.1, 1.0), 0.1, 1.0)
     arms = {0.1: {1: segmenter(0.6, 1), 2: segmenter(0.6, 2)}, 1.0: {1: segmenter(0.8, 3), 2: segmenter(0.8, 4)}}
     others = {value: {seed: model(0.7, seed) for seed in each} for value, each in arms.items()}
@@ -108,7 +108,7 @@ def test_report_of_a_dice_comparison_has_other_tasks_beside():
     assert "| lambda2 | segmentation.dice | gain over 0.1 | seeds above | accuracy |" in words
 
 
-def test_value_that_never_ended_is_a_problem_told():
+def test_unfinished_value_is_reported_as_a_problem():
     compared = Comparison("lambda2", (0.1, 1.0), 0.1, 1.0)
     found = ablation_report.part(PATIENTS, compared, {0.1: {}, 1.0: {1: segmenter(0.8, 3)}}, DICE)
     assert found["problem"].startswith("Not computed: trainings with lambda2 0.1 and with another value must end")

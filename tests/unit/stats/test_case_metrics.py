@@ -1,4 +1,4 @@
-"""Case-wise measures, with intervals over patients."""
+"""Case-wise metrics with intervals over patients."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Who wins, by how much, and whether that is chance."""
+"""Leaderboard: winner, lead and its interval."""
 
 import json
 

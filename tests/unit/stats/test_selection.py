@@ -1,4 +1,4 @@
-"""The score of the best of many, corrected for the choice."""
+"""Score of the best of many, corrected for selection."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Whether synthetic images helped: only where they beat both controls, and the report says which one they did not."""
+"""Verdict on synthetic images: positive only against both controls; the report names the failed one."""
 
 import re
 
@@ -79,7 +79,7 @@ def test_intervals_are_joint_over_the_two_comparisons():
         assert validation["synthetic"]["gains"][name] == expected.to_dict()
 
 
-def test_without_one_of_the_controls_only_a_failure_can_be_said():
+def test_missing_control_allows_only_a_negative_verdict():
     axis = Comparison("synthetic_images", ("none", "generated"), "none", "generated")
     validation, words, _ = compared({"none": 0.5, "generated": 0.9}, axis)
     assert validation["synthetic"]["helped"] is None

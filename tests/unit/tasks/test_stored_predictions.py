@@ -1,4 +1,4 @@
-"""Predictions go through a checkpoint and a table; the task reads its own."""
+"""Predictions round-trip through a checkpoint and a table."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Captions that name findings and places, as a report's first lines do, and never a disease or a class."""
+"""Captions that state findings and their locations, as the first lines of a report do, never a disease or class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a patient to pixels: attenuation, scatter, noise, blur, and the curve a film reader sees."""
+"""Rendering of a patient to pixels: attenuation, scatter, noise, blur and display curve."""
 
 from __future__ import annotations
 

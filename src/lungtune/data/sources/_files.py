@@ -1,4 +1,4 @@
-"""Finding image files: what all folder-like sources share."""
+"""Discovery of image files, shared by all folder-like sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lung masks that lie in a folder of their own: the option `masks=` of folder-like sources."""
+"""Lung masks in a separate folder: the option `masks=` of folder-like sources."""
 
 from __future__ import annotations
 

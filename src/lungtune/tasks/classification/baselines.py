@@ -1,4 +1,4 @@
-"""Baselines that never look at the lungs: constant classes, and a forest of what files look like from outside."""
+"""Baselines that see no lung: constant classes, and a random forest on file properties."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def prior(train_labels: np.ndarray, classes: int, cases: int) -> np.ndarray:
 
 
 def constant_class(train_labels: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
-    """Score the classifier that always says the most frequent class of the training fold.
+    """Score the classifier that always predicts the most frequent class of the training fold.
 
     Its probabilities are the training shares, so its NLL, Brier score and ECE are the best a blind model can have.
 
@@ -149,5 +149,5 @@ def vs_baseline(
 
 
 def missing(sentence: str) -> dict[str, Any]:
-    """Return what a report says of a baseline that was not computed: why, and how to get it."""
+    """Return the report entry of a baseline that was not computed: the reason and how to get it."""
     return {"computed": False, "sentence": sentence}

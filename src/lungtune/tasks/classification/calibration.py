@@ -24,7 +24,7 @@ HOW = "p = softmax(log(p) / temperature), row by row; predictions stay as they a
 
 @dataclass(frozen=True)
 class Temperature:
-    """A fitted temperature; ``note`` says in a sentence why it is not to be relied on, and is empty otherwise."""
+    """A fitted temperature; ``note`` is one sentence on why it is unreliable, or empty."""
 
     value: float
     cases: int

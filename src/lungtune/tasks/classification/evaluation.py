@@ -1,4 +1,4 @@
-"""A model's section of a report on one part of the data, as plain data."""
+"""Report section of one classifier on one data part, as plain data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def section(
     fitted_here: bool = False,
     vs_baseline: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate one model on one part of the data, beside models that cannot know.
+    """Evaluate one model on one data part, together with uninformed baselines.
 
     Args:
         labels: whole numbers ``(N,)``.

@@ -1,4 +1,4 @@
-"""Scores of trials that classify."""
+"""Evaluator of classifying trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thresholds for a wanted sensitivity, fitted on validation and evaluated, never moved, elsewhere.
+"""Thresholds for a target sensitivity, fitted on validation and evaluated unchanged elsewhere.
 
 A case is called when its score is at least the threshold. The score is a class's probability, against the rest, and
 ``1 - p(normal)`` for "abnormal" where there is a class named normal.
@@ -23,7 +23,7 @@ _NORMAL = "normal"
 
 @dataclass(frozen=True)
 class Point:
-    """A threshold for one question; ``threshold`` is None when validation can't set one, and ``note`` says why.
+    """A threshold for one question; ``threshold`` is None if validation can't fit one, with the reason in ``note``.
 
     Attributes:
         target: a class, against the rest, or ``abnormal``.

@@ -1,4 +1,4 @@
-"""Class probabilities of labelled cases: what a report keeps, and their scores on drawn patients.
+"""Class probabilities of labelled cases as stored by a report, and their bootstrap scores.
 
 Every metric is a function of sums over cases (confusion counts, log losses, calibration bins) or, for AUROC and AP, of
 case weights in the order of the scores. So all draws are one matrix product of patient weights and per-patient sums:
@@ -29,7 +29,7 @@ _CHUNK = 4_000_000
 
 @dataclass(frozen=True)
 class Probabilities:
-    """What a report keeps: ``labels`` int ``(N,)`` and ``probabilities`` ``(N, C)`` of the validation cases."""
+    """Validation predictions stored by a report: ``labels`` int ``(N,)`` and ``probabilities`` ``(N, C)``."""
 
     labels: np.ndarray
     probabilities: np.ndarray
@@ -54,7 +54,7 @@ class Probabilities:
         return replace(self, probabilities=table)
 
     def collapsed(self, classes: Sequence[str]) -> str:
-        """Return the sentence that says that the model has collapsed; empty when it has not."""
+        """Return a warning sentence if the model has collapsed, else an empty string."""
         return m.collapse_sentence(self.probabilities, classes)
 
     def figures(self, title: str, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""A classifier's section of a report, as Markdown and for the terminal."""
+"""Report section of a classifier, as Markdown and for the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADLINE = ("macro_f1", "balanced_accuracy", "accuracy")
 
 
 def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """Return a section as Markdown: the verdict, metrics beside the constant class, other baselines, per class,
+    """Return a section as Markdown: the verdict, metrics and the constant class's, other baselines, per class,
     confusion matrix, thresholds, calibration, further outputs."""
     constant = part["constant"]
     names = [cell(name) for name in classes]
@@ -127,7 +127,7 @@ def section_text(name: str, part: Mapping[str, Any], classes: Sequence[str]) -> 
 
 
 def _called(part: Mapping[str, Any]) -> list[str]:
-    """What the threshold that misses few does, for the question asked first: is anything abnormal?"""
+    """Performance at the high-sensitivity threshold for "abnormal"."""
     row = next((row for row in part["operating"] if row["target"] == "abnormal" and row["sensitivity"]), None)
     if row is None:
         return []

@@ -1,4 +1,4 @@
-"""Scores of trials that draw images, beside those of the untrained base and of real images."""
+"""Evaluator of generating trials, with the untrained base and real images as references."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class GenerationEvaluator(Evaluator):
         return memorisation.copies(mine, self._train, self._validation)
 
     def recognised(self, embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Return how many images a classifier of the training images takes for their class."""
+        """Return the number of images that a classifier of the training images assigns to their class."""
         return self._recogniser.shares(embeddings, labels)
 
     def picture(self, predicted: Predicted) -> bytes | None:

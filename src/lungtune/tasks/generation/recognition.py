@@ -1,7 +1,7 @@
-"""Whether a classifier of real images takes samples for their class (Shmelkov et al. 2018, arXiv 1807.09499).
+"""Recognition of samples by a classifier of real images (Shmelkov et al. 2018, arXiv 1807.09499).
 
 A distance can be small although every class is drawn alike. The classifier is a linear probe of the embedder's
-embeddings, fitted to the training images; what it says of samples is to be read beside what it says of real images.
+embeddings, fitted to the training images; its rate on samples is to be compared with its rate on real images.
 """
 
 from __future__ import annotations

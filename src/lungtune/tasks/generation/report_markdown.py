@@ -1,4 +1,4 @@
-"""A generator's section of a report: as plain data, as Markdown and for the terminal."""
+"""Report section of a generator: plain data, Markdown, terminal text."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def section(
 
     Args:
         samples: the generator's.
-        others: what they are read beside on the same images, ``untrained`` and ``real``.
+        others: references on the same images, ``untrained`` and ``real``.
         patients: a name for each image ``(N,)``.
         classes: the names.
         copies: share of the samples that are near-copies of training images.
-        recognised: of ``recipe`` and ``others``: how many a classifier of real images takes for their class
+        recognised: of ``recipe`` and ``others``: number that a classifier of real images assigns to their class
             (:meth:`lungtune.tasks.generation.recognition.Recogniser.shares`); of ``real``, the images of this part.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Retraining of generators: beside the untrained base and real images, with a contact sheet."""
+"""Retraining of generators: references (untrained base, real images) and a contact sheet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of a generator's samples: their distance to real images, class by class. Imports light.
+"""Metrics of a generator's samples: class-wise distance to real images. Light to import.
 
 ``cmmd`` is the unbiased squared maximum mean discrepancy (Gretton et al. 2012, "A kernel two-sample test", eq. 3; as
 KID, Binkowski et al. 2018, arXiv 1801.01401) of L2-normalised embeddings under a Gaussian kernel, times 1000, as CMMD
@@ -31,7 +31,7 @@ _SEED = 20_240_109
 
 @dataclass(frozen=True)
 class Samples:
-    """What a report of a generator keeps: embeddings of validation images and of samples.
+    """Embeddings of validation images and of samples, as a generator's report stores them.
 
     Attributes:
         real: ``(N, D)`` of the validation images.

@@ -1,4 +1,4 @@
-"""The classification task: its loss, what it predicts, and its evaluator."""
+"""Classification task: loss, predictions, evaluator."""
 
 from types import SimpleNamespace
 
@@ -61,7 +61,7 @@ def evaluated(heads=()):
     return mine, Part.of(label=LABELS), predicted
 
 
-def test_evaluator_scores_heads_beside_the_prediction():
+def test_evaluator_also_scores_heads():
     mine, part, predicted = evaluated(heads=("convolutions",))
     found = mine.scores(part, predicted)
     assert found.pop("macro_f1_convolutions") == pytest.approx(

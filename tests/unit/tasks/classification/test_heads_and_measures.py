@@ -1,4 +1,4 @@
-"""Further heads of a classifier, and metrics of a family's other tasks, in its section of a report."""
+"""Additional heads of a classifier, and metrics of other tasks, in its report section."""
 
 import json
 
@@ -53,7 +53,7 @@ def test_a_section_holds_measures_and_heads():
     assert "| transformer/ | " in words
 
 
-def test_without_further_outputs_nothing_is_said_of_them():
+def test_report_omits_absent_outputs():
     labels, found = prediction()
     part = evaluation.section(labels, found["probabilities"], np.arange(60), CLASSES, labels)
     assert (part["measures"], part["heads"]) == ({}, {})

@@ -1,4 +1,4 @@
-"""Metrics: finite whatever the labels, equal to scikit-learn's, honest about NaN and collapse."""
+"""Classification metrics: finite for any labels, equal to scikit-learn's, explicit about NaN and collapse."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What is set on validation, thresholds and a temperature, and stays as it is on the test set."""
+"""Thresholds and temperature: fitted on validation, unchanged on test."""
 
 import json
 
@@ -68,7 +68,7 @@ def test_the_test_labels_move_neither_threshold_nor_temperature():
     assert found[0][1]["operating"][0]["sensitivity"] != found[1][1]["operating"][0]["sensitivity"]
 
 
-def test_report_says_where_thresholds_come_from():
+def test_report_states_the_origin_of_thresholds():
     validation, test = sections(predictions(seed=2)[0])
     assert json.loads(json.dumps(test)) == test
     words = section_markdown("Validation", validation, CLASSES)
@@ -91,7 +91,7 @@ def test_notes_stand_with_validation_only():
     assert "for reasons given under Validation: the thresholds of bacterial, Normal, viral, abnormal." in words[1]
 
 
-def test_too_few_cases_are_said_in_words():
+def test_too_few_cases_give_a_note():
     labels = np.repeat([0, 1], [12, 50])
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 62)
     few, enough, none, _ = operating.fit(labels, probabilities, CLASSES)
@@ -107,7 +107,7 @@ def test_too_few_cases_are_said_in_words():
     assert only.note == "No threshold can be set: validation holds nothing but 'bacterial'."
 
 
-def test_a_blind_model_calls_everyone_and_it_is_said():
+def test_blind_model_flags_every_case_and_is_noted():
     labels = np.arange(100) % 2
     point = operating.fit(labels, np.full((100, 2), 0.5), ("a", "b"))[0]
     assert "Every validation case is called" in point.note
@@ -128,7 +128,7 @@ def test_a_sensitivity_that_cannot_be_wanted_is_named(wanted):
 
 
 @pytest.mark.parametrize("sure", [0.5, 1, 3])
-def test_the_temperature_undoes_what_made_a_model_too_sure(sure):
+def test_temperature_corrects_overconfidence(sure):
     labels, probabilities = predictions(4000, sure=sure)
     assert calibration.fit(labels, probabilities).value == pytest.approx(sure, rel=0.08)
 
@@ -164,14 +164,14 @@ def test_no_other_temperature_has_a_lower_nll(seed, sure, cases):
         ([1, 0], np.eye(2), 20.0, "tell next to nothing"),
     ],
 )
-def test_what_cannot_be_calibrated_is_left_alone_and_said(labels, probabilities, value, note):
+def test_uncalibratable_model_is_unchanged_with_a_note(labels, probabilities, value, note):
     found = calibration.fit(np.array(labels), np.array(probabilities))
     assert found.value == pytest.approx(value, rel=1e-3)
     assert note in found.note
     assert bool(note) == bool(found.note)
 
 
-def test_a_file_beside_the_weights_says_how_to_apply_it():
+def test_exported_file_documents_the_temperature():
     labels, probabilities = predictions(sure=2)
     told = calibration.fit(labels, probabilities).to_dict()
     assert told.keys() == {"temperature", "how", "fitted_on", "cases", "note"}

@@ -1,4 +1,4 @@
-"""The patient bootstrap: right point values, sane coverage, aware of clusters, exact for pairs."""
+"""Patient bootstrap of probabilities: point values, coverage, clusters, paired draws."""
 
 import math
 import time
@@ -57,7 +57,7 @@ def test_rare_class_has_a_point_interval_absent_class_has_none():
     assert found["recall_viral"].to_dict() == {"value": 0.0, "low": None, "high": None, "level": 0.95}
 
 
-def test_covers_the_truth_about_as_often_as_it_says():
+def test_intervals_have_nominal_coverage():
     """200 simulated validation sets; the truth comes from 60,000 patients. Binomial sd of the coverage is 1.5 %."""
     truth = intervals(*simulate(60_000, seed=99), CLASSES, draws=2)["macro_f1"].value
     hits = 0

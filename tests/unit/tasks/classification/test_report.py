@@ -1,4 +1,4 @@
-"""A classifier's section of a report."""
+"""Report section of a classifier."""
 
 import json
 
@@ -21,7 +21,7 @@ def test_a_section_is_plain_data():
     assert section()["patients"] == 50
 
 
-def test_collapse_is_said_in_words():
+def test_collapse_gives_a_sentence():
     words = section_markdown("Test", section(share_of_first=0.99), CLASSES)
     assert "**The model has collapsed: it predicts 'normal' for 99.0 % of the cases.**" in words
     assert "collapsed" not in section_markdown("Test", section(), CLASSES)

@@ -1,4 +1,4 @@
-"""Models that cannot know, beside a model on the same cases."""
+"""Comparison of a model with baselines on the same cases."""
 
 import json
 
@@ -11,7 +11,7 @@ CLASSES = ("normal", "bacterial", "viral")
 
 
 def files(labels, telling, seed=0):
-    """What files look like; where ``telling``, bacterial ones are wide PNGs and viral ones RGB."""
+    """File properties; if ``telling``, bacterial ones are wide PNGs and viral ones RGB."""
     rng = np.random.default_rng(seed)
     shown = labels if telling else rng.integers(0, 3, len(labels))
     return {
@@ -66,7 +66,7 @@ def test_the_comparison_is_paired_on_the_same_cases():
     assert len(labels) == 120
 
 
-def test_a_model_no_better_than_a_guess_is_said_in_words():
+def test_chance_level_model_gives_a_sentence():
     assert "so the score does not show that the model reads the lungs." in compared(right=False)[2]["sentence"]
 
 
@@ -75,7 +75,7 @@ def test_no_case_to_score_on_is_no_comparison():
     assert found == {"computed": False, "sentence": "A guess was not scored: none of these cases can be."}
 
 
-def test_a_report_shows_baselines_and_says_why_one_is_missing():
+def test_report_shows_baselines_and_reason_for_missing_one():
     labels, model, found = compared()
     given = {"metadata": found, "lungs blacked out": baselines.missing("Not computed: name them with masks=DIR.")}
     part = evaluation.section(labels, model, np.arange(120), CLASSES, labels, vs_baseline=given)

@@ -1,4 +1,4 @@
-"""Made-up embeddings of real images and of a generator's samples."""
+"""Simulated embeddings of real images and of a generator's samples."""
 
 import numpy as np
 

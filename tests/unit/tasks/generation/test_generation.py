@@ -1,4 +1,4 @@
-"""What samples are worth: an unbiased distance per class, and what it sees that the published kernel does not."""
+"""Sample metrics: unbiased distance per class, and differences from the published kernel."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Scores of samples on drawn patients: no draw is pulled up, pairs share their draws, the best of many is corrected."""
+"""Bootstrap of sample scores: unbiased draws, paired draws, selection correction."""
 
 import time
 from dataclasses import replace
@@ -62,7 +62,7 @@ def test_draws_are_centred_on_the_score(each):
 
 
 @pytest.mark.parametrize(("shift", "least", "most"), [(0.0, 0.93, 1.0), (0.8, 0.89, 0.99)])
-def test_covers_the_truth_about_as_often_as_it_says(shift, least, most):
+def test_intervals_have_nominal_coverage(shift, least, most):
     """150 validation sets and generators' samples. Without a distance the intervals are too wide, which is safe."""
     truth = scores(samples_of(99, 3000, 3000, shift), CLASSES)["cmmd"]
     hits = 0
@@ -78,7 +78,7 @@ def test_few_samples_make_the_interval_wide():
     assert few.high - few.low > 1.5 * (many.high - many.low)
 
 
-def test_pairs_that_share_their_noise_are_told_apart_sooner():
+def test_paired_differences_have_narrower_intervals():
     one, two = samples_of(0, 100, 80, 0.5, noise=5), samples_of(0, 100, 80, 0.8, noise=5)
     apart = samples_of(0, 100, 80, 0.8, noise=6)
     shared, separate = (between(scorer(each), scorer(one), "cmmd") for each in (two, apart))

@@ -1,4 +1,4 @@
-"""A generator's evaluator and its retraining, with a family that draws stripes."""
+"""Evaluator and retraining of a generator, with a family that draws stripes."""
 
 import json
 from pathlib import Path
@@ -135,7 +135,7 @@ def test_predictions_on_another_part_are_scored_there(evaluator, dataset):
     assert other.real is evaluator.kept(test, predicted).real, "embedded once"
 
 
-def test_a_generator_is_retrained_beside_base_and_real_images(tmp_path, monkeypatch):
+def test_generator_is_compared_with_base_and_real_images(tmp_path, monkeypatch):
     monkeypatch.setattr(fakes, "FakeSession", Session)
     monkeypatch.setattr(fakes, "part", part)
     fakes.install(monkeypatch)

@@ -1,4 +1,4 @@
-"""Copies of training images are found; honest samples, and blurred ones, are not called copies."""
+"""Memorisation: copies of training images are detected; honest and blurred samples are not flagged."""
 
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def test_training_and_validation_images_have_to_be_there(world):
         copies(validation, Pictures(train.embeddings[:1], train.pixels[:1]), validation)
 
 
-def test_many_images_are_made_small_as_each_is_alone():
+def test_batched_downscaling_equals_single_images():
     images = np.random.default_rng(0).integers(0, 256, (600, 40, 40), dtype=np.uint8)
     rows = [0, 255, 256, 599]
     assert np.array_equal(small(images)[rows], np.concatenate([small(images[row : row + 1]) for row in rows]))

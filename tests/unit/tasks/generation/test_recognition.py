@@ -1,4 +1,4 @@
-"""A classifier of real images tells whether samples look like their class."""
+"""Recognition of samples by a classifier of real images."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_images_of_their_class_are_recognised_the_rare_one_too(recogniser):
     assert min(found.values()) > 0.95
 
 
-def test_a_generator_that_draws_every_class_alike_is_found_out(recogniser):
+def test_class_blind_generator_is_detected(recogniser):
     """Its samples may be perfect images of one class."""
     asked = np.repeat([0, 1, 2], 50)
     found = recogniser.shares(pictures(np.zeros(150, int), 2), asked)
@@ -52,7 +52,7 @@ def test_embeddings_that_are_not_finite_are_refused(recogniser):
         recogniser.shares(torn, np.zeros(5, int))
 
 
-def test_the_length_of_embeddings_says_nothing(recogniser):
+def test_embedding_norm_has_no_effect(recogniser):
     labels = np.repeat([0, 1, 2], 30)
     same = pictures(labels, 4)
     assert recogniser.shares(40 * same, labels) == recogniser.shares(same, labels)

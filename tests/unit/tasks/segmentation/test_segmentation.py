@@ -1,4 +1,4 @@
-"""The segmentation task: loss, scores case by case, and the mean mask as a baseline."""
+"""Segmentation task: loss, case-wise scores, mean-mask baseline."""
 
 import subprocess
 import sys

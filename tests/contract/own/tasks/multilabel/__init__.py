@@ -1,4 +1,4 @@
-"""Several labels a case, each by itself: sigmoid and binary cross-entropy; unknown labels count nowhere."""
+"""Multi-label task: sigmoid and binary cross-entropy per label; unknown labels are ignored."""
 
 from __future__ import annotations
 
