@@ -161,10 +161,10 @@ def _matrices(model: torch.nn.Module, layout: BatchLayout) -> torch.Tensor:
             features = model.text_features(torch.cat(tokens))
         for i, rows in zip(adapted, texts.rows, strict=True):
             matrices[i] = model.class_matrix(styles[i], features[rows])
-    found = torch.stack(matrices)
+    prompts = torch.stack(matrices)
     if not layout.training:  # each part of a split batch is differentiated by itself and needs its own captions
-        layout.memo[key] = found
-    return found
+        layout.memo[key] = prompts
+    return prompts
 
 
 FAMILY = ClipLora()

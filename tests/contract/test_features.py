@@ -148,9 +148,9 @@ def test_damaged_store_is_reported_once_and_rebuilt(
     file.write_bytes(bytes(data) if damage == "flip" else bytes(data[:-1]))
     capsys.readouterr()
     again = train(kept, 0)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert "damaged" in said[0]
+    output = capsys.readouterr().err.splitlines()
+    assert len(output) == 1
+    assert "damaged" in output[0]
     assert again[0] == first[0]
 
 
@@ -159,14 +159,14 @@ def test_synthetic_images_train_the_same_with_and_without_cache(
 ) -> None:
     train(kept, 0)
     computed.clear()
-    params, found = replace(classifier.default, augmentation=0, batch_size=8, synthetic_ratio=1.0), []
+    params, result = replace(classifier.default, augmentation=0, batch_size=8, synthetic_ratio=1.0), []
     for each in (kept, classifier):
         pack = each.pack(1)
         pack.join(params, seed=1, horizon=HORIZON)
-        found.append(torch.tensor([pack.step()[0] for _ in range(4)]))
+        result.append(torch.tensor([pack.step()[0] for _ in range(4)]))
         if each is kept:
             assert sum(computed) == 1 + 1 + len(kept.synthetic)  # an example of each set tells the shape
-    torch.testing.assert_close(*found, **CLOSE)
+    torch.testing.assert_close(*result, **CLOSE)
 
 
 def test_pack_on_cached_features_equals_single_trials(kept: Sample) -> None:

@@ -181,5 +181,5 @@ def test_a_classifier_learns(classifier: Sample) -> None:
 def test_every_family_learns(predictor: Sample) -> None:
     pack = predictor.pack(1)
     calm = replace(predictor.default, augmentation=0, batch_size=8, lr=3e-3, warmup=0.0)
-    found = losses(pack, pack.join(calm, seed=1, horizon=10_000), 45)
-    assert np.mean(found[-15:]) < 0.85 * np.mean(found[:15])
+    result = losses(pack, pack.join(calm, seed=1, horizon=10_000), 45)
+    assert np.mean(result[-15:]) < 0.85 * np.mean(result[:15])

@@ -39,8 +39,8 @@ def test_recipe_suffices_for_retraining(home):
     block = space.provenance
     assert block["score"]["low"] <= block["score"]["value"] <= block["score"]["high"]
     assert block["corrected"]["level"] == 0.95
-    told = summary.build(Study.open("mini"), validation(home))["best"]["corrected"]
-    assert block["corrected"] == pytest.approx(told)
+    summarised = summary.build(Study.open("mini"), validation(home))["best"]["corrected"]
+    assert block["corrected"] == pytest.approx(summarised)
     assert block["versions"] == {"torch": "2"}
 
 
@@ -119,7 +119,7 @@ def test_the_script_ends_a_mistake_in_one_sentence(home, door):
     assert "Traceback" not in done.err
     done = door("export", "--study", "mini", "--top", 3)
     assert done.code == 0
-    first, _, told, following = done.out.splitlines()
+    first, _, output, following = done.out.splitlines()
     assert Path(first).is_file()
-    assert told.startswith("2 written")
+    assert output.startswith("2 written")
     assert following == f"next: python scripts/retrain.py {first}"

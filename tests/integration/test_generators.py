@@ -87,8 +87,8 @@ def test_search_minimises_distance_and_reports_references(home: Path, recipe: Pa
     (baselines,) = [event for event in events if event["event"] == "baselines"]
     assert baselines["real"]["cmmd"] < baselines["untrained"]["cmmd"]
     report = next(event for event in events if event["event"] == "report")
-    told = {"cmmd", "coverage", "copies", "cmmd_normal", "recognised", "recognised_normal", "loss"}
-    assert told <= report["metrics"].keys()
+    reported = {"cmmd", "coverage", "copies", "cmmd_normal", "recognised", "recognised_normal", "loss"}
+    assert reported <= report["metrics"].keys()
     assert {"recognised", "recognised_normal"} <= baselines["real"].keys() & baselines["untrained"].keys()
     assert (home / "studies" / "drawn" / report["checkpoint"]).with_suffix(".png").is_file()
 
@@ -100,8 +100,8 @@ def test_untrained_base_draws_as_the_last_start_point(home: Path, recipe: Path) 
     data = dataset.load(study / "split.json", FAMILY.fields, base.image_size)
     session = Session(FAMILY, base, data, space.fidelity, space.objective)
     first, last = (session.references({**space.fixed, **start})["untrained"]["cmmd"] for start in space.start)
-    (told,) = [e for e in journal.read(study / "journal.jsonl") if e["event"] == "baselines"]
-    assert told["untrained"]["cmmd"] == pytest.approx(last, rel=1e-3)
+    (event,) = [e for e in journal.read(study / "journal.jsonl") if e["event"] == "baselines"]
+    assert event["untrained"]["cmmd"] == pytest.approx(last, rel=1e-3)
     assert last != pytest.approx(first, rel=1e-3)
 
 
@@ -125,9 +125,9 @@ def test_recipe_retrains_to_its_score_and_opens_the_test_set(recipe: Path, tmp_p
 
 def test_a_parameter_of_a_generator_is_compared(recipe: Path, tmp_path: Path) -> None:
     done = retrain.retrain(recipe, compare="guidance=1.0,2.5", out=tmp_path / "out")
-    found = done.content["effect"]
-    assert found["metric"] == "cmmd"
-    best = found["validation"]["effect"]
+    effect = done.content["effect"]
+    assert effect["metric"] == "cmmd"
+    best = effect["validation"]["effect"]
     arm = next(arm for arm in best["arms"] if arm["value"] == best["best"])
     assert arm["gain"]["value"] == pytest.approx(best["control"]["score"] - arm["score"])
     assert "## Effect of guidance" in (done.folder / "report.md").read_text()
@@ -197,8 +197,8 @@ def test_without_a_recipe_the_best_comparable_one_is_taken(
     assert synthesize(data=DATA, profile="full", per_class={bank.classes[0]: 2}) == bank.folder
     assert "the bank is made with drawn-1" in capsys.readouterr().err
     monkeypatch.setattr(maker, "DEFAULT", "sd_lora")
-    found = dataset.inspect(DATA)
-    assert maker._best(found, maker._default(found, "demo", {})) is None
+    inspection = dataset.inspect(DATA)
+    assert maker._best(inspection, maker._default(inspection, "demo", {})) is None
 
 
 def test_another_fold_refuses_the_bank(bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,8 +45,8 @@ class Walk:
 
     @property
     def summary(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.study / "summary.json").read_text())
-        return found
+        content: dict[str, Any] = json.loads((self.study / "summary.json").read_text())
+        return content
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -124,8 +124,8 @@ def test_no_patient_of_a_table_is_in_two_parts(walk: Walk) -> None:
 
 def test_recipe_of_an_own_family_reproduces(walk: Walk) -> None:
     assert walk.retrained.reproduced == "yes"
-    found = walk.retrained.content["reproduction"]
-    assert found["retrained"] == pytest.approx(found["searched"], abs=1e-3)
+    reproduction = walk.retrained.content["reproduction"]
+    assert reproduction["retrained"] == pytest.approx(reproduction["searched"], abs=1e-3)
     runs = walk.retrained.content["runs"]
     assert [run["failure"] for run in runs] == [None, None]
     assert (walk.retrained.weights / "model.safetensors").is_file()

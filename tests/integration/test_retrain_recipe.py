@@ -54,9 +54,9 @@ def edit(path, before, after):
 def test_the_searched_score_comes_back(home, recipes, rank):
     """One trial's best report is its last, the other's an earlier one; both come back to the last digit."""
     done = retrain(recipes[rank])
-    found = done.content["reproduction"]
+    reproduction = done.content["reproduction"]
     assert done.reproduced == "yes"
-    assert found["retrained"] == pytest.approx(found["searched"], abs=1e-9)
+    assert reproduction["retrained"] == pytest.approx(reproduction["searched"], abs=1e-9)
     searched = reopen.load(recipes[rank])[0].provenance["validation"]
     for name in METRICS:
         assert done.content["runs"][0]["metrics"][name] == pytest.approx(searched[name], abs=2e-6)
@@ -96,7 +96,7 @@ def test_the_weights_load_without_lungtune(home, recipes, monkeypatch, capsys, f
     picture = entries.path[entries.case_id.index(case["case_id"])]
     words = ["-c", blocked, str(done.weights), picture]
     if fresh:
-        told = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
+        reported = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
     else:
         with monkeypatch.context() as hidden:
             for name in [name for name in sys.modules if name.split(".")[0] in ("lungtune", "trainables")]:
@@ -104,8 +104,8 @@ def test_the_weights_load_without_lungtune(home, recipes, monkeypatch, capsys, f
             hidden.setattr(sys, "argv", words[1:])
             capsys.readouterr()
             exec(compile(snippet, "README.md", "exec"), {})
-        told = capsys.readouterr().out
-    alone = json.loads(told)
+        reported = capsys.readouterr().out
+    alone = json.loads(reported)
     assert alone == {name: pytest.approx(float(case[name]), abs=0.02) for name in alone}
 
 

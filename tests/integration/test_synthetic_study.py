@@ -104,8 +104,8 @@ def test_a_recipe_carries_its_bank_and_retrains_to_its_number(
     done = retrain(recipe, bank=moved)
     assert done.reproduced == "yes"
     assert done.content["unasked"] == f"python scripts/retrain.py {recipe} {ASKED}"
-    told = (done.folder / "report.md").read_text()
-    assert "Whether synthetic images helped was not asked here. This asks it: `python scripts/retrain.py" in told
+    reported = (done.folder / "report.md").read_text()
+    assert "Whether synthetic images helped was not asked here. This asks it: `python scripts/retrain.py" in reported
     (moved / "bank.json").write_text((moved / "bank.json").read_text().replace("abab", "cdcd"))
     with pytest.raises(DataError, match="must be the bank of synthetic images abababababab, but is cdcdcdcdcdcd"):
         retrain(recipe, bank=moved)
@@ -113,12 +113,12 @@ def test_a_recipe_carries_its_bank_and_retrains_to_its_number(
 
 def test_both_controls_are_compared_on_the_same_seeds(home: Path, recipe: Path) -> None:
     done = retrain(recipe, seeds=3, compare=synthetic.QUESTION, test=True, blackout=False)
-    found = done.content["effect"]
-    assert (found["control"], found["recipe_value"]) == ("none", "generated")
-    assert [row["value"] for row in found["validation"]["values"]] == ["none", "duplicates", "generated"]
+    effect = done.content["effect"]
+    assert (effect["control"], effect["recipe_value"]) == ("none", "generated")
+    assert [row["value"] for row in effect["validation"]["values"]] == ["none", "duplicates", "generated"]
     assert done.content["unasked"] == ""
     for name in ("validation", "test"):
-        verdict = found[name]["synthetic"]
+        verdict = effect[name]["synthetic"]
         assert set(verdict["gains"]) == {"none", "duplicates"}
         assert verdict["helped"] is False  # noise teaches nothing about lungs
         assert verdict["sentence"].startswith("synthetic images did not help here: no better than")

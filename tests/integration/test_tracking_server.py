@@ -130,13 +130,13 @@ def check_whole(uri: str, study: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
-    found = client.search_runs(
+    logged = client.search_runs(
         [e.experiment_id for e in client.search_experiments()], f"tags.study = '{study.name}'", max_results=1000
     )
-    keys = Counter(run.data.tags.get("lungtune.trial", "study") for run in found)
+    keys = Counter(run.data.tags.get("lungtune.trial", "study") for run in logged)
     assert keys == {"study": 1, **{str(n): 1 for n in range(TRIALS)}}
     reports = Counter(str(f["trial"]) for kind, f in made.script(TRIALS) if kind == "report")
-    for run in found:
+    for run in logged:
         key = run.data.tags.get("lungtune.trial")
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "macro_f1")] if key else []
         assert len(set(steps)) == len(steps) == reports[key]

@@ -39,16 +39,16 @@ def load(module: ModuleType, shipped_tasks: Collection[str] = ()) -> Family[Any,
     Raises:
         ContractError: it breaks the contract.
     """
-    found = getattr(module, NAME, None)
-    if not isinstance(found, Family):
-        raise ContractError(_no_family(module, found))
-    problems = dict.fromkeys(f"{where}: {sentence}" for where, sentence in breaches(found, shipped_tasks))
+    family = getattr(module, NAME, None)
+    if not isinstance(family, Family):
+        raise ContractError(_no_family(module, family))
+    problems = dict.fromkeys(f"{where}: {sentence}" for where, sentence in breaches(family, shipped_tasks))
     if problems:
         raise ContractError("\n".join(problems))
-    return found
+    return family
 
 
-def _no_family(module: ModuleType, found: Any) -> str:
+def _no_family(module: ModuleType, member: Any) -> str:
     """Return the sentence on a module without a family."""
     kinds = [each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == module.__name__]
     own = next((kind.__name__ for kind in kinds if issubclass(kind, Family)), "")
@@ -56,10 +56,10 @@ def _no_family(module: ModuleType, found: Any) -> str:
     line, got, remedy = 1, "is missing", f" Write {NAME} = {own}()." if own else ""
     if hasattr(module, NAME):
         line = _assignment(module)
-        got = f"is the class {found.__name__}" if inspect.isclass(found) else f"is of type {type(found).__name__}"
-        kind = found if inspect.isclass(found) else type(found)
-        if inspect.isclass(found) and issubclass(found, Family):
-            remedy = f" Write {NAME} = {found.__name__}()."
+        got = f"is the class {member.__name__}" if inspect.isclass(member) else f"is of type {type(member).__name__}"
+        kind = member if inspect.isclass(member) else type(member)
+        if inspect.isclass(member) and issubclass(member, Family):
+            remedy = f" Write {NAME} = {member.__name__}()."
         elif kind in kinds:
             remedy = f" Derive it: class {kind.__name__}(Family[Base, Params])."
     else:
@@ -128,9 +128,9 @@ def import_problem(error: BaseException, names: Mapping[str, Any], tasks: Collec
         )
     match = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
     hint = did_you_mean(match[1], vars(sys.modules[match[2]])) if match and match[2] in sys.modules else ""
-    told = str(error).rstrip(".")
+    reason = str(error).rstrip(".")
     near = hint if "Did you mean" in hint else ""
-    return f"the module must be importable, but raises {type(error).__name__}: {told}.{near}"
+    return f"the module must be importable, but raises {type(error).__name__}: {reason}.{near}"
 
 
 def breaches(family: Family[Any, Any], shipped_tasks: Collection[str] = ()) -> Iterator[Breach]:

@@ -82,11 +82,11 @@ class Family(ABC, Generic[B, P]):
         Raises:
             SpaceError: it has none of that name.
         """
-        found = next((task for task in self.tasks if task.name == name), None)
-        if found is None:
+        match = next((task for task in self.tasks if task.name == name), None)
+        if match is None:
             names = ", ".join(task.name for task in self.tasks)
             raise SpaceError(f"this family has no task '{name}', but {names}.{did_you_mean(name, [names])}")
-        return found
+        return match
 
     def metric_key(self, task: Task, metric: str) -> str:
         """Return a metric's name in reports: its own, or ``task.metric`` where an earlier task has the same name."""

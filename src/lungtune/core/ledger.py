@@ -42,8 +42,8 @@ class Ledger:
 
     def entries(self) -> list[dict[str, Any]]:
         """Return this study's entries, oldest first."""
-        found = [entry for path in dict.fromkeys((self.path, *self.also)) for entry in journal.read(path)]
-        return sorted((e for e in found if e.get("study") == self.study), key=lambda entry: entry["time"])
+        entries = [entry for path in dict.fromkeys((self.path, *self.also)) for entry in journal.read(path)]
+        return sorted((e for e in entries if e.get("study") == self.study), key=lambda entry: entry["time"])
 
     @contextmanager
     def hold(self, recipe: str) -> Iterator[None]:

@@ -101,13 +101,13 @@ def param(
 
 def inert(*classes: type) -> dict[str, dict[str, Any]]:
     """Return, by field of ``Params`` and ``Base``, when it changes nothing: ``neutral``, ``only_with``. JSON-able."""
-    found: dict[str, dict[str, Any]] = {}
+    rules: dict[str, dict[str, Any]] = {}
     for spec in (spec for cls in classes for spec in specs(cls).values()):
         rule: dict[str, Any] = {} if spec.neutral is None else {"neutral": spec.neutral}
         rule |= {"only_with": list(spec.only_with)} if spec.only_with else {}
         if rule:
-            found[spec.name] = rule
-    return found
+            rules[spec.name] = rule
+    return rules
 
 
 def acting(values: Mapping[str, Any], rules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

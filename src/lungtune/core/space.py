@@ -140,8 +140,8 @@ def together(spaces: Sequence[SearchSpace]) -> SearchSpace:
     if doubled is not None:
         raise SpaceError(f"each space may be named once, but got '{doubled}' twice.")
     if len({space.objective for space in spaces}) > 1:
-        told = ", ".join(f"{space.objective.full} ({space.name})" for space in spaces)
-        raise SpaceError(f"spaces searched together must have one objective, but got {told}.")
+        listed = ", ".join(f"{space.objective.full} ({space.name})" for space in spaces)
+        raise SpaceError(f"spaces searched together must have one objective, but got {listed}.")
     first = spaces[0]
     joined = "-".join(names)
     return dataclasses.replace(

@@ -75,11 +75,11 @@ def extra(counts: Sequence[int], ratio: float, balance: str) -> tuple[int, ...]:
         return sum(max(0, level - count) for count in counts)
 
     level = bisect.bisect_right(range(max(counts) + total + 1), total, key=missing) - 1  # the highest all can reach
-    found = [max(0, level - count) for count in counts]
+    counted = [max(0, level - count) for count in counts]
     lowest = [k for k, count in enumerate(counts) if count <= level]
-    for k in lowest[: total - sum(found)]:
-        found[k] += 1
-    return tuple(found)
+    for k in lowest[: total - sum(counted)]:
+        counted[k] += 1
+    return tuple(counted)
 
 
 def wanted(space: SearchSpace) -> float:
@@ -107,12 +107,12 @@ def needed(space: SearchSpace, counts: Mapping[str, int]) -> dict[str, int]:
         space: what is searched, or a recipe.
         counts: real training images of each class.
     """
-    found = [0] * len(counts)
+    required = [0] * len(counts)
     for member in space.members or (space,):
         ratio = _ratio(member)
         for balance in _values(member, BALANCE, "uniform") if ratio else ():
-            found = [max(pair) for pair in zip(found, extra(tuple(counts.values()), ratio, balance), strict=True)]
-    return dict(zip(counts, found, strict=True))
+            required = [max(pair) for pair in zip(required, extra(tuple(counts.values()), ratio, balance), strict=True)]
+    return dict(zip(counts, required, strict=True))
 
 
 def reason(space: SearchSpace) -> str:

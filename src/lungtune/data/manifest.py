@@ -259,9 +259,9 @@ class Manifest:
             )
             if names
         ]
-        told = "; ".join(details) or "seed, folds, classes or left-out cases differ"
+        why = "; ".join(details) or "seed, folds, classes or left-out cases differ"
         raise DataError(
-            f"The split must be the one the study began with ({self.hash[:12]}), but got {other.hash[:12]}: {told}."
+            f"The split must be the one the study began with ({self.hash[:12]}), but got {other.hash[:12]}: {why}."
         )
 
     def _images(self, kinds: Sequence[str]) -> dict[str, tuple[Any, ...]]:

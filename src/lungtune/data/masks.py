@@ -20,9 +20,9 @@ def scan_masks(cases: pd.DataFrame) -> pd.DataFrame:
         mask's path.
     """
     paths = [path for path in cases["mask_path"] if path is not None]
-    found = scan(paths, what="masks")
-    found = found[~found.index.duplicated()]
-    table = found.reindex(list(cases["mask_path"])).astype(object)
+    facts = scan(paths, what="masks")
+    facts = facts[~facts.index.duplicated()]
+    table = facts.reindex(list(cases["mask_path"])).astype(object)
     return table.where(table.notna(), None)
 
 

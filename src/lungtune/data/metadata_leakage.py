@@ -66,12 +66,12 @@ def measure_leakage(
     chance = 1 / len(names)
     error = float(np.sqrt((chance * (1 - chance) / units).sum())) / len(names)
     threshold = chance + max(LEAST_GAIN, SIGMAS * error)
-    found = []
+    leakages = []
     for feature, values, shown in _columns(facts, origins):
         if len(np.unique(values)) < 2:
             continue
         accuracy = _cross_validated(values, codes, numbers)
-        found.append(
+        leakages.append(
             Leakage(
                 feature,
                 round(accuracy, 4),
@@ -82,7 +82,7 @@ def measure_leakage(
                 _example(shown, codes, names),
             )
         )
-    return found
+    return leakages
 
 
 def _columns(facts: pd.DataFrame, origins: Sequence[str] | None) -> list[tuple[str, np.ndarray, np.ndarray]]:

@@ -199,8 +199,12 @@ def _leave_out(draft: _Draft, cases: pd.DataFrame, facts: pd.DataFrame, links: L
     test, values = _official_test(cases), label_values(cases)
     for group in links.exact:
         labels = sorted(set(cases["label"].iloc[group].dropna()))
-        told = [set(column[~np.isnan(column)]) for column in values[group].T]
-        odd = [name for name, found in zip(cases.attrs.get("label_names", ()), told, strict=True) if len(found) > 1]
+        observed = [set(column[~np.isnan(column)]) for column in values[group].T]
+        odd = [
+            name
+            for name, distinct in zip(cases.attrs.get("label_names", ()), observed, strict=True)
+            if len(distinct) > 1
+        ]
         if len(labels) > 1:
             reason = f"the same picture is labelled {' and '.join(labels)}"
         elif odd:

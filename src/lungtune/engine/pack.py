@@ -229,8 +229,8 @@ class Pack:
         if last is None or last.part is not part or last.trial is not trial or last.when != (trial.steps, batch_size):
             inputs = self._inputs.of(part)
             stride = batch_size or inputs.stride
-            found = inference.predict(self.family, self.model, self._using(slot), inputs, stride)
-            last = self._last = _Last(part, trial, (trial.steps, batch_size), found)
+            predictions = inference.predict(self.family, self.model, self._using(slot), inputs, stride)
+            last = self._last = _Last(part, trial, (trial.steps, batch_size), predictions)
         return dict(last.predicted)
 
     def draw(self, slot: int, labels: Sequence[int], seeds: Sequence[int], stride: int) -> Tensor:

@@ -152,15 +152,15 @@ class TrialState:
     def _turns(self) -> list[_Turn]:
         """Return the consecutive pool ranges of the next batch."""
         if self._next is None or self._next[0] != self.samples:
-            found, at, left = [], self.samples, self.params.batch_size
+            turns, at, left = [], self.samples, self.params.batch_size
             while left:
                 phase = max(i for i, each in enumerate(self.phases) if each.first <= at)
                 number, offset = divmod(at - self.phases[phase].first, len(self.phases[phase].pool))
                 until = [each.first for each in self.phases[phase + 1 :]][:1]
                 places = self._permuted(phase, number)[offset : offset + min([left, *(end - at for end in until)])]
-                found.append((phase, number, places))
+                turns.append((phase, number, places))
                 at, left = at + len(places), left - len(places)
-            self._next = self.samples, found
+            self._next = self.samples, turns
         return self._next[1]
 
     def _permuted(self, phase: int, number: int) -> Tensor:

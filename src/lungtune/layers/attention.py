@@ -83,15 +83,15 @@ def split(model: nn.Module) -> list[str]:
 
     Poolers (attention with a learnt query) keep theirs: they are not self-attention.
     """
-    found = [
+    modules = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.MultiheadAttention) and name.rpartition(".")[2] == "attn" and ".resblocks." in name
     ]
-    for name in found:
+    for name in modules:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, SplitAttention.of(model.get_submodule(name)))
-    return found
+    return modules
 
 
 def merge_state(state: dict[str, Tensor]) -> dict[str, Tensor]:

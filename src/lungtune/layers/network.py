@@ -105,9 +105,9 @@ class DropPath:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        found = [(m, name) for m in model.modules() for name in _RATES if isinstance(getattr(m, name, None), float)]
-        rates = [getattr(module, name) for module, name in found]
-        self._layers = [(*at, rate / max(rates)) for at, rate in zip(found, rates, strict=True) if rate]
+        layers = [(m, name) for m in model.modules() for name in _RATES if isinstance(getattr(m, name, None), float)]
+        rates = [getattr(module, name) for module, name in layers]
+        self._layers = [(*at, rate / max(rates)) for at, rate in zip(layers, rates, strict=True) if rate]
 
     def set(self, rate: float) -> None:
         """Let the deepest layer drop its branch with probability ``rate`` in [0, 1), the others in proportion."""
@@ -124,12 +124,12 @@ def _modes(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Mod
     key = tuple(tensors)
     if key not in known:
         prefixes = {name[:i] for name in tensors for i, letter in enumerate(name) if letter == "."} | {""}
-        found: dict[str, tuple[nn.Module, bool]] = {}
+        modes: dict[str, tuple[nn.Module, bool]] = {}
         for name, module in model.named_modules():
             bare = next(module.parameters(), None) is None
-            parent = found.get(name.rpartition(".")[0])
-            found[name] = module, parent[1] if bare and parent else name in prefixes
-        known[key] = list(found.values())[1:]  # without the network itself: it would keep itself alive
+            parent = modes.get(name.rpartition(".")[0])
+            modes[name] = module, parent[1] if bare and parent else name in prefixes
+        known[key] = list(modes.values())[1:]  # without the network itself: it would keep itself alive
     return known[key]
 
 

@@ -46,11 +46,11 @@ class Bottleneck(nn.Module):
             self.residual_conv = nn.Conv2d(inside, outside, 1, stride, bias=False)
             self.residual_bn = nn.BatchNorm2d(outside, eps=_EPS)
 
-    def forward(self, x: Tensor, said: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, coupled: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the block's output and its narrow map behind the 3x3 convolution."""
         middle = F.relu(self.bn1(self.conv1(x)))
-        if said is not None:
-            middle = middle + said
+        if coupled is not None:
+            middle = middle + coupled
         middle = F.relu(self.bn2(self.conv2(middle)))
         shortcut = self.residual_bn(self.residual_conv(x)) if self.project else x
         return F.relu(self.bn3(self.conv3(middle)) + shortcut), middle
@@ -157,8 +157,8 @@ class CoupledBlock(nn.Module):
         seen = torch.cat([tokens[:, :1], self.squeeze_block(middle)], 1)
         tokens = self.trans_block(seen + tokens)
         high, wide = middle.shape[-2:]
-        said = self.expand_block(tokens[:, 1:], (high // self.fcu, wide // self.fcu), (high, wide))
-        return self.fusion_block(x, said)[0], tokens
+        coupled = self.expand_block(tokens[:, 1:], (high // self.fcu, wide // self.fcu), (high, wide))
+        return self.fusion_block(x, coupled)[0], tokens
 
 
 class Conformer(nn.Module):

@@ -48,12 +48,12 @@ def find(weights: str, *, fetch: bool) -> Path:
     if weights.startswith((".", "~", "/")) or weights.count("/") > 1 or weights.endswith("/"):
         raise WeightsError(f"weights must name a folder with {_INDEX}, but {weights} does not exist.")
     repos = [weights] if "/" in weights else [f"{owner}/{weights}" for owner in _OWNERS]
-    found = hub.cached((repo, _INDEX) for repo in repos)
-    if fetch and (found is None or _missing(found.parent)):  # a download that was broken off goes on
-        found = hub.fetched([(repo, _INDEX) for repo in repos], _download) or found
-    if found is None:
+    index = hub.cached((repo, _INDEX) for repo in repos)
+    if fetch and (index is None or _missing(index.parent)):  # a download that was broken off goes on
+        index = hub.fetched([(repo, _INDEX) for repo in repos], _download) or index
+    if index is None:
         raise WeightsError(hub.remedy(weights, "Stable Diffusion", f"hf download {repos[0]}", "in diffusers' layout"))
-    return _whole(found.parent, f" Fetch the rest with `hf download {repos[0]}`.")
+    return _whole(index.parent, f" Fetch the rest with `hf download {repos[0]}`.")
 
 
 def _download(repo: str, name: str) -> str:
@@ -129,10 +129,10 @@ def config(folder: Path, part: str) -> dict[str, Any]:
     """
     file = folder / part / _FILES[part][0]
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{file} must be JSON, but: {error}.") from error
-    return dict(found)
+    return dict(content)
 
 
 def _readable(file: Path) -> None:

@@ -49,8 +49,8 @@ class Parts(nn.Module):
     def meaning(self, tokens: Tensor) -> Tensor:
         """Return unit vectors ``(N, D)`` of captions ``(N, L)``, at their end token."""
         ends = (tokens == self.words.eos_token_id).int().argmax(1)
-        told = self.text(tokens).last_hidden_state
-        return functional.normalize(told[torch.arange(len(told)), ends], dim=-1)
+        hidden = self.text(tokens).last_hidden_state
+        return functional.normalize(hidden[torch.arange(len(hidden)), ends], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -247,8 +247,8 @@ def _draw(
         spread = (torch.arange(len(rows)) + torch.rand(len(rows), generator=generator)) / len(rows)
         t = (spread * times).long()  # every batch sees all levels of noise
         left_out = torch.rand(len(rows), 1, 1, generator=generator) < recipe.drop
-        told = torch.where(left_out, nothing, captions[rows])
+        context = torch.where(left_out, nothing, captions[rows])
         noisy = noise_of.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
-        loss = functional.mse_loss(parts.unet(noisy, t, told).sample, noise_of.get_velocity(latents, noise, t))
+        loss = functional.mse_loss(parts.unet(noisy, t, context).sample, noise_of.get_velocity(latents, noise, t))
         descend(loss, optimiser, weights)
         yield float(loss.detach())

@@ -68,8 +68,8 @@ class Arms:
         number = 0
         for value in compared.values:
             changed = {compared.axis: value}
-            made = dataclasses.replace(space, fixed={**space.fixed, **changed})
-            folder = work / recipe.fingerprint(made, origin.fidelity, origin.split, origin.bank)
+            arm = dataclasses.replace(space, fixed={**space.fixed, **changed})
+            folder = work / recipe.fingerprint(arm, origin.fidelity, origin.split, origin.bank)
             self.arms[value] = mine if value == compared.own else []
             for run in mine if value != compared.own else ():
                 self.arms[value].append(runs.Run(run.seed, folder / str(run.seed), number, changed))
@@ -96,7 +96,7 @@ class Arms:
             [{value, seed, score, failure, test}], ``notes``; ``validation``, ``test``: comparisons
             (:func:`lungtune.report.ablation_report.part`), the second null; ``confirmed``: a sentence.
         """
-        found = {
+        content = {
             "axis": self.compared.axis,
             "control": self.compared.control,
             "recipe_value": self.compared.own,
@@ -106,7 +106,7 @@ class Arms:
             "test": None,
             "confirmed": "",
         }
-        return found | self._rows(edited)
+        return content | self._rows(edited)
 
     def score(self, part: Part, content: dict[str, Any], edited: bool) -> None:
         """Score all values on the opened test part; ``own`` were scored on it before. Fills in ``content``."""

@@ -195,11 +195,11 @@ class Retraining:
         """
         kept = self.kept[name] = self.session.evaluators[self.task.name].kept(part, predicted[self.task.name])
         scorer = kept.scorer(bootstrap.groups_of(part.patients, len(part)))
-        found = bootstrap.intervals(scorer, self.task.scorer_names(self.dataset.classes))
+        intervals = bootstrap.intervals(scorer, self.task.scorer_names(self.dataset.classes))
         return {
             "cases": len(part),
             "patients": scorer.patients,
-            "metrics": {metric: value.to_dict() for metric, value in found.items()},
+            "metrics": {metric: value.to_dict() for metric, value in intervals.items()},
             "baselines": self.task.baselines(self.dataset, part),
             "collapsed": kept.collapsed(self.dataset.classes),
             "measures": self.measures(part, predicted),
@@ -240,14 +240,14 @@ class Retraining:
 
     def measures(self, part: Part, predicted: Predicted) -> dict[str, Any]:
         """Return the metrics of the family's other tasks: name -> {value, low, high, level, cases}."""
-        found: dict[str, Any] = {}
+        measures: dict[str, Any] = {}
         groups = bootstrap.groups_of(part.patients, len(part))
         for task in (task for task in self.family.tasks if task is not self.task):
             scorer = self.session.evaluators[task.name].kept(part, predicted[task.name]).scorer(groups)
             for metric, value in bootstrap.intervals(scorer, {name: name for name in task.metrics}).items():
                 cases = int(scorer.cases(metric).sum())
-                found[self.family.metric_key(task, metric)] = {**value.to_dict(), "cases": cases}
-        return found
+                measures[self.family.metric_key(task, metric)] = {**value.to_dict(), "cases": cases}
+        return measures
 
     def opened(self, more: Sequence[Field] = (), **how: Any) -> Dataset:
         """Open the data: the family's fields and ``more``; ``how`` as in :func:`lungtune.data.dataset.load`."""

@@ -80,13 +80,13 @@ def figures(folder: Path, history: History, trial: Trial) -> Iterator[tuple[str,
     if best is None or not best.checkpoint or task is None:
         return
     path = folder / best.checkpoint
-    found = stored_predictions.load(path, task)
-    if found is None:
+    predictions = stored_predictions.load(path, task)
+    if predictions is None:
         return
     classes = [str(name) for name in history.study["data"]["classes"]]
     title = f"trial {trial.number:03d}: {history.objective.metric} {trial.value(history.objective):.3f}"
     try:
-        for name, png in found.figures(title, classes):
+        for name, png in predictions.figures(title, classes):
             yield f"figures/{name}", png
     except ValueError:  # predictions of another study's classes
         return

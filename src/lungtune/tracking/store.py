@@ -140,15 +140,15 @@ def _check(path: Path) -> None:
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory(str(Path(mlflow.store.__path__[0]) / "db_migrations"))
-    found = _revision(path)
-    if found in scripts.get_heads():
+    revision = _revision(path)
+    if revision in scripts.get_heads():
         return
-    if found is None:
+    if revision is None:
         raise StudyError(
             f"{path} holds no complete MLflow store (its creation was cut short, or it is another database). "
             f"Move it away; the runs of every study are rebuilt by 'python scripts/ui.py --sync STUDY'."
         )
-    if found in {script.revision for script in scripts.walk_revisions()}:
+    if revision in {script.revision for script in scripts.walk_revisions()}:
         raise StudyError(
             f"{path} was written by an older MLflow than {mlflow.__version__}. Copy the file, then bring it up to "
             f"date with 'mlflow db upgrade sqlite:///{path}'."

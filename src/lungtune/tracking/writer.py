@@ -65,14 +65,14 @@ class Writer:
         self.experiment_id = self._experiment(projection, str(known.get("experiment_id", "")))
         name, value = mlflow_views.tag(projection.history)
         self._try("saved view", lambda: self.client.set_experiment_tag(self.experiment_id, name, value))
-        found: dict[str, list[str]] = {}
+        runs: dict[str, list[str]] = {}
         for run in self._search(projection.study_id):
             tags = run.data.tags
             key = STUDY if tags.get("lungtune.kind") == "study" else tags.get("lungtune.trial", "")
-            found.setdefault(key, []).append(run.info.run_id)
+            runs.setdefault(key, []).append(run.info.run_id)
         remembered = {key: Sent(**value) for key, value in known.get("runs", {}).items()}
         self.sent = {}
-        for key, ids in found.items():
+        for key, ids in runs.items():
             old = remembered.get(key)
             self.sent[key] = old if old and old.id in ids else Sent(min(ids))
             for extra in set(ids) - {self.sent[key].id}:

@@ -22,9 +22,14 @@ def recipe(**values):
 
 
 def test_values_are_read_as_a_space_file_reads_them():
-    found = read("lambda2=0,1e-2,0.1,1", recipe(lambda2=0.01), FAMILY)
-    assert (found.axis, found.values, found.control, found.own) == ("lambda2", (0.0, 0.01, 0.1, 1.0), 0.0, 0.01)
-    assert found.others == (0.0, 0.1, 1.0)
+    compared = read("lambda2=0,1e-2,0.1,1", recipe(lambda2=0.01), FAMILY)
+    assert (compared.axis, compared.values, compared.control, compared.own) == (
+        "lambda2",
+        (0.0, 0.01, 0.1, 1.0),
+        0.0,
+        0.01,
+    )
+    assert compared.others == (0.0, 0.1, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -38,8 +43,8 @@ def test_values_are_read_as_a_space_file_reads_them():
     ],
 )
 def test_values_include_the_recipes_and_control_is_0_or_first(text, values, control):
-    found = read(text, recipe(lambda2=0.5, class_weighting="none", augmentation=1), FAMILY)
-    assert (found.values, found.control) == (values, control)
+    compared = read(text, recipe(lambda2=0.5, class_weighting="none", augmentation=1), FAMILY)
+    assert (compared.values, compared.control) == (values, control)
 
 
 def test_what_switches_off_is_the_control_wherever_it_stands(monkeypatch):
@@ -48,8 +53,8 @@ def test_what_switches_off_is_the_control_wherever_it_stands(monkeypatch):
 
 
 def test_the_recipes_value_in_few_digits_is_the_recipes_value():
-    found = read("lambda2=0,0.0123,0.012", recipe(lambda2=0.012345678), FAMILY)
-    assert found.values == (0.0, 0.012345678, 0.012)
+    compared = read("lambda2=0,0.0123,0.012", recipe(lambda2=0.012345678), FAMILY)
+    assert compared.values == (0.0, 0.012345678, 0.012)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +90,8 @@ def test_a_mistake_is_one_sentence(text, message):
 def test_suggested_values_are_control_winner_and_decades(own, listed):
     (command,) = commands(Path("r.yaml"), FAMILY, SPACE, DEFAULTS | {"lambda2": own})
     assert command == f"python scripts/retrain.py r.yaml --compare lambda2={listed} --seeds 3"
-    found = read(command.split("--compare ")[1].split()[0], recipe(lambda2=own), FAMILY)
-    assert (len(found.values), found.control, found.own) == (4, 0.0, own), "it can be given as it is"
+    compared = read(command.split("--compare ")[1].split()[0], recipe(lambda2=own), FAMILY)
+    assert (len(compared.values), compared.control, compared.own) == (4, 0.0, own), "it can be given as it is"
 
 
 def test_other_axes_get_what_they_can_be_asked():
@@ -113,6 +118,6 @@ def test_a_switch_is_off_when_false():
 
     family = type("Family", (), {"Params": Params, "Base": Params, "ablation": {}})
     family.Base = dataclass(frozen=True)(type("Base", (), {}))
-    found = read("extra=true,false", replace(SPACE, fixed={}), family)
-    assert (found.values, found.control) == ((True, False), False)
+    compared = read("extra=true,false", replace(SPACE, fixed={}), family)
+    assert (compared.values, compared.control) == ((True, False), False)
     assert comparison.shown(0.123456) == "0.1235"

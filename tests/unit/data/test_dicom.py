@@ -254,8 +254,8 @@ def test_a_data_set_of_dicom_keeps_how_it_is_read(tmp_path):
     plain, through = inspect(f"folder:{tmp_path / 'data'}"), inspect(f"folder:{tmp_path / 'data'},voi=yes")
     assert plain.audit.patients == 60
     assert plain.manifest.hash != through.manifest.hash
-    for found, voi in ((plain, False), (through, True)):
-        found.save(tmp_path / "split.json")
+    for result, voi in ((plain, False), (through, True)):
+        result.save(tmp_path / "split.json")
         part = load(tmp_path / "split.json", [IMAGE], 32).train
         data = (tmp_path / "data" / part.case_ids[0]).read_bytes()
         assert np.array_equal(part["image"][0, 0], images.letterboxed(data, 32, voi=voi))

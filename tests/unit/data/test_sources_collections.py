@@ -128,11 +128,11 @@ def test_covid_radiography(radiography):
 
 
 def test_covid_radiography_masks_fit_and_archive_alarms(radiography):
-    found = inspect(f"covid_radiography:{radiography}")
-    assert found.audit.problems == ()
-    assert found.audit.masks == 120
-    assert {s.feature for s in found.audit.shortcuts if s.alarm} == {"mode", "origin"}
-    data = load(found, [MASK], 299)
+    inspection = inspect(f"covid_radiography:{radiography}")
+    assert inspection.audit.problems == ()
+    assert inspection.audit.masks == 120
+    assert {s.feature for s in inspection.audit.shortcuts if s.alarm} == {"mode", "origin"}
+    data = load(inspection, [MASK], 299)
     expected = np.zeros((299, 299), bool)
     expected[75:224, 37:262] = True
     assert np.array_equal(data.train["mask"][0, 0] > 0, expected)
@@ -143,8 +143,8 @@ def test_covid_radiography_of_older_releases(write, tmp_path):
     write("COVID/COVID (1).png")
     write("NORMAL/NORMAL (1).png")
     write("Viral Pneumonia/Viral Pneumonia (1).png")
-    found = labels(f"covid_radiography:{tmp_path / 'data'}")
-    assert sorted(found.values()) == ["covid", "normal", "viral_pneumonia"]
+    result = labels(f"covid_radiography:{tmp_path / 'data'}")
+    assert sorted(result.values()) == ["covid", "normal", "viral_pneumonia"]
 
 
 def test_covid_radiography_mistakes(write, tmp_path):

@@ -26,8 +26,8 @@ def manifest(train="ab", rest="cd", **changes):
         return Entries(*zip(*rows), path=tuple(f"/data/{name}" for name in names)) if rows else Entries(*[()] * 5)
 
     parts = {"train": part(train), "validation": part(rest), "test": part("")}
-    made = Manifest(CLASSES, parts, {}, seed=0, folds=5, fold=0, source="folder:/data", notes=())
-    return dataclasses.replace(made, **changes)
+    built = Manifest(CLASSES, parts, {}, seed=0, folds=5, fold=0, source="folder:/data", notes=())
+    return dataclasses.replace(built, **changes)
 
 
 def create(folder, **changes):
@@ -279,13 +279,13 @@ def test_study_reopens_its_images_in_a_grown_bank_only(tmp_path):
 
 def test_dataset_opens_synthetic_images_with_its_parts(tmp_path, monkeypatch):
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
-    found = dataset.inspect("phantom,n=84,test=36,size=32", seed=3)
-    classes, train_hash = found.manifest.classes, found.manifest.train_hash
+    inspection = dataset.inspect("phantom,n=84,test=36,size=32", seed=3)
+    classes, train_hash = inspection.manifest.classes, inspection.manifest.train_hash
     bank = create(tmp_path / "bank", classes=classes, train_hash=train_hash)
     bank.add([dataclasses.replace(item("viral", k), label=label) for label in classes for k in range(3)])
     wanted = [IMAGE, LABEL, MASK, TEXT]
-    without = dataset.load(found, wanted, 16)
-    data = dataset.load(found, wanted, 16, bank=bank.first(dict.fromkeys(classes[1:], 2)))
+    without = dataset.load(inspection, wanted, 16)
+    data = dataset.load(inspection, wanted, 16, bank=bank.first(dict.fromkeys(classes[1:], 2)))
     assert without.synthetic is None
     assert data.synthetic["image"].shape == (2 * (len(classes) - 1), 1, 16, 16)
     assert data.synthetic["label"].tolist() == np.repeat(np.arange(1, len(classes)), 2).tolist()

@@ -31,12 +31,12 @@ def test_every_pass_shows_every_image_once_in_a_new_order() -> None:
 def test_every_step_and_every_seed_has_its_own_random_numbers() -> None:
     def draws(seed: int) -> list[tuple[float, ...]]:
         member = TrialState(Params(), seed, 100, {}, REAL, torch.device("cpu"))
-        found = []
+        result = []
         for _ in range(3):
             shifts = torch.rand(4, generator=member.augmentation()).tolist()
-            found.append((*shifts, *member.bits().take(4).tolist()))
+            result.append((*shifts, *member.bits().take(4).tolist()))
             member.advance()
-        return found
+        return result
 
     assert draws(1) == draws(1)
     for some in (slice(0, 4), slice(4, 8)):

@@ -67,10 +67,10 @@ def test_out_of_memory_batch_is_accumulated_in_parts() -> None:
     roomy, (tight, family) = pack(), scarce(rows=3)
     settings = Params(batch_size=8, class_weighting="balanced", augmentation=2)
     a, b = (p.join(settings, seed=3, horizon=5 * N) for p in (roomy, tight))
-    expected, found = run(roomy, 4), run(tight, 4)
+    expected, result = run(roomy, 4), run(tight, 4)
     assert tight.rows == 2
     assert set(family.seen) == {2}
-    for x, y in zip(expected, found, strict=True):
+    for x, y in zip(expected, result, strict=True):
         assert x[a] == pytest.approx(y[b], rel=1e-5)
     assert tight.samples(b) == 32
     for name, tensor in roomy.state(a).items():

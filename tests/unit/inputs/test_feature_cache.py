@@ -64,9 +64,9 @@ def test_features_have_the_type_that_was_computed() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for _ in range(2):  # computed, then opened
             kept = cached(f"toy-{dtype}", lambda x, dtype=dtype: {"half": halves(x["image"]).to(dtype)})
-            found = kept.plain(3, 9)["half"]
-            assert found.dtype == dtype
-            assert torch.equal(found, halves(torch.from_numpy(IMAGES[3:9]).float() / 255).to(dtype))
+            result = kept.plain(3, 9)["half"]
+            assert result.dtype == dtype
+            assert torch.equal(result, halves(torch.from_numpy(IMAGES[3:9]).float() / 255).to(dtype))
 
 
 def test_views_of_an_image_repeat_only_after_all_were_used() -> None:
@@ -132,8 +132,8 @@ def test_several_features_of_a_case_share_one_file(cache: Path) -> None:
 
     expected = several({"image": torch.from_numpy(IMAGES[:, None]).float() / 255})
     for _ in range(2):  # computed, then opened
-        found = cached("toy-several", several).plain(0, N)
+        result = cached("toy-several", several).plain(0, N)
         for name, values in expected.items():
-            assert found[name].dtype == values.dtype
-            assert torch.equal(found[name], values)
+            assert result[name].dtype == values.dtype
+            assert torch.equal(result[name], values)
     assert len(list(cache.glob("features/*.bin"))) == 1

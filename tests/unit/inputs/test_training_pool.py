@@ -56,18 +56,18 @@ def supply(bank: np.ndarray | None = BANK) -> TrainingPool:
 
 
 def pools(seed: int = 1, horizon: int = 200, **params: Any) -> list[tuple[int, Tensor]]:
-    found = supply().phases(Params(**params), seed, horizon)
-    return [(phase.first, phase.pool) for phase in found]
+    result = supply().phases(Params(**params), seed, horizon)
+    return [(phase.first, phase.pool) for phase in result]
 
 
 def drawn(steps: int, seed: int = 3, horizon: int = 200, **params: Any) -> Tensor:
     values = Params(**params)
     member = TrialState(values, seed, horizon, {}, supply().phases(values, seed, horizon), CPU)
-    found = []
+    result = []
     for _ in range(steps):
-        found.append(member.batch())
+        result.append(member.batch())
         member.advance()
-    return torch.cat(found)
+    return torch.cat(result)
 
 
 @pytest.mark.parametrize(
@@ -104,11 +104,11 @@ def test_uniform_adds_equally_and_fill_rare_classes_first() -> None:
 def test_larger_ratios_hold_smaller_ones(balance: str) -> None:
     before: set[int] = set()
     for ratio in np.arange(0, 5.001, 0.05):
-        found = extra(COUNTS, float(ratio), balance)
-        assert sum(found) == round(ratio * 20)
+        result = extra(COUNTS, float(ratio), balance)
+        assert sum(result) == round(ratio * 20)
         ((_, pool),) = pools(synthetic_ratio=float(ratio), synthetic_balance=balance)
         taken = set(pool[20:].tolist())
-        assert len(taken) == sum(found)
+        assert len(taken) == sum(result)
         assert taken >= before
         before = taken
 
@@ -190,14 +190,14 @@ def bank_part() -> Part:
 
 
 def test_fidelity_counts_samples_whatever_the_ratio(tmp_path: Any) -> None:
-    made = session(bank_part())
+    built = session(bank_part())
     for number, chosen in enumerate(
         [{"synthetic_ratio": 0.0}, {"synthetic_ratio": 5.0}, {"synthetic_ratio": 5.0, "synthetic_use": "pretrain"}]
     ):
-        made.start(number, {"batch_size": 2, **chosen}, 1, tmp_path / str(number))
+        built.start(number, {"batch_size": 2, **chosen}, 1, tmp_path / str(number))
     reports: dict[int, list[Report]] = {0: [], 1: [], 2: []}
     while any(len(each) < 3 for each in reports.values()):
-        for number, report in made.step():
+        for number, report in built.step():
             assert isinstance(report, Report)
             reports[number].append(report)
     assert [[r.fidelity for r in each] for each in reports.values()] == [[1, 2, 3]] * 3
@@ -217,12 +217,12 @@ def test_validation_never_sees_a_synthetic_image(tmp_path: Any, monkeypatch: pyt
     monkeypatch.setattr(Toy, "outputs", watched)
     states = []
     for synthetic, ratio in ((None, 0.0), (bank_part(), 0.0), (bank_part(), 4.0)):
-        made = session(synthetic)
-        made.start(0, {"synthetic_ratio": ratio}, 1, tmp_path / str(len(states)))
+        built = session(synthetic)
+        built.start(0, {"synthetic_ratio": ratio}, 1, tmp_path / str(len(states)))
         shown.clear()
-        made.until_report()
+        built.until_report()
         assert torch.equal(torch.cat(shown), torch.from_numpy(IMAGES[::-1].copy()).unsqueeze(1).float() / 255)
-        states.append(made.pack.state(made.runs[0].slot))
+        states.append(built.pack.state(built.runs[0].slot))
     assert equal(states[0], states[1])
     assert not equal(states[0], states[2])
 

@@ -187,11 +187,11 @@ def test_a_frozen_part_stays_in_eval_mode() -> None:
 
 def test_a_network_goes_when_its_pack_goes() -> None:
     """Cached facts about a backbone must not keep it alive: a search over several opens many."""
-    made = pack(1)
-    made.join(Params(), seed=0, horizon=HORIZON)
-    made.step()
-    left = weakref.ref(made.model)
-    del made
+    built = pack(1)
+    built.join(Params(), seed=0, horizon=HORIZON)
+    built.step()
+    left = weakref.ref(built.model)
+    del built
     gc.collect()
     assert left() is None
 
@@ -200,8 +200,8 @@ def test_a_step_that_fails_moves_no_statistics(monkeypatch: pytest.MonkeyPatch) 
     """Memory that runs out behind the forward pass: the step is taken again, and batch norm counts it once."""
     left = []
     for fails in (False, True):
-        made, calls = pack(2), []
-        slots = [made.join(Params(whole=True), seed=i, horizon=HORIZON) for i in range(2)]
+        built, calls = pack(2), []
+        slots = [built.join(Params(whole=True), seed=i, horizon=HORIZON) for i in range(2)]
 
         def loss(
             outputs: Any, batch: Batch, layout: BatchLayout, calls: list[int] = calls, fails: bool = fails
@@ -211,10 +211,10 @@ def test_a_step_that_fails_moves_no_statistics(monkeypatch: pytest.MonkeyPatch) 
                 raise MemoryError
             return Family.tasks[0].loss(outputs, batch, layout)
 
-        monkeypatch.setattr(made.family, "loss", loss)
-        made.step()
+        monkeypatch.setattr(built.family, "loss", loss)
+        built.step()
         assert calls == ([2, 1, 1] if fails else [2])
-        left.append([made.state(slot) for slot in slots])
+        left.append([built.state(slot) for slot in slots])
     for whole, again in zip(*left, strict=True):
         for name, tensor in whole.items():
             torch.testing.assert_close(again[name], tensor, rtol=1e-4, atol=1e-6)
@@ -232,17 +232,17 @@ def test_training_starts_at_pretrained_weights_in_bf16() -> None:
     class Alone(Family):
         packs = False
 
-    made = Pack(Alone(), Base(), CLASSES, PART, capacity=1, precision="bf16")
-    held = made.model.head.weight
+    built = Pack(Alone(), Base(), CLASSES, PART, capacity=1, precision="bf16")
+    held = built.model.head.weight
     expected = Family().backbone(None, CLASSES).head.weight
     assert torch.equal(held, expected), "a Linear that a trial starts from must not be rounded"
 
 
 def test_parts_of_a_batch_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that passes in parts, for want of memory, must not drop the same units in each."""
-    made = pack(1)
-    made.join(Params(drop=0.5, batch_size=4), seed=0, horizon=HORIZON)
-    made.rows = 2
+    built = pack(1)
+    built.join(Params(drop=0.5, batch_size=4), seed=0, horizon=HORIZON)
+    built.rows = 2
     drop, seen = nn.functional.dropout, []
 
     def dropout(x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
@@ -251,6 +251,6 @@ def test_parts_of_a_batch_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         return x * kept
 
     monkeypatch.setattr(nn.functional, "dropout", dropout)
-    made.step()
+    built.step()
     assert len(seen) == 2
     assert not torch.equal(*seen)

@@ -210,9 +210,9 @@ def test_cached_weights_are_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     wanted = "timm/vit_large_patch14_clip_224.openai"
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
-    found = clip_weights.find("ViT-L-14", "openai", fetch=False)
-    assert found.file == tmp_path / "w.bin"
-    assert found.settings["force_quick_gelu"] is True
+    result = clip_weights.find("ViT-L-14", "openai", fetch=False)
+    assert result.file == tmp_path / "w.bin"
+    assert result.settings["force_quick_gelu"] is True
 
 
 @pytest.mark.parametrize(

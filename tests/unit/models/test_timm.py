@@ -125,13 +125,13 @@ def test_cached_weights_are_used(
         return str(resnet[1] / "model.safetensors") if file == "model.safetensors" else None
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
-    found = timm_models.find("resnet18", tag, fetch=False)
+    result = timm_models.find("resnet18", tag, fetch=False)
     assert asked[0][0] == (repo or asked[0][0])
     assert asked[0][0].startswith("timm/resnet18.")
-    assert found.file == resnet[1] / "model.safetensors"
+    assert result.file == resnet[1] / "model.safetensors"
     built = timm_models.build("resnet18", tag, 64, **NARROW)
     assert torch.equal(built.model.fc(torch.ones(1)), torch.ones(1))
-    assert built.mean == pytest.approx((sum(found.config["mean"]) / 3,))
+    assert built.mean == pytest.approx((sum(result.config["mean"]) / 3,))
 
 
 def test_weights_of_the_hub_cannot_be_had_offline() -> None:

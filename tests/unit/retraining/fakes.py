@@ -117,8 +117,8 @@ class FakeSession:
         right = np.where(rng.random(len(part)) < run.params["skill"], part["label"], 1 - part["label"])
         dice = np.clip(rng.normal(run.params["skill"], 0.05, len(part)), 0.01, 1)
         dice = np.where(part.has("mask"), dice, np.nan)
-        found = {"probabilities": 0.1 + 0.8 * np.eye(2)[right], "dice": dice, "iou": dice / (2 - dice)}
-        return {task.name: {name: found[name] for name in task.predicted} for task in self.family.tasks}
+        predicted = {"probabilities": 0.1 + 0.8 * np.eye(2)[right], "dice": dice, "iou": dice / (2 - dice)}
+        return {task.name: {name: predicted[name] for name in task.predicted} for task in self.family.tasks}
 
     def _report(self, number: int) -> Report:
         predicted, metrics = self.predict(number, self.dataset.validation), {}
@@ -139,9 +139,9 @@ def install(monkeypatch: Any) -> list[dict[str, Any]]:
                                audit=None, source="fake")  # fmt: skip
 
     def module(name: str, **content: Any) -> None:
-        made = ModuleType(name)
-        vars(made).update(content)
-        monkeypatch.setitem(sys.modules, name, made)
+        built = ModuleType(name)
+        vars(built).update(content)
+        monkeypatch.setitem(sys.modules, name, built)
 
     monkeypatch.setattr(dataset, "load", load)
     module("lungtune.engine.session", Session=FakeSession)

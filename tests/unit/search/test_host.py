@@ -44,9 +44,9 @@ class Host(PackHost):
 @pytest.fixture
 def host(tmp_path):
     simulated.begin(tmp_path / "s", simulated.space(3)).release()
-    made = Host(str(tmp_path / "s"), 1, None)
-    made.ready()
-    return made
+    instance = Host(str(tmp_path / "s"), 1, None)
+    instance.ready()
+    return instance
 
 
 class Waiting(threading.Thread):

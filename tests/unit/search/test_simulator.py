@@ -126,5 +126,5 @@ def test_stock_ray_is_rays_own_scheduler_and_searcher():
     rungs = stock.scheduler._brackets[0]._rungs
     assert [milestone for milestone, _ in rungs] == [16, 4, 1]
     assert len(rungs[2][1]) == len(stock._trials)
-    told = stock.searcher._ot_study.trials
-    assert {t.params["x"] for t in told} <= {row["x"] for row in curves.rows}, "told which row was tried"
+    trials = stock.searcher._ot_study.trials
+    assert {t.params["x"] for t in trials} <= {row["x"] for row in curves.rows}, "told which row was tried"

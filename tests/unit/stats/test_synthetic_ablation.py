@@ -20,8 +20,8 @@ COMPARED = Comparison("synthetic_images", ("none", "duplicates", "generated"), "
 def model(right, seed):
     """Probabilities of a model that is right in a share of the cases."""
     random = np.random.default_rng(seed)
-    said = np.where(random.random(len(LABELS)) < right, LABELS, (LABELS + random.integers(1, 3, len(LABELS))) % 3)
-    return Probabilities(LABELS, 0.1 + 0.7 * np.eye(3)[said])
+    predicted = np.where(random.random(len(LABELS)) < right, LABELS, (LABELS + random.integers(1, 3, len(LABELS))) % 3)
+    return Probabilities(LABELS, 0.1 + 0.7 * np.eye(3)[predicted])
 
 
 def compared(shares, axis=COMPARED, patients=PATIENTS):

@@ -77,14 +77,14 @@ def caption(findings: Sequence[dict[str, str | float]], age: int, sex: str, rng:
         age: years.
         sex: F or M.
     """
-    said = [str(rng.choice(_PHRASES[str(f["finding"])])).format(**f) for f in findings] or [str(rng.choice(_CLEAR))]
+    phrases = [str(rng.choice(_PHRASES[str(f["finding"])])).format(**f) for f in findings] or [str(rng.choice(_CLEAR))]
     if findings and rng.random() < 0.25:
         present = {f["finding"] for f in findings}
         absent = [n for n in _NEGATED if _EXCLUDES.get(n) not in present]
-        said.append(str(rng.choice(absent)))
+        phrases.append(str(rng.choice(absent)))
     young, grown = ("girl", "woman") if sex == "F" else ("boy", "man")
     who = f"{age}-year-old {young if age < 16 else grown}"
     leads = ("chest X-ray. ", "frontal chest radiograph. ", f"a chest X-ray of a {who}. ", f"{who}. ")
     lead = str(rng.choice(leads))
-    text = lead + ", ".join(said) + "."
+    text = lead + ", ".join(phrases) + "."
     return text[0].upper() + text[1:]

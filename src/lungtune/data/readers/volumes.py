@@ -124,5 +124,5 @@ def _resampled(values: np.ndarray, axis: int, side: int) -> np.ndarray:
     weights = np.maximum(0, 1 - distances)
     matrix = csr_array((weights / weights.sum(1, keepdims=True)).astype(np.float32))
     moved = np.moveaxis(values, axis, 0)
-    found = matrix @ np.ascontiguousarray(moved).reshape(old, -1)
-    return np.moveaxis(found.reshape(side, *moved.shape[1:]), 0, axis)
+    product = matrix @ np.ascontiguousarray(moved).reshape(old, -1)
+    return np.moveaxis(product.reshape(side, *moved.shape[1:]), 0, axis)

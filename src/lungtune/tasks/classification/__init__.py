@@ -62,8 +62,8 @@ class Classification(Task):
 
     def predict(self, outputs: Mapping[str, torch.Tensor], batch: Any) -> Mapping[str, torch.Tensor]:
         """Return ``probabilities`` ``(N, C)``, and those of each head under its name."""
-        found = {"probabilities": outputs["logits"], **{name: outputs[name] for name in self.heads}}
-        return {name: logits.float().softmax(1) for name, logits in found.items()}
+        named = {"probabilities": outputs["logits"], **{name: outputs[name] for name in self.heads}}
+        return {name: logits.float().softmax(1) for name, logits in named.items()}
 
     def evaluator(self, family: Any, base: Any, dataset: Any, device: torch.device) -> ClassificationEvaluator:
         """See ``Task.evaluator``."""

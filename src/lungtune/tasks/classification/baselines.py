@@ -84,17 +84,17 @@ def metadata(
 
 def _table(columns: Mapping[str, np.ndarray], train: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return numbers ``(N, K)``: a column a number, a column a word of the training fold."""
-    found = []
+    features = []
     for name, values in columns.items():
         values = np.asarray(values)
         if values.dtype.kind in "iufb":
-            found.append(values.astype(np.float64))
+            features.append(values.astype(np.float64))
         else:
-            found += [values.astype(str) == word for word in np.unique(np.asarray(train[name]).astype(str))]
+            features += [values.astype(str) == word for word in np.unique(np.asarray(train[name]).astype(str))]
     if {"width", "height"} <= columns.keys():
         width, height = (np.asarray(columns[side], np.float64) for side in ("width", "height"))
-        found.append(width / np.maximum(height, 1))
-    return np.stack(found, axis=1).astype(np.float64)
+        features.append(width / np.maximum(height, 1))
+    return np.stack(features, axis=1).astype(np.float64)
 
 
 def vs_baseline(

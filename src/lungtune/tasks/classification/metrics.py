@@ -123,8 +123,8 @@ def ranked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[dict[int, flo
         own = labels == k
         _, place, ties = np.unique(-probabilities[:, k], return_inverse=True, return_counts=True)  # the surest first
         hits, called = np.bincount(place, weights=own, minlength=len(ties)), np.cumsum(ties)
-        cases, found = int(own.sum()), np.cumsum(hits)
-        precisions[k] = float((hits * found / called).sum() / cases)
+        cases, true_positives = int(own.sum()), np.cumsum(hits)
+        precisions[k] = float((hits * true_positives / called).sum() / cases)
         if others := len(labels) - cases:
             after = others - np.cumsum(ties - hits)
             areas[k] = float((hits * (after + (ties - hits) / 2)).sum() / (cases * others))

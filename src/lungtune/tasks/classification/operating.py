@@ -93,11 +93,11 @@ def _questions(
     labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
 ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
     """Return per question which cases it is about ``(N,)`` and their scores ``(N,)``."""
-    found = {name: (labels == k, probabilities[:, k]) for k, name in enumerate(classes)}
+    questions = {name: (labels == k, probabilities[:, k]) for k, name in enumerate(classes)}
     normal = next((k for k, name in enumerate(classes) if name.strip().lower() == _NORMAL), None)
     if normal is not None:
-        found.setdefault(ABNORMAL, (labels != normal, 1 - probabilities[:, normal]))
-    return found
+        questions.setdefault(ABNORMAL, (labels != normal, 1 - probabilities[:, normal]))
+    return questions
 
 
 def _point(target: str, own: np.ndarray, score: np.ndarray, wanted: float) -> Point:

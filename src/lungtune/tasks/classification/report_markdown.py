@@ -84,14 +84,19 @@ def _is_point(interval: Mapping[str, float | None]) -> bool:
 
 
 def _calibration(part: Mapping[str, Any]) -> list[str]:
-    found = part["calibration"]
-    if found is None:
+    calibration = part["calibration"]
+    if calibration is None:
         return []
-    lines = ["", f"Temperature {found['temperature']:.3g}, fitted on {found['fitted_cases']} validation cases"]
-    lines[-1] += " (these: what comes after flatters)." if found["fitted_here"] else "."
-    lines[-1] += f" {found['note']}" if found["note"] else ""
+    lines = [
+        "",
+        f"Temperature {calibration['temperature']:.3g}, fitted on {calibration['fitted_cases']} validation cases",
+    ]
+    lines[-1] += " (these: what comes after flatters)." if calibration["fitted_here"] else "."
+    lines[-1] += f" {calibration['note']}" if calibration["note"] else ""
     lines += ["", "| calibration | as trained | with the temperature |", "|---|---|---|"]
-    return lines + [f"| {name} | {value:.3f} | {found['after'][name]:.3f} |" for name, value in found["before"].items()]
+    return lines + [
+        f"| {name} | {value:.3f} | {calibration['after'][name]:.3f} |" for name, value in calibration["before"].items()
+    ]
 
 
 def _further(part: Mapping[str, Any]) -> list[str]:
@@ -131,8 +136,8 @@ def _called(part: Mapping[str, Any]) -> list[str]:
     row = next((row for row in part["operating"] if row["target"] == "abnormal" and row["sensitivity"]), None)
     if row is None:
         return []
-    found = f"sensitivity {interval_text(row['sensitivity'])}, specificity {interval_text(row['specificity'])}"
-    return [f"  abnormal, threshold from validation for a sensitivity of {row['wanted']:.3g}: {found}"]
+    rates = f"sensitivity {interval_text(row['sensitivity'])}, specificity {interval_text(row['specificity'])}"
+    return [f"  abnormal, threshold from validation for a sensitivity of {row['wanted']:.3g}: {rates}"]
 
 
 def _matrix(part: Mapping[str, Any], classes: Sequence[str]) -> list[str]:

@@ -116,9 +116,9 @@ def _nearest(rows: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarra
     for first in range(0, len(rows), step):
         some = slice(first, first + step)
         squared = (rows[some] ** 2).sum(axis=1)[:, None] + norms - 2 * (rows[some] @ known.T)
-        found = np.sqrt(np.maximum(squared, 0))
-        nearest[some] = found.argmin(axis=1)
-        distance[some] = found.min(axis=1)
-        usual = np.partition(found, count - 1, axis=1)[:, :count].mean(axis=1)
+        distances = np.sqrt(np.maximum(squared, 0))
+        nearest[some] = distances.argmin(axis=1)
+        distance[some] = distances.min(axis=1)
+        usual = np.partition(distances, count - 1, axis=1)[:, :count].mean(axis=1)
         relative[some] = distance[some] / np.maximum(usual, 1e-12)
     return distance, relative, nearest

@@ -52,5 +52,5 @@ class Recogniser:
             raise TrialError("nan", f"The embeddings of {(~known).sum()} of {len(known)} images are not finite.")
         right = self._probe.predict(normalised(embeddings)) == labels
         there = [(k, name) for k, name in enumerate(self.classes) if (labels == k).any()]
-        found = {f"{RECOGNISED}_{name}": float(right[labels == k].mean()) for k, name in there}
-        return {RECOGNISED: float(np.mean(list(found.values())))} | found
+        shares = {f"{RECOGNISED}_{name}": float(right[labels == k].mean()) for k, name in there}
+        return {RECOGNISED: float(np.mean(list(shares.values())))} | shares

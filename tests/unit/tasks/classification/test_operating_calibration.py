@@ -19,8 +19,8 @@ def predictions(cases=300, signal=1.5, seed=0, sure=1.0):
     logits = signal * rng.normal(size=(cases, 3))
     true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = np.array([rng.choice(3, p=row) for row in true])
-    said = np.exp(sure * logits)
-    return labels, said / said.sum(axis=1, keepdims=True)
+    predicted = np.exp(sure * logits)
+    return labels, predicted / predicted.sum(axis=1, keepdims=True)
 
 
 @given(seed=st.integers(0, 10**6), wanted=st.sampled_from([0.5, 0.8, 0.95, 0.99]), digits=st.sampled_from([1, 8]))
@@ -61,11 +61,13 @@ def sections(test_labels):
 
 def test_the_test_labels_move_neither_threshold_nor_temperature():
     labels = predictions(seed=2)[0]
-    found = [sections(given) for given in (labels, np.roll(labels, 1), np.zeros(300, int))]
-    for _, test in found:
-        assert [row["threshold"] for row in test["operating"]] == [row["threshold"] for row in found[0][0]["operating"]]
-        assert test["calibration"]["temperature"] == found[0][0]["calibration"]["temperature"]
-    assert found[0][1]["operating"][0]["sensitivity"] != found[1][1]["operating"][0]["sensitivity"]
+    result = [sections(given) for given in (labels, np.roll(labels, 1), np.zeros(300, int))]
+    for _, test in result:
+        assert [row["threshold"] for row in test["operating"]] == [
+            row["threshold"] for row in result[0][0]["operating"]
+        ]
+        assert test["calibration"]["temperature"] == result[0][0]["calibration"]["temperature"]
+    assert result[0][1]["operating"][0]["sensitivity"] != result[1][1]["operating"][0]["sensitivity"]
 
 
 def test_report_states_the_origin_of_thresholds():
@@ -137,16 +139,16 @@ def test_temperature_corrects_overconfidence(sure):
 @settings(max_examples=40, deadline=None)
 def test_no_other_temperature_has_a_lower_nll(seed, sure, cases):
     labels, probabilities = predictions(cases, seed=seed, sure=sure)
-    found = calibration.fit(labels, probabilities)
+    fitted = calibration.fit(labels, probabilities)
 
     def loss(temperature):
         scaled = calibration.apply(probabilities, temperature)
         return -np.log(np.maximum(scaled[np.arange(cases), labels], 1e-300)).mean()
 
-    assert loss(found.value) <= loss(1.0) + 1e-9
-    if not found.note:
-        assert loss(found.value) <= min(loss(t) for t in np.geomspace(0.06, 19, 50)) + 1e-6
-    scaled = calibration.apply(probabilities, found.value)
+    assert loss(fitted.value) <= loss(1.0) + 1e-9
+    if not fitted.note:
+        assert loss(fitted.value) <= min(loss(t) for t in np.geomspace(0.06, 19, 50)) + 1e-6
+    scaled = calibration.apply(probabilities, fitted.value)
     assert scaled.sum(axis=1) == pytest.approx(1)
     assert (scaled.argmax(axis=1) == probabilities.argmax(axis=1)).all()
 
@@ -165,16 +167,16 @@ def test_no_other_temperature_has_a_lower_nll(seed, sure, cases):
     ],
 )
 def test_uncalibratable_model_is_unchanged_with_a_note(labels, probabilities, value, note):
-    found = calibration.fit(np.array(labels), np.array(probabilities))
-    assert found.value == pytest.approx(value, rel=1e-3)
-    assert note in found.note
-    assert bool(note) == bool(found.note)
+    fitted = calibration.fit(np.array(labels), np.array(probabilities))
+    assert fitted.value == pytest.approx(value, rel=1e-3)
+    assert note in fitted.note
+    assert bool(note) == bool(fitted.note)
 
 
 def test_exported_file_documents_the_temperature():
     labels, probabilities = predictions(sure=2)
-    told = calibration.fit(labels, probabilities).to_dict()
-    assert told.keys() == {"temperature", "how", "fitted_on", "cases", "note"}
-    by_hand = np.exp(np.log(probabilities) / told["temperature"])
+    content = calibration.fit(labels, probabilities).to_dict()
+    assert content.keys() == {"temperature", "how", "fitted_on", "cases", "note"}
+    by_hand = np.exp(np.log(probabilities) / content["temperature"])
     by_hand /= by_hand.sum(axis=1, keepdims=True)
-    assert by_hand == pytest.approx(calibration.apply(probabilities, told["temperature"]))
+    assert by_hand == pytest.approx(calibration.apply(probabilities, content["temperature"]))

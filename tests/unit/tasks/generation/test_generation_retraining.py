@@ -70,8 +70,8 @@ class Pack:
 
     def draw(self, slot, labels, seeds, stride):
         assert stride == 64
-        made = [stripes(label, seed % 10**9, self.noise[slot]) for label, seed in zip(labels, seeds)]
-        return torch.from_numpy(np.stack(made))
+        built = [stripes(label, seed % 10**9, self.noise[slot]) for label, seed in zip(labels, seeds)]
+        return torch.from_numpy(np.stack(built))
 
     def adapter(self, slot):
         return {}
@@ -119,8 +119,8 @@ def test_scores_and_references_of_drawn_images(evaluator, dataset):
     assert np.bincount(predicted["drawn"]).tolist() == [10, 10]
     scores, references = evaluator.scores(dataset.validation, predicted), evaluator.references(pack, None)
     assert references["real"]["cmmd"] < scores["cmmd"] < references["untrained"]["cmmd"]
-    told = {"cmmd", "coverage", "copies", "recognised", *(f"cmmd_{name}" for name in CLASSES)}
-    assert told <= scores.keys()
+    reported = {"cmmd", "coverage", "copies", "recognised", *(f"cmmd_{name}" for name in CLASSES)}
+    assert reported <= scores.keys()
     assert 9 not in pack.noise, "the untrained base has left"
     assert set(evaluator.task.headline) <= scores.keys()
     assert evaluator.picture(predicted).startswith(b"\x89PNG")
