@@ -1,4 +1,4 @@
-"""Tests run offline, in folders of their own; helpers beside the integration tests can be imported by name."""
+"""Offline environment and isolated folders for all tests; import path of the integration helpers."""
 
 import gc
 import os
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """What collecting imported (torch, MLflow, Ray) is never garbage; to look through it takes 0.3 s each time."""
+    """Freeze the objects imported at collection (torch, MLflow, Ray): each garbage collection of them costs 0.3 s."""
     gc.collect()
     gc.freeze()
 

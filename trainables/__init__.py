@@ -1,1 +1,1 @@
-"""Model families: one public module each, found by file name."""
+"""Model families: one public module each, discovered by file name."""

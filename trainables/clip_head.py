@@ -1,4 +1,4 @@
-"""A classifier head on CLIP's frozen image tower: the linear probe, and a hidden layer beside it."""
+"""Classifier head on CLIP's frozen image tower: linear probe or one hidden layer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(Synthetic, Classes, Loop):
-    """What one trial chooses. The defaults are the plain linear probe."""
+    """Hyperparameters of a trial. The defaults are the plain linear probe."""
 
     lr: float = param(1e-3, low=1e-7, high=1.0, help="peak learning rate")
     weight_decay: float = param(
@@ -95,7 +95,7 @@ class ClipHead(Family[Base, Params]):
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
-        """See ``Family.export``: CLIP in open_clip's local-dir format, the head beside it."""
+        """See ``Family.export``: CLIP in open_clip's local-dir format, with the head in a separate file."""
         from lungtune.models import clip_export
 
         clip_export.write_head(base, classes, adapter, folder)

@@ -1,4 +1,4 @@
-"""CLIP adapted by LoRA: an image is scored against fixed captions of the classes."""
+"""CLIP adapted by LoRA: images are scored against fixed captions of the classes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(Synthetic, Classes, Loop):
-    """What one trial chooses. The defaults are the source project's configuration."""
+    """Hyperparameters of a trial. The defaults are the source project's configuration."""
 
     weight_decay: float = param(
         0.01, low=0.0, high=1.0, help="weight decay: decoupled for adamw, added to the gradient for adam and sgd"
@@ -137,7 +137,7 @@ class ClipLora(Family[Base, Params]):
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
-        """See ``Family.export``: merged CLIP in open_clip's local-dir format, the adapter beside it."""
+        """See ``Family.export``: merged CLIP in open_clip's local-dir format, with the adapter in a separate file."""
         from lungtune.models import clip_export
 
         clip_export.write(base, params, classes, adapter, folder)
@@ -161,10 +161,10 @@ def _matrices(model: torch.nn.Module, layout: BatchLayout) -> torch.Tensor:
             features = model.text_features(torch.cat(tokens))
         for i, rows in zip(adapted, texts.rows, strict=True):
             matrices[i] = model.class_matrix(styles[i], features[rows])
-    found = torch.stack(matrices)
-    if not layout.training:  # a batch that passes in parts is differentiated part by part, the captions each time anew
-        layout.memo[key] = found
-    return found
+    prompts = torch.stack(matrices)
+    if not layout.training:  # each part of a split batch is differentiated by itself and needs its own captions
+        layout.memo[key] = prompts
+    return prompts
 
 
 FAMILY = ClipLora()

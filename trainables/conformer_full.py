@@ -1,4 +1,4 @@
-"""A Conformer that trains as a whole: two branches, two heads, one prediction."""
+"""Conformer trained as a whole: two branches, two heads, summed logits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(whole_network.Params):
-    """What one trial chooses."""
+    """Hyperparameters of a trial."""
 
     drop_path: float = param(
         0.1, low=0.0, high=0.9, help="chance that training skips the last transformer block; falls to 0 at the first"

@@ -1,4 +1,4 @@
-"""A ConvNeXt that trains as a whole, its lower layers more slowly."""
+"""ConvNeXt trained as a whole, with lower learning rates in lower layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(whole_network.Params):
-    """What one trial chooses."""
+    """Hyperparameters of a trial."""
 
     drop_path: float = param(
         0.0, low=0.0, high=0.9, help="chance that training skips the last block; falls to zero at the first"

@@ -1,4 +1,4 @@
-"""A Res-UNet that classifies and segments at once; how much segmentation counts is searched."""
+"""Res-UNet that classifies and segments; the weight of segmentation is searched."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(whole_network.Params):
-    """What one trial chooses."""
+    """Hyperparameters of a trial."""
 
     lambda2: float = param(
         0.01, low=0.0, high=1000.0, help="weight of 1 - Dice beside the cross-entropy; 0: no decoder is trained"
@@ -85,7 +85,7 @@ class ResUnet(whole_network.Network):
     def trainable_parameters(
         self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
-        """See ``Family.trainable_parameters``; the decoder is drawn anew."""
+        """See ``Family.trainable_parameters``; the decoder is reinitialised."""
         from lungtune.models import unet
 
         own = dict(super().trainable_parameters(model, params, classes, generator))

@@ -1,4 +1,4 @@
-"""A classifier head on a frozen ResNet-152."""
+"""Classifier head on a frozen ResNet-152."""
 
 from __future__ import annotations
 

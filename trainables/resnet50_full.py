@@ -1,4 +1,4 @@
-"""A ResNet-50, of which the head, the last stage or everything trains."""
+"""ResNet-50 whose head, last stage or every layer trains."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(whole_network.Params):
-    """What one trial chooses."""
+    """Hyperparameters of a trial."""
 
     drop_rate: float = param(0.0, low=0.0, high=0.9, help="share of the pooled features dropped in training")
     unfreeze: str = param("all", choices=tuple(_UNFREEZE), help="what trains; the rest is frozen, its batch norm too")

@@ -1,4 +1,4 @@
-"""Latent diffusion adapted by LoRA: draws X-rays of a class."""
+"""Latent diffusion adapted by LoRA: generates X-rays of a class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TARGETS = {
     "attn_ff": (rf"attn[12]\.({_HEADS})", r"ff\.net\.(0\.proj|2)"),
 }
 _NOISE = 1
-"""Noise and steps have a stream of their own beside the adapters' dropout."""
+"""Noise and steps use a random stream separate from the adapters' dropout."""
 _TEXT = r"(q_proj|k_proj|v_proj|out_proj)"
 
 
@@ -48,7 +48,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(Classes, Loop):
-    """What one trial chooses. The defaults are what the source project meant to train."""
+    """Hyperparameters of a trial. The defaults are the configuration that the source project intended."""
 
     lr: float = param(1e-4, low=1e-7, high=1.0, help="peak learning rate")
     weight_decay: float = param(
@@ -126,7 +126,7 @@ class SdLora(GenerativeFamily[Base, Params]):
         inputs = batch["moments"]
         device = inputs.device
         contexts = model.contexts(layout, [i for i, p in enumerate(layout.params) if p.lora_text])
-        said, latent_noise, noises, times, weights = [], [], [], [], []
+        prompts, latent_noise, noises, times, weights = [], [], [], [], []
         half = inputs.shape[1] // 2
         for i, rows in enumerate(layout.rows):
             params, count = layout.params[i], rows.stop - rows.start
@@ -135,7 +135,7 @@ class SdLora(GenerativeFamily[Base, Params]):
             steps = torch.randint(len(model.kept), (count,), generator=generator, device=device)
             dropped = torch.rand(count, generator=generator, device=device) < params.caption_dropout
             captions = torch.where(dropped, len(contexts[i]) - 1, batch["label"][rows])
-            said.append(contexts[i][captions])
+            prompts.append(contexts[i][captions])
             latent_noise.append(drawn[0])
             noises.append(drawn[1])
             times.append(steps)
@@ -143,8 +143,8 @@ class SdLora(GenerativeFamily[Base, Params]):
         mean, spread = inputs.chunk(2, 1)
         latents = mean + (0.5 * spread.clamp(-30, 20)).exp() * torch.cat(latent_noise)
         noised, wanted = model.noised(latents * model.vae.config.scaling_factor, torch.cat(noises), torch.cat(times))
-        told = model.unet(noised, torch.cat(times), encoder_hidden_states=torch.cat(said)).sample
-        return (told.float() - wanted).square().mean((1, 2, 3)) * torch.cat(weights) * batch.weights
+        predicted = model.unet(noised, torch.cat(times), encoder_hidden_states=torch.cat(prompts)).sample
+        return (predicted.float() - wanted).square().mean((1, 2, 3)) * torch.cat(weights) * batch.weights
 
     def draw(
         self, model: torch.nn.Module, labels: Sequence[int], seeds: Sequence[int], layout: BatchLayout

@@ -1,4 +1,4 @@
-"""A classifier head on a frozen vision transformer."""
+"""Classifier head on a frozen vision transformer."""
 
 from __future__ import annotations
 

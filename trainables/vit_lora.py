@@ -1,4 +1,4 @@
-"""A vision transformer adapted by LoRA, with a linear head."""
+"""Vision transformer adapted by LoRA, with a linear head."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(Synthetic, Classes, Loop):
-    """What one trial chooses. The defaults are the source project's configuration."""
+    """Hyperparameters of a trial. The defaults are the source project's configuration."""
 
     lr: float = param(2e-5, low=1e-7, high=1.0, help="peak learning rate")
     lora_rank: int = param(8, low=1, high=256, help="rank r of every adapter")
@@ -113,7 +113,7 @@ class VitLora(Family[Base, Params]):
     def export(
         self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
-        """See ``Family.export``: timm's format with the adapters merged in, the adapters beside it."""
+        """See ``Family.export``: timm's format with the adapters merged in, and the adapters in a separate file."""
         from safetensors.torch import save_file
 
         from lungtune.models import timm_export, timm_vit

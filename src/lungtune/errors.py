@@ -1,4 +1,4 @@
-"""Everything lungtune raises on purpose.
+"""Exceptions that lungtune raises on purpose.
 
 LungtuneError
 ├── UserError            a mistake the user can mend: one sentence, exit code 2

@@ -1,4 +1,4 @@
-"""From a study's journal to recipe files: its best trials, ready to be retrained or handed to a colleague."""
+"""Export of a study's best trials as recipe files."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
     """
     if top < 1:
         raise StudyError(f"--top >= 1 must hold, but got {top}.")
-    found = Study.open(study)
-    history = found.history()
+    opened = Study.open(study)
+    history = opened.history()
     ranked = history.ranked()
     if not ranked:
         states = [f"{len(history.of(state))} {state.value.lower()}" for state in State if history.of(state)]
@@ -52,7 +52,7 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
             f"the study '{study}' has no finished trial with a score yet ({', '.join(states) or 'no trial'}); "
             f"go on with: python scripts/search.py --resume --study {study}"
         )
-    kept = StudyPredictions(found, history)
+    kept = StudyPredictions(opened, history)
     honest = kept.corrected(ranked)
     written = []
     for rank, trial in enumerate(ranked[:top], start=1):
@@ -69,12 +69,12 @@ def following(study: str, path: Path) -> list[str]:
         study: name of the study.
         path: one of the files :func:`export` wrote.
     """
-    made = catalog.space(str(path))
+    recipe = catalog.space(str(path))
     searched = SearchSpace.from_dict(Study.open(study).history().study["space"])
-    mine = next((m for m in searched.members if m.name == made.provenance.get("space")), searched)
-    family = catalog.family(made.family)
-    own = [command for command, _ in family.task(made.objective.task).next_commands(str(path))]
-    return [f"python scripts/retrain.py {path}", *own, *comparison.commands(path, family, mine, made.fixed)]
+    mine = next((m for m in searched.members if m.name == recipe.provenance.get("space")), searched)
+    family = catalog.family(recipe.family)
+    own = [command for command, _ in family.task(recipe.objective.task).next_commands(str(path))]
+    return [f"python scripts/retrain.py {path}", *own, *comparison.commands(path, family, mine, recipe.fixed)]
 
 
 class StudyPredictions:
@@ -91,15 +91,15 @@ class StudyPredictions:
     def of(self, trial: Trial) -> Predictions | None:
         """Return the predictions of the trial's best report, None when they are lost."""
         task = summary.task_of(self.history)
-        found = summary.kept(self.study, _best(self.history, trial), task)
-        return found if found is not None and len(found) == len(self.patients) else None
+        predictions = summary.kept(self.study, _best(self.history, trial), task)
+        return predictions if predictions is not None and len(predictions) == len(self.patients) else None
 
     def interval(self, trial: Trial) -> Interval:
         """Return the trial's score with its patient interval; the bounds are NaN when the predictions are lost."""
-        found, value = self.of(trial), trial.value(self.history.objective)
-        if found is None:
+        predictions, value = self.of(trial), trial.value(self.history.objective)
+        if predictions is None:
             return Interval(value, math.nan, math.nan)
-        scorer = found.scorer(bootstrap.groups_of(self.patients, len(found)))
+        scorer = predictions.scorer(bootstrap.groups_of(self.patients, len(predictions)))
         return dataclasses.replace(bootstrap.scored(scorer, self.history.objective.own), value=value)
 
     def corrected(self, ranked: list[Trial]) -> Interval | None:
@@ -118,15 +118,15 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
     study, history, source, score = kept.study, kept.history, kept.source, kept.interval(trial)
     about, report = history.study, _best(history, trial)
     searched = SearchSpace.from_dict(about["space"])
-    made = searched.configuration(trial.params)
-    family = catalog.family(made.family)
+    configuration = searched.configuration(trial.params)
+    family = catalog.family(configuration.family)
     space = dataclasses.replace(
         searched.of(trial.params),
         objective=searched.objective,
         fidelity=searched.fidelity,
         axes={},
-        base=made.base,
-        fixed=made.params,
+        base=configuration.base,
+        fixed=configuration.params,
         start=(),
         seed=trial.seed,
         data=source,
@@ -134,7 +134,7 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
     )
     others = len(history.ranked()) - 1
     metric = space.objective.metric + ("" if space.objective.mode == "max" else " (lower is better)")
-    bank = about["data"].get("bank") if synthetic.Settings.from_mapping(made.params).ratio > 0 else None
+    bank = about["data"].get("bank") if synthetic.Settings.from_mapping(configuration.params).ratio > 0 else None
     block: dict[str, Any] = {
         "study": study.name,
         "study_id": about["id"],

@@ -1,4 +1,4 @@
-"""A journal's trials as an Optuna study in memory: for the samplers, and for Optuna's charts."""
+"""In-memory Optuna study built from a journal, for samplers and charts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATES = {
     State.PRUNED: TrialState.PRUNED,
     State.FAIL: TrialState.FAIL,
     State.RUNNING: TrialState.RUNNING,
-    State.PAUSED: TrialState.PRUNED,  # a paused trial that was resumed is shown anew
+    State.PAUSED: TrialState.PRUNED,  # a paused trial that was resumed is shown again
 }
 
 STARTUP = 8
@@ -120,7 +120,7 @@ def _charted(trial: Trial, objective: Objective, fidelity: float | None) -> Froz
         return None
     steps = {round(float(r.samples)): r.metrics.get(objective.metric, math.nan) for r in trial.reports}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a start value outside the ranges, told when the space was read
+        warnings.simplefilter("ignore")  # a start value outside the ranges, reported when the space was read
         try:
             axes = {key: json_to_distribution(text) for key, text in trial.distributions.items()}
             params = {key: trial.sampled[key] for key in axes}

@@ -1,4 +1,4 @@
-"""What a recipe needs before it trains: its space, its data, its ledger, a folder of its own."""
+"""Preparation of a recipe for training: its space, data, ledger and output folder."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def load(path: Path) -> tuple[SearchSpace, recipe.Provenance]:
 
 
 def ledger_of(path: Path, origin: recipe.Provenance) -> Ledger:
-    """Return the study's ledger; beside the recipe where the study is not on this machine.
+    """Return the study's ledger, or one next to the recipe if the study is not on this machine.
 
     Raises:
         StudyError: a study of that name is here, but its journal can't be read.
     """
-    beside = path.resolve().parent / "ledger.jsonl"
+    fallback = path.resolve().parent / "ledger.jsonl"
     if origin.study in Study.names():
         study = Study(paths.studies() / origin.study)
         if study.history().study.get("id") == origin.study_id:
-            return Ledger(study.ledger_path, origin.study_id, origin.study, also=[beside])
-    return Ledger(beside, origin.study_id, origin.study)
+            return Ledger(study.ledger_path, origin.study_id, origin.study, also=[fallback])
+    return Ledger(fallback, origin.study_id, origin.study)
 
 
 def inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, test: bool) -> Inspection:
@@ -50,18 +50,18 @@ def inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, t
     from lungtune.data import dataset
 
     source = source or space.data or "phantom"
-    found = dataset.inspect(source, seed=origin.split_seed)
-    if found.audit.problems:
-        raise DataError("the data can't be trained on as it is: " + " ".join(found.audit.problems))
-    if not found.manifest.matches(origin.split):
+    inspection = dataset.inspect(source, seed=origin.split_seed)
+    if inspection.audit.problems:
+        raise DataError("the data can't be trained on as it is: " + " ".join(inspection.audit.problems))
+    if not inspection.manifest.matches(origin.split):
         raise DataError(
             f"{source} must hold the split the recipe was searched on ({origin.split[:12]}), but holds "
-            f"{found.manifest.hash[:12]}: images, labels or patients differ, so scores can't be compared. "
+            f"{inspection.manifest.hash[:12]}: images, labels or patients differ, so scores can't be compared. "
             f"If the data lie elsewhere, name them with --data."
         )
-    if test and not len(found.manifest.parts["test"]):
+    if test and not len(inspection.manifest.parts["test"]):
         raise DataError(f"{source} has no test part; leave out --test.")
-    return found
+    return inspection
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""From a recipe to weights and an honest report, with the same session and loop as the search."""
+"""Retraining of a recipe to weights and a report, with the session and loop of the search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lungtune.retraining.frame import Options, Retraining
 
 @dataclass(frozen=True)
 class RetrainReport:
-    """What a retraining produced.
+    """Result of a retraining.
 
     Attributes:
         folder: holds ``report.json``, ``report.md``, ``weights/`` and a copy of the recipe.
@@ -62,10 +62,10 @@ def retrain(
         seeds: how many runs: the recipe's seed, then the ones after it. The weights are those of the first.
         test: open the locked test set, once per study.
         out: folder; by default ``models/<recipe's name>`` in lungtune's home.
-        data: the data source, when it lies elsewhere than the recipe says. It must hold the same split.
+        data: data source, if not the recipe's location. It must have the same split.
         blackout: with ``test`` and lung masks, train once more on images with black lungs, as a baseline.
         compare: ``NAME=VALUE,VALUE,...``: train the same with each of these values too, and say whether it helps.
-        bank: folder of the recipe's synthetic images, when they lie elsewhere than the recipe says.
+        bank: folder of the recipe's synthetic images, if not the recipe's location.
 
     Raises:
         SpaceError: the recipe has mistakes or is none, or ``compare`` can't be read.
@@ -88,7 +88,7 @@ def retrain(
         if test:
             held.enter_context(ledger.hold(one.mark))
         inspection = inspect(space, origin, data, test)
-        held.enter_context(owned(folder))  # made only now: a refusal leaves no folder behind
+        held.enter_context(owned(folder))  # created only now: a refusal leaves no folder behind
         one.open(inspection, folder)
         one.train()
         _put(one, folder)

@@ -1,4 +1,4 @@
-"""``summary.json``: what a study found, for machines; rebuilt from the journal and the checkpoints at any time."""
+"""``summary.json``: machine-readable result of a study, rebuilt from the journal and the checkpoints."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ def _leaderboard(study: Study, space: SearchSpace, history: History, patients: n
     contenders, candidates, spent = [], {}, {}
     for member in space.members:
         mine = [trial for trial in history.ranked() if trial.params[SPACE] == member.name]
-        found = _best_kept(study, history, mine[0]) if mine else None
-        if found is None or len(found) != len(patients):
+        predictions = _best_kept(study, history, mine[0]) if mine else None
+        if predictions is None or len(predictions) != len(patients):
             continue
-        contenders.append(leaderboard.Contender(member.name, found, mine[0].value(history.objective)))
-        candidates[member.name] = _candidates(study, mine, found, task_of(history))
+        contenders.append(leaderboard.Contender(member.name, predictions, mine[0].value(history.objective)))
+        candidates[member.name] = _candidates(study, mine, predictions, task_of(history))
         every = [t for t in history.trials.values() if t.params[SPACE] == member.name and t.duplicate_of is None]
         best = {"trial": mine[0].number, "params": mine[0].params}
         spent[member.name] = {**best, "trials": len(every), "passes": round(sum(t.fidelity for t in every), 4)}
@@ -138,8 +138,8 @@ def reported(study: Study, trial: Trial, task: Task) -> list[np.ndarray]:
         try:
             tables.append(np.load((study.folder / report.checkpoint).with_suffix(".npy"), allow_pickle=False))
         except (OSError, ValueError, EOFError):
-            if (found := kept(study, report, task)) is not None:
-                tables.append(found.table())
+            if (predictions := kept(study, report, task)) is not None:
+                tables.append(predictions.table())
     return tables
 
 
@@ -155,7 +155,7 @@ def corrected(
 ) -> bootstrap.Interval | None:
     """Return what the best report of the best trial can be expected to score on new patients.
 
-    Both choices were made on the validation patients, so every report of every trial is a candidate.
+    Trial and report were both selected on the validation patients, so every report of every trial is a candidate.
 
     Args:
         study: the study.
@@ -168,10 +168,10 @@ def corrected(
         The score, or None when it cannot be computed: all predictions are lost, or there is one patient only.
     """
     left = (kept(study, trial.best(objective), task) for trial in ranked)
-    found = next((each for each in left if each is not None and len(each) == len(patients)), None)
-    if found is None or len(set(patients)) < 2:
+    predictions = next((each for each in left if each is not None and len(each) == len(patients)), None)
+    if predictions is None or len(set(patients)) < 2:
         return None
-    candidates = _candidates(study, ranked, found, task) or [found]
+    candidates = _candidates(study, ranked, predictions, task) or [predictions]
     return selection.expected(candidates, patients, objective.own, objective.mode)
 
 
@@ -210,10 +210,10 @@ def _start(study: Study, history: History, patients: np.ndarray) -> dict[str, An
 
 
 def _score(study: Study, history: History, trial: Trial, patients: np.ndarray) -> dict[str, Any]:
-    found = _best_kept(study, history, trial)
+    predictions = _best_kept(study, history, trial)
     score: dict[str, Any] = {"value": trial.value(history.objective), "interval": None}
-    if found is not None:
-        scorer = found.scorer(bootstrap.groups_of(patients, len(found)))
+    if predictions is not None:
+        scorer = predictions.scorer(bootstrap.groups_of(patients, len(predictions)))
         score["interval"] = bootstrap.scored(scorer, history.objective.own).to_dict()
     return score
 
@@ -223,7 +223,7 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
     if not ranked:
         return None
     best, metric, sign = ranked[0], history.objective.metric, history.objective.sign
-    found = _best_kept(study, history, best)
+    predictions = _best_kept(study, history, best)
     honest = corrected(study, ranked, patients, history.objective, task_of(history))
     value = best.value(history.objective)
     gains = {name: sign * (value - known[metric]) for name, known in history.baselines.items() if metric in known}
@@ -237,12 +237,12 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
         "gain_over_start": None,
         "gain_over_constant": gains.get("constant"),
         "gains": gains,
-        "collapsed": "" if found is None else found.collapsed(history.study["data"]["classes"]),
+        "collapsed": "" if predictions is None else predictions.collapsed(history.study["data"]["classes"]),
     }
     start = _reference(history)
     other = _best_kept(study, history, start) if start else None
-    if found is not None and other is not None:
-        groups = bootstrap.groups_of(patients, len(found))
-        pair = (found.scorer(groups), other.scorer(groups))[::sign]
+    if predictions is not None and other is not None:
+        groups = bootstrap.groups_of(patients, len(predictions))
+        pair = (predictions.scorer(groups), other.scorer(groups))[::sign]
         result["gain_over_start"] = bootstrap.between(*pair, history.objective.own).to_dict()
     return result

@@ -1,4 +1,4 @@
-"""Layers, module sizes, docstrings, thin scripts, start-up without heavy libraries."""
+"""Architecture rules: layers, module sizes, docstrings, thin scripts, start-up without heavy libraries."""
 
 import ast
 import re
@@ -40,10 +40,10 @@ def test_layers_hold():
 def modules(package, folders_only=False):
     """Full names of the modules and packages that a package of lungtune holds."""
     paths = (ROOT / "src" / package.replace(".", "/")).iterdir()
-    found = {
+    result = {
         path.stem for path in paths if (path / "__init__.py").exists() or (path.suffix == ".py" and not folders_only)
     }
-    return {f"{package}.{name}" for name in found - {"__init__"}}
+    return {f"{package}.{name}" for name in result - {"__init__"}}
 
 
 def test_every_package_has_a_layer():
@@ -51,8 +51,8 @@ def test_every_package_has_a_layer():
     (layers,) = [contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers"]
     named = {module.strip() for layer in layers for module in layer.split("|")}
     package = ROOT / "src" / "lungtune"
-    found = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert {f"lungtune.{name}" for name in found - {"__init__"}} | {"trainables"} == named
+    result = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert {f"lungtune.{name}" for name in result - {"__init__"}} | {"trainables"} == named
 
 
 @pytest.mark.parametrize("package", ["lungtune.search.backends", "lungtune.schedulers"])

@@ -1,4 +1,4 @@
-"""Finds every model family by itself: a new file in ``trainables/`` is tested without a line added here.
+"""Discovery of all model families: a new file in ``trainables/`` is tested without a line added here.
 
 ``tests/contract/own/`` is a user's folder of kinds no shipped family has: volumes, colour, image with text,
 segmentation alone, several labels a case. They pass the same tests.
@@ -78,7 +78,7 @@ class Sample:
 
     @property
     def draws(self) -> bool:
-        """Whether it draws images."""
+        """True if it generates images."""
         return any(task.name == "generation" for task in self.family.tasks)
 
     @property
@@ -90,16 +90,16 @@ class Sample:
 
     @property
     def told_close(self) -> dict[str, float]:
-        """How near ``told`` is of the same trial trained in other company: a drawn pixel may round to its neighbour."""
+        """Tolerance of a trial's predictions across pack compositions: a generated pixel may round to its neighbour."""
         return {"atol": 1.01 / 255 if self.draws else 2e-4, "rtol": 0}
 
     def told(self, pack: Pack, slot: int, part: Part | None = None, batch_size: int | None = None) -> torch.Tensor:
         """Return what a trial predicts, one row a case; or pixels of one image it draws of each class."""
         if self.draws:
             return pack.draw(slot, range(len(CLASSES)), [5, 6, 7], stride=8).float() / 255
-        found = pack.predict(part or self.part, [slot], batch_size=batch_size)[slot]
+        predictions = pack.predict(part or self.part, [slot], batch_size=batch_size)[slot]
         return torch.cat(
-            [value.flatten(1) if value.ndim > 1 else value[:, None] for value in found.values()], 1
+            [value.flatten(1) if value.ndim > 1 else value[:, None] for value in predictions.values()], 1
         ).nan_to_num(-1)
 
     def values(self, name: str, params: Any = None) -> list[Any]:
@@ -119,14 +119,14 @@ class Sample:
 
     def variants(self, count: int) -> list[Any]:
         """Return parameter sets that differ from one another in everything."""
-        found = []
+        result = []
         for i in range(count):
             changes = {}
             for step, field in enumerate(fields(self.family.Params)):
                 values = self.values(field.name)
                 changes[field.name] = values[(i * (1 + step % 2) + step) % len(values)]
-            found.append(replace(self.default, **changes))
-        return found
+            result.append(replace(self.default, **changes))
+        return result
 
 
 def _values(spec: ParamSpec, default: Any) -> list[Any]:
@@ -153,7 +153,7 @@ def part_of(wanted: tuple[Field, ...], size: int, labels: np.ndarray, seed: int,
         whole: every case has every field; no masks.
     """
     random = np.random.default_rng(seed)
-    count, found, known = len(labels), {}, {}
+    count, result, known = len(labels), {}, {}
     rank = 3 if any(field.kind == "volume" for field in wanted) else 2
     edge = size // 4
     inside = (slice(None), slice(None), *(slice(edge, -edge) for _ in range(rank)))
@@ -164,26 +164,26 @@ def part_of(wanted: tuple[Field, ...], size: int, labels: np.ndarray, seed: int,
             pixels = pixels.astype(np.uint8)
             if not whole:
                 pixels[inside] //= 2
-            found[field.name] = pixels
+            result[field.name] = pixels
         elif field.kind == "mask" and not whole:
             known[field.name] = np.arange(count) != 1
             mask = np.zeros((count, 1, *(size,) * rank), np.uint8)
             mask[inside] = 255
             mask[1] = 0
-            found[field.name] = mask
+            result[field.name] = mask
         elif field.kind == "label":
-            found[field.name] = labels.astype(np.int64)
+            result[field.name] = labels.astype(np.int64)
         elif field.kind == "labels":
             values = np.eye(len(CLASSES), dtype=np.float32)[labels]
             values[:, 0] = labels > 0  # two labels at a time
             values[::5, 2] = np.nan
-            found[field.name] = values
+            result[field.name] = values
         elif field.kind == "text":
             known[field.name] = np.arange(count) != 3
-            found[field.name] = np.array([WORDS[k] if i != 3 else "" for i, k in enumerate(labels)])
+            result[field.name] = np.array([WORDS[k] if i != 3 else "" for i, k in enumerate(labels)])
         elif field.kind == "table":
-            found[field.name] = (labels[:, None] + random.normal(size=(count, 2))).astype(np.float32)
-    return Part.of(known=known, **found)
+            result[field.name] = (labels[:, None] + random.normal(size=(count, 2))).astype(np.float32)
+    return Part.of(known=known, **result)
 
 
 @pytest.fixture(autouse=True)
@@ -195,12 +195,12 @@ def one_thread() -> None:
 @pytest.fixture(scope="session", params=NAMES)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, own_families: None) -> Sample:
     """Every family in turn."""
-    made = catalog.family(request.param)
-    base = made.miniature(tmp_path_factory.mktemp(request.param))
-    part = part_of(made.fields, base.image_size, np.repeat(np.arange(len(CLASSES)), COUNTS), 0)
+    built = catalog.family(request.param)
+    base = built.miniature(tmp_path_factory.mktemp(request.param))
+    part = part_of(built.fields, base.image_size, np.repeat(np.arange(len(CLASSES)), COUNTS), 0)
     further = np.repeat(np.arange(len(CLASSES)), 12)
-    synthetic = part_of(made.fields, base.image_size, further, 1, whole=True) if "label" in part else None
-    return Sample(request.param, made, base, part, synthetic)
+    synthetic = part_of(built.fields, base.image_size, further, 1, whole=True) if "label" in part else None
+    return Sample(request.param, built, base, part, synthetic)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a family declares: light import, frozen fields with bounds, parameters that are read."""
+"""Family declarations: light import, frozen bounded fields, parameters that are read."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_new_parameters_left_alone_change_no_identity(family: Sample) -> None:
     assert not acting(values, rules).keys() & LOOP_SINCE_0_1
 
 
-def test_what_switches_an_addition_off_is_a_value_of_the_parameter(family: Sample) -> None:
+def test_ablation_values_are_valid_parameter_values(family: Sample) -> None:
     known = specs(family.family.Params)
     assert {name: known[name].check(value) for name, value in family.family.ablation.items()} == dict(
         family.family.ablation
@@ -111,5 +111,5 @@ def test_every_parameter_is_read(family: Sample) -> None:
     assert specs(family.family.Params).keys() - spy.read == set()
 
 
-def test_weights_of_the_miniature_are_found(family: Sample) -> None:
+def test_weights_of_the_miniature_are_located(family: Sample) -> None:
     family.family.check(family.base)

@@ -1,4 +1,4 @@
-"""Every family's exported weights classify as the trained trial does, by the code in their README, without lungtune."""
+"""Exports of every family: the README's code reproduces the trial's predictions without lungtune."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_the_readme_classifies_as_the_trial_does(
     monkeypatch.setattr(sys, "argv", ["classify.py", str(folder), str(picture)])
     capsys.readouterr()
     exec(compile(snippet, "README.md", "exec"), {})
-    told = json.loads(capsys.readouterr().out)
+    output = json.loads(capsys.readouterr().out)
     monkeypatch.undo()
-    assert list(told) == list(CLASSES)
+    assert list(output) == list(CLASSES)
     expected = pack.predict(classifier.part.select(np.array([20])))[slot]["probabilities"][0]
-    torch.testing.assert_close(torch.tensor(list(told.values())), expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.tensor(list(output.values())), expected, atol=2e-5, rtol=1e-4)

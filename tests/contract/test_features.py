@@ -1,4 +1,4 @@
-"""Every family whose base can keep features trains on them as it would without, and computes them once for all."""
+"""Cached features of every family that has them: same training as without, computed once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def kept(family: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sam
 
 @pytest.fixture
 def computed(kept: Sample, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """How many images each call of the family's ``features`` got."""
+    """Number of images per call of the family's ``features``."""
     counts: list[int] = []
     true = type(kept.family).features
 
@@ -138,7 +138,7 @@ def test_other_images_and_other_weights_have_their_own(kept: Sample, computed: l
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
-def test_a_damaged_store_is_said_once_and_rebuilt(
+def test_damaged_store_is_reported_once_and_rebuilt(
     kept: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     first = train(kept, 0)
@@ -148,28 +148,28 @@ def test_a_damaged_store_is_said_once_and_rebuilt(
     file.write_bytes(bytes(data) if damage == "flip" else bytes(data[:-1]))
     capsys.readouterr()
     again = train(kept, 0)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert "damaged" in said[0]
+    output = capsys.readouterr().err.splitlines()
+    assert len(output) == 1
+    assert "damaged" in output[0]
     assert again[0] == first[0]
 
 
-def test_synthetic_images_train_as_without_a_cache_and_leave_the_real_ones_tables_alone(
+def test_synthetic_images_train_the_same_with_and_without_cache(
     classifier: Sample, kept: Sample, computed: list[int]
 ) -> None:
     train(kept, 0)
     computed.clear()
-    params, found = replace(classifier.default, augmentation=0, batch_size=8, synthetic_ratio=1.0), []
+    params, result = replace(classifier.default, augmentation=0, batch_size=8, synthetic_ratio=1.0), []
     for each in (kept, classifier):
         pack = each.pack(1)
         pack.join(params, seed=1, horizon=HORIZON)
-        found.append(torch.tensor([pack.step()[0] for _ in range(4)]))
+        result.append(torch.tensor([pack.step()[0] for _ in range(4)]))
         if each is kept:
             assert sum(computed) == 1 + 1 + len(kept.synthetic)  # an example of each set tells the shape
-    torch.testing.assert_close(*found, **CLOSE)
+    torch.testing.assert_close(*result, **CLOSE)
 
 
-def test_a_pack_on_kept_features_gives_each_trial_what_it_gets_alone(kept: Sample) -> None:
+def test_pack_on_cached_features_equals_single_trials(kept: Sample) -> None:
     variants = kept.variants(6)
     pack = kept.pack(6)
     slots = [pack.join(v, seed=i, horizon=HORIZON) for i, v in enumerate(variants)]

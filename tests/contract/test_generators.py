@@ -1,4 +1,4 @@
-"""What every family that draws promises."""
+"""Contract of every family that draws images."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def test_it_learns_to_denoise(generator: Sample) -> None:
 def test_embeddings_tell_images_apart(generator: Sample) -> None:
     embed = generator.family.embedder(generator.base, torch.device("cpu"))
     images = torch.from_numpy(generator.part["image"][:, 0]).unsqueeze(1).float() / 255
-    found = embed(images)
-    assert found.shape[0] == len(images)
-    assert not found.requires_grad
-    torch.testing.assert_close(embed(images[3:4]), found[3:4], atol=1e-5, rtol=1e-4)
-    assert torch.cdist(found, found)[0, 1:].min() > 1e-4
+    result = embed(images)
+    assert result.shape[0] == len(images)
+    assert not result.requires_grad
+    torch.testing.assert_close(embed(images[3:4]), result[3:4], atol=1e-5, rtol=1e-4)
+    assert torch.cdist(result, result)[0, 1:].min() > 1e-4
 
 
 def test_there_is_a_caption_for_each_class(generator: Sample) -> None:

@@ -1,4 +1,4 @@
-"""The miniatures' own task: its scores against scikit-learn's, all draws of patients in one call."""
+"""The custom multi-label task: scores equal scikit-learn's; bootstrap draws in one call."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ def kept(cases: int) -> Any:
     random = np.random.default_rng(0)
     truth = random.integers(0, 2, (cases, 3)).astype(np.float32)
     truth[::5, 2] = np.nan
-    said = random.uniform(0.05, 0.95, (cases, 3)).round(1).astype(np.float32)
+    predicted = random.uniform(0.05, 0.95, (cases, 3)).round(1).astype(np.float32)
     task = catalog.family("multilabel_head").task("multilabel")
-    held = task.predictions({"truth": truth, "findings": said})
+    held = task.predictions({"truth": truth, "findings": predicted})
     assert held is not None
-    return SimpleNamespace(truth=truth, said=said, scorer=held.scorer)
+    return SimpleNamespace(truth=truth, said=predicted, scorer=held.scorer)
 
 
 def test_scores_are_scikit_learns_on_drawn_patients() -> None:
-    found, groups = kept(40), np.arange(40) % 13
-    scorer = found.scorer(groups)
+    result, groups = kept(40), np.arange(40) % 13
+    scorer = result.scorer(groups)
     weights = bootstrap.draw(13, 20, seed=1)
     areas, losses = scorer.score("macro_auroc", weights), scorer.score("bce", weights)
     for row, each in enumerate(weights):
-        known = [~np.isnan(column) for column in found.truth.T]
-        labels = [(t[k], p[k], each[groups][k]) for t, p, k in zip(found.truth.T, found.said.T, known, strict=True)]
+        known = [~np.isnan(column) for column in result.truth.T]
+        labels = [(t[k], p[k], each[groups][k]) for t, p, k in zip(result.truth.T, result.said.T, known, strict=True)]
         assert areas[row] == pytest.approx(np.mean([roc_auc_score(t, p, sample_weight=w) for t, p, w in labels]))
         flat = (np.concatenate(column) for column in zip(*labels, strict=True))
-        truth, said, times = flat
-        assert losses[row] == pytest.approx(log_loss(truth, said.astype(float), sample_weight=times), rel=1e-5)
+        truth, output, times = flat
+        assert losses[row] == pytest.approx(log_loss(truth, output.astype(float), sample_weight=times), rel=1e-5)
     left = scorer.outside("macro_auroc", weights)
     assert left == pytest.approx(scorer.score("macro_auroc", (weights == 0).astype(int)))
 

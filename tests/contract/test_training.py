@@ -1,4 +1,4 @@
-"""How every family trains: reproducibly, alone or in company, and every axis of its search acts.
+"""Training of every family: reproducible alone or in a pack; every axis of its search has an effect.
 
 "Equal" between packs of different size means equal up to the order of floating-point sums: losses within 1e-4 relative
 over a few steps at a rate far above what a search would use. Equal within one composition means bit for bit.
@@ -100,7 +100,7 @@ def test_resume_alone_is_bit_identical(family: Sample) -> None:
     assert same(again.state(slot), whole.state(0))
 
 
-def test_every_target_matches_and_all_that_trains_gets_a_gradient(family: Sample) -> None:
+def test_targets_match_and_trained_parameters_get_gradients(family: Sample) -> None:
     seen = set()
     for params in family.variants(8):
         pack = family.pack(1)
@@ -181,5 +181,5 @@ def test_a_classifier_learns(classifier: Sample) -> None:
 def test_every_family_learns(predictor: Sample) -> None:
     pack = predictor.pack(1)
     calm = replace(predictor.default, augmentation=0, batch_size=8, lr=3e-3, warmup=0.0)
-    found = losses(pack, pack.join(calm, seed=1, horizon=10_000), 45)
-    assert np.mean(found[-15:]) < 0.85 * np.mean(found[:15])
+    result = losses(pack, pack.join(calm, seed=1, horizon=10_000), 45)
+    assert np.mean(result[-15:]) < 0.85 * np.mean(result[:15])

@@ -1,4 +1,4 @@
-"""What the integration tests share: a script as a user runs it, but in this process; an MLflow store that is made."""
+"""Fixtures of the integration tests: scripts run in this process, a prepared MLflow store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lungtune.tracking import store
 
 
 class Left(NamedTuple):
-    """What a script left behind."""
+    """Result of a script run."""
 
     code: int
     out: str

@@ -1,6 +1,6 @@
-"""Drives a simulated study with real Ray and a real tracker: ``python drive.py STUDY_FOLDER TRIALS SECONDS``.
+"""Driver of a simulated study with real Ray and a real tracker: ``python drive.py STUDY_FOLDER TRIALS SECONDS``.
 
-Begins the study, or goes on with it: what a search's driver does, without training.
+Begins or resumes the study as a search's driver does, without training.
 """
 
 import sys

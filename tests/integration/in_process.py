@@ -1,4 +1,4 @@
-"""A backend of one worker in this process, around a simulated session: no Ray, no threads."""
+"""In-process backend with one worker around a simulated session: no Ray, no threads."""
 
 from __future__ import annotations
 

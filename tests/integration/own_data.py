@@ -1,4 +1,4 @@
-"""Small data sets in real files for the miniature families of ``tests/contract/own``: two cases a patient."""
+"""Small data sets as real files for the miniature families of ``tests/contract/own``: two cases per patient."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def classes() -> list[tuple[str, str]]:
 
 def grey(random: np.random.Generator, label: str, rank: int = 2) -> np.ndarray:
     """Return noise of ``rank`` dimensions with a bright block whose extent tells the class."""
-    found = random.integers(0, 90, (SIDE,) * rank)
+    result = random.integers(0, 90, (SIDE,) * rank)
     width = 4 + 5 * CLASSES.index(label)
-    found[(slice(2, 2 + width),) * rank] += 120
-    return found.astype(np.uint8)
+    result[(slice(2, 2 + width),) * rank] += 120
+    return result.astype(np.uint8)
 
 
 def table(folder: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:

@@ -1,4 +1,4 @@
-"""A small finished study on small phantoms with a random miniature CLIP, made without Ray."""
+"""Small finished study on phantoms with a random miniature CLIP, built without Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A host whose training is arithmetic: real Ray, real journal, real checkpoints, no waiting.
+"""Host with simulated training: real Ray, real journal, real checkpoints, no waiting.
 
 A trial's ``fault`` parameter says what goes wrong, once: it is remembered in the study's folder.
 """

@@ -1,4 +1,4 @@
-"""The benchmarks answer, and the whole comparison runs at a tiny size."""
+"""Smoke tests of the benchmarks, and the whole comparison at a tiny size."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_peer_job_starts_from_a_point_on_every_axis(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path))
     searched, settings = job.space("clip_lora", "demo", 0.9)
     assert settings["synthetic_ratio"] == 0
-    made = job.make(searched, "phantom,n=100,test=30", 0)
-    assert set(made["axes"]) <= set(made["points"][0])
-    assert len(made["reports"]) == 9
+    built = job.make(searched, "phantom,n=100,test=30", 0)
+    assert set(built["axes"]) <= set(built["points"][0])
+    assert len(built["reports"]) == 9
     point = {name: value for name, value in searched.start[0].items() if name != "lr"}
     with pytest.raises(SpaceError, match=r"each start point must name every axis.*clip_lora lacks lr"):
         job.make(dataclasses.replace(searched, start=(point,)), "phantom,n=100,test=30", 0)
@@ -50,13 +50,13 @@ def test_peer_search_runs_all_sides_at_a_tiny_size(tmp_path: Path) -> None:
     command += ["--profile", "--json", str(tmp_path / "peer.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=800, cwd=tmp_path)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    found = json.loads((tmp_path / "peer.json").read_text())
-    assert set(found["runs"]) == {"lungtune", "i", "ii"}
-    for side, (run,) in found["runs"].items():
+    content = json.loads((tmp_path / "peer.json").read_text())
+    assert set(content["runs"]) == {"lungtune", "i", "ii"}
+    for side, (run,) in content["runs"].items():
         assert run["trials"] == 2, side
         assert 0.1 < run["passes"] < 2, side
         assert {"train", "evaluate", "checkpoint"} <= set(run["phases"]), side
-    assert len({run["split"] for (run,) in found["runs"].values()}) == 1
+    assert len({run["split"] for (run,) in content["runs"].values()}) == 1
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The real paediatric X-rays, where they are at hand: what is known about them is found."""
+"""Known properties of the real paediatric X-rays; skipped where they are absent."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_exact_duplicates(found):
     assert found.audit.exact["across"] == 0
 
 
-def test_the_look_alike_across_parts_is_found_and_left_out(found):
+def test_look_alike_across_parts_is_left_out(found):
     across = [pair for pair in found.audit.near["pairs"] if pair["across"]]
     assert [(pair["first"], pair["second"]) for pair in across] == [
         ("test/normal/NORMAL2-IM-0321-0001.jpeg", "train/normal/IM-0237-0001.jpeg")

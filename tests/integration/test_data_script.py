@@ -1,4 +1,4 @@
-"""`scripts/data.py` as a user runs it."""
+"""End-to-end tests of `scripts/data.py`."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def test_check(kaggle, tmp_path):
 def test_check_as_json(run, kaggle):
     done = run("check", "--data", f"chest_xray:{kaggle}", "--json", "--seed", "3")
     assert done.code == 0, done.err
-    found = json.loads(done.out)
-    assert found["classes"] == ["normal", "bacterial", "viral"]
-    assert found["official"]["train"] == {"normal": 20, "bacterial": 20, "viral": 20}
-    assert found["parts"]["test"]["cases"] == 18
-    assert found["parts"]["train"]["cases"] + found["parts"]["validation"]["cases"] == 66
-    assert found["seed"] == 3
-    assert len(found["hash"]) == 64
-    assert found["problems"] == []
+    content = json.loads(done.out)
+    assert content["classes"] == ["normal", "bacterial", "viral"]
+    assert content["official"]["train"] == {"normal": 20, "bacterial": 20, "viral": 20}
+    assert content["parts"]["test"]["cases"] == 18
+    assert content["parts"]["train"]["cases"] + content["parts"]["validation"]["cases"] == 66
+    assert content["seed"] == 3
+    assert len(content["hash"]) == 64
+    assert content["problems"] == []
 
 
 def test_problems_end_with_code_2(run, kaggle):
@@ -78,8 +78,8 @@ def test_problems_end_with_code_2(run, kaggle):
     assert done.code == 2
     assert "IM-0003-0001.jpeg is damaged" in done.out
     assert "A search would stop here." in done.out
-    found = json.loads(run("check", "--data", f"chest_xray:{kaggle}", "--json").out)
-    assert len(found["unreadable"]) == 1
+    content = json.loads(run("check", "--data", f"chest_xray:{kaggle}", "--json").out)
+    assert len(content["unreadable"]) == 1
 
 
 @pytest.mark.parametrize(

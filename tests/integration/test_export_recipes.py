@@ -1,4 +1,4 @@
-"""From a finished study to recipe files."""
+"""Export of a finished study to recipe files."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def validation(home):
     return Manifest.load(home / "studies" / "mini" / "split.json").parts["validation"].group
 
 
-def test_a_recipe_says_all_that_is_needed_to_train_again(home):
+def test_recipe_suffices_for_retraining(home):
     (path,) = export("mini")
     assert path == home / "recipes" / "mini-1.yaml"
     space, origin = reopen.load(path)
@@ -39,8 +39,8 @@ def test_a_recipe_says_all_that_is_needed_to_train_again(home):
     block = space.provenance
     assert block["score"]["low"] <= block["score"]["value"] <= block["score"]["high"]
     assert block["corrected"]["level"] == 0.95
-    told = summary.build(Study.open("mini"), validation(home))["best"]["corrected"]
-    assert block["corrected"] == pytest.approx(told)
+    summarised = summary.build(Study.open("mini"), validation(home))["best"]["corrected"]
+    assert block["corrected"] == pytest.approx(summarised)
     assert block["versions"] == {"torch": "2"}
 
 
@@ -91,7 +91,7 @@ def test_a_name_mistyped_is_corrected(home):
         export("minni")
 
 
-def test_a_study_without_a_finished_trial_says_how_to_go_on(home):
+def test_study_without_finished_trial_suggests_resuming(home):
     journal = home / "studies" / "mini" / "journal.jsonl"
     journal.write_text(
         "\n".join(line for line in journal.read_text().splitlines() if '"event":"end"' not in line) + "\n"
@@ -119,7 +119,7 @@ def test_the_script_ends_a_mistake_in_one_sentence(home, door):
     assert "Traceback" not in done.err
     done = door("export", "--study", "mini", "--top", 3)
     assert done.code == 0
-    first, _, told, following = done.out.splitlines()
+    first, _, output, following = done.out.splitlines()
     assert Path(first).is_file()
-    assert told.startswith("2 written")
+    assert output.startswith("2 written")
     assert following == f"next: python scripts/retrain.py {first}"

@@ -1,4 +1,4 @@
-"""A generator from its search to a bank that classifiers train on, as a user goes; with a model of a few weights."""
+"""A generator from search to a bank that classifiers train on, end to end, with a tiny model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ start:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where all of this module's studies, recipes and banks lie."""
+    """Folder of this module's studies, recipes and banks."""
     folder = tmp_path_factory.mktemp("generators")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUNGTUNE_HOME", str(folder))
@@ -77,7 +77,7 @@ def bank(recipe: Path) -> SyntheticBank:
     return SyntheticBank.open(synthesize(recipe, per_class=9))
 
 
-def test_search_minimises_the_distance_beside_references(home: Path, recipe: Path) -> None:
+def test_search_minimises_distance_and_reports_references(home: Path, recipe: Path) -> None:
     summary = json.loads((home / "studies" / "drawn" / "summary.json").read_text())
     values = [trial["value"] for trial in summary["trials"]]
     assert summary["objective"] == {"metric": "cmmd", "mode": "min", "task": "generation"}
@@ -87,8 +87,8 @@ def test_search_minimises_the_distance_beside_references(home: Path, recipe: Pat
     (baselines,) = [event for event in events if event["event"] == "baselines"]
     assert baselines["real"]["cmmd"] < baselines["untrained"]["cmmd"]
     report = next(event for event in events if event["event"] == "report")
-    told = {"cmmd", "coverage", "copies", "cmmd_normal", "recognised", "recognised_normal", "loss"}
-    assert told <= report["metrics"].keys()
+    reported = {"cmmd", "coverage", "copies", "cmmd_normal", "recognised", "recognised_normal", "loss"}
+    assert reported <= report["metrics"].keys()
     assert {"recognised", "recognised_normal"} <= baselines["real"].keys() & baselines["untrained"].keys()
     assert (home / "studies" / "drawn" / report["checkpoint"]).with_suffix(".png").is_file()
 
@@ -100,8 +100,8 @@ def test_untrained_base_draws_as_the_last_start_point(home: Path, recipe: Path) 
     data = dataset.load(study / "split.json", FAMILY.fields, base.image_size)
     session = Session(FAMILY, base, data, space.fidelity, space.objective)
     first, last = (session.references({**space.fixed, **start})["untrained"]["cmmd"] for start in space.start)
-    (told,) = [e for e in journal.read(study / "journal.jsonl") if e["event"] == "baselines"]
-    assert told["untrained"]["cmmd"] == pytest.approx(last, rel=1e-3)
+    (event,) = [e for e in journal.read(study / "journal.jsonl") if e["event"] == "baselines"]
+    assert event["untrained"]["cmmd"] == pytest.approx(last, rel=1e-3)
     assert last != pytest.approx(first, rel=1e-3)
 
 
@@ -125,17 +125,15 @@ def test_recipe_retrains_to_its_score_and_opens_the_test_set(recipe: Path, tmp_p
 
 def test_a_parameter_of_a_generator_is_compared(recipe: Path, tmp_path: Path) -> None:
     done = retrain.retrain(recipe, compare="guidance=1.0,2.5", out=tmp_path / "out")
-    found = done.content["effect"]
-    assert found["metric"] == "cmmd"
-    best = found["validation"]["effect"]
+    effect = done.content["effect"]
+    assert effect["metric"] == "cmmd"
+    best = effect["validation"]["effect"]
     arm = next(arm for arm in best["arms"] if arm["value"] == best["best"])
     assert arm["gain"]["value"] == pytest.approx(best["control"]["score"] - arm["score"])
     assert "## Effect of guidance" in (done.folder / "report.md").read_text()
 
 
-def test_a_bank_is_found_again_grows_and_is_mended(
-    bank: SyntheticBank, recipe: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_bank_is_reused_extended_and_repaired(bank: SyntheticBank, recipe: Path, capsys: pytest.CaptureFixture) -> None:
     before = {entry.file: entry.sha256 for name in bank.classes for entry in bank.entries(name)}
     assert list(bank.counts().values()) == [9] * len(bank.classes)
     victim = bank.folder / bank.entries(bank.classes[1])[4].file
@@ -199,8 +197,8 @@ def test_without_a_recipe_the_best_comparable_one_is_taken(
     assert synthesize(data=DATA, profile="full", per_class={bank.classes[0]: 2}) == bank.folder
     assert "the bank is made with drawn-1" in capsys.readouterr().err
     monkeypatch.setattr(maker, "DEFAULT", "sd_lora")
-    found = dataset.inspect(DATA)
-    assert maker._best(found, maker._default(found, "demo", {})) is None
+    inspection = dataset.inspect(DATA)
+    assert maker._best(inspection, maker._default(inspection, "demo", {})) is None
 
 
 def test_another_fold_refuses_the_bank(bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +211,6 @@ def test_another_fold_refuses_the_bank(bank: SyntheticBank, monkeypatch: pytest.
         driver.run(options, Console(quiet=True))
 
 
-def test_the_recipe_file_says_that_less_is_better(recipe: Path) -> None:
+def test_recipe_file_states_the_direction(recipe: Path) -> None:
     assert "lower is better" in recipe.read_text()
     assert yamlfile.load(recipe)["objective"] == "cmmd"

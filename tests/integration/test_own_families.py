@@ -1,4 +1,4 @@
-"""A user's own families, all the way on files of their own: search on Ray, export, retraining, test set, MLflow."""
+"""A user's own families end to end on their own files: Ray search, export, retraining, test set, MLflow."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from lungtune.search.backends.ray_hosts import cluster
 OWN = Path(__file__).parents[1] / "contract" / "own"
 TRIALS = 3
 LEARNT = {"volume_head": 0.6, "colour_full": 0.6, "image_text_lora": 0.7, "mask_only": 0.7, "multilabel_head": 0.7}
-"""What a model scores more than on validation if it has learnt."""
+"""Validation score that a model exceeds if it has learnt."""
 
 
 @dataclass(frozen=True)
 class Walk:
-    """What a search, its export and the retraining of its recipe left behind."""
+    """Artefacts of a search, its export and the retraining of its recipe."""
 
     name: str
     home: Path
@@ -45,8 +45,8 @@ class Walk:
 
     @property
     def summary(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.study / "summary.json").read_text())
-        return found
+        content: dict[str, Any] = json.loads((self.study / "summary.json").read_text())
+        return content
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -124,8 +124,8 @@ def test_no_patient_of_a_table_is_in_two_parts(walk: Walk) -> None:
 
 def test_recipe_of_an_own_family_reproduces(walk: Walk) -> None:
     assert walk.retrained.reproduced == "yes"
-    found = walk.retrained.content["reproduction"]
-    assert found["retrained"] == pytest.approx(found["searched"], abs=1e-3)
+    reproduction = walk.retrained.content["reproduction"]
+    assert reproduction["retrained"] == pytest.approx(reproduction["searched"], abs=1e-3)
     runs = walk.retrained.content["runs"]
     assert [run["failure"] for run in runs] == [None, None]
     assert (walk.retrained.weights / "model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""A user's own family, task or space that breaks the contract: exit code 2, one sentence, nothing left behind."""
+"""Own families, tasks or spaces that break the contract: exit code 2, one sentence, no leftovers."""
 
 import os
 import subprocess

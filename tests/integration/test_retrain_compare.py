@@ -1,4 +1,4 @@
-"""Does a parameter help? The same recipe with other values, the same seeds, one opening of the test set."""
+"""Comparison of a parameter's values: same recipe, same seeds, one opening of the test set."""
 
 import json
 from dataclasses import asdict
@@ -53,23 +53,23 @@ def test_values_are_compared_on_both_parts_in_one_opening(home, recipe, monkeypa
     together = steps(monkeypatch)
     done = retrain(recipe, seeds=3, test=True, compare=DROPOUT, blackout=False)
     assert max(together) == 3
-    found = done.content["effect"]
+    effect = done.content["effect"]
     seed = done.content["runs"][0]["seed"]
-    assert (found["axis"], found["control"], found["recipe_value"]) == ("lora_dropout", 0.0, 0.1)
-    assert found["left_out"] == seed
-    assert [(row["value"], row["seed"]) for row in found["runs"]] == [
+    assert (effect["axis"], effect["control"], effect["recipe_value"]) == ("lora_dropout", 0.0, 0.1)
+    assert effect["left_out"] == seed
+    assert [(row["value"], row["seed"]) for row in effect["runs"]] == [
         (0.0, seed + 1), (0.0, seed + 2), (0.1, seed + 1), (0.1, seed + 2)
     ]  # fmt: skip
     mine = {run["seed"]: run for run in done.content["runs"]}
-    for row in found["runs"][2:]:  # the recipe's own runs, not trained again
+    for row in effect["runs"][2:]:  # the recipe's own runs, not trained again
         assert (row["score"], row["test"]) == (mine[row["seed"]]["value"], mine[row["seed"]]["test"])
     for name, key in (("validation", "score"), ("test", "test")):
-        control, own = found[name]["values"]
+        control, own = effect[name]["values"]
         assert control["gain"] is None
-        assert control["score"]["mean"] == pytest.approx(np.mean([row[key] for row in found["runs"][:2]]))
+        assert control["score"]["mean"] == pytest.approx(np.mean([row[key] for row in effect["runs"][:2]]))
         assert own["gain"]["value"] == pytest.approx(own["score"]["mean"] - control["score"]["mean"])
         assert own["gain"]["low"] <= own["gain"]["value"] <= own["gain"]["high"]
-        assert found[name]["seeds"] == [seed + 1, seed + 2]
+        assert effect[name]["seeds"] == [seed + 1, seed + 2]
     assert [entry["event"] for entry in ledger(home)] == ["opened", "result"]
     assert ledger(home)[0]["recipe"] == done.content["fingerprint"]
     assert ledger(home)[1]["metrics"]["macro_f1"] == done.content["test"]["metrics"]["macro_f1"]["value"]
@@ -77,12 +77,12 @@ def test_values_are_compared_on_both_parts_in_one_opening(home, recipe, monkeypa
     assert not (done.folder / "work").exists()
     assert json.loads((done.folder / "report.json").read_text()) == done.content
     words = (done.folder / "report.md").read_text()
-    for told in (words, done.text):
-        assert f"Seed {seed} is the searched one: its score with lora_dropout 0.1 was selected" in told
-        assert "so it is left out of this" in told
-        assert "that favours 0.1" in told
-        assert "lora_dropout makes no difference beyond chance" in told
-        assert found["confirmed"] in told
+    for reported in (words, done.text):
+        assert f"Seed {seed} is the searched one: its score with lora_dropout 0.1 was selected" in reported
+        assert "so it is left out of this" in reported
+        assert "that favours 0.1" in reported
+        assert "lora_dropout makes no difference beyond chance" in reported
+        assert effect["confirmed"] in reported
     assert "## Effect of lora_dropout" in words
     assert words.count("| 0 (control) | 0.") == 2
     with pytest.raises(StudyError, match="was opened on"):
@@ -118,7 +118,7 @@ def test_a_damaged_model_of_any_value_opens_no_test_set(home, recipe, monkeypatc
     assert not ledger(home)
 
 
-def test_a_value_that_fails_is_told_and_the_rest_is_compared(home, recipe, monkeypatch):
+def test_failed_value_is_reported_and_the_rest_compared(home, recipe, monkeypatch):
     """The first of the other values diverges."""
     step, train = Pack.step, module.Arms.train
 
@@ -128,16 +128,16 @@ def test_a_value_that_fails_is_told_and_the_rest_is_compared(home, recipe, monke
             train(arms)
 
     monkeypatch.setattr(module.Arms, "train", broken)
-    found = retrain(recipe, compare="lora_dropout=0.9,0,0.1").content["effect"]
-    assert "the training loss became nan" in next(run for run in found["runs"] if run["value"] == 0.9)["failure"]
-    assert [row["value"] for row in found["validation"]["values"]] == [0.0, 0.1]
-    assert any(note.startswith("Failed: lora_dropout 0.9 with seed ") for note in found["notes"])
-    found = retrain(recipe, compare="lora_dropout=0,0.1").content["effect"]
-    assert found["validation"]["problem"].startswith("Not computed: trainings with lora_dropout 0 ")
-    assert "Not computed" in ablation_report.markdown(found)
+    effect = retrain(recipe, compare="lora_dropout=0.9,0,0.1").content["effect"]
+    assert "the training loss became nan" in next(run for run in effect["runs"] if run["value"] == 0.9)["failure"]
+    assert [row["value"] for row in effect["validation"]["values"]] == [0.0, 0.1]
+    assert any(note.startswith("Failed: lora_dropout 0.9 with seed ") for note in effect["notes"])
+    effect = retrain(recipe, compare="lora_dropout=0,0.1").content["effect"]
+    assert effect["validation"]["problem"].startswith("Not computed: trainings with lora_dropout 0 ")
+    assert "Not computed" in ablation_report.markdown(effect)
 
 
-def test_a_mistake_is_told_before_anything_is_read(home, recipe, monkeypatch, door):
+def test_mistake_is_reported_before_data_are_read(home, recipe, monkeypatch, door):
     monkeypatch.setattr(dataset, "inspect", lambda *_, **__: pytest.fail("the data were read"))
     with pytest.raises(
         SpaceError, match=r"'lora_dropou' is not a parameter of clip_lora\. Did you mean 'lora_dropout'"
@@ -170,7 +170,7 @@ def unet(home, objective="macro_f1", **params):
     return path
 
 
-def test_dice_stands_beside_compared_classes(home, monkeypatch):
+def test_class_comparison_also_reports_dice(home, monkeypatch):
     together = steps(monkeypatch)
     monkeypatch.setattr(
         "lungtune.tasks.classification.retraining.ClassificationRetraining.weights", lambda *_: None
@@ -192,9 +192,9 @@ def test_dice_is_compared_as_the_objective(home, monkeypatch):
     """A learning rate of nothing leaves the decoder as it was drawn."""
     monkeypatch.setattr("lungtune.retraining.frame.Retraining.weights", lambda *_: None)
     done = retrain(unet(home, "segmentation.dice", lr=3e-3), compare="lr=1e-7,3e-3")
-    found = done.content["effect"]
-    assert (found["metric"], done.content["task"]) == ("dice", "segmentation")
-    control, own = found["validation"]["values"]
+    effect = done.content["effect"]
+    assert (effect["metric"], done.content["task"]) == ("dice", "segmentation")
+    control, own = effect["validation"]["values"]
     assert own["score"]["mean"] == pytest.approx(done.content["validation"]["metrics"]["dice"]["value"])
     assert own["gain"]["value"] == pytest.approx(own["score"]["mean"] - control["score"]["mean"])
     assert "macro_f1" in own["measures"]

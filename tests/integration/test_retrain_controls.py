@@ -1,4 +1,4 @@
-"""Controls that see no lung beside a test score; temperature and thresholds come from validation."""
+"""Lung-free controls next to a test score; temperature and thresholds are fitted on validation."""
 
 import dataclasses
 import json
@@ -46,11 +46,11 @@ def masks(monkeypatch):
     def opened(data, fields, size, *, test=False, bank=None):
         wanted = MASK in fields
         asked.append({"test": test, "masks": wanted})
-        found = load(data, [field for field in fields if field != MASK], size, test=test)
+        result = load(data, [field for field in fields if field != MASK], size, test=test)
         if not wanted:
-            return found
-        parts = {name: getattr(found, name) for name in ("train", "validation", "test")}
-        return dataclasses.replace(found, **{name: part and with_masks(part) for name, part in parts.items()})
+            return result
+        parts = {name: getattr(result, name) for name in ("train", "validation", "test")}
+        return dataclasses.replace(result, **{name: part and with_masks(part) for name, part in parts.items()})
 
     monkeypatch.setattr(dataset, "load", opened)
     monkeypatch.setattr(controls, "masked", lambda inspection: True)
@@ -60,23 +60,23 @@ def masks(monkeypatch):
 def test_the_columns_of_files_follow_the_parts(home, recipe):
     inspection = dataset.inspect(retrain_study.SOURCE, seed=3)
     entries = inspection.manifest.parts["validation"]
-    found = controls.outside(inspection, "validation")
-    assert found.keys() == {"width", "height", "mode", "type"}
+    result = controls.outside(inspection, "validation")
+    assert result.keys() == {"width", "height", "mode", "type"}
     facts = inspection.facts.loc[entries.path[0]]
-    assert {name: column[0] for name, column in found.items()} == {name: facts[name] for name in found}
-    assert {len(column) for column in found.values()} == {len(entries)}
-    assert found["width"].dtype.kind == "i"
+    assert {name: column[0] for name, column in result.items()} == {name: facts[name] for name in result}
+    assert {len(column) for column in result.values()} == {len(entries)}
+    assert result["width"].dtype.kind == "i"
 
 
 def test_black_lungs_train_before_the_test_set_opens(home, recipe, masks, capsys):
     done = retrain(recipe, test=True)
     assert masks == [{"test": False, "masks": False}, {"test": False, "masks": True}, {"test": True, "masks": True}]
-    found = done.content["test"]["baselines"]["lungs blacked out"]
-    assert found["computed"]
-    assert (found["cases"], found["left_out"]) == (28, 8)
-    assert found["gain"]["value"] == pytest.approx(found["model"]["value"] - found["baseline"]["value"])
-    assert found["sentence"].startswith("The same recipe with the lungs blacked out scores 0.")
-    assert "8 cases are left out of this." in found["sentence"]
+    result = done.content["test"]["baselines"]["lungs blacked out"]
+    assert result["computed"]
+    assert (result["cases"], result["left_out"]) == (28, 8)
+    assert result["gain"]["value"] == pytest.approx(result["model"]["value"] - result["baseline"]["value"])
+    assert result["sentence"].startswith("The same recipe with the lungs blacked out scores 0.")
+    assert "8 cases are left out of this." in result["sentence"]
     assert "trained once more, on images with black lungs" in capsys.readouterr().err
     words = (done.folder / "report.md").read_text()
     assert "| lungs blacked out | 28 |" in words
@@ -95,11 +95,11 @@ def test_a_control_that_fails_costs_no_report(home, recipe, masks, monkeypatch):
             each[0].failure = "the training loss became nan"
 
     monkeypatch.setattr(runs, "train", broken)
-    found = retrain(recipe, test=True).content["test"]["baselines"]["lungs blacked out"]
-    assert found["sentence"] == "Not computed: the training with black lungs failed: the training loss became nan."
+    result = retrain(recipe, test=True).content["test"]["baselines"]["lungs blacked out"]
+    assert result["sentence"] == "Not computed: the training with black lungs failed: the training loss became nan."
 
 
-def test_without_masks_or_wish_the_report_says_why(home, recipe, masks, monkeypatch):
+def test_report_gives_reason_for_missing_mask_control(home, recipe, masks, monkeypatch):
     sentence = retrain(recipe, test=True, blackout=False).content["test"]["baselines"]["lungs blacked out"]["sentence"]
     assert sentence == controls.LEFT_OUT
     assert not any(each["masks"] for each in masks)
@@ -111,23 +111,23 @@ def test_without_masks_or_wish_the_report_says_why(home, recipe, masks, monkeypa
     assert "masks=DIR" in (home / "again" / "report.md").read_text()
 
 
-def test_temperature_beside_the_weights_is_from_validation(home, recipe):
+def test_exported_temperature_is_from_validation(home, recipe):
     done = retrain(recipe, test=True)
-    told = json.loads((done.weights / "temperature.json").read_text())
+    content = json.loads((done.weights / "temperature.json").read_text())
     for part in ("validation", "test"):
-        assert done.content[part]["calibration"]["temperature"] == told["temperature"]
+        assert done.content[part]["calibration"]["temperature"] == content["temperature"]
         assert done.content[part]["fitted_here"] == (part == "validation")
     rows = np.loadtxt(done.folder / "validation.csv", delimiter=",", skiprows=1, dtype=str)
     probabilities = rows[:, 2:].astype(float)
     labels = np.array([done.content["data"]["classes"].index(name) for name in rows[:, 1]])
     again = calibration.fit(labels, probabilities / probabilities.sum(axis=1, keepdims=True))
-    assert again.value == pytest.approx(told["temperature"], rel=1e-3)
+    assert again.value == pytest.approx(content["temperature"], rel=1e-3)
     points = [[row["threshold"] for row in done.content[part]["operating"]] for part in ("validation", "test")]
     assert points[0] == points[1]
     assert len(points[0]) == len(done.content["data"]["classes"]) + 1  # abnormal
 
 
-def test_summary_says_that_the_best_has_collapsed(home):
+def test_summary_reports_a_collapsed_best_trial(home):
     study = Study.open("mini")
     patients = dataset.load(study.split_path, catalog.family("clip_lora").fields, 32).validation.patients
     best = summary.build(study, patients)["best"]
@@ -136,8 +136,8 @@ def test_summary_says_that_the_best_has_collapsed(home):
         tensors = load_file(path)
         tensors["probabilities"] = np.tile(np.eye(6, dtype=np.float32)[2], (len(patients), 1))
         save_file(tensors, path)
-    found = summary.build(study, patients)["best"]["collapsed"]
-    assert found == "The model has collapsed: it predicts 'covid' for 100.0 % of the cases."
+    summarised = summary.build(study, patients)["best"]["collapsed"]
+    assert summarised == "The model has collapsed: it predicts 'covid' for 100.0 % of the cases."
 
 
 def test_the_script_passes_the_wish_on(home, recipe, masks, door):

@@ -1,4 +1,4 @@
-"""From a recipe to the searched score again, weights that stand alone, and one look at the test set."""
+"""Retraining of a recipe: reproduced score, standalone weights, one evaluation on the test set."""
 
 import csv
 import json
@@ -54,9 +54,9 @@ def edit(path, before, after):
 def test_the_searched_score_comes_back(home, recipes, rank):
     """One trial's best report is its last, the other's an earlier one; both come back to the last digit."""
     done = retrain(recipes[rank])
-    found = done.content["reproduction"]
+    reproduction = done.content["reproduction"]
     assert done.reproduced == "yes"
-    assert found["retrained"] == pytest.approx(found["searched"], abs=1e-9)
+    assert reproduction["retrained"] == pytest.approx(reproduction["searched"], abs=1e-9)
     searched = reopen.load(recipes[rank])[0].provenance["validation"]
     for name in METRICS:
         assert done.content["runs"][0]["metrics"][name] == pytest.approx(searched[name], abs=2e-6)
@@ -65,7 +65,7 @@ def test_the_searched_score_comes_back(home, recipes, rank):
     assert not (done.folder / "work").exists()
 
 
-def test_the_report_is_whole_and_says_what_it_must(home, recipes):
+def test_report_is_complete(home, recipes):
     done = retrain(recipes[0])
     assert json.loads((done.folder / "report.json").read_text()) == done.content
     part = done.content["validation"]
@@ -96,7 +96,7 @@ def test_the_weights_load_without_lungtune(home, recipes, monkeypatch, capsys, f
     picture = entries.path[entries.case_id.index(case["case_id"])]
     words = ["-c", blocked, str(done.weights), picture]
     if fresh:
-        told = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
+        reported = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
     else:
         with monkeypatch.context() as hidden:
             for name in [name for name in sys.modules if name.split(".")[0] in ("lungtune", "trainables")]:
@@ -104,8 +104,8 @@ def test_the_weights_load_without_lungtune(home, recipes, monkeypatch, capsys, f
             hidden.setattr(sys, "argv", words[1:])
             capsys.readouterr()
             exec(compile(snippet, "README.md", "exec"), {})
-        told = capsys.readouterr().out
-    alone = json.loads(told)
+        reported = capsys.readouterr().out
+    alone = json.loads(reported)
     assert alone == {name: pytest.approx(float(case[name]), abs=0.02) for name in alone}
 
 
@@ -205,7 +205,7 @@ def test_a_second_process_is_kept_out(home, recipes):
         retrain(recipes[0])
 
 
-def test_a_shared_recipe_keeps_its_ledger_beside_it(home, recipes, tmp_path, monkeypatch):
+def test_shared_recipe_has_its_ledger_next_to_it(home, recipes, tmp_path, monkeypatch):
     """A colleague has the recipe and the data, but not the study."""
     path = tmp_path / "mail" / "mini-1.yaml"
     path.parent.mkdir()
@@ -260,7 +260,7 @@ def test_other_data_are_refused_before_training(home, recipes, how):
     assert not (home / "models").exists()
 
 
-def test_a_run_that_fails_says_so(home, recipes, monkeypatch):
+def test_failed_run_is_reported(home, recipes, monkeypatch):
     """The second seed's failure is a line of the report; that of the recipe's own seed ends the retraining."""
     step, broken = Pack.step, {1}
 

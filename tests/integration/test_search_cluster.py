@@ -1,4 +1,4 @@
-"""A study on a real Ray cluster of two nodes: both train for it, and when one goes the other finishes the work."""
+"""A study on a real two-node Ray cluster: both nodes train; when one is lost, the other finishes."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def ended(tmp_path_factory):
         killed = []
 
         def kill_the_second():
-            """What the loop does between reports."""
+            """Work of the loop between reports."""
             if not killed and reports_after_both_hosts(study) >= 4:
                 killed.append(second)
                 nodes.remove_node(second, allow_graceful=False)

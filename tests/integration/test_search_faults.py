@@ -1,4 +1,4 @@
-"""One real Ray run in which ten kinds of trial go wrong: each ends as it should, and the study goes on."""
+"""One real Ray run with ten kinds of trial failure: each is handled, and the study continues."""
 
 from pathlib import Path
 

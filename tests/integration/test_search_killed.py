@@ -1,4 +1,4 @@
-"""``kill -9`` of the driver at random moments, then resume: nothing lost, run twice or decided otherwise."""
+"""``kill -9`` of the driver at random moments, then resume: no trial lost, repeated or decided differently."""
 
 import os
 import random

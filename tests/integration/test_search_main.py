@@ -1,4 +1,4 @@
-"""The main job as a user runs it: phantoms, tiny CLIP, Ctrl-C, resume, export, retrain; and a user's mistakes."""
+"""The main workflow end to end (phantoms, tiny CLIP, Ctrl-C, resume, export, retrain), and user errors."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def searched(tmp_path_factory):
     return {"home": home, "stopped": stopped, "before": before, "code": code, "out": out, "err": err}
 
 
-def test_the_first_ctrl_c_stops_cleanly_and_says_how_to_go_on(searched):
+def test_first_ctrl_c_stops_cleanly_and_prints_resume(searched):
     stopped = searched["stopped"]
     assert stopped["code"] == 3, stopped["err"]
     assert "python scripts/search.py --resume --study main" in stopped["out"]
@@ -70,7 +70,7 @@ def test_resume_goes_on_with_the_same_trials_and_ends(searched):
     assert sorted(event["trial"] for event in ends) == [0, 1, 2]
 
 
-def test_the_summary_holds_what_its_documentation_says(searched):
+def test_summary_matches_its_documentation(searched):
     summary = json.loads((searched["home"] / "studies" / "main" / "summary.json").read_text())
     best, trials = summary["best"], summary["trials"]
     assert len(trials) == 3

@@ -1,4 +1,4 @@
-"""A search by a metric of a family's second task: Dice of the Res-UNet, on phantoms with lung masks."""
+"""Search by a metric of a family's second task: Dice of the Res-UNet on phantoms with lung masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One search over two spaces: a leaderboard, recipes of either family, retraining with masks."""
+"""One search over two spaces: leaderboard, recipes of either family, retraining with masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Synthetic images from a search to a verdict: one study with a bank, its recipe, and whether they helped."""
+"""Synthetic images end to end: a study with a bank, its recipe, and the measured effect."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def recipe(home: Path) -> Path:
     return next(path for path in export("mixed", top=2) if "synthetic_ratio: 0.5" in path.read_text())
 
 
-def test_the_journal_names_the_bank_and_trials_are_as_long_with_it_as_without(searched: dict[str, Any]) -> None:
+def test_journal_names_the_bank_and_trials_keep_their_length(searched: dict[str, Any]) -> None:
     begun = next(entry for entry in searched["events"] if entry["event"] == "study")
     bank = begun["data"]["bank"]
     assert (bank["path"], bank["key"]) == (str(searched["bank"].folder), searched["bank"].key)
@@ -104,21 +104,21 @@ def test_a_recipe_carries_its_bank_and_retrains_to_its_number(
     done = retrain(recipe, bank=moved)
     assert done.reproduced == "yes"
     assert done.content["unasked"] == f"python scripts/retrain.py {recipe} {ASKED}"
-    told = (done.folder / "report.md").read_text()
-    assert "Whether synthetic images helped was not asked here. This asks it: `python scripts/retrain.py" in told
+    reported = (done.folder / "report.md").read_text()
+    assert "Whether synthetic images helped was not asked here. This asks it: `python scripts/retrain.py" in reported
     (moved / "bank.json").write_text((moved / "bank.json").read_text().replace("abab", "cdcd"))
     with pytest.raises(DataError, match="must be the bank of synthetic images abababababab, but is cdcdcdcdcdcd"):
         retrain(recipe, bank=moved)
 
 
-def test_whether_they_helped_is_asked_with_the_same_seeds_against_both_controls(home: Path, recipe: Path) -> None:
+def test_both_controls_are_compared_on_the_same_seeds(home: Path, recipe: Path) -> None:
     done = retrain(recipe, seeds=3, compare=synthetic.QUESTION, test=True, blackout=False)
-    found = done.content["effect"]
-    assert (found["control"], found["recipe_value"]) == ("none", "generated")
-    assert [row["value"] for row in found["validation"]["values"]] == ["none", "duplicates", "generated"]
+    effect = done.content["effect"]
+    assert (effect["control"], effect["recipe_value"]) == ("none", "generated")
+    assert [row["value"] for row in effect["validation"]["values"]] == ["none", "duplicates", "generated"]
     assert done.content["unasked"] == ""
     for name in ("validation", "test"):
-        verdict = found[name]["synthetic"]
+        verdict = effect[name]["synthetic"]
         assert set(verdict["gains"]) == {"none", "duplicates"}
         assert verdict["helped"] is False  # noise teaches nothing about lungs
         assert verdict["sentence"].startswith("synthetic images did not help here: no better than")

@@ -1,4 +1,4 @@
-"""A tracking server that is down, hung, slow or loses its answers: the search does not notice, nothing is lost."""
+"""Tracking servers that are down, hung, slow or drop answers: the search is unaffected, no event is lost."""
 
 from __future__ import annotations
 
@@ -130,13 +130,13 @@ def check_whole(uri: str, study: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
-    found = client.search_runs(
+    logged = client.search_runs(
         [e.experiment_id for e in client.search_experiments()], f"tags.study = '{study.name}'", max_results=1000
     )
-    keys = Counter(run.data.tags.get("lungtune.trial", "study") for run in found)
+    keys = Counter(run.data.tags.get("lungtune.trial", "study") for run in logged)
     assert keys == {"study": 1, **{str(n): 1 for n in range(TRIALS)}}
     reports = Counter(str(f["trial"]) for kind, f in made.script(TRIALS) if kind == "report")
-    for run in found:
+    for run in logged:
         key = run.data.tags.get("lungtune.trial")
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "macro_f1")] if key else []
         assert len(set(steps)) == len(steps) == reports[key]
@@ -217,7 +217,7 @@ def test_hung(running, patience, tmp_path, request):
     check_whole(uri, study)
 
 
-def test_the_door_says_where_and_takes_its_port(running):
+def test_ui_prints_its_address_and_uses_the_port(running):
     """That Ctrl-C shuts it, and leaves nothing behind, is looked at when its server is needed no more."""
     url = f"http://127.0.0.1:{running.port}"
     assert f"{url} " in running.said[0]

@@ -1,4 +1,4 @@
-"""The local store and a study's runs in it: real SQLite, real files."""
+"""The local MLflow store and a study's runs in it, on real SQLite and files."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ def runs(uri):
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
-    found = client.search_runs([e.experiment_id for e in client.search_experiments() if e.name != "Default"])
-    keys = Counter(run.data.tags.get("lungtune.trial", "study") for run in found)
+    logged = client.search_runs([e.experiment_id for e in client.search_experiments() if e.name != "Default"])
+    keys = Counter(run.data.tags.get("lungtune.trial", "study") for run in logged)
     assert set(keys.values()) <= {1}, keys
-    return client, {run.data.tags.get("lungtune.trial", "study"): run for run in found}
+    return client, {run.data.tags.get("lungtune.trial", "study"): run for run in logged}
 
 
 def check_whole(uri, trials=16, seed=0):
     """MLflow holds exactly the journal: one run per trial, each report once."""
-    client, found = runs(uri)
-    assert set(found) == {"study", *map(str, range(trials))}
+    client, logged = runs(uri)
+    assert set(logged) == {"study", *map(str, range(trials))}
     reports = Counter(str(f["trial"]) for kind, f in made.script(trials, seed) if kind == "report")
-    for key, run in found.items():
+    for key, run in logged.items():
         if key == "study":
             continue
         history = client.get_metric_history(run.info.run_id, "macro_f1")
         steps = [metric.step for metric in history]
         assert len(set(steps)) == len(steps) == reports[key], key
-        assert run.data.tags["mlflow.parentRunId"] == found["study"].info.run_id
-    return client, found
+        assert run.data.tags["mlflow.parentRunId"] == logged["study"].info.run_id
+    return client, logged
 
 
 def dump(uri):
@@ -81,26 +81,28 @@ def test_a_whole_study(uri, study):
     delivery = tracker.stop(60)
     assert (bool(delivery), delivery.undelivered, delivery.refused) == (True, 0, 0), delivery
 
-    client, found = check_whole(uri)
-    status = {key: (run.info.status, run.data.tags["state"], run.data.tags.get("reason")) for key, run in found.items()}
+    client, result = check_whole(uri)
+    status = {
+        key: (run.info.status, run.data.tags["state"], run.data.tags.get("reason")) for key, run in result.items()
+    }
     assert status["study"] == ("FINISHED", "COMPLETE", "finished")
     assert status["0"] == ("FINISHED", "COMPLETE", None)
     assert status["2"] == ("KILLED", "PRUNED", "asha")
     assert status["5"] == ("FAILED", "FAIL", "nan")
     assert status["7"] == ("FINISHED", "COMPLETE", "duplicate")
-    assert found["7"].data.tags["duplicate_of"] == "0"
-    assert found["7"].data.metrics["best_macro_f1"] == found["0"].data.metrics["best_macro_f1"]
-    assert found["3"].data.tags["attempts"] == "2"
+    assert result["7"].data.tags["duplicate_of"] == "0"
+    assert result["7"].data.metrics["best_macro_f1"] == result["0"].data.metrics["best_macro_f1"]
+    assert result["3"].data.tags["attempts"] == "2"
 
-    first = found["0"]
+    first = result["0"]
     assert first.info.run_name == "trial 000 · clip_lora"
     assert (first.data.params["lr"], first.data.params["family"]) == ("0.0005", "clip_lora")
     assert first.inputs.dataset_inputs[0].dataset.digest == "0123456789abcdef0123456789abcdef0123"
     reported = made.metrics(0.5, made.np.random.default_rng(0))
     assert set(first.data.metrics) - {f"{p}{k}" for k in reported for p in ("", "best_")} == {"passes"}
-    parent = found["study"]
+    parent = result["study"]
     assert parent.data.metrics["baseline_constant_macro_f1"] == 0.218
-    assert parent.data.metrics["best_macro_f1"] == max(r.data.metrics.get("best_macro_f1", 0) for r in found.values())
+    assert parent.data.metrics["best_macro_f1"] == max(r.data.metrics.get("best_macro_f1", 0) for r in result.values())
     assert parent.data.params["axes.lr"] == "0.0005 .. 0.02 log"
     assert "| constant class | 0.2180" in parent.data.tags["mlflow.note.content"]
 
@@ -111,9 +113,9 @@ def test_a_whole_study(uri, study):
         assert f"<h2>{title}</h2>" in page
     assert page.count("plotly.js v") == 1
     best = parent.data.tags["best_trial"]
-    figures = {f.path for f in client.list_artifacts(found[best].info.run_id, "figures")}
+    figures = {f.path for f in client.list_artifacts(result[best].info.run_id, "figures")}
     assert figures == {"figures/confusion_matrix.png", "figures/roc.png"}
-    assert "became nan" in Path(client.download_artifacts(found["5"].info.run_id, "traceback.txt")).read_text()
+    assert "became nan" in Path(client.download_artifacts(result["5"].info.run_id, "traceback.txt")).read_text()
     assert {p.name for p in (study.parents[1] / "state").iterdir()} >= {"artifacts"}
 
 
@@ -143,37 +145,37 @@ def test_a_study_that_waits_is_shown_as_waiting(uri, study):
     until = next(i for i, (kind, f) in enumerate(events) if kind == "report" and f["trial"] == 1) + 1
     made.write(study, [*events[:until], ("stop", {"pid": 1, "host": "h", "why": "interrupted"})])
     assert Tracker(study, uri).start().stop(60)
-    _, found = runs(uri)
-    assert (found["1"].info.status, found["1"].data.tags["state"]) == ("SCHEDULED", "PAUSED")
-    assert (found["study"].info.status, found["study"].data.tags["state"]) == ("SCHEDULED", "PAUSED")
+    _, logged = runs(uri)
+    assert (logged["1"].info.status, logged["1"].data.tags["state"]) == ("SCHEDULED", "PAUSED")
+    assert (logged["study"].info.status, logged["study"].data.tags["state"]) == ("SCHEDULED", "PAUSED")
     made.write(study, [("open", {"pid": 2, "host": "h", "why": "resume"})])
     assert Tracker(study, uri).start().stop(60)
-    _, found = runs(uri)
-    assert {r.info.status for k, r in found.items() if k in ("1", "study")} == {"RUNNING"}
+    _, logged = runs(uri)
+    assert {r.info.status for k, r in logged.items() if k in ("1", "study")} == {"RUNNING"}
 
 
 def test_what_a_user_deletes_or_changes_by_hand(uri, study):
     events = list(made.script())
     made.write(study, events[:60])
     assert Tracker(study, uri).start().stop(60)
-    client, found = runs(uri)
-    client.delete_run(found["2"].info.run_id)
-    client.delete_run(found["study"].info.run_id)
-    client.log_param(found["3"].info.run_id, "extra", "mine")
+    client, logged = runs(uri)
+    client.delete_run(logged["2"].info.run_id)
+    client.delete_run(logged["study"].info.run_id)
+    client.log_param(logged["3"].info.run_id, "extra", "mine")
     made.write(study, events[60:])
     assert Tracker(study, uri).start().stop(60)
     check_whole(uri)
-    client.delete_experiment(found["3"].info.experiment_id)
+    client.delete_experiment(logged["3"].info.experiment_id)
     assert Tracker(study, uri).start().stop(60)
-    _, found = check_whole(uri)
-    assert client.get_experiment(found["3"].info.experiment_id).name == "clip_lora on chest_xray (2)"
+    _, logged = check_whole(uri)
+    assert client.get_experiment(logged["3"].info.experiment_id).name == "clip_lora on chest_xray (2)"
 
 
 def test_of_two_runs_for_one_trial_one_stays(uri, study):
     made.write(study, made.script())
     assert Tracker(study, uri).start().stop(60)
-    client, found = runs(uri)
-    twin = found["4"]
+    client, logged = runs(uri)
+    twin = logged["4"]
     client.create_run(twin.info.experiment_id, tags=twin.data.tags, run_name=twin.info.run_name)  # a late request
     with pytest.raises(AssertionError, match="'4': 2"):
         runs(uri)
@@ -213,8 +215,8 @@ def test_files_that_cannot_be_stored_hold_nothing_up(uri, study):
     check_whole(uri)
     (study.parents[1] / "state/artifacts").unlink()
     assert Tracker(study, uri).start().stop(60)
-    client, found = runs(uri)
-    assert "plots.html" in {f.path for f in client.list_artifacts(found["study"].info.run_id)}
+    client, logged = runs(uri)
+    assert "plots.html" in {f.path for f in client.list_artifacts(logged["study"].info.run_id)}
 
 
 def _write_and_track(study: Path, uri: str) -> None:
@@ -262,7 +264,7 @@ def test_eight_processes_make_one_schema(tmp_path):
     assert {p.name for p in (tmp_path / "new/state").iterdir()} - {"artifacts"} == {"mlflow.db", "mlflow.db.lock"}
 
 
-def test_a_schema_cut_short_is_made_again(tmp_path):
+def test_truncated_schema_is_recreated(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     process = PROCESSES.Process(target=_prepare, args=(uri,))
     process.start()
@@ -280,7 +282,7 @@ def test_a_schema_cut_short_is_made_again(tmp_path):
     ("revision", "words"),
     [("ffffffffffff", "newer MLflow"), ("451aebb31d03", "mlflow db upgrade"), (None, "no complete MLflow store")],
 )
-def test_a_store_of_another_version_says_so(tmp_path, furnish, revision, words):
+def test_store_of_another_version_is_refused(tmp_path, furnish, revision, words):
     uri, study = furnish(tmp_path / "mlflow.db"), tmp_path / "study"
     with sqlite3.connect(tmp_path / "mlflow.db") as db:
         change = f"update alembic_version set version_num='{revision}'" if revision else "drop table alembic_version"

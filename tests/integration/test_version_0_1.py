@@ -1,4 +1,4 @@
-"""Studies of version 0.1 open, go on, are exported and tracked as if this version had begun them."""
+"""Compatibility with studies of version 0.1: open, resume, export, track."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def test_export_writes_the_recipes_of_0_1(home: Path, tmp_path: Path, name: str)
         was, now = catalog.space(str(before)), catalog.space(str(path))
         for part in ("family", "objective", "fidelity", "base", "fixed", "seed", "data"):
             assert getattr(now, part) == getattr(was, part), part
-        told = dict(was.provenance)
-        del told["exported"]
-        assert old.differences(told, dict(now.provenance)) == []
+        reported = dict(was.provenance)
+        del reported["exported"]
+        assert old.differences(reported, dict(now.provenance)) == []
     assert compared >= 1
 
 
@@ -111,13 +111,13 @@ def test_mlflow_holds_the_reports_of_a_0_1_study(home: Path, tmp_path: Path, fur
     assert delivery, delivery.sentence
     client = MlflowClient(uri)
     runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    found = {run.data.tags["lungtune.trial"]: run for run in runs if "lungtune.trial" in run.data.tags}
+    result = {run.data.tags["lungtune.trial"]: run for run in runs if "lungtune.trial" in run.data.tags}
     events = old.events(folder)
     metric = events[0]["space"]["objective"]["metric"]
     wanted = Counter(str(event["trial"]) for event in events if event["event"] == "report")
-    got = {key: len(client.get_metric_history(run.info.run_id, metric)) for key, run in found.items()}
+    got = {key: len(client.get_metric_history(run.info.run_id, metric)) for key, run in result.items()}
     assert {key: count for key, count in got.items() if count} == wanted
-    assert len(found) == sum(event["event"] == "trial" for event in events)
+    assert len(result) == sum(event["event"] == "trial" for event in events)
 
 
 def test_killed_study_resumes_to_its_end(tmp_path: Path, monkeypatch, furnish, door) -> None:

@@ -1,4 +1,4 @@
-"""Recipes, ledgers, banks and models of version 0.1 serve as if this version had made them."""
+"""Compatibility with recipes, ledgers, banks and models of version 0.1."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def checked(path: Path) -> None:
     """Retrain a recipe; it must reproduce, to rounding."""
     report = retrain(path)
     assert report.reproduced == "yes", report.text
-    found = report.content["reproduction"]
-    assert not found["edited"]
-    assert found["retrained"] == pytest.approx(found["searched"], rel=1e-4)
+    reproduction = report.content["reproduction"]
+    assert not reproduction["edited"]
+    assert reproduction["retrained"] == pytest.approx(reproduction["searched"], rel=1e-4)
     assert (report.weights / "README.md").is_file()
 
 
@@ -51,13 +51,13 @@ def test_further_recipe_of_0_1_reproduces(home: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["head-1", "head-2"])
 def test_test_part_stays_shut_after_0_1_opened_it(home: Path, name: str) -> None:
-    told = r"was opened on 2026-11-29 23:26:44 by head-1\.yaml: macro_f1 0\.832"
-    with pytest.raises(StudyError, match=told):
+    message = r"was opened on 2026-11-29 23:26:44 by head-1\.yaml: macro_f1 0\.832"
+    with pytest.raises(StudyError, match=message):
         retrain(home / "recipes" / f"{name}.yaml", test=True)
     assert not (home / "models" / name).exists()
 
 
-def test_ledger_of_0_1_beside_a_recipe_counts_too(home: Path) -> None:
+def test_ledger_of_0_1_next_to_a_recipe_is_read(home: Path) -> None:
     (home / "studies" / "head" / "ledger.jsonl").rename(home / "recipes" / "ledger.jsonl")
     with pytest.raises(StudyError, match=r"was opened on 2026-11-29 23:26:44 by head-1\.yaml"):
         retrain(home / "recipes" / "head-2.yaml", test=True)
@@ -125,10 +125,10 @@ def test_bank_of_0_1_grows_by_the_same_generator(home: Path) -> None:
 
 def test_model_of_0_1_runs_by_its_own_snippet(home: Path) -> None:
     weights = home / "models" / "both-1" / "weights"
-    found = re.search(r"```python\n(.*?)```", (weights / "README.md").read_text(), re.DOTALL)
-    assert found is not None
+    result = re.search(r"```python\n(.*?)```", (weights / "README.md").read_text(), re.DOTALL)
+    assert result is not None
     picture = next(iter(sorted(old.cache().glob("phantom/*/images/test/covid/*"))))
-    command = [sys.executable, "-c", found[1], str(weights), str(picture)]
+    command = [sys.executable, "-c", result[1], str(weights), str(picture)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)

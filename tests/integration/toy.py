@@ -1,4 +1,4 @@
-"""A family as small as can be, and packs of it: for tests of the loop that need no real backbone."""
+"""Minimal family and packs of it, for training-loop tests without a real backbone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(Loop):
-    """What the loop reads, and LoRA."""
+    """Parameters of the training loop and of LoRA."""
 
     lr: float = param(1e-2)
     weight_decay: float = param(0.01)
@@ -99,7 +99,7 @@ IMAGES = RNG.integers(0, 256, (N, 8, 8), dtype=np.uint8)
 LABELS = np.arange(N) % 3
 CLASSES = ["a", "b", "c"]
 REAL = (Phase(0, torch.arange(N), torch.ones(3)),)
-"""What a trial trains on that mixes nothing in."""
+"""Training pool of a trial without additional images."""
 
 
 def part(images: np.ndarray = IMAGES, labels: np.ndarray = LABELS) -> Part:

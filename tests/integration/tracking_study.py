@@ -1,4 +1,4 @@
-"""A made-up study that is true to the journal's schema: what a search of some trials would have written."""
+"""Synthetic study that follows the journal's schema, as a search of a few trials would write it."""
 
 from __future__ import annotations
 

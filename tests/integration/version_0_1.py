@@ -1,4 +1,4 @@
-"""What version 0.1 left: studies, recipes, a bank and a model, made from ``phantom,n=150,test=60``; see `unpack`."""
+"""Artefacts of version 0.1: studies, recipes, a bank and a model from ``phantom,n=150,test=60``; see `unpack`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _TEXT = (".jsonl", ".json", ".yaml", ".md")
 @functools.cache
 def _files() -> dict[str, bytes]:
     with tarfile.open(ARCHIVE) as archive:
-        found = [(member, archive.extractfile(member)) for member in archive.getmembers() if member.isfile()]
-        return {member.name.partition("/")[2]: stream.read() for member, stream in found if stream is not None}
+        result = [(member, archive.extractfile(member)) for member in archive.getmembers() if member.isfile()]
+        return {member.name.partition("/")[2]: stream.read() for member, stream in result if stream is not None}
 
 
 def unpack(home: Path, cache: Path, *parts: str) -> Path:

@@ -1,4 +1,4 @@
-"""Fixtures of the nn tests: one thread, warnings are errors."""
+"""Fixtures of the unit tests: one thread, warnings as errors."""
 
 from __future__ import annotations
 

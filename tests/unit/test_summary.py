@@ -1,4 +1,4 @@
-"""What a study's predictions say of its best trial, once both choices are paid for: of a trial and of a report."""
+"""Summary of a study's best trial, corrected for selection of trial and report."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ OBJECTIVE, PATIENTS, TASK = Objective("accuracy"), np.arange(150), Classificatio
 
 def searched(folder, trials=12, reports=9, seed=0):
     """Trials whose every report is right with probability 0.6; only each best checkpoint is left, as after pruning."""
-    rng, labels, found = np.random.default_rng(seed), PATIENTS % 3, []
+    rng, labels, result = np.random.default_rng(seed), PATIENTS % 3, []
     study = Study(folder)
     for number in range(trials):
         trial = Trial(number, {}, {}, {}, 0, "sampled")
@@ -23,16 +23,16 @@ def searched(folder, trials=12, reports=9, seed=0):
         tables = []
         for k in range(reports):
             wrong = (labels + rng.integers(1, 3, len(labels))) % 3
-            said = np.where(rng.random(len(labels)) < 0.6, labels, wrong)
-            tables.append((0.7 * np.eye(3)[said] + 0.1).astype(np.float32))
-            score = {"accuracy": float((said == labels).mean())}
+            predicted = np.where(rng.random(len(labels)) < 0.6, labels, wrong)
+            tables.append((0.7 * np.eye(3)[predicted] + 0.1).astype(np.float32))
+            score = {"accuracy": float((predicted == labels).mean())}
             path = study.checkpoints(number) / f"{k:012d}.safetensors"
             np.save(path.with_suffix(".npy"), tables[-1])
             trial.reports.append(Report(k + 1, k, score, str(path.relative_to(folder))))
         best = trial.best(OBJECTIVE)
         save_file({"labels": labels, "probabilities": tables[best.samples]}, folder / best.checkpoint)
-        found.append(trial)
-    return study, found
+        result.append(trial)
+    return study, result
 
 
 def test_all_reports_of_a_trial_are_read(tmp_path):
@@ -51,14 +51,14 @@ def test_without_tables_the_best_checkpoint_is_left(tmp_path, torn):
 
 def test_the_choice_of_a_report_is_paid_for_as_well(tmp_path):
     """The truth is 0.6. One table per trial, its best, leaves the optimism of the maximum over the reports in."""
-    found, partly = [], []
+    result, partly = [], []
     for seed in range(8):
         study, trials = searched(tmp_path / str(seed), seed=seed)
-        found.append(summary.corrected(study, trials, PATIENTS, OBJECTIVE, TASK).value)
+        result.append(summary.corrected(study, trials, PATIENTS, OBJECTIVE, TASK).value)
         kept = [summary.kept(study, trial.best(OBJECTIVE), TASK) for trial in trials]
         partly.append(selection.expected(kept, PATIENTS, "accuracy").value)
     assert np.mean(partly) > 0.625
-    assert np.mean(found) == pytest.approx(0.6, abs=0.015)
+    assert np.mean(result) == pytest.approx(0.6, abs=0.015)
 
 
 def test_what_is_lost_is_not_guessed(tmp_path):

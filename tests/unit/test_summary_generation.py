@@ -1,4 +1,4 @@
-"""A study of generators, where less is better: its summary, recipe scores, last words, live line and MLflow runs."""
+"""A study of generators (minimised score): summary, recipe scores, closing message, live line, MLflow runs."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from tests.unit.tasks.generation import generated
 PATIENTS = np.arange(90) // 2
 BASELINES = {"untrained": {"cmmd": 131.25, "coverage": 0.2}, "real": {"cmmd": 0.8, "coverage": 0.97}}
 SHIFTS = (1.6, 0.4, 1.0)
-"""How far off each trial's samples are at the end; trial 0 is the start, trial 1 the best."""
+"""Final offset of each trial's samples; trial 0 is the start, trial 1 the best."""
 
 
 def spaces():
@@ -46,11 +46,11 @@ def searched(folder, space):
         study.append("start", trial=number, attempt=1, fidelity=0.0)
         study.checkpoints(number).mkdir(parents=True)
         for k, off in enumerate((shift + 1, shift)):
-            made = generated.samples_of(0, 90, 60, off, classes=3, noise=7)
+            samples = generated.samples_of(0, 90, 60, off, classes=3, noise=7)
             path = study.checkpoints(number) / f"{k:012d}.safetensors"
-            np.save(path.with_suffix(".npy"), made.table())
-            save_file(made.tensors(), path)
-            scores = sample_metrics.scores(made, generated.CLASSES) | {"copies": 0.01, "loss": 0.3}
+            np.save(path.with_suffix(".npy"), samples.table())
+            save_file(samples.tensors(), path)
+            scores = sample_metrics.scores(samples, generated.CLASSES) | {"copies": 0.01, "loss": 0.3}
             scores |= {"recognised": 0.5, "recognised_normal": 0.5}
             report = {"fidelity": k + 1.0, "samples": 100 * k, "checkpoint": str(path.relative_to(folder))}
             study.append("report", trial=number, metrics=scores, seconds=1.0, **report)
@@ -67,9 +67,9 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def told(study):
-    found = summary.build(study, PATIENTS)
-    assert json.loads(json.dumps(found)) == found
-    return found
+    summarised = summary.build(study, PATIENTS)
+    assert json.loads(json.dumps(summarised)) == summarised
+    return summarised
 
 
 def test_best_has_the_least_distance_and_gains_are_positive(study, told):
@@ -105,8 +105,8 @@ def test_a_recipe_has_the_interval_of_its_samples(study, told, monkeypatch):
     monkeypatch.setattr(Manifest, "load", lambda path: SimpleNamespace(parts={"validation": part}, source="phantom"))
     history = study.history()
     kept = export.StudyPredictions(study, history)
-    found = kept.interval(history.trials[1])
-    assert found.to_dict() == pytest.approx({**told["best"]["interval"], "value": told["best"]["value"]})
+    interval = kept.interval(history.trials[1])
+    assert interval.to_dict() == pytest.approx({**told["best"]["interval"], "value": told["best"]["value"]})
     assert kept.corrected(history.ranked()).to_dict() == pytest.approx(told["best"]["corrected"])
 
 
@@ -161,8 +161,8 @@ def test_mlflow_gets_the_least_distance_as_the_best(study):
 
 def test_figure_of_a_generator_is_its_contact_sheet(study):
     history = study.history()
-    found = {number: dict(charts.figures(study.folder, history, history.trials[number])) for number in (0, 1)}
-    assert found == {0: {}, 1: {"figures/samples.png": b"\x89PNG sheet"}}
+    figures = {number: dict(charts.figures(study.folder, history, history.trials[number])) for number in (0, 1)}
+    assert figures == {0: {}, 1: {"figures/samples.png": b"\x89PNG sheet"}}
 
 
 def test_figures_are_delivered_once(study):

@@ -1,1 +1,1 @@
-"""The pure heart: spaces, parameters, trials, the journal. No torch, no ray, no mlflow, no pandas."""
+"""Search spaces, parameters, trials and the study journal. Imports no torch, ray, mlflow or pandas."""

@@ -1,7 +1,7 @@
-"""The cache folder: large files that any process may need, one builds and all share.
+"""Shared cache folder for large derived files.
 
-A file `x.<kind>` is built under a lock (`x.lock`) into `x.tmp` and renamed when complete; its sidecar `x.json` comes
-last and says what the file holds and the Adler-32 of each MiB. Whatever does not match at opening is built anew.
+A file `x.<kind>` is built under a lock (`x.lock`) into `x.tmp` and renamed when complete. Its sidecar `x.json` is
+written last and records the file's content and the Adler-32 of each MiB. A file that fails verification is rebuilt.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Shared:
     """A file of the cache.
 
     Attributes:
-        file: where it lies.
+        file: its path.
         noun: what it is called in messages, such as `pixel store`.
         about: what it must hold; JSON.
         size: its length in bytes.
@@ -66,11 +66,11 @@ class Shared:
 
     @property
     def sound(self) -> bool:
-        """Whether it exists, holds what it should and is undamaged."""
+        """True if it exists, has the expected content and is undamaged."""
         return self._flaw() == ""
 
     def open(self, build: Callable[[Path], None]) -> Path:
-        """Return the file, built first if there is none or it is damaged (said in one line).
+        """Return the file, building it first if it is missing or damaged (reported in one line).
 
         Args:
             build: fills the file it is given, which has its full length already.

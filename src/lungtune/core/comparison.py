@@ -1,4 +1,4 @@
-"""Which values of one parameter a recipe is compared at, and the ready command that asks whether it helps."""
+"""Values at which one parameter of a recipe is compared, and the matching ``retrain --compare`` command."""
 
 from __future__ import annotations
 
@@ -107,11 +107,11 @@ def read(text: str, space: SearchSpace, family: Family[Any, Any]) -> Comparison:
 
 
 def _ablation(family: Family[Any, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """What a family adds, and the further images of a recipe that has any."""
-    found = dict(family.ablation)
+    """Ablation axes of a family, and the additional images of a recipe that has any."""
+    axes = dict(family.ablation)
     if synthetic.Settings.from_mapping(params).ratio:
-        found[synthetic.IMAGES] = synthetic.NONE
-    return found
+        axes[synthetic.IMAGES] = synthetic.NONE
+    return axes
 
 
 def _own_or(value: Any, own: Any) -> Any:
@@ -131,13 +131,13 @@ def commands(recipe: Path, family: Family[Any, Any], space: SearchSpace, params:
         space: what was searched, of this family.
         params: the recipe's parameters.
     """
-    found = [question(recipe)] if synthetic.Settings.from_mapping(params).wants_bank else []
+    result = [question(recipe)] if synthetic.Settings.from_mapping(params).wants_bank else []
     for axis, off in family.ablation.items():
         values = _values(space, axis, off, params.get(axis, off))
         if len(values) > 1:
             listed = ",".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values)
-            found.append(f"python scripts/retrain.py {recipe} --compare {axis}={listed} --seeds 3")
-    return found
+            result.append(f"python scripts/retrain.py {recipe} --compare {axis}={listed} --seeds 3")
+    return result
 
 
 def question(recipe: Path | str) -> str:
@@ -146,7 +146,7 @@ def question(recipe: Path | str) -> str:
 
 
 def _values(space: SearchSpace, axis: str, off: Any, own: Any) -> list[Any]:
-    """The control, the recipe's value, and what lies around it: decades of a log axis, the choices of a list."""
+    """The control, the recipe's value and its neighbours: decades of a log axis, the choices of a list."""
     searched = space.axes.get(axis)
     more: list[Any] = []
     if isinstance(searched, CategoricalDistribution):

@@ -1,4 +1,4 @@
-"""What a family and its tasks must hold, checked when it is loaded: all breaches, with file, line and remedy."""
+"""Validation of families and their tasks at load time; reports every breach with file, line and remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lungtune.errors import SpaceError, did_you_mean
 __all__ = ["LOOP", "NAME", "ContractError", "breaches", "import_problem", "load", "place", "wrong"]
 
 NAME = "FAMILY"
-"""What the instance in a family's module is called."""
+"""Name of the family instance in its module."""
 
 _TARGETS = ("label", "labels", "mask")
 """Kinds of fields that can't be shown to a model that is asked for them."""
@@ -39,16 +39,16 @@ def load(module: ModuleType, shipped_tasks: Collection[str] = ()) -> Family[Any,
     Raises:
         ContractError: it breaks the contract.
     """
-    found = getattr(module, NAME, None)
-    if not isinstance(found, Family):
-        raise ContractError(_no_family(module, found))
-    problems = dict.fromkeys(f"{where}: {sentence}" for where, sentence in breaches(found, shipped_tasks))
+    family = getattr(module, NAME, None)
+    if not isinstance(family, Family):
+        raise ContractError(_no_family(module, family))
+    problems = dict.fromkeys(f"{where}: {sentence}" for where, sentence in breaches(family, shipped_tasks))
     if problems:
         raise ContractError("\n".join(problems))
-    return found
+    return family
 
 
-def _no_family(module: ModuleType, found: Any) -> str:
+def _no_family(module: ModuleType, member: Any) -> str:
     """Return the sentence on a module without a family."""
     kinds = [each for each in vars(module).values() if inspect.isclass(each) and each.__module__ == module.__name__]
     own = next((kind.__name__ for kind in kinds if issubclass(kind, Family)), "")
@@ -56,10 +56,10 @@ def _no_family(module: ModuleType, found: Any) -> str:
     line, got, remedy = 1, "is missing", f" Write {NAME} = {own}()." if own else ""
     if hasattr(module, NAME):
         line = _assignment(module)
-        got = f"is the class {found.__name__}" if inspect.isclass(found) else f"is of type {type(found).__name__}"
-        kind = found if inspect.isclass(found) else type(found)
-        if inspect.isclass(found) and issubclass(found, Family):
-            remedy = f" Write {NAME} = {found.__name__}()."
+        got = f"is the class {member.__name__}" if inspect.isclass(member) else f"is of type {type(member).__name__}"
+        kind = member if inspect.isclass(member) else type(member)
+        if inspect.isclass(member) and issubclass(member, Family):
+            remedy = f" Write {NAME} = {member.__name__}()."
         elif kind in kinds:
             remedy = f" Derive it: class {kind.__name__}(Family[Base, Params])."
     else:
@@ -72,7 +72,7 @@ def _no_family(module: ModuleType, found: Any) -> str:
 
 
 def _assignment(module: ModuleType) -> int:
-    """Return the line on which a module assigns ``FAMILY``; 1 where it isn't found."""
+    """Return the line on which a module assigns ``FAMILY``; 1 if it does not."""
     try:
         lines = inspect.getsource(module).splitlines()
     except OSError:
@@ -128,9 +128,9 @@ def import_problem(error: BaseException, names: Mapping[str, Any], tasks: Collec
         )
     match = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
     hint = did_you_mean(match[1], vars(sys.modules[match[2]])) if match and match[2] in sys.modules else ""
-    told = str(error).rstrip(".")
+    reason = str(error).rstrip(".")
     near = hint if "Did you mean" in hint else ""
-    return f"the module must be importable, but raises {type(error).__name__}: {told}.{near}"
+    return f"the module must be importable, but raises {type(error).__name__}: {reason}.{near}"
 
 
 def breaches(family: Family[Any, Any], shipped_tasks: Collection[str] = ()) -> Iterator[Breach]:
@@ -305,7 +305,7 @@ def _methods(thing: Any, contract: type, full: str) -> Iterator[Breach]:
 
 
 def _binds(signature: inspect.Signature, count: int) -> bool:
-    """Whether so many positional arguments are accepted."""
+    """True if the given number of positional arguments is accepted."""
     try:
         signature.bind(*[None] * count)
     except TypeError:
@@ -314,7 +314,7 @@ def _binds(signature: inspect.Signature, count: int) -> bool:
 
 
 def _overrides(kind: type, contract: type, *names: str) -> bool:
-    """Whether a class has any of these methods itself."""
+    """True if a class itself defines any of these methods."""
     return any(getattr(kind, name, None) is not getattr(contract, name) for name in names)
 
 

@@ -1,4 +1,4 @@
-"""What ``Base``, ``Params`` and ``ablation`` of a family must hold; part of :mod:`lungtune.core.contract`."""
+"""Validation of a family's ``Base``, ``Params`` and ``ablation``; part of :mod:`lungtune.core.contract`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Breach = tuple[str, str]
 
 @dataclass(frozen=True)
 class Read:
-    """What the training loop takes of a parameter that it reads.
+    """Type and range that the training loop accepts of a parameter that it reads.
 
     Attributes:
         type: of the parameter.
@@ -107,7 +107,7 @@ def _dataclass(
     except Exception as error:
         yield where, f"the types of {name} must be readable, but are not: {error}."
         return {}
-    found: dict[str, ParamSpec] = {}
+    specs: dict[str, ParamSpec] = {}
     for field in fields.values():
         if KEY not in field.metadata:
             yield where, f"every field of {name} must be made by lungtune.core.params.param, but '{field.name}' is not."
@@ -117,9 +117,9 @@ def _dataclass(
         if problem:
             yield where, f"{name}.{field.name} {problem}"
         else:
-            found[field.name] = spec
-    yield from ((where, f"{name}.{sentence}") for sentence in _owners(found))
-    return found
+            specs[field.name] = spec
+    yield from ((where, f"{name}.{sentence}") for sentence in _owners(specs))
+    return specs
 
 
 def _of_spec(spec: ParamSpec, read: Read | None) -> str:

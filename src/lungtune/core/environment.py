@@ -1,4 +1,4 @@
-"""What a study was run with: versions, commit, command, process."""
+"""Run environment of a study: versions, commit, command line, process."""
 
 from __future__ import annotations
 

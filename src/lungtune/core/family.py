@@ -1,4 +1,4 @@
-"""The contract between a model family and everything else."""
+"""Interface of model families."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class LoraTarget:
-    """Which Linears of the backbone one trial adapts, and how strongly.
+    """Linears of the backbone that one trial adapts, with rank, scaling and dropout.
 
     Attributes:
         pattern: regular expression that must match whole module names of the prepared backbone.
@@ -47,7 +47,7 @@ class Family(ABC, Generic[B, P]):
 
     ``Base`` has ``image_size``: the side in px of images, masks and volumes. ``Params`` has what the loop reads
     (``lungtune.models.params.Loop``). A ``Base`` that has ``views`` lets the loop keep what ``features`` returns: 0
-    keeps nothing and augments afresh in every step; n >= 1 keeps n augmented views of an image for each level (one for
+    caches nothing and augments in every step; n >= 1 keeps n augmented views of an image for each level (one for
     level 0).
 
     A family trains adapters on a frozen backbone (``lora_targets``), parameters of its own (``trainable_parameters``),
@@ -57,7 +57,7 @@ class Family(ABC, Generic[B, P]):
     Attributes:
         summary: one line.
         tasks: what it is trained and scored for; the first one's first metric is the default objective.
-        inputs: fields it takes in.
+        inputs: input fields.
         packs: whether trials that train together are quicker: where the whole backbone trains, nothing is shared.
         ablation: parameters, each with the value that switches off what it adds: ``{"lambda2": 0.0}``. ``retrain
             --compare`` asks whether they help.
@@ -82,11 +82,11 @@ class Family(ABC, Generic[B, P]):
         Raises:
             SpaceError: it has none of that name.
         """
-        found = next((task for task in self.tasks if task.name == name), None)
-        if found is None:
+        match = next((task for task in self.tasks if task.name == name), None)
+        if match is None:
             names = ", ".join(task.name for task in self.tasks)
             raise SpaceError(f"this family has no task '{name}', but {names}.{did_you_mean(name, [names])}")
-        return found
+        return match
 
     def metric_key(self, task: Task, metric: str) -> str:
         """Return a metric's name in reports: its own, or ``task.metric`` where an earlier task has the same name."""
@@ -95,7 +95,7 @@ class Family(ABC, Generic[B, P]):
 
     @property
     def metrics(self) -> dict[str, tuple[Task, Metric]]:
-        """What an ``objective:`` may name: full names, and short ones where they are unambiguous."""
+        """Valid names of an ``objective:``: full names, and short ones where they are unambiguous."""
         full = {f"{task.name}.{name}": (task, metric) for task in self.tasks for name, metric in task.metrics.items()}
         names = [name for task in self.tasks for name in task.metrics]
         short = {
@@ -129,7 +129,7 @@ class Family(ABC, Generic[B, P]):
         """Make sure that the pretrained weights are on this machine, without loading them; quick when they are not.
 
         Raises:
-            WeightsError: they cannot be had; the message says how to get them.
+            WeightsError: they are unavailable; the message explains how to get them.
         """
 
     @abstractmethod
@@ -159,7 +159,7 @@ class Family(ABC, Generic[B, P]):
     def trainable_parameters(
         self, model: torch.nn.Module, params: P, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
-        """Return a trial's own parameters beside its adapters, such as a head, at their start values on the CPU.
+        """Return a trial's own parameters other than adapters, such as a head, at their initial values on the CPU.
 
         They reach ``outputs`` stacked over the trials of a pack and padded with zeros to the largest trial's shape:
         padding must add nothing and get no gradient. Zeros into *and* out of a hidden unit do both.
@@ -184,7 +184,7 @@ class Family(ABC, Generic[B, P]):
         """Return what no trial of this base changes: the part of the model below everything that trains.
 
         A function of each case's inputs by themselves. It is run without adapters and without gradients, once for each
-        case and view where ``Base.views`` says so. What it returns takes the inputs' place in the batch.
+        case and view where ``Base.views`` says so. The return value replaces the inputs in the batch.
 
         Args:
             model: the backbone.

@@ -1,4 +1,4 @@
-"""Fields: what a case consists of, and what a family or a task wants of it."""
+"""Fields of a case: kinds, and the requirements of families and tasks."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Field:
 
     @property
     def spatial(self) -> bool:
-        """Whether it has a spatial extent: one geometric augmentation moves all spatial fields of a case together."""
+        """True if it has a spatial extent; one geometric augmentation transforms all spatial fields of a case."""
         return self.kind in ("image", "volume", "mask")
 
     @property
     def pixels(self) -> bool:
-        """Whether its values are intensities, which brightness and noise change."""
+        """True if its values are intensities, which brightness and noise augmentation change."""
         return self.kind in ("image", "volume")
 
 

@@ -1,4 +1,4 @@
-"""Durable files, locks between processes, and progress on stderr.
+"""Atomic durable writes, inter-process locks, and progress bars on stderr.
 
 Standard library and filelock; rich is imported only where a bar is drawn.
 """
@@ -46,7 +46,7 @@ def write_atomic(path: Path, data: bytes, *, sync_folder: bool = True) -> None:
     """Replace a file's content; a reader, or a power cut, finds the old or the new file whole.
 
     Args:
-        path: the file; its folder is created if missing. The draft is ``.<name>.<pid>.<thread>.tmp`` beside it.
+        path: the file; its folder is created if missing. The draft is ``.<name>.<pid>.<thread>.tmp`` next to it.
         data: the new content.
         sync_folder: flush the folder as well; a caller that writes many files may do so once, with `fsync_folder`.
 
@@ -94,7 +94,7 @@ class Lock:
         return True
 
     def acquire(self, doing: str) -> None:
-        """Acquire the lock, however long that takes; after a second of waiting, say for whom.
+        """Acquire the lock without a time limit; after one second, print its holder.
 
         Args:
             doing: what the holder does, to follow "which": ``makes the pixel store x``.
@@ -161,7 +161,7 @@ def exclusive(path: Path, refusal: Callable[[str], Exception]) -> Iterator[None]
 
 
 class Update(Protocol):
-    """What `progress` yields: ``update(done, note)``; ``note`` is shown behind the description."""
+    """Callback yielded by `progress`: ``update(done, note)``; ``note`` is shown behind the description."""
 
     def __call__(self, done: float, note: str = "") -> None: ...
 

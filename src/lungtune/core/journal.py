@@ -1,4 +1,4 @@
-"""The append-only record of a study: one JSON object a line, each made durable before anyone acts on it."""
+"""Append-only JSON-lines journal of a study; every event is fsynced before it takes effect."""
 
 from __future__ import annotations
 

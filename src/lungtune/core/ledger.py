@@ -1,4 +1,4 @@
-"""The lock of the test set: who opened it, when, with what result. It opens once per study.
+"""Test-set ledger: records who opened the test set, when, and with which result. It opens once per study.
 
 One append-only, fsynced JSON-lines file (the journal's format). Fields of every line: ``event``, ``time`` (unix
 seconds), ``date`` (local, readable), ``study`` (the study's id), ``recipe`` (the recipe's fingerprint), ``file`` (its
@@ -28,7 +28,7 @@ class Ledger:
     """Lets one recipe of a study open its test set, once.
 
     Args:
-        path: the file to write: the study's, or one beside the recipe where the study's folder is not at hand.
+        path: file to write: the study's, or one next to the recipe if the study's folder is unavailable.
         study: the study's id. Entries of other studies in the same file do not count.
         name: the study's name, for messages.
         also: further ledgers that may know of an opening.
@@ -42,8 +42,8 @@ class Ledger:
 
     def entries(self) -> list[dict[str, Any]]:
         """Return this study's entries, oldest first."""
-        found = [entry for path in dict.fromkeys((self.path, *self.also)) for entry in journal.read(path)]
-        return sorted((e for e in found if e.get("study") == self.study), key=lambda entry: entry["time"])
+        entries = [entry for path in dict.fromkeys((self.path, *self.also)) for entry in journal.read(path)]
+        return sorted((e for e in entries if e.get("study") == self.study), key=lambda entry: entry["time"])
 
     @contextmanager
     def hold(self, recipe: str) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Members of a package, found by file name: a new file or folder is a new member, nothing is registered.
+"""Plug-in discovery by file name: a new file or folder is a new member, without registration.
 
 A member is a module of the package whose name does not begin with an underscore; it exposes itself under one attribute.
 """
@@ -15,8 +15,8 @@ from lungtune.errors import SpaceError, did_you_mean
 
 def names(package: ModuleType) -> list[str]:
     """Return the names of all members of ``package``, sorted; imports none of them."""
-    found = (module.name for module in pkgutil.iter_modules(package.__path__))
-    return sorted(name for name in found if not name.startswith("_"))
+    modules = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(name for name in modules if not name.startswith("_"))
 
 
 def load(package: ModuleType, name: str, attribute: str) -> Any:

@@ -1,4 +1,4 @@
-"""Studies begun by earlier versions, read as if this version had begun them. Nothing else knows earlier names.
+"""Migration of journals written by earlier versions. No other module knows earlier names.
 
 | schema | written by | differences |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""Parameters of a model family: typed, bounded, explained fields of a frozen dataclass."""
+"""Family parameters: typed, bounded, documented fields of a frozen dataclass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = "lungtune"
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """What a field accepts: its type, default, bounds or choices, unit and meaning.
+    """Specification of a field: type, default, bounds or choices, unit and meaning.
 
     Attributes:
         neutral: value at which the field changes nothing against a family without it; None: there is none.
@@ -85,7 +85,7 @@ def param(
     """Declare one field of a ``Params`` or ``Base`` dataclass (``int``, ``float``, ``bool`` or ``str``).
 
     Args:
-        default: its value where nothing else is said.
+        default: value used where none is given.
         low: smallest value.
         high: largest value.
         choices: all values.
@@ -101,13 +101,13 @@ def param(
 
 def inert(*classes: type) -> dict[str, dict[str, Any]]:
     """Return, by field of ``Params`` and ``Base``, when it changes nothing: ``neutral``, ``only_with``. JSON-able."""
-    found: dict[str, dict[str, Any]] = {}
+    rules: dict[str, dict[str, Any]] = {}
     for spec in (spec for cls in classes for spec in specs(cls).values()):
         rule: dict[str, Any] = {} if spec.neutral is None else {"neutral": spec.neutral}
         rule |= {"only_with": list(spec.only_with)} if spec.only_with else {}
         if rule:
-            found[spec.name] = rule
-    return found
+            rules[spec.name] = rule
+    return rules
 
 
 def acting(values: Mapping[str, Any], rules: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

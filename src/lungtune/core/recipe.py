@@ -1,4 +1,4 @@
-"""Recipes: space files whose parameters are single values, with a ``provenance`` block that says where they came from.
+"""Recipes: space files with a single value per parameter and a ``provenance`` block.
 
 They are read by the same loader as spaces. This module writes them, and reads the provenance back.
 """
@@ -36,7 +36,7 @@ _NEEDED: Mapping[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a recipe says about its origin.
+    """Origin of a recipe.
 
     Attributes:
         study: name of the study.

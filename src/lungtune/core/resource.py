@@ -1,4 +1,4 @@
-"""How long trials train, and where ASHA compares them."""
+"""Training length of trials, and the rungs at which ASHA compares them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Fidelity:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Fidelity:
-        """Build one from what a file says.
+        """Build one from the content of a file.
 
         Raises:
             SpaceError: a field is unknown or not a number, or they do not fit together.
@@ -78,7 +78,7 @@ class Fidelity:
 
     @property
     def rungs(self) -> tuple[float, ...]:
-        """Where ASHA compares: all levels but the full length."""
+        """Levels at which ASHA compares: all but the full length."""
         return self.levels[:-1]
 
     @property

@@ -1,4 +1,4 @@
-"""Interface of schedulers (trial early stopping), and a space's choice of one as plain data."""
+"""Interface of schedulers (early stopping of trials) and the scheduler settings of a space."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class SchedulerConfig:
         return cls(data["name"], {key: value for key, value in data.items() if key != "name"})
 
     def changed(self, value: Any, lookup: Callable[[str], type[Scheduler[Any]]]) -> SchedulerConfig:
-        """Return this config with what a space file or ``--set`` says, every setting checked and filled in.
+        """Return this config updated from a space file or ``--set``, with every setting validated and completed.
 
         Another name starts from that scheduler's defaults; the same name keeps the settings that are not mentioned.
 

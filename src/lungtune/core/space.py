@@ -1,4 +1,4 @@
-"""A search space, resolved: plain data, with nothing left to look up."""
+"""Fully resolved search space as plain data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPACE = "space"
 
 @dataclass(frozen=True)
 class Configuration:
-    """What one trial trains: ``base`` and ``params`` have every field of the family's ``Base`` and ``Params``."""
+    """Configuration of one trial; ``base`` and ``params`` have every field of the family's ``Base`` and ``Params``."""
 
     family: str
     base: Mapping[str, Any]
@@ -40,7 +40,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is searched, resolved for one profile. Everything in it is plain data.
+    """Search space, resolved for one profile. Everything in it is plain data.
 
     Axes are over fields of the family's ``Params``, or over fields of its ``Base``, such as a model's size: trials with
     equal bases train together. A search over several spaces has ``members``, the axis ``space`` over their names, and
@@ -71,7 +71,7 @@ class SearchSpace:
     text: str = ""
     members: tuple[SearchSpace, ...] = ()
     inert: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """When a parameter changes nothing, see ``params.inert``; {} in studies of version 0.1."""
+    """Conditions under which a parameter is inert, see ``params.inert``; {} in studies of version 0.1."""
 
     def of(self, params: Mapping[str, Any]) -> SearchSpace:
         """Return the space of one family that a trial's ``params`` are from."""
@@ -140,8 +140,8 @@ def together(spaces: Sequence[SearchSpace]) -> SearchSpace:
     if doubled is not None:
         raise SpaceError(f"each space may be named once, but got '{doubled}' twice.")
     if len({space.objective for space in spaces}) > 1:
-        told = ", ".join(f"{space.objective.full} ({space.name})" for space in spaces)
-        raise SpaceError(f"spaces searched together must have one objective, but got {told}.")
+        listed = ", ".join(f"{space.objective.full} ({space.name})" for space in spaces)
+        raise SpaceError(f"spaces searched together must have one objective, but got {listed}.")
     first = spaces[0]
     joined = "-".join(names)
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""A study on disk: one folder, one journal, one driver at a time."""
+"""Study on disk: one folder, one journal, at most one driver at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many synthetic images a trial trains on beside the real ones, and which trials of a search want any."""
+"""Synthetic training images of a trial: amount, mode, and the trials of a search that need a bank."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ RATIO, BALANCE, USE, IMAGES = NAMES = ("synthetic_ratio", "synthetic_balance", "
 
 GENERATED, DUPLICATES, NONE = "generated", "duplicates", "none"
 QUESTION = f"{IMAGES}={NONE},{DUPLICATES},{GENERATED}"
-"""What ``retrain --compare`` is asked to learn whether synthetic images help."""
+"""Argument of ``retrain --compare`` that measures the effect of synthetic images."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a trial chose; a family without these parameters trains on real images.
+    """Settings of a trial; a family without these parameters trains on real images.
 
     Attributes:
         ratio: further images for each real training image.
@@ -46,12 +46,12 @@ class Settings:
 
     @property
     def adds(self) -> bool:
-        """Whether a trial trains on further images at all."""
+        """True if a trial trains on additional images, synthetic or repeated."""
         return self.ratio > 0 and self.images != NONE
 
     @property
     def wants_bank(self) -> bool:
-        """Whether a trial trains on a bank's images."""
+        """True if a trial trains on a bank's images."""
         return self.ratio > 0 and self.images == GENERATED
 
 
@@ -75,11 +75,11 @@ def extra(counts: Sequence[int], ratio: float, balance: str) -> tuple[int, ...]:
         return sum(max(0, level - count) for count in counts)
 
     level = bisect.bisect_right(range(max(counts) + total + 1), total, key=missing) - 1  # the highest all can reach
-    found = [max(0, level - count) for count in counts]
+    counted = [max(0, level - count) for count in counts]
     lowest = [k for k, count in enumerate(counts) if count <= level]
-    for k in lowest[: total - sum(found)]:
-        found[k] += 1
-    return tuple(found)
+    for k in lowest[: total - sum(counted)]:
+        counted[k] += 1
+    return tuple(counted)
 
 
 def wanted(space: SearchSpace) -> float:
@@ -107,12 +107,12 @@ def needed(space: SearchSpace, counts: Mapping[str, int]) -> dict[str, int]:
         space: what is searched, or a recipe.
         counts: real training images of each class.
     """
-    found = [0] * len(counts)
+    required = [0] * len(counts)
     for member in space.members or (space,):
         ratio = _ratio(member)
         for balance in _values(member, BALANCE, "uniform") if ratio else ():
-            found = [max(pair) for pair in zip(found, extra(tuple(counts.values()), ratio, balance), strict=True)]
-    return dict(zip(counts, found, strict=True))
+            required = [max(pair) for pair in zip(required, extra(tuple(counts.values()), ratio, balance), strict=True)]
+    return dict(zip(counts, required, strict=True))
 
 
 def reason(space: SearchSpace) -> str:

@@ -1,7 +1,7 @@
-"""Tasks: what a family is trained and scored for. A task is a folder ``lungtune/tasks/<name>/``, or a user's own.
+"""Interface of tasks. A task is a folder ``lungtune/tasks/<name>/`` or a user's own.
 
-A family names its tasks (``Family.tasks``), the first of which lends its first metric as the default objective. The
-journal stores the objective's task, and whatever depends on it is asked of the task: nothing looks at names or types.
+A family lists its tasks (``Family.tasks``); the default objective is the first metric of the first task. The journal
+stores the objective's task, and all task-dependent behaviour is a method of it: no code branches on names or types.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Scorer(Protocol):
 
 
 class Predictions(Protocol):
-    """What a report keeps of a trial's predictions on N validation cases, to be scored again on drawn patients."""
+    """A trial's predictions on N validation cases, as stored by a report and rescored on patient draws."""
 
     def __len__(self) -> int:
         """Return the number of cases N."""
@@ -64,13 +64,13 @@ class Predictions(Protocol):
         """Return what a checkpoint holds of this; ``Task.predictions`` reads it back."""
 
     def table(self) -> np.ndarray:
-        """Return what stays beside the checkpoint, as ``<checkpoint>.npy``, when that is pruned."""
+        """Return the table kept as ``<checkpoint>.npy`` when the checkpoint is pruned."""
 
     def with_table(self, table: np.ndarray) -> Predictions:
         """Return the predictions of another report on the same cases, from what :meth:`table` kept of it."""
 
     def collapsed(self, classes: Sequence[str]) -> str:
-        """Return the sentence that says that the model has collapsed; empty when it has not."""
+        """Return a warning sentence if the model has collapsed, else an empty string."""
 
     def figures(self, title: str, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Yield (file name, PNG) of figures drawn from this."""
@@ -115,7 +115,7 @@ class Evaluator(ABC):
         return None
 
     def references(self, pack: Any, params: Any) -> dict[str, dict[str, float]]:
-        """Return scores on validation that need a model, which trials are read beside, by name of who has them.
+        """Return model-based reference scores on validation, by name of the reference.
 
         Args:
             pack: with room for one trial.
@@ -134,7 +134,7 @@ class Task(ABC):
         compared: names of the targets that :meth:`predict` needs (a Dice of each case is taken where masks are at
             hand); the others are never shown to a model that is evaluated.
         predicted: names of what :meth:`predict` returns.
-        headline: metrics that tables show beside the objective.
+        headline: metrics that tables show in addition to the objective.
         by_class: prefix of the metrics that reports carry per class (``recall`` of ``recall_<class>``); empty without.
         by_class_mode: ``max`` or ``min``: which direction of those is better.
         shown: file names of the figures that :meth:`Predictions.figures` yields, then ``picture``, in this order.
@@ -212,7 +212,7 @@ class Task(ABC):
     def retraining(self) -> type | None:
         """Return the class that retrains recipes with this objective, a ``lungtune.retraining.frame.Retraining``.
 
-        None stands for that class itself, which reports all metrics with patient intervals beside the baselines.
+        None stands for that class itself, which reports all metrics with patient intervals next to the baselines.
         """
         return None
 
@@ -229,6 +229,6 @@ class Task(ABC):
 
         Args:
             best: the best trial's metrics.
-            baselines: metrics of what it is read beside, by name.
+            baselines: metrics of each reference, by name.
         """
         return []

@@ -1,4 +1,4 @@
-"""Trials and their history, rebuilt from a journal's events."""
+"""Trials and their history, rebuilt from journal events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lungtune.core import migration
 
 
 class State(StrEnum):
-    """What became of a trial."""
+    """State of a trial."""
 
     RUNNING = "RUNNING"
     PAUSED = "PAUSED"
@@ -23,7 +23,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Objective:
-    """What a search is after.
+    """Objective of a search.
 
     Attributes:
         metric: the metric's name in reports.
@@ -62,7 +62,7 @@ class Objective:
         return cls(data.get("reported_as", own), data["mode"], task)
 
     def better(self, value: float, than: float) -> bool:
-        """Whether ``value`` beats ``than``; NaN beats nothing."""
+        """True if ``value`` is better than ``than``; NaN never is."""
         if math.isnan(value):
             return False
         return math.isnan(than) or (value > than if self.mode == "max" else value < than)
@@ -96,7 +96,7 @@ class Trial:
     duplicate_of: int | None = None
     reports: list[Report] = field(default_factory=list)
     lost: int = 0
-    """How often its host died since its last report."""
+    """Number of deaths of its host since its last report."""
     paused: float = 0.0
     """The fidelity at which it was paused last."""
 

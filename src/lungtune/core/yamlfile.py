@@ -1,4 +1,4 @@
-"""YAML files, read and written with ruamel.yaml.
+"""Reading and writing of YAML files with ruamel.yaml.
 
 Scalars are those of the YAML 1.2 core schema (``1e-4`` is a number, ``no`` and ``2026-01-31`` are text). Stricter than
 YAML: a key may occur once, aliases are refused, nesting is limited. Every key knows its line.

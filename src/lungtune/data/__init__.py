@@ -1,1 +1,1 @@
-"""Cases, sources, scan, audit, splits and pixel stores. Never imports torch."""
+"""Cases, sources, scan, audit, splits and pixel stores. Does not import torch."""

@@ -1,4 +1,4 @@
-"""Check of a data set and its split: counts, problems that stop a search, warnings."""
+"""Audit of a data set and its split: counts, blocking problems, warnings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Audit:
         excluded: case id -> why it is in no part.
         shortcuts: one entry per file property that varies.
         constant: part -> the best constant answer: `class`, `accuracy`, `macro_f1`.
-        notes: how the split was made, a sentence per decision.
+        notes: decisions of the split, a sentence each.
         problems: sentences; a search must not start while there is one.
         warnings: sentences; a search may start.
         masks: number of cases with a readable lung mask.
@@ -93,7 +93,7 @@ def audit(
     with_mask, gaps = mask_facts(cases, masks) if masks is not None else (0, [])
     odd_masks = mask_problems(cases, facts, masks) if masks is not None else []
     unreadable = {str(p): str(e) for p, e in zip(cases["path"], facts["error"], strict=True) if e is not None}
-    found = _shortcuts(cases, facts, links, manifest)
+    leakages = _shortcuts(cases, facts, links, manifest)
     near = _near(cases, links.near)
     exact = _exact(cases, links.exact)
     return Audit(
@@ -106,7 +106,7 @@ def audit(
         near=near,
         unreadable=unreadable,
         excluded=dict(manifest.excluded),
-        shortcuts=tuple(found),
+        shortcuts=tuple(leakages),
         constant={
             part: _constant(manifest, part)
             for part in ("validation", "test")
@@ -114,7 +114,7 @@ def audit(
         },
         notes=manifest.notes,
         problems=(*_problems(cases, facts, manifest, links, unreadable), *odd_masks),
-        warnings=(*_warnings(cases, manifest, exact, near, found), *gaps),
+        warnings=(*_warnings(cases, manifest, exact, near, leakages), *gaps),
         masks=with_mask,
     )
 
@@ -130,10 +130,10 @@ def _official(cases: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 def _part(manifest: Manifest, part: str) -> dict[str, Any]:
     entries = manifest.parts[part]
-    found = {"cases": len(entries), "groups": len(set(entries.group)), "classes": manifest.class_counts(part)}
+    summary = {"cases": len(entries), "groups": len(set(entries.group)), "classes": manifest.class_counts(part)}
     if manifest.label_names:
         rows = [row or (None,) * len(manifest.label_names) for row in entries.labels]
-        found["labels"] = {
+        summary["labels"] = {
             name: {
                 "positive": sum(row[k] == 1 for row in rows),
                 "negative": sum(row[k] == 0 for row in rows),
@@ -141,7 +141,7 @@ def _part(manifest: Manifest, part: str) -> dict[str, Any]:
             }
             for k, name in enumerate(manifest.label_names)
         }
-    return found
+    return summary
 
 
 def _exact(cases: pd.DataFrame, groups: list[list[int]]) -> dict[str, Any]:
@@ -318,7 +318,7 @@ def _gaps(cases: pd.DataFrame) -> list[str]:
 
 
 def _warnings(
-    cases: pd.DataFrame, manifest: Manifest, exact: dict[str, Any], near: dict[str, Any], found: list[Leakage]
+    cases: pd.DataFrame, manifest: Manifest, exact: dict[str, Any], near: dict[str, Any], leakages: list[Leakage]
 ) -> list[str]:
     warnings = _gaps(cases)
     for part in ("validation", "test"):
@@ -340,7 +340,7 @@ def _warnings(
     if manifest.excluded:
         shown = named([f"{case} ({why})" for case, why in manifest.excluded.items()])
         warnings.append(f"Left out of all parts, {len(manifest.excluded)} in number: {shown}.")
-    for shortcut in found:
+    for shortcut in leakages:
         if shortcut.alarm:
             warnings.append(
                 f"Shortcut: {shortcut.feature} alone predicts the class with balanced accuracy "

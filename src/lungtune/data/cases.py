@@ -1,8 +1,8 @@
-"""The case table: one row per image, the same columns whatever the source.
+"""Case table: one row per image, with the same columns for every source.
 
 | column       | meaning |
 |--------------|---------|
-| `case_id`    | unique and independent of where the data lies: the path relative to the data's root, with `/` |
+| `case_id`    | unique and independent of the data's location: the path relative to the data's root, with `/` |
 | `path`       | absolute path of the image |
 | `label`      | class name, lower case; None in data without classes |
 | `patient_id` | patient, or None when the source does not know |

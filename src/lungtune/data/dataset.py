@@ -1,4 +1,4 @@
-"""The data set a training run sees: fields, patients and case ids per part."""
+"""Data set of a training run: fields, patients and case ids per part."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def load(
 
     Raises:
         DataError: there are problems, the manifest is damaged, the data lack a field (see `missing`), an image or a
-            mask is gone or changed, or the bank was made from another training fold.
+            mask is missing or changed, or the bank belongs to another training fold.
         ValueError: two fields have one name.
     """
     fields = tuple(dict.fromkeys(fields))
@@ -343,7 +343,7 @@ _KNOWN = {"mask": "mask_sha1", "labels": "labels", "text": "text", "table": "tab
 
 
 def _is_known(value: str | Numbers | None) -> bool:
-    """Whether a case has a field: a file, a text, or at least one number."""
+    """True if a case has the field: a file, a text, or at least one number."""
     return value is not None and (isinstance(value, str) or any(number is not None for number in value))
 
 

@@ -1,4 +1,4 @@
-"""Detection of images that show the same picture; of volumes the middle slices are compared.
+"""Detection of duplicate images; of volumes, the middle slices are compared.
 
 Three degrees:
 
@@ -12,7 +12,7 @@ Three degrees:
   same pose, so it is a suspicion, to be heeded only where patient ids do not decide. A hash alone is too weak: chest
   X-rays all look alike, and a dHash gives over 400 different pairs the very same 64 bits.
 
-Flipped, strongly cropped or rotated copies are not found.
+Flipped, strongly cropped or rotated copies are not detected.
 """
 
 from __future__ import annotations

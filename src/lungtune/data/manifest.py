@@ -1,4 +1,4 @@
-"""The frozen split: which case is in which part, hashed, as one JSON file.
+"""Frozen split: the part of every case, hashed, as one JSON file.
 
 The hash covers classes, parts (case id, label, group, image sha1), left-out cases, seed and folds, and whatever of the
 optional columns any case has: the masks' sha1, texts, labels and table values with their names. It does not cover the
@@ -147,14 +147,14 @@ class Manifest:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def has(self, kind: str, part: str | None = None) -> bool:
-        """Whether any case, of all parts or of one, has a field of this kind (see `OPTIONAL`)."""
+        """True if any case, of all parts or of one, has a field of this kind (see `OPTIONAL`)."""
         chosen = self.parts.values() if part is None else (self.parts[part],)
         column = OPTIONAL[kind][-1]
         return any(value is not None for entries in chosen for value in getattr(entries, column))
 
     @property
     def masked(self) -> bool:
-        """Whether any case has a mask."""
+        """True if any case has a mask."""
         return self.has("mask")
 
     def class_counts(self, part: str) -> dict[str, int]:
@@ -181,7 +181,7 @@ class Manifest:
         return replace(self, parts={part: replace(e, **empty) for part, e in self.parts.items()}, **names)
 
     def save(self, path: Path, *, audit: Mapping[str, Any] | None = None) -> None:
-        """Write JSON atomically, with the audit's `to_dict()` beside the split if given."""
+        """Write JSON atomically, including the audit's `to_dict()` if given."""
         content = {"schema": SCHEMA, "hash": self.hash, **asdict(self), "audit": audit}
         lacking = [column for kind, columns in OPTIONAL.items() if not self.has(kind) for column in columns]
         for entries in content["parts"].values():
@@ -259,9 +259,9 @@ class Manifest:
             )
             if names
         ]
-        told = "; ".join(details) or "seed, folds, classes or left-out cases differ"
+        why = "; ".join(details) or "seed, folds, classes or left-out cases differ"
         raise DataError(
-            f"The split must be the one the study began with ({self.hash[:12]}), but got {other.hash[:12]}: {told}."
+            f"The split must be the one the study began with ({self.hash[:12]}), but got {other.hash[:12]}: {why}."
         )
 
     def _images(self, kinds: Sequence[str]) -> dict[str, tuple[Any, ...]]:

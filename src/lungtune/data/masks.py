@@ -1,4 +1,4 @@
-"""Lung masks of cases: found, checked against their images, and named in the manifest."""
+"""Lung masks of cases: discovery, validation against their images, and entries in the manifest."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def scan_masks(cases: pd.DataFrame) -> pd.DataFrame:
         mask's path.
     """
     paths = [path for path in cases["mask_path"] if path is not None]
-    found = scan(paths, what="masks")
-    found = found[~found.index.duplicated()]
-    table = found.reindex(list(cases["mask_path"])).astype(object)
+    facts = scan(paths, what="masks")
+    facts = facts[~facts.index.duplicated()]
+    table = facts.reindex(list(cases["mask_path"])).astype(object)
     return table.where(table.notna(), None)
 
 

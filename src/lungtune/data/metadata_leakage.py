@@ -1,4 +1,4 @@
-"""Leakage of the class through properties of the files: type, mode, size, origin.
+"""Leakage of the class through file properties: type, mode, size, origin.
 
 In public collections each class often comes from another hospital, so file type, size, mode, aspect ratio or, where
 it is known, the archive give the class away, and a model learns the archive instead of the lung. A small decision
@@ -23,7 +23,7 @@ FEATURES = ("file type", "mode", "width", "height", "depth", "aspect ratio", "or
 
 @dataclass(frozen=True)
 class Leakage:
-    """How well one property of the files predicts the class.
+    """Predictability of the class from one file property.
 
     Attributes:
         feature: one of `FEATURES`.
@@ -66,12 +66,12 @@ def measure_leakage(
     chance = 1 / len(names)
     error = float(np.sqrt((chance * (1 - chance) / units).sum())) / len(names)
     threshold = chance + max(LEAST_GAIN, SIGMAS * error)
-    found = []
+    leakages = []
     for feature, values, shown in _columns(facts, origins):
         if len(np.unique(values)) < 2:
             continue
         accuracy = _cross_validated(values, codes, numbers)
-        found.append(
+        leakages.append(
             Leakage(
                 feature,
                 round(accuracy, 4),
@@ -82,7 +82,7 @@ def measure_leakage(
                 _example(shown, codes, names),
             )
         )
-    return found
+    return leakages
 
 
 def _columns(facts: pd.DataFrame, origins: Sequence[str] | None) -> list[tuple[str, np.ndarray, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""The data check on a terminal or as JSON."""
+"""Audit report for the terminal or as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lungtune.data.manifest import PARTS
 
 
 def check(source: str, *, seed: int = 0, folds: int = 5, as_json: bool = False) -> int:
-    """Inspect a data source and print what was found.
+    """Inspect a data source and print the audit.
 
     Returns:
         Exit code: 0 when a search may start, else 2.
@@ -23,13 +23,13 @@ def check(source: str, *, seed: int = 0, folds: int = 5, as_json: bool = False) 
     """
     from lungtune.data.dataset import inspect
 
-    found = inspect(source, seed=seed, folds=folds)
+    inspection = inspect(source, seed=seed, folds=folds)
     if as_json:
-        content = {**found.audit.to_dict(), "hash": found.manifest.hash, "seed": seed, "folds": folds}
+        content = {**inspection.audit.to_dict(), "hash": inspection.manifest.hash, "seed": seed, "folds": folds}
         print(json.dumps(content, ensure_ascii=False, indent=1))
     else:
-        show(found.audit, found.manifest.hash, Console(highlight=False, soft_wrap=True))
-    return 2 if found.audit.problems else 0
+        show(inspection.audit, inspection.manifest.hash, Console(highlight=False, soft_wrap=True))
+    return 2 if inspection.audit.problems else 0
 
 
 def sources() -> int:

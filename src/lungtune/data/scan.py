@@ -1,8 +1,8 @@
-"""Facts of every image and volume, read once and cached.
+"""Scan of all images and volumes for facts, cached.
 
 Facts are cached in `facts-1.sqlite` in the cache folder, keyed by absolute path, size and modification time, so a
-second scan opens nothing; what only volumes have is in a table of its own. Unreadable files are not cached: whoever
-mends one sees it at once.
+second scan opens nothing; volume-only facts are in a separate table. Unreadable files are not cached, so a repaired
+file is read by the next scan.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def scan(files: Sequence[str], *, voi: bool = False, what: str = "images") -> pd
     missing = [path for path in wanted if path not in known]
     stored = True
     for batch in _batched(track(_look(missing, voi), len(missing), f"Reading {what}"), 500):
-        found = {path: result for path, result in batch if isinstance(result, Facts)}
-        stored = stored and _store(found, keys, voi)  # one that fails is said once
-        known.update({path: (*astuple(result), None) for path, result in found.items()})
+        decoded = {path: result for path, result in batch if isinstance(result, Facts)}
+        stored = stored and _store(decoded, keys, voi)  # a failure is reported once
+        known.update({path: (*astuple(result), None) for path, result in decoded.items()})
         errors = {path: result for path, result in batch if isinstance(result, str)}
         known.update({path: (*(None,) * (len(COLUMNS) - 1), text) for path, text in errors.items()})
     columns = zip(*(known[path] for path in files), strict=True) if files else ((),) * len(COLUMNS)
@@ -144,9 +144,9 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bo
     return known
 
 
-def _store(found: dict[str, Facts], keys: dict[str, tuple[int, int] | None], voi: bool) -> bool:
+def _store(facts: dict[str, Facts], keys: dict[str, tuple[int, int] | None], voi: bool) -> bool:
     rows, deep = [], []
-    for path, fact in found.items():
+    for path, fact in facts.items():
         key, name = keys[path], (_VOI if voi else "") + path
         if key is not None:
             rows.append((name, *key, *astuple(fact)[:6], str(fact.phash), fact.detail))

@@ -1,4 +1,4 @@
-"""Split into training, validation and test parts that share no patient and no picture.
+"""Split into training, validation and test parts that share no patient and no image.
 
 Rules, in this order:
 
@@ -7,7 +7,7 @@ Rules, in this order:
    in two drawn parts. A look-alike does not count when patient ids say that these are two patients.
 3. An official test part stays as it is. A training image that looks nearly like a test image is left out with its
    exact duplicates; if it is a copy, its whole group is. One that is certain to be there too (same bytes, same
-   pixels, same patient) is left out only if the source says `leaks=drop`; otherwise the audit stops.
+   pixels, same patient) is left out only with the source's option `leaks=drop`; otherwise the audit stops.
 4. An official validation part is used only if it has at least `MIN_VALIDATION` cases of every class and shares no
    group with training; otherwise it is merged into training. Without classes it needs as many cases in all, and of
    every one of several labels a positive and a negative case.
@@ -43,7 +43,7 @@ _TRIES = 20  # StratifiedGroupKFold is greedy and may leave a part without a cla
 
 @dataclass(frozen=True)
 class Links:
-    """What ties cases together.
+    """Links between cases.
 
     Attributes:
         exact: groups of rows with the same bytes or pixels.
@@ -109,7 +109,7 @@ def make_manifest(
     links: Links | None = None,
     masks: pd.DataFrame | None = None,
 ) -> Manifest:
-    """Assign every case to a part. Nothing here raises for bad data: `audit` says what is wrong with the result.
+    """Assign every case to a part. Does not raise for bad data: `audit` reports problems of the result.
 
     Args:
         cases: the case table.
@@ -199,8 +199,12 @@ def _leave_out(draft: _Draft, cases: pd.DataFrame, facts: pd.DataFrame, links: L
     test, values = _official_test(cases), label_values(cases)
     for group in links.exact:
         labels = sorted(set(cases["label"].iloc[group].dropna()))
-        told = [set(column[~np.isnan(column)]) for column in values[group].T]
-        odd = [name for name, found in zip(cases.attrs.get("label_names", ()), told, strict=True) if len(found) > 1]
+        observed = [set(column[~np.isnan(column)]) for column in values[group].T]
+        odd = [
+            name
+            for name, distinct in zip(cases.attrs.get("label_names", ()), observed, strict=True)
+            if len(distinct) > 1
+        ]
         if len(labels) > 1:
             reason = f"the same picture is labelled {' and '.join(labels)}"
         elif odd:
@@ -300,7 +304,7 @@ def draw(labels: np.ndarray, groups: Sequence[str] | np.ndarray, *, folds: int, 
     for attempt in range(_TRIES):
         state = np.random.RandomState([seed % 2**32, attempt])
         splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=state)
-        with warnings.catch_warnings():  # the audit says which class is small, in our words
+        with warnings.catch_warnings():  # the audit reports the small class itself
             warnings.filterwarnings("ignore", message="The least populated class")
             tests = [held for _, held in splitter.split(codes, codes, numbers)]
         total = np.bincount(codes, minlength=len(classes))

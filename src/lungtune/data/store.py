@@ -1,11 +1,11 @@
-"""Decoded images, volumes and masks in memory-mapped files, one per (field, list, size), shared by all processes.
+"""Memory-mapped stores of decoded images, volumes and masks, one per (field, list, size), shared by all processes.
 
 `pixels/<name>-<size>-<hash>.u8` holds the raw uint8 array, a row per case: `(size, size)` gray images and masks of
 images, `(3, size, size)` colour images, `(channels, size, size, size)` volumes, `(size, size, size)` masks of volumes;
-whoever opens it gets the channel axis in each case. The sidecar of the same name with
-`.json` says which images it holds and the Adler-32 of each MiB. A store is built under a file lock into a temporary
-file and renamed when complete, its sidecar last. Whatever does not match at opening is rebuilt. Rows that another
-store of the same size holds already are copied, so an image is decoded once per size whatever the split.
+opened arrays always have the channel axis. The sidecar of the same name with `.json` lists the images and the Adler-32
+of each MiB. A store is built under a file lock into a temporary file and renamed when complete, its sidecar last. A
+store that fails verification is rebuilt. Rows that another store of the same size holds are copied, so an image is
+decoded once per size whatever the split.
 
 A mask is named by its own and its image's digest, because it is laid into its image's letterbox; a row without a mask
 is named by nothing and black.
@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a store's file is called and what its rows are.
+    """File name and row shape of a store.
 
     Attributes:
         name: what the file is called, such as `train` or `masks-train`.
@@ -71,7 +71,7 @@ def open_images(paths: Sequence[str], hashes: Sequence[str], size: int, name: st
 
     Args:
         paths: absolute paths, N of them; not touched when the store exists.
-        hashes: each image's digest, which also says whether a VOI window is applied.
+        hashes: each image's digest, which also encodes whether a VOI window is applied.
         size: side of the square images in pixels.
         name: what the files are called, e.g. `train`.
         channels: 1 gray, 3 RGB.
@@ -159,7 +159,7 @@ def open_masks(
 
 
 def _read(kind: str, path: str, expected: str) -> tuple[bytes, dict[str, bool]]:
-    """Return a file's bytes and how they are decoded: with `voi` if the digest says so."""
+    """Return a file's bytes and its decoding: with `voi` if the digest requests it."""
     data = _usable(kind, path, lambda: read(path))
     return data, {"voi": True} if _same(data, expected, f"{kind} {path}") else {}
 
@@ -175,7 +175,7 @@ def _usable(kind: str, path: str, what: Callable[[], _T]) -> _T:
 
 
 def _same(data: bytes, expected: str, noun: str) -> bool:
-    """Return whether the digest says that a VOI window is applied.
+    """Return whether the digest requests a VOI window.
 
     Raises:
         DataError: the digest is of other bytes.

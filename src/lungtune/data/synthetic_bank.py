@@ -1,6 +1,6 @@
-"""A bank of synthetic images: made from one training fold, class by class, for trials to train on beside real ones.
+"""Bank of synthetic images, sampled class by class from a generator of one training fold.
 
-A folder. `bank.json` says what decides the images; it is written first and never changed. `images/<class>/<index>.png`
+A folder. `bank.json` holds all that determines the images; written first, never changed. `images/<class>/<index>.png`
 are 8-bit gray, square; an image is a function of the bank's seed, its class and its index. `images.jsonl` has a line
 for each finished image, appended once the image itself is safe on disk, so that making images can stop anywhere and go
 on.
@@ -36,14 +36,14 @@ SCHEMA = 1
 _DESCRIPTION = "bank.json"
 _MAKE = "python scripts/synthesize.py"
 _OWN = ("folder", "limits")
-"""What a description does not hold."""
+"""Attributes that are not part of a description."""
 _KINDS = {"key": str, "generator": dict, "classes": list, "train_hash": str, "size": int, "seed": int, "about": dict}
 _LIST, _LOCK = "images.jsonl", ".lock"
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image to put in: class name, index, the caption it was made from, its seed, pixels uint8 `(H, W)`."""
+    """An image to add: class name, index, its caption, its seed, pixels uint8 `(H, W)`."""
 
     label: str
     index: int
@@ -60,7 +60,7 @@ class Entry:
         label: class name.
         index: place within its class.
         file: relative to the bank.
-        caption: what it was made from.
+        caption: its text prompt.
         seed: its own.
         sha256: of the file's bytes.
         sha1: of the same, by which the pixel store knows images.
@@ -88,9 +88,9 @@ class SyntheticBank:
     """A bank as it is, or its first images (:meth:`first`), which later ones do not change.
 
     Attributes:
-        folder: where it lies.
+        folder: its path.
         key: hex, of all that decides the images.
-        generator: what made them: `recipe` (its name), `fingerprint`, `family`, `base`, `params`, ...
+        generator: its provenance: `recipe` (its name), `fingerprint`, `family`, `base`, `params`, ...
         classes: names, in the order of the data set's labels.
         train_hash: `Manifest.train_hash` of the fold the generator learned from.
         size: side of the images in pixels.
@@ -129,23 +129,23 @@ class SyntheticBank:
             DataError: the folder holds something else, or cannot be written.
         """
         folder = Path(folder).absolute()
-        made = cls(folder, key, dict(generator), tuple(classes), train_hash, size, seed, dict(about or {}))
+        bank = cls(folder, key, dict(generator), tuple(classes), train_hash, size, seed, dict(about or {}))
         with _writing(folder):
             if (folder / _DESCRIPTION).exists():
-                found = cls.open(folder)
-                if found.key != key:
+                existing = cls.open(folder)
+                if existing.key != key:
                     raise DataError(
-                        f"{folder} holds a bank of other synthetic images ({found.key[:12]}, not {key[:12]}); name "
+                        f"{folder} holds a bank of other synthetic images ({existing.key[:12]}, not {key[:12]}); name "
                         "another folder, or delete that one."
                     )
-                return found
+                return existing
             if _foreign(folder):
                 raise DataError(f"{folder} must be empty to hold a bank of synthetic images, but holds other files.")
-            plain = {f.name: getattr(made, f.name) for f in dataclasses.fields(made) if f.name not in _OWN}
+            plain = {f.name: getattr(bank, f.name) for f in dataclasses.fields(bank) if f.name not in _OWN}
             plain |= {"schema": SCHEMA, "created": time.strftime("%Y-%m-%d %H:%M:%S"), "versions": dict(versions or {})}
             with _room(folder, "its description", 4096):
                 write_atomic(folder / _DESCRIPTION, json.dumps(plain, indent=1, ensure_ascii=False).encode())
-        return made
+        return bank
 
     @classmethod
     def open(cls, folder: Path) -> SyntheticBank:
@@ -179,7 +179,7 @@ class SyntheticBank:
 
         Args:
             about: what `to_dict` returned then.
-            folder: where the bank lies now, if not where it was.
+            folder: current location of the bank, if it was moved.
 
         Raises:
             DataError: there is no such bank any more, it is another one, or those images changed.
@@ -190,14 +190,14 @@ class SyntheticBank:
                 f"the bank of synthetic images {about['key'][:12]} must be at {place}, but is not there; put it back "
                 "(scripts/retrain.py takes --bank DIR where it lies elsewhere)."
             )
-        found = cls.open(place)
-        if found.key != about["key"]:
+        bank = cls.open(place)
+        if bank.key != about["key"]:
             raise DataError(
-                f"{place} must be the bank of synthetic images {about['key'][:12]}, but is {found.key[:12]}: other "
+                f"{place} must be the bank of synthetic images {about['key'][:12]}, but is {bank.key[:12]}: other "
                 "images, so scores can't be compared."
             )
-        found.refuse_fewer(about["counts"], "what was trained on")
-        taken = found.first(about["counts"])
+        bank.refuse_fewer(about["counts"], "what was trained on")
+        taken = bank.first(about["counts"])
         if taken.hash != about["hash"]:
             raise DataError(
                 f"the images in the bank {place} must be those that were trained on ({about['hash'][:12]}), but some "
@@ -220,12 +220,12 @@ class SyntheticBank:
     @cached_property
     def _entries(self) -> dict[str, tuple[Entry, ...]]:
         listed = {(entry.label, entry.index): entry for entry in _listed(self.folder)}
-        found: dict[str, tuple[Entry, ...]] = {}
+        entries: dict[str, tuple[Entry, ...]] = {}
         for label in self.classes:
             most = len(listed) if self.limits is None else self.limits.get(label, 0)
             index = next((index for index in range(most) if (label, index) not in listed), most)
-            found[label] = tuple(listed[label, each] for each in range(index))
-        return found
+            entries[label] = tuple(listed[label, each] for each in range(index))
+        return entries
 
     def counts(self) -> dict[str, int]:
         """Return how many images of each class can be taken."""
@@ -238,7 +238,7 @@ class SyntheticBank:
         return hashlib.sha256(json.dumps([self.key, rows], ensure_ascii=True).encode()).hexdigest()
 
     def missing(self, per_class: int | Mapping[str, int]) -> list[tuple[str, int]]:
-        """Return (class, index) of the images that are still to be made, class by class."""
+        """Return (class, index) of the missing images, class by class."""
         listed = {(entry.label, entry.index) for entry in _listed(self.folder)}
         most = {label: per_class if isinstance(per_class, int) else per_class.get(label, 0) for label in self.classes}
         wanted = ((label, index) for label in self.classes for index in range(most[label]))
@@ -276,7 +276,7 @@ class SyntheticBank:
                     )
 
     def drop_damaged(self) -> list[Entry]:
-        """Strike the images that are gone or altered off the list, so that they are made anew; return them."""
+        """Remove missing or altered images from the list, so that they are regenerated; return them."""
         dropped = _remove(self.folder, lambda entry: bool(entry.flaw(self.folder)))
         self._forget()
         return dropped
@@ -299,10 +299,10 @@ class SyntheticBank:
         return taken
 
     def refuse_unless(self, manifest: Manifest) -> None:
-        """Make sure that the images were made from this split's training part.
+        """Verify that the images derive from this split's training part.
 
         Raises:
-            DataError: they were made for other classes, or from images that may be validation's or test's here.
+            DataError: they have other classes, or derive from images that may be in validation or test here.
         """
         if self.classes != manifest.classes:
             raise DataError(
@@ -329,9 +329,9 @@ class SyntheticBank:
         held = self.counts()
         short = {label: count for label, count in needed.items() if held.get(label, 0) < count}
         if short:
-            told = ", ".join(f"{count} of {label} (it has {held.get(label, 0)})" for label, count in short.items())
+            listed = ", ".join(f"{count} of {label} (it has {held.get(label, 0)})" for label, count in short.items())
             raise DataError(
-                f"the bank {self.folder} holds too few synthetic images: {why} needs {told}; make more with: "
+                f"the bank {self.folder} holds too few synthetic images: {why} needs {listed}; make more with: "
                 f"{self._command(max(needed.values()))}"
             )
 
@@ -379,15 +379,15 @@ def _read_entry(folder: Path, number: int, line: bytes) -> Entry:
     try:
         content = json.loads(line)
         names = ("class", "index", "file", "caption", "seed", "sha256", "sha1")
-        found = Entry(*(content[name] for name in names))
-        if not isinstance(found.index, int) or not all(isinstance(t, str) for t in (found.label, found.file)):
+        entry = Entry(*(content[name] for name in names))
+        if not isinstance(entry.index, int) or not all(isinstance(t, str) for t in (entry.label, entry.file)):
             raise ValueError("class, index or file can't be read")
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder / _LIST}:{number}: every line must describe a synthetic image, but this one does not; delete "
             "the line, and its image is made anew."
         ) from error
-    return found
+    return entry
 
 
 def _add(folder: Path, classes: Sequence[str], items: Sequence[Item]) -> None:
@@ -396,10 +396,10 @@ def _add(folder: Path, classes: Sequence[str], items: Sequence[Item]) -> None:
         sound = _sound(folder)
         known = {(entry.label, entry.index) for entry in _listed(folder)}
         fresh = {(item.label, item.index): item for item in items if (item.label, item.index) not in known}
-        made = [(item, f"images/{classes.index(item.label)}/{item.index}.png") for item in fresh.values()]
-        files = {file: _png(item.pixels) for item, file in made}
-        lines = b"".join(_line(item, file, files[file]) for item, file in made)
-        with _room(folder, f"{len(made)} images", sum(map(len, files.values())) + len(lines)):
+        named = [(item, f"images/{classes.index(item.label)}/{item.index}.png") for item in fresh.values()]
+        files = {file: _png(item.pixels) for item, file in named}
+        lines = b"".join(_line(item, file, files[file]) for item, file in named)
+        with _room(folder, f"{len(named)} images", sum(map(len, files.values())) + len(lines)):
             try:
                 for file, data in files.items():
                     write_atomic(folder / file, data, sync_folder=False)
@@ -482,5 +482,5 @@ def _room(folder: Path, what: str, size: int) -> Iterator[None]:
 
 
 def _foreign(folder: Path) -> bool:
-    """Whether a folder holds anything but what a bank begins with."""
+    """True if a folder holds anything but the initial files of a bank."""
     return any(each.name != _LOCK for each in folder.iterdir())

@@ -1,1 +1,1 @@
-"""The training loop: packs of trials, their parameters, optimiser, memory, checkpoints, sessions."""
+"""Training loop: packs of trials, their parameters, optimiser, memory, checkpoints, sessions."""

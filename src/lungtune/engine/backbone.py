@@ -1,4 +1,4 @@
-"""The frozen model of a pack: on its device, at its precision, with what its layers need to know of the batch."""
+"""Frozen model of a pack with its device, precision and batch layout."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class Backbone:
             stride = max(1, min(_AT_ONCE, _PIXELS // max(1, size)))
 
             def some(first: int, last: int) -> Mapping[str, Tensor]:
-                found = self._family.features(self.model, {name: v[first:last] for name, v in values.items()})
-                returned.check_rows(self._family.features, found, last - first)
-                return found
+                features = self._family.features(self.model, {name: v[first:last] for name, v in values.items()})
+                returned.check_rows(self._family.features, features, last - first)
+                return features
 
             parts = memory.in_parts(count, stride, some)
         if len(parts) == 1:

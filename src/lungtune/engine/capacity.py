@@ -1,4 +1,4 @@
-"""How many slots a pack should have: found by a short dry run, not guessed."""
+"""Measurement of the number of slots of a pack by a short dry run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ENOUGH = 0.95
 _WORTH = 1.03
 """Larger packs are tried for as long as doubling brings this much."""
 _SECONDS = 0.05
-"""How long a size is timed, at least."""
+"""Minimum timing duration per size, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Capacity:
-    """How many slots to use, why, and what was measured."""
+    """Chosen number of slots, the reason, and the measurements."""
 
     slots: int
     why: str

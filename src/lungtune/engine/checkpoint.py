@@ -29,7 +29,7 @@ def save(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Write a checkpoint; a reader sees the old file or the whole new one.
 
     Args:
-        path: file to write; its folder is made when missing.
+        path: file to write; its folder is created if missing.
         tensors: what to keep, on any device.
         meta: anything JSON holds.
 

@@ -1,4 +1,4 @@
-"""Scores of a session's trials, for all tasks of its family."""
+"""Evaluation of a session's trials for all tasks of its family."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lungtune.data.dataset import Dataset, Part
 from lungtune.engine.pack import Pack
 
 Predicted = Mapping[str, Mapping[str, np.ndarray]]
-"""What a trial predicts of a part of the data: task -> name -> ``(N, ...)``."""
+"""Predictions of a trial on one data part: task -> name -> ``(N, ...)``."""
 
 
 class Evaluation:
@@ -43,19 +43,19 @@ class Evaluation:
         self.objective = objective
         self.evaluators: dict[str, Evaluator] = {}
         for task in family.tasks:
-            found = task.evaluator(family, base, dataset, device)
-            if not isinstance(found, Evaluator):
-                raise wrong(task.evaluator, "a lungtune.core.task.Evaluator", repr(found))
-            self.evaluators[task.name] = found
+            evaluator = task.evaluator(family, base, dataset, device)
+            if not isinstance(evaluator, Evaluator):
+                raise wrong(task.evaluator, "a lungtune.core.task.Evaluator", repr(evaluator))
+            self.evaluators[task.name] = evaluator
 
     def predict(self, pack: Pack, slot: int, part: Part) -> dict[str, dict[str, np.ndarray]]:
         """Return the predictions of the trial in a slot, by task and name, with its weights as they are.
 
         Those of the objective's task are as they count for it (``Task.for_objective``).
         """
-        found = {name: evaluator.predict(pack, slot, part) for name, evaluator in self.evaluators.items()}
+        predictions = {name: evaluator.predict(pack, slot, part) for name, evaluator in self.evaluators.items()}
         name = self.objective.task
-        return {**found, name: dict(self.family.task(name).for_objective(part, found[name]))}
+        return {**predictions, name: dict(self.family.task(name).for_objective(part, predictions[name]))}
 
     def scores(self, part: Part, predicted: Predicted) -> dict[str, float]:
         """Return all metrics of all tasks by their names in reports (``Family.metric_key``), all finite.
@@ -63,11 +63,11 @@ class Evaluation:
         Raises:
             TrialError: the trial has diverged.
         """
-        found: dict[str, float] = {}
+        scores: dict[str, float] = {}
         for task in self.family.tasks:
             for name, value in self.evaluators[task.name].scores(part, predicted[task.name]).items():
-                found[self.family.metric_key(task, name)] = value
-        return found
+                scores[self.family.metric_key(task, name)] = value
+        return scores
 
     def kept(self, part: Part, predicted: Predicted) -> Predictions:
         """Return what checkpoints keep: the predictions of the objective's task."""
@@ -79,9 +79,9 @@ class Evaluation:
         return next((picture for picture in pictures if picture is not None), None)
 
     def references(self, pack: Pack, params: Any) -> dict[str, dict[str, float]]:
-        """Return the scores on validation that trials are read beside; no trial may be in the pack."""
-        found: dict[str, dict[str, float]] = {}
+        """Return the reference scores on validation; the pack must be empty."""
+        references: dict[str, dict[str, float]] = {}
         for evaluator in self.evaluators.values():
             for name, scores in evaluator.references(pack, params).items():
-                found.setdefault(name, {}).update(scores)
-        return found
+                references.setdefault(name, {}).update(scores)
+        return references

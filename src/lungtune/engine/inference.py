@@ -1,4 +1,4 @@
-"""Predictions of a trial of a pack, and images it draws, with its weights as they are."""
+"""Inference with a pack's trial: predictions and generated images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running out of memory: how it is told from other failures, and what is left of it."""
+"""Out-of-memory handling, and measurement of total and peak memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def exhausted(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out, on the device or beside it."""
+    """True if ``error`` is an out-of-memory error of the device or the host."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "not enough memory" in str(error)  # torch's own on a CPU
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 def in_parts(count: int, stride: int, do: Callable[[int, int], Result]) -> list[Result]:
-    """Return what ``do(first, last)`` returns for each stretch of ``stride``, which halves when memory runs out."""
+    """Return the results of ``do(first, last)`` per chunk of ``stride``, which halves on an out-of-memory error."""
     results: list[Result] = []
     first = 0
     while first < count:
@@ -39,7 +39,7 @@ def in_parts(count: int, stride: int, do: Callable[[int, int], Result]) -> list[
 
 
 def release() -> None:
-    """Give back what a failed step still holds."""
+    """Free the memory that a failed step still holds."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,6 +1,6 @@
 """Optimisers over stacked trials, and learning-rate schedules.
 
-Each function takes one step of every slot, in place: slots differ in rate, decay, momentum and step count. State is
+Each function performs one step of every slot, in place; slots differ in rate, decay, momentum and step count. State is
 ``mean`` and ``square``, ``(K, P)`` each, zero at the start.
 
 - ``adamw``: Loshchilov & Hutter, "Decoupled Weight Decay Regularization" (arXiv 1711.05101), algorithm 2, as
@@ -44,7 +44,7 @@ def rate(
             ``gamma`` to the number of ``every`` shares that have passed since the warm-up.
         start: where the warm-up begins, as a factor on ``peak``, as in ``torch.optim.lr_scheduler.LinearLR``. With 0,
             the first of n steps has 1/n of ``peak`` and the last one all of it.
-        cosine: share that the half cosine takes; the rate rises again after it, as ``CosineAnnealingLR``'s does. 0: all
+        cosine: share of the half cosine; the rate rises again after it, as ``CosineAnnealingLR``'s does. 0: all
             that the warm-up leaves, and zero from the end of the horizon on.
         every: share between two falls of ``step``, > 0, as ``StepLR``'s ``step_size``.
         gamma: factor of each fall.

@@ -1,8 +1,8 @@
-"""The training loop's heart: K trials trained together over one frozen backbone.
+"""Pack: K trials trained together over one frozen backbone.
 
-The batches of all slots are concatenated; frozen layers run once on all rows, adapted layers apply each slot's own
-weights to its own rows, one optimiser step serves everybody. What a trial gets is a function of its parameters, seed
-and step: who shares the pack changes nothing but the order of floating-point sums.
+The batches of all slots are concatenated; frozen layers run once on all rows, adapted layers apply each slot's
+weights to its rows, and one optimiser step updates all slots. A trial's result is a function of its parameters, seed
+and step; the other trials of the pack affect only the order of floating-point sums.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class Pack:
         return due or not trial.ungradiented
 
     def finite(self, slot: int) -> bool:
-        """Whether all that the trial trains is finite: a loss that passes over NaN does not tell."""
+        """True if all trained parameters are finite; the loss alone does not show it where it ignores NaN."""
         values = (self._stack.values[self._place(slot)], *self._trials[slot].statistics.values())
         return all(bool(value.isfinite().all()) for value in values)
 
@@ -229,8 +229,8 @@ class Pack:
         if last is None or last.part is not part or last.trial is not trial or last.when != (trial.steps, batch_size):
             inputs = self._inputs.of(part)
             stride = batch_size or inputs.stride
-            found = inference.predict(self.family, self.model, self._using(slot), inputs, stride)
-            last = self._last = _Last(part, trial, (trial.steps, batch_size), found)
+            predictions = inference.predict(self.family, self.model, self._using(slot), inputs, stride)
+            last = self._last = _Last(part, trial, (trial.steps, batch_size), predictions)
         return dict(last.predicted)
 
     def draw(self, slot: int, labels: Sequence[int], seeds: Sequence[int], stride: int) -> Tensor:
@@ -290,7 +290,7 @@ class Pack:
         return list(self._trials).index(slot)
 
     def _settle(self, members: dict[int, TrialState], starts: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Lay the stacked parameters out anew for these members; ``starts`` are the weights of new ones."""
+        """Rebuild the parameter stack for these members; ``starts`` are the initial weights of new ones."""
         # Equal batch sizes side by side: each run of them is one batched product.
         members = dict(sorted(members.items(), key=lambda item: (item[1].params.batch_size, item[0])))
         shapes = padded([member.shapes for member in members.values()])

@@ -1,4 +1,4 @@
-"""Parameters, gradients and optimiser state of the trials of a pack, stacked over slots in one block of memory."""
+"""Parameters, gradients and optimiser state of a pack's trials, stacked over slots in one block of memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lungtune.engine.optim import OPTIMIZERS, Update
 
 _ALIGN = 16
-"""Entries start on multiples of this many floats (64 bytes), so that results do not hang on where an entry lies."""
+"""Entries start on multiples of this many floats (64 bytes), so that results do not depend on an entry's offset."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ def padded(shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> dict[str, tuple[i
     Args:
         shapes: for each slot, the true shapes of what it has.
     """
-    found: dict[str, tuple[int, ...]] = {}
+    largest: dict[str, tuple[int, ...]] = {}
     for own in shapes:
         for name, shape in own.items():
-            found[name] = tuple(map(max, found.get(name, shape), shape))
-    return found
+            largest[name] = tuple(map(max, largest.get(name, shape), shape))
+    return largest
 
 
 class ParameterStack:
@@ -84,8 +84,8 @@ class ParameterStack:
     def differentiate(self, loss: Tensor, *, add: bool = False) -> None:
         """Fill ``grads`` with the gradient of a scalar, or add it; parameters it does not depend on get zero."""
         parameters = list(self.parameters.values())
-        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        (torch._foreach_add_ if add else torch._foreach_copy_)(self._grads, found)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        (torch._foreach_add_ if add else torch._foreach_copy_)(self._grads, gradients)
 
     def step(self, places: Sequence[int], updates: Sequence[Update]) -> None:
         """Take one step of the slots at ``places`` (ascending); the others keep weights and moments.

@@ -1,4 +1,4 @@
-"""What a family's and its tasks' methods return, looked at once on a few cases before any trial begins."""
+"""Pre-flight check of the return values of a family's and its tasks' methods on a few cases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lungtune.engine.returned import check_rows, shown, tensors
 from lungtune.errors import SpaceError, did_you_mean
 
 CASES = 4
-"""How many cases are run; fewer where there are not so many."""
+"""Maximum number of cases that are run."""
 
 
 def rehearse(pack: Pack, params: Any, part: Part) -> None:
@@ -64,25 +64,25 @@ def _training(family: Family[Any, Any], model: torch.nn.Module, batch: Any, layo
                 _loss(task.loss, _used(family, task, task.loss, outputs, batch, layout), batch.size)
         else:
             _loss(family.loss, _called(family.loss, outputs, batch, layout), batch.size)
-    found = _called(family.losses, model, batch, layout)
-    _loss(family.losses, found, batch.size)
-    if not found.requires_grad:
+    losses = _called(family.losses, model, batch, layout)
+    _loss(family.losses, losses, batch.size)
+    if not losses.requires_grad:
         names = [name for name in ("losses", "loss") if getattr(type(family), name) is not getattr(Family, name)]
         method = getattr(family, names[0] if names else "outputs")
         raise wrong(method, "what depends on what trains", "something without a gradient")
 
 
 def _outputs(family: Family[Any, Any], model: torch.nn.Module, batch: Any, layout: Any) -> Mapping[str, Tensor]:
-    found = _called(family.outputs, model, batch, layout)
-    check_rows(family.outputs, found, batch.size)
-    return found
+    outputs = _called(family.outputs, model, batch, layout)
+    check_rows(family.outputs, outputs, batch.size)
+    return outputs
 
 
-def _loss(method: Callable[..., Any], found: Any, rows: int) -> None:
-    if not isinstance(found, Tensor) or found.shape != (rows,):
-        raise wrong(method, f"a tensor ({rows},), a loss for each of {rows} cases", shown(found))
-    if not found.isfinite().all():
-        raise wrong(method, "finite losses before anything is trained", f"{found.tolist()}")
+def _loss(method: Callable[..., Any], losses: Any, rows: int) -> None:
+    if not isinstance(losses, Tensor) or losses.shape != (rows,):
+        raise wrong(method, f"a tensor ({rows},), a loss for each of {rows} cases", shown(losses))
+    if not losses.isfinite().all():
+        raise wrong(method, "finite losses before anything is trained", f"{losses.tolist()}")
 
 
 def _prediction(family: Family[Any, Any], outputs: Mapping[str, Tensor], batch: Any) -> None:
@@ -91,13 +91,13 @@ def _prediction(family: Family[Any, Any], outputs: Mapping[str, Tensor], batch: 
     _names(family.predict, _called(family.predict, outputs, batch), family.tasks, batch.size)
 
 
-def _names(method: Callable[..., Any], found: Any, tasks: Sequence[Task], rows: int) -> None:
-    check_rows(method, found, rows)
+def _names(method: Callable[..., Any], outputs: Any, tasks: Sequence[Task], rows: int) -> None:
+    check_rows(method, outputs, rows)
     for task in tasks:
         for name in task.predicted:
-            if name not in found:
+            if name not in outputs:
                 wanted = f"'{name}', which the task '{task.name}' names in predicted"
-                raise wrong(method, wanted, ", ".join(found) or "nothing", did_you_mean(name, found))
+                raise wrong(method, wanted, ", ".join(outputs) or "nothing", did_you_mean(name, outputs))
 
 
 def _used(

@@ -1,4 +1,4 @@
-"""Files of a report: a checkpoint that holds weights, moments and predictions, and what stays when it is pruned.
+"""Files of a report: checkpoint of weights, moments and predictions, and the part kept after pruning.
 
 ``<samples>.safetensors`` holds ``state.<name>`` (``Pack.state``) and the predictions' tensors; its meta: ``fidelity``,
 ``samples``, ``metrics``, ``best`` (score and file of the best report so far). ``<samples>.npy`` is the table,
@@ -48,8 +48,8 @@ def write(
 
 def latest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
     """Return path, ``Pack.state`` and meta of the newest whole checkpoint of a folder; None where there is none."""
-    found = checkpoint.latest(folder)
-    if found is None:
+    loaded = checkpoint.latest(folder)
+    if loaded is None:
         return None
-    path, tensors, meta = found
+    path, tensors, meta = loaded
     return path, {name.removeprefix(_STATE): t for name, t in tensors.items() if name.startswith(_STATE)}, meta

@@ -1,4 +1,4 @@
-"""Checks of what methods of a family return."""
+"""Type and shape checks of values returned by family methods."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 from lungtune.core.contract import wrong
 
 
-def check_rows(method: Callable[..., Any], found: Any, rows: int) -> None:
+def check_rows(method: Callable[..., Any], values: Any, rows: int) -> None:
     """Refuse what is no mapping of names to tensors with so many rows.
 
     Raises:
         ContractError: it is not; the sentence names the method.
     """
-    if not tensors(found) or not found:
-        raise wrong(method, f"a mapping of names to tensors ({rows}, ...)", shown(found))
-    for name, value in found.items():
+    if not tensors(values) or not values:
+        raise wrong(method, f"a mapping of names to tensors ({rows}, ...)", shown(values))
+    for name, value in values.items():
         if not value.ndim or len(value) != rows:
             raise wrong(method, f"tensors of as many rows as there are cases, {rows}", f"'{name}' {shown(value)}")
 
 
-def tensors(found: Any) -> bool:
-    """Whether it is a mapping of tensors."""
-    return isinstance(found, Mapping) and all(isinstance(value, Tensor) for value in found.values())
+def tensors(values: Any) -> bool:
+    """True for a mapping of tensors."""
+    return isinstance(values, Mapping) and all(isinstance(value, Tensor) for value in values.values())
 
 
 def shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Trains trials from report to report: one backbone, one data set, one pack. Search and retraining both use it."""
+"""Training session: one backbone, one data set, one pack. Used by search and retraining."""
 
 from __future__ import annotations
 
@@ -105,12 +105,12 @@ class Session:
             torch.cuda.reset_peak_memory_stats()
         values = parameters.build(self.family.Params, params)
         horizon = round(self.fidelity.max * self._cases)
-        found = report_files.latest(folder)
+        latest = report_files.latest(folder)
         state = None
         pending: list[Report | TrialError] = []
         done, best = 0.0, (math.nan, "")
-        if found is not None:
-            path, state, meta = found
+        if latest is not None:
+            path, state, meta = latest
             done, best = meta["fidelity"], tuple(meta["best"])
             if done > known:
                 pending.append(Report(done, meta["samples"], meta["metrics"], str(path)))
@@ -125,9 +125,9 @@ class Session:
         """Measure how many trials at a time, at most ``cap``, this device trains fastest; no trial may be in."""
         typical = [parameters.build(self.family.Params, params) for params in configurations]
         self.pack.capacity = cap
-        found = capacity.measure(self.pack, typical, cap)
-        self.pack.capacity = found.slots
-        return found
+        measured = capacity.measure(self.pack, typical, cap)
+        self.pack.capacity = measured.slots
+        return measured
 
     def step(self, numbers: Collection[int] | None = None) -> list[tuple[int, Report | TrialError]]:
         """Train trials (default all) by one optimiser step; return the reports that came due and trials that failed."""
@@ -168,7 +168,7 @@ class Session:
         return None
 
     def until_report(self, progress: Callable[[int], None] | None = None) -> list[tuple[int, Report | TrialError]]:
-        """Step until something is due; ``progress`` is told the optimiser steps made."""
+        """Step until something is due; ``progress`` receives the number of optimiser steps."""
         while True:
             due = self.step()
             if progress is not None:
@@ -193,7 +193,7 @@ class Session:
         return self.evaluation.predict(self.pack, run.slot, part)
 
     def references(self, params: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-        """Return the scores on validation that trials are read beside; no trial may be in."""
+        """Return the reference scores on validation; no trial may be open."""
         return self.evaluation.references(self.pack, parameters.build(self.family.Params, params))
 
     def _report(self, run: Run, samples: int) -> Report | TrialError:
@@ -249,8 +249,8 @@ class Sessions:
 
     def of(self, params: Mapping[str, Any]) -> Session:
         """Return the session of trials with these parameters (as in the journal)."""
-        made = self.space.configuration(params)
-        return self.on(made.family, made.base)
+        configuration = self.space.configuration(params)
+        return self.on(configuration.family, configuration.base)
 
     def on(self, family: str, values: Mapping[str, Any]) -> Session:
         """Return the session of a family's base, given as plain values."""
@@ -259,10 +259,12 @@ class Sessions:
             idle = [other for other, session in self._open.items() if not session.runs]
             for other in idle[: max(0, len(self._open) + 1 - KEPT)]:  # a backbone is large, opening one takes seconds
                 del self._open[other]
-            made = self._family(family)
-            base = parameters.build(made.Base, values)
-            data = self._data(made.fields, base.image_size)
-            self._open[key] = Session(made, base, data, self.space.fidelity, self.space.objective, slots=self._slots)
+            instance = self._family(family)
+            base = parameters.build(instance.Base, values)
+            data = self._data(instance.fields, base.image_size)
+            self._open[key] = Session(
+                instance, base, data, self.space.fidelity, self.space.objective, slots=self._slots
+            )
         self._open[key] = self._open.pop(key)  # the last one used comes last
         return self._open[key]
 

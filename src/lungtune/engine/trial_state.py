@@ -1,4 +1,4 @@
-"""One trial inside a pack: its settings, where it stands, and what its randomness is a function of."""
+"""State of one trial inside a pack: settings, position, random streams."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lungtune.layers.dropout import Bits
 from lungtune.layers.layout import derive_seed
 
 _ORDER, _AUGMENT, _DROPOUT, _INIT, _VIEW = range(5)
-"""What random numbers are for: every purpose has its own stream."""
+"""Purposes of random numbers; each has its own stream."""
 
 _PROGRESS = "progress"
 _STATISTICS = "statistics."
@@ -117,7 +117,7 @@ class TrialState:
         return {name: state[name] for name in fresh}
 
     def progress(self) -> dict[str, Tensor]:
-        """Return what has to be kept beside weights and moments: statistics, steps and samples."""
+        """Return the state to store besides weights and moments: statistics, steps and samples."""
         kept = {_STATISTICS + name: tensor.clone() for name, tensor in self.statistics.items()}
         return {**kept, _PROGRESS: torch.tensor([self.steps, self.samples])}
 
@@ -130,9 +130,9 @@ class TrialState:
         return torch.cat([self.phases[phase].pool[places] for phase, _, places in self._turns()])
 
     def views(self, count: int) -> Tensor:
-        """Return which of ``count`` views of each image the next batch takes, ``(batch_size,)``.
+        """Return the view index in [0, ``count``) of each image of the next batch, ``(batch_size,)``.
 
-        A trial begins at a random view of each place in its pool and takes the next one in every pass.
+        A trial begins at a random view of each pool entry and advances by one in every pass.
         """
         return torch.cat([self._begin(phase)[places] + number for phase, number, places in self._turns()]) % count
 
@@ -150,17 +150,17 @@ class TrialState:
         return torch.cat([self.phases[phase].weights[part] for (phase, _, _), part in zip(turns, parts, strict=True)])
 
     def _turns(self) -> list[_Turn]:
-        """Return what the next batch takes, one after another."""
+        """Return the consecutive pool ranges of the next batch."""
         if self._next is None or self._next[0] != self.samples:
-            found, at, left = [], self.samples, self.params.batch_size
+            turns, at, left = [], self.samples, self.params.batch_size
             while left:
                 phase = max(i for i, each in enumerate(self.phases) if each.first <= at)
                 number, offset = divmod(at - self.phases[phase].first, len(self.phases[phase].pool))
                 until = [each.first for each in self.phases[phase + 1 :]][:1]
                 places = self._permuted(phase, number)[offset : offset + min([left, *(end - at for end in until)])]
-                found.append((phase, number, places))
+                turns.append((phase, number, places))
                 at, left = at + len(places), left - len(places)
-            self._next = self.samples, found
+            self._next = self.samples, turns
         return self._next[1]
 
     def _permuted(self, phase: int, number: int) -> Tensor:

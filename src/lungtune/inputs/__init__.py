@@ -1,1 +1,1 @@
-"""What a step is fed: images augmented afresh, features kept on disk, the pool a trial trains on."""
+"""Inputs of a training step: on-the-fly augmentation, cached features, the training pool."""

@@ -64,7 +64,7 @@ class Batch(Mapping[str, Tensor]):
         return Batch(cut(self._values), cut(self._known), None if self._weights is None else self._weights[rows])
 
     def complete(self, rows: slice) -> bool:
-        """Whether every field that some cases lack is there in at least one of these rows."""
+        """True if every optional field is present in at least one of these rows."""
         return all(bool(each[rows].any()) for each in self._known.values())
 
     def replaced(self, names: Any, values: Mapping[str, Tensor], weights: Tensor | None = None) -> Batch:

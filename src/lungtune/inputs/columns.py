@@ -1,4 +1,4 @@
-"""One field of a data set where the training loop needs it: on the device, or memory-mapped beside it."""
+"""Field columns for the training loop, on the device or memory-mapped."""
 
 from __future__ import annotations
 
@@ -96,6 +96,6 @@ def gather(index: Tensor, edge: int, first: Callable[[Tensor], Tensor], second: 
         return second(index - edge)
     near, far = (~far).nonzero().squeeze(1), far.nonzero().squeeze(1)
     one, other = first(index[near]), second(index[far] - edge)
-    found = one.new_empty(len(index), *one.shape[1:])
-    found[near.to(one.device)], found[far.to(one.device)] = one, other
-    return found
+    rows = one.new_empty(len(index), *one.shape[1:])
+    rows[near.to(one.device)], rows[far.to(one.device)] = one, other
+    return rows

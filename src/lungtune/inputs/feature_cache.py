@@ -1,4 +1,4 @@
-"""On-disk cache of what no trial changes: features in memory-mapped files that trials, studies and hosts share.
+"""On-disk cache of frozen-backbone features: memory-mapped files shared by trials, studies and hosts.
 
 `features/<family>-<level>-<view>-<hash>.bin` holds, for one set of cases, one output of a family's ``features`` in the
 type it has, `(N, ...)`. The hash covers all that decides it: the base, the content of its weights, the cases' inputs,
@@ -70,7 +70,7 @@ def identity(family: Family[Any, Any], base: Any, model: nn.Module, device: torc
 
 
 class InputFactory:
-    """Builds what the model gets to see of a part: cached features where the base says so, else cases augmented anew.
+    """Factory of a data part's model inputs: cached features if the base requests them, else on-the-fly augmentation.
 
     Args:
         family: the family.
@@ -106,8 +106,8 @@ class InputFactory:
 
     def of(self, part: Part, synthetic: Part | None = None) -> OnTheFlyInputs | CachedFeatures:
         """Return the batches of a part; the indices of ``synthetic`` cases, which only training is given, follow on."""
-        for known, beside, inputs in self._last:
-            if known is part and beside is synthetic:
+        for known, bank, inputs in self._last:
+            if known is part and bank is synthetic:
                 return inputs
         columns = self._columns(part)
         missing = [name for name in self._inputs if name not in columns]
@@ -217,15 +217,15 @@ class CachedFeatures:
         wanted = numbers.unique().tolist()
         if len(wanted) == 1:
             return self._rows(name, wanted[0], index)
-        found: Tensor | None = None
+        features: Tensor | None = None
         for number in wanted:
             places = (numbers == number).nonzero().squeeze(1)
             part = self._rows(name, number, index[places])
-            if found is None:
-                found = part.new_empty(len(index), *part.shape[1:])
-            found[places.to(self._device)] = part
-        assert found is not None  # a step has cases
-        return found
+            if features is None:
+                features = part.new_empty(len(index), *part.shape[1:])
+            features[places.to(self._device)] = part
+        assert features is not None  # a step has cases
+        return features
 
     def _numbers(self, trial: Sampled, chosen: Tensor) -> Tensor:
         """Return which table each case of a trial's batch comes from: 0 for level 0, then view by view."""
@@ -281,16 +281,16 @@ class CachedFeatures:
 
     def _cut(self, rows: Tensor) -> dict[str, Tensor]:
         """Return the features ``(N, ...)`` that rows of bytes hold, as views of them."""
-        found = {}
+        features = {}
         for name, (first, _) in self._places.items():
             example = self._example[name]
             part = rows[:, first : first + example.nbytes].view(example.dtype)
-            found[name] = part.unflatten(1, example.shape[1:]) if example.ndim > 1 else part[:, 0]
-        return found
+            features[name] = part.unflatten(1, example.shape[1:]) if example.ndim > 1 else part[:, 0]
+        return features
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
-        """Where each feature begins in a row and how many bytes it takes there, a multiple of 8."""
+        """Offset and size in bytes of each feature in a row, multiples of 8."""
         places, first = {}, 0
         for name, example in self._example.items():
             size = -(-example.nbytes // 8) * 8

@@ -1,4 +1,4 @@
-"""What the model gets to see when nothing is kept: cases augmented anew in every step."""
+"""Inputs augmented in every step, without a feature cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OnTheFlyInputs:
         columns: the part's fields, inputs and targets.
         known: field name -> bool ``(N,)`` on the device, which cases have it.
         inputs: names of the fields that go into ``compute``.
-        compute: returns what takes the inputs' place.
+        compute: its return value replaces the inputs.
         further: columns of synthetic cases, whose indices follow on; fields they lack are 0 and not known.
 
     Attributes:

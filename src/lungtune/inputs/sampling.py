@@ -1,4 +1,4 @@
-"""What inputs ask of a trial."""
+"""Parameters that inputs read of a trial."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ class Sampled(Protocol):
         """Return the generator of this step's augmentation."""
 
     def views(self, count: int) -> Tensor:
-        """Return which of ``count`` kept views of each case the next batch takes, ``(batch_size,)``."""
+        """Return the view index in [0, ``count``) of each case of the next batch, ``(batch_size,)``."""

@@ -1,4 +1,4 @@
-"""What a trial trains on, and when: the real images, a bank's synthetic ones, or real ones over again."""
+"""Training pool of a trial: real images, with a bank's synthetic images or repeated real ones mixed in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lungtune.layers.layout import derive_seed
 from lungtune.layers.losses import class_weights
 
 _DUPLICATES = 5
-"""What its random numbers are for, beside those of ``engine.trial_state``."""
+"""Purposes of its random streams, in addition to those of ``engine.trial_state``."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""X-ray-safe augmentation of batches of images, with a strength for each trial.
+"""X-ray-safe augmentation of image batches, with one strength per trial.
 
 | level | geometry (each image, uniform) | intensity |
 |---|---|---|
@@ -80,8 +80,8 @@ def augment(
         for rows, new in zip(parts, (*changed[0], *changed[1]), strict=True):
             for i, part in zip(some, new.split([counts[i] for i in some]), strict=True):
                 rows[i] = part
-        found = [torch.cat(rows) for rows in parts]
-        return found[: len(pixels)], found[len(pixels) :]
+        joined = [torch.cat(rows) for rows in parts]
+        return joined[: len(pixels)], joined[len(pixels) :]
     device = (*pixels, *masks)[0].device
     draws = torch.cat(
         [torch.rand(n, _DRAWS, generator=g, device=device) for n, g in zip(counts, generators, strict=True)]

@@ -1,4 +1,4 @@
-"""Augmentation of batches of volumes, with a strength for each trial; levels as in ``transforms2d``.
+"""Augmentation of volume batches, with one strength per trial; levels as in ``transforms2d``.
 
 | level | geometry (each volume, uniform) | intensity |
 |---|---|---|

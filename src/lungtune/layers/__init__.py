@@ -1,1 +1,1 @@
-"""Layers of many trials at once: which rows are whose, LoRA, dropout, attention, whole networks."""
+"""Layers for many trials at once: batch layout, LoRA, dropout, attention, whole networks."""

@@ -1,4 +1,4 @@
-"""Attention whose projections are plain Linears, so that each of q, k, v and out can be adapted by itself.
+"""Attention with plain Linear projections, so that q, k, v and out can be adapted separately.
 
 ``nn.MultiheadAttention`` keeps q, k and v in one matrix and calls its ``out_proj`` behind the module's back: adapters
 hung on it are bypassed, or applied twice. ``split`` swaps every one inside a model; ``merge_state`` goes back.
@@ -83,15 +83,15 @@ def split(model: nn.Module) -> list[str]:
 
     Poolers (attention with a learnt query) keep theirs: they are not self-attention.
     """
-    found = [
+    modules = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.MultiheadAttention) and name.rpartition(".")[2] == "attn" and ".resblocks." in name
     ]
-    for name in found:
+    for name in modules:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, SplitAttention.of(model.get_submodule(name)))
-    return found
+    return modules
 
 
 def merge_state(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Dropout masks of many trials, each from random numbers of its own, at the price of reading the input.
+"""Dropout masks of many trials from per-trial random streams, at the cost of reading the input.
 
 Drawing is the costly part on a CPU (``bernoulli_`` takes 4.5 ns an element). Here sixteen random bits decide an
 element, so a 64-bit draw serves four, and a few large draws serve all layers of a step.
@@ -46,7 +46,7 @@ class Bits:
             piece = self._draw(torch.empty(words, dtype=torch.int64, device=self._chunk.device))
         else:
             if self._at + words > _CHUNK:
-                self._fill(_CHUNK)  # for nobody: the next chunk begins where it always does
+                self._fill(_CHUNK)  # discarded, so that the next chunk begins at its fixed offset
                 self._at = self._drawn = 0
             if self._at + words > self._drawn:
                 self._fill(min(max(self._at + words, 2 * self._drawn, _FIRST), _CHUNK))

@@ -1,4 +1,4 @@
-"""Which rows of a concatenated batch belong to which trial, and what each trial brings to this step."""
+"""Layout of a concatenated batch: the rows of each trial and its per-step settings."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Group:
 
 
 class LayoutContext:
-    """Where slot-aware layers find the layout of the batch that is passing; shared by all layers of one pack."""
+    """Holder of the current batch's layout, shared by all slot-aware layers of one pack."""
 
     def __init__(self) -> None:
         self.layout: BatchLayout | None = None
@@ -168,7 +168,7 @@ class BatchLayout:
         return self.bits[i].generator.initial_seed() + part
 
     def kept(self, x: Tensor, chances: Sequence[float]) -> Tensor | None:
-        """Draw what dropout keeps: ones and zeros, an element each; None when nobody drops or trains.
+        """Draw the dropout mask, one 0 or 1 per element; None if no slot drops or trains.
 
         Args:
             x: ``(N, ...)``, rows laid out as here, of a shape that no trial's neighbours decide: never padded.

@@ -197,7 +197,7 @@ def match(model: nn.Module, targets: Sequence[LoraTarget]) -> dict[str, Adapter]
         SpaceError: a pattern matches no Linear, or two patterns match the same one.
     """
     names = linears(model)
-    found: dict[str, Adapter] = {}
+    adapters: dict[str, Adapter] = {}
     for target in targets:
         hits = [name for name in names if re.fullmatch(target.pattern, name)]
         if not hits:
@@ -207,10 +207,10 @@ def match(model: nn.Module, targets: Sequence[LoraTarget]) -> dict[str, Adapter]
                 f"Layers of this model: {', '.join(kinds)}."
             )
         for name in hits:
-            if name in found:
+            if name in adapters:
                 raise SpaceError(f"Layer '{name}' must be matched by one LoRA target only, but got two.")
-            found[name] = Adapter(target.rank, target.alpha / target.rank, target.dropout)
-    return found
+            adapters[name] = Adapter(target.rank, target.alpha / target.rank, target.dropout)
+    return adapters
 
 
 def linears(model: nn.Module) -> list[str]:

@@ -1,4 +1,4 @@
-"""Class weights, cross-entropy and Dice of the rows of a batch."""
+"""Class weights, cross-entropy and Dice over the rows of a batch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Networks of which all, or a part, train: run for each trial with its own parameters, statistics and randomness.
+"""Fully or partly trained networks, run per trial with its own parameters, statistics and randomness.
 
-A trial's parameters lie in the pack's stack, one row a slot; the network itself, on which they are laid for a
-call, is the pack's backbone. What a trial leaves frozen is therefore shared, and in eval mode.
+A trial's parameters are rows of the pack's parameter stack; they override those of the shared backbone for each call.
+Frozen parts are therefore shared, and in eval mode.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lungtune.layers.layout import BatchLayout
 Outputs = Mapping[str, Tensor]
 _RATES = ("drop_prob", "drop_path")
 _KNOWN = "_lungtune_modes"
-"""Attribute of a network that keeps what ``_modes`` found, so that it goes when the network goes."""
+"""Attribute of a network that caches the result of ``_modes`` for the network's lifetime."""
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
 
     Args:
         model: the backbone; the trials train some of its parameters (``Family.trainable_parameters``, full names).
-        inputs: ``(N, ...)``, rows laid out as ``layout`` says.
+        inputs: ``(N, ...)``, rows ordered as in ``layout``.
         layout: the layout.
         call: given a trial's ``Params`` and its rows, runs ``model`` and returns its outputs by name.
 
@@ -55,7 +55,7 @@ def run(
 
 
 class _Call(nn.Module):
-    """A call of a network in any way, as a module: what ``functional_call`` takes."""
+    """An arbitrary call of a network wrapped as a module, as ``functional_call`` requires."""
 
     def __init__(self, model: nn.Module, call: Callable[[Any, Tensor], Outputs]) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def statistics(model: nn.Module, trained: Callable[[str], bool]) -> list[str]:
 
 @torch.no_grad()
 def redraw(own: dict[str, Tensor], heads: Iterable[str], generator: torch.Generator) -> None:
-    """Draw the parameters of the named Linears anew, in place, as ``torch.nn.Linear`` does.
+    """Reinitialise the parameters of the named Linears in place, as ``torch.nn.Linear`` does.
 
     Args:
         own: parameters by full name.
@@ -105,9 +105,9 @@ class DropPath:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        found = [(m, name) for m in model.modules() for name in _RATES if isinstance(getattr(m, name, None), float)]
-        rates = [getattr(module, name) for module, name in found]
-        self._layers = [(*at, rate / max(rates)) for at, rate in zip(found, rates, strict=True) if rate]
+        layers = [(m, name) for m in model.modules() for name in _RATES if isinstance(getattr(m, name, None), float)]
+        rates = [getattr(module, name) for module, name in layers]
+        self._layers = [(*at, rate / max(rates)) for at, rate in zip(layers, rates, strict=True) if rate]
 
     def set(self, rate: float) -> None:
         """Let the deepest layer drop its branch with probability ``rate`` in [0, 1), the others in proportion."""
@@ -124,12 +124,12 @@ def _modes(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Mod
     key = tuple(tensors)
     if key not in known:
         prefixes = {name[:i] for name in tensors for i, letter in enumerate(name) if letter == "."} | {""}
-        found: dict[str, tuple[nn.Module, bool]] = {}
+        modes: dict[str, tuple[nn.Module, bool]] = {}
         for name, module in model.named_modules():
             bare = next(module.parameters(), None) is None
-            parent = found.get(name.rpartition(".")[0])
-            found[name] = module, parent[1] if bare and parent else name in prefixes
-        known[key] = list(found.values())[1:]  # without the network itself: it would keep itself alive
+            parent = modes.get(name.rpartition(".")[0])
+            modes[name] = module, parent[1] if bare and parent else name in prefixes
+        known[key] = list(modes.values())[1:]  # without the network itself: it would keep itself alive
     return known[key]
 
 

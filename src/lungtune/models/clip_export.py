@@ -1,4 +1,4 @@
-"""Write an adapted CLIP so that open_clip alone loads it."""
+"""Export of an adapted CLIP that open_clip alone can load."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def write(base: Any, params: Any, classes: Sequence[str], adapter: dict[str, Ten
         params: the trial's ``Params``.
         classes: class names.
         adapter: what ``Pack.adapter`` returned.
-        folder: made when missing.
+        folder: created if missing.
     """
     clip = clip_model.plain_clip(base)
     mean, std = clip_model.pixel_statistics(clip)
@@ -116,7 +116,7 @@ def write_head(base: Any, classes: Sequence[str], head: dict[str, Tensor], folde
         base: the family's ``Base``.
         classes: class names.
         head: what ``Pack.adapter`` returned.
-        folder: made when missing.
+        folder: created if missing.
     """
     clip = clip_model.plain_clip(base)
     clip_model.write_clip(clip.state_dict(), clip_model.config_of(base), *clip_model.pixel_statistics(clip), folder)

@@ -1,4 +1,4 @@
-"""CLIP as a classifier: build, run only what is needed, and write out."""
+"""CLIP as a classifier: construction, partial forward passes, export."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def tokenizer(base: Any) -> Any:
 
 @functools.lru_cache(maxsize=2)
 def _tokenizer(model: str, config: str) -> Any:
-    """Build a tokenizer: it parses 49,000 words, which takes longer than to build a small CLIP."""
+    """Build a tokenizer; it parses 49,000 words, which is slower than building a small CLIP."""
     return open_clip.get_tokenizer(model)
 
 
@@ -254,7 +254,7 @@ def write_clip(
         config: architecture, as ``config_of``.
         mean: pixel mean of each channel.
         std: pixel standard deviation of each channel.
-        folder: where to; made when missing.
+        folder: output folder; created if missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "open_clip_model.safetensors")

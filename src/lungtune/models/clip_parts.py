@@ -1,6 +1,6 @@
-"""open_clip without timm and transformers, which a CLIP of its own transformers does not need.
+"""open_clip without timm and transformers, which its native models do not need.
 
-``from lungtune.models.clip_parts import open_clip`` takes a tenth of the time (``lazy_imports``).
+``from lungtune.models.clip_parts import open_clip`` needs a tenth of the time (``lazy_imports``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What CLIP's text tower reads for each class."""
+"""Prompts of CLIP's text tower for each class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where CLIP's weights lie: shipped with the project, in a folder, or in a cache of the hub."""
+"""Location of CLIP weights: shipped, in a folder, or in a hub cache."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def find(model: str, weights: str, *, fetch: bool) -> Weights:
         fetch: download what no cache holds.
 
     Raises:
-        WeightsError: they cannot be had; says how to get them.
+        WeightsError: they are unavailable; the message explains how to get them.
     """
     home = shipped(weights)
     for folder in (home, Path(weights).expanduser()):
@@ -87,19 +87,19 @@ def _named(model: str, tag: str, file: Path | None, *, fetch: bool) -> Weights:
         "force_quick_gelu": bool(config.get("quick_gelu")),
         "force_preprocess_cfg": {"mean": config["mean"], "std": config["std"]},
     }
-    found = _cached(config) or (fetch and _download(config))
-    if not found:
+    path = _cached(config) or (fetch and _download(config))
+    if not path:
         raise WeightsError(_remedy(model, tag, config))
-    return Weights(model, found, settings)
+    return Weights(model, path, settings)
 
 
 def _cached(config: dict[str, Any]) -> Path | None:
     """Return the file of a tag if a cache on this machine holds it."""
-    found = hub.cached(_candidates(config))
-    if found is None and not config.get("hf_hub") and config.get("url"):
+    cached = hub.cached(_candidates(config))
+    if cached is None and not config.get("hf_hub") and config.get("url"):
         path = Path("~/.cache/clip").expanduser() / Path(config["url"]).name
         return path if path.is_file() else None
-    return found
+    return cached
 
 
 def _candidates(config: dict[str, Any]) -> list[tuple[str, str]]:

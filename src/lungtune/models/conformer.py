@@ -1,4 +1,4 @@
-"""The vision Conformer: a convolutional and a transformer branch that tell each other what they see, block by block.
+"""Vision Conformer: a convolutional and a transformer branch that exchange features in every block.
 
 After Peng et al., "Conformer: Local Features Coupling Global Representations for Visual Recognition" (ICCV 2021,
 arXiv 2105.03889). Parts bear the names of the published checkpoints, so that those load (``load``).
@@ -30,7 +30,7 @@ _EPS = 1e-6
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution with a shortcut; what the transformer branch says comes in before the 3x3."""
+    """1x1, 3x3 and 1x1 convolution with a shortcut; transformer features are added before the 3x3."""
 
     def __init__(self, inside: int, outside: int, stride: int = 1, project: bool = False) -> None:
         super().__init__()
@@ -46,11 +46,11 @@ class Bottleneck(nn.Module):
             self.residual_conv = nn.Conv2d(inside, outside, 1, stride, bias=False)
             self.residual_bn = nn.BatchNorm2d(outside, eps=_EPS)
 
-    def forward(self, x: Tensor, said: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, coupled: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the block's output and its narrow map behind the 3x3 convolution."""
         middle = F.relu(self.bn1(self.conv1(x)))
-        if said is not None:
-            middle = middle + said
+        if coupled is not None:
+            middle = middle + coupled
         middle = F.relu(self.bn2(self.conv2(middle)))
         shortcut = self.residual_bn(self.residual_conv(x)) if self.project else x
         return F.relu(self.bn3(self.conv3(middle)) + shortcut), middle
@@ -157,8 +157,8 @@ class CoupledBlock(nn.Module):
         seen = torch.cat([tokens[:, :1], self.squeeze_block(middle)], 1)
         tokens = self.trans_block(seen + tokens)
         high, wide = middle.shape[-2:]
-        said = self.expand_block(tokens[:, 1:], (high // self.fcu, wide // self.fcu), (high, wide))
-        return self.fusion_block(x, said)[0], tokens
+        coupled = self.expand_block(tokens[:, 1:], (high // self.fcu, wide // self.fcu), (high, wide))
+        return self.fusion_block(x, coupled)[0], tokens
 
 
 class Conformer(nn.Module):
@@ -218,7 +218,7 @@ class Conformer(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def reset_heads(self, classes: int, generator: torch.Generator | None = None) -> None:
-        """Draw both heads anew, for so many classes; everything random comes from ``generator``."""
+        """Reinitialise both heads for ``classes`` classes; all randomness comes from ``generator``."""
         for name, size in zip(HEADS, self.widths, strict=True):
             head: nn.Module = nn.Identity()
             if classes:
@@ -272,7 +272,7 @@ def known(name: str) -> None:
 
 
 def conformer(name: str, in_chans: int = 3, classes: int = 1000, **settings: Any) -> Conformer:
-    """Build one of ``SIZES``; ``settings`` override its arguments, and ``known`` says what it raises."""
+    """Build one of ``SIZES``; ``settings`` override its arguments, ``known`` its errors."""
     known(name)
     return Conformer(in_chans, classes, **SIZES[name] | settings)
 

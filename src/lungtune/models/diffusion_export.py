@@ -1,4 +1,4 @@
-"""Write trained adapters in diffusers' LoRA format."""
+"""Export of trained adapters in diffusers' LoRA format."""
 
 from __future__ import annotations
 

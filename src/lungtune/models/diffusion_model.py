@@ -21,7 +21,7 @@ from lungtune.layers.layout import BatchLayout
 from lungtune.models import diffusion_weights as weights
 from lungtune.models.clip_prompts import prompts
 
-for _library in (diffusers, transformers):  # what is missing or wrong is said here, in a sentence
+for _library in (diffusers, transformers):  # missing or wrong parts raise here, in one sentence
     _library.utils.logging.disable_progress_bar()
     _library.utils.logging.set_verbosity_error()
 
@@ -30,7 +30,7 @@ SAMPLERS = {"ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler"}
 without noise on the way: an image is a function of the noise it starts from."""
 
 SPACING = {"ddim": {"timestep_spacing": "trailing"}, "dpm++": {}}
-"""Settings of the samplers beside those of the base; DDIM's as of Lin et al. 2024 (arXiv 2305.08891)."""
+"""Sampler settings in addition to the base's; DDIM's follow Lin et al. 2024 (arXiv 2305.08891)."""
 
 
 class Diffusion(nn.Module):
@@ -85,14 +85,14 @@ class Diffusion(nn.Module):
             adapted: positions of the slots that adapt the text encoder.
         """
         styles = [p.prompt_style for p in layout.params]
-        found: list[Any] = [None if i in adapted else self._plain(name, layout) for i, name in enumerate(styles)]
+        contexts: list[Any] = [None if i in adapted else self._plain(name, layout) for i, name in enumerate(styles)]
         if adapted:
             tokens = [self.get_buffer(f"captions_{styles[i]}") for i in adapted]
             with layout.over({i: len(t) for i, t in zip(adapted, tokens, strict=True)}) as texts:
                 read = self.text_encoder(torch.cat(tokens)).last_hidden_state
             for i, rows in zip(adapted, texts.rows, strict=True):
-                found[i] = read[rows]
-        return found
+                contexts[i] = read[rows]
+        return contexts
 
     @torch.no_grad()
     def _plain(self, style: str, layout: BatchLayout) -> Tensor:
@@ -124,9 +124,9 @@ class Diffusion(nn.Module):
 
     def sampler(self, name: str, steps: int, device: torch.device) -> Any:
         """Return a sampler of diffusers, set to so many steps."""
-        made = getattr(diffusers, SAMPLERS[name]).from_config(self.settings, clip_sample=False, **SPACING[name])
-        made.set_timesteps(steps, device=device)
-        return made
+        sampler = getattr(diffusers, SAMPLERS[name]).from_config(self.settings, clip_sample=False, **SPACING[name])
+        sampler.set_timesteps(steps, device=device)
+        return sampler
 
     @torch.no_grad()
     def draw(
@@ -151,18 +151,18 @@ class Diffusion(nn.Module):
         drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
         sampler = self.sampler(params.sampler, params.sampler_steps, device)
         x = torch.stack(drawn).to(device) * sampler.init_noise_sigma
-        said = context[torch.as_tensor(labels, device=device)]
+        prompts = context[torch.as_tensor(labels, device=device)]
         guided = params.guidance != 1
         if guided:
-            said = torch.cat([context[-1:].expand(len(said), -1, -1), said])
-        with layout.over({0: len(said)}):
+            prompts = torch.cat([context[-1:].expand(len(prompts), -1, -1), prompts])
+        with layout.over({0: len(prompts)}):
             for time in sampler.timesteps:
                 seen = sampler.scale_model_input(torch.cat([x, x]) if guided else x, time)
-                told = self.unet(seen, time, encoder_hidden_states=said).sample.float()
+                prediction = self.unet(seen, time, encoder_hidden_states=prompts).sample.float()
                 if guided:
-                    without, with_caption = told.chunk(2)
-                    told = without + params.guidance * (with_caption - without)
-                x = sampler.step(told, time, x).prev_sample
+                    without, with_caption = prediction.chunk(2)
+                    prediction = without + params.guidance * (with_caption - without)
+                x = sampler.step(prediction, time, x).prev_sample
         return self.images(x)
 
 
@@ -171,7 +171,7 @@ def _loaded(kind: Any, folder: Path, part: str) -> nn.Module:
     file = weights.file_of(folder, part)
     variant = "fp16" if file is not None and ".fp16." in file.name else None
     try:
-        model, told = kind.from_pretrained(
+        model, info = kind.from_pretrained(
             folder,
             subfolder=part,
             variant=variant,
@@ -183,7 +183,7 @@ def _loaded(kind: Any, folder: Path, part: str) -> nn.Module:
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise WeightsError(f"{folder / part} must hold a model that diffusers can load, but: {reason}") from error
-    missing = sorted(told["missing_keys"])
+    missing = sorted(info["missing_keys"])
     if missing:
         raise WeightsError(
             f"{file} must hold every weight of the model, but {len(missing)} are missing: {missing[0]}, ..."

@@ -1,4 +1,4 @@
-"""Where a latent-diffusion model lies: a folder in diffusers' layout, shipped, given, or in the hub's cache."""
+"""Location of a latent-diffusion model: a folder in diffusers' layout, shipped, given, or in the hub's cache."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FILES = {
     "scheduler": ("scheduler_config.json",),
 }
 _OWNERS = ("sd2-community", "stabilityai")
-"""Where Stable Diffusion 2 lies: its makers took it from the hub in November 2025; caches from before have it."""
+"""Repositories of Stable Diffusion 2: removed from the hub in November 2025, present in older caches."""
 
 
 def find(weights: str, *, fetch: bool) -> Path:
@@ -40,7 +40,7 @@ def find(weights: str, *, fetch: bool) -> Path:
         fetch: download what no cache holds.
 
     Raises:
-        WeightsError: it cannot be had, or is not whole; says how to mend it.
+        WeightsError: it is unavailable or incomplete; the message gives a remedy.
     """
     for folder in (hub.shipped(weights), Path(weights).expanduser()):
         if folder.is_dir():
@@ -48,12 +48,12 @@ def find(weights: str, *, fetch: bool) -> Path:
     if weights.startswith((".", "~", "/")) or weights.count("/") > 1 or weights.endswith("/"):
         raise WeightsError(f"weights must name a folder with {_INDEX}, but {weights} does not exist.")
     repos = [weights] if "/" in weights else [f"{owner}/{weights}" for owner in _OWNERS]
-    found = hub.cached((repo, _INDEX) for repo in repos)
-    if fetch and (found is None or _missing(found.parent)):  # a download that was broken off goes on
-        found = hub.fetched([(repo, _INDEX) for repo in repos], _download) or found
-    if found is None:
+    index = hub.cached((repo, _INDEX) for repo in repos)
+    if fetch and (index is None or _missing(index.parent)):  # a download that was broken off goes on
+        index = hub.fetched([(repo, _INDEX) for repo in repos], _download) or index
+    if index is None:
         raise WeightsError(hub.remedy(weights, "Stable Diffusion", f"hf download {repos[0]}", "in diffusers' layout"))
-    return _whole(found.parent, f" Fetch the rest with `hf download {repos[0]}`.")
+    return _whole(index.parent, f" Fetch the rest with `hf download {repos[0]}`.")
 
 
 def _download(repo: str, name: str) -> str:
@@ -66,7 +66,7 @@ def _download(repo: str, name: str) -> str:
 
 
 def _missing(folder: Path) -> list[str]:
-    """Return what a whole model would have beside what is there."""
+    """Return the missing files of a complete model."""
     missing = [
         f"{part}/{name}" for part, names in _FILES.items() for name in names if not (folder / part / name).is_file()
     ]
@@ -78,7 +78,7 @@ def _missing(folder: Path) -> list[str]:
 
 
 def _whole(folder: Path, remedy: str = "") -> Path:
-    """Return ``folder`` if nothing is missing; ``remedy`` is said where something is.
+    """Return ``folder`` if it is complete; ``remedy`` ends the message if it is not.
 
     Raises:
         WeightsError: a part is missing, cut short, or does not fit the others.
@@ -129,10 +129,10 @@ def config(folder: Path, part: str) -> dict[str, Any]:
     """
     file = folder / part / _FILES[part][0]
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{file} must be JSON, but: {error}.") from error
-    return dict(found)
+    return dict(content)
 
 
 def _readable(file: Path) -> None:

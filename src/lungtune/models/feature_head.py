@@ -1,4 +1,4 @@
-"""A classifier head over features: the linear probe, and a hidden layer beside it."""
+"""Classifier head over features: linear probe, optionally with a hidden layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Params(Synthetic, Classes, Loop):
-    """What one trial of a head chooses."""
+    """Hyperparameters of a feature head."""
 
     hidden: int = param(256, low=0, high=4096, unit="units", help="hidden units beside the linear map; 0: linear probe")
     dropout: float = param(0.0, low=0.0, high=0.9, help="share of the features dropped in training")
@@ -119,7 +119,7 @@ class ImageHead(Family[Any, Params]):
     def export(
         self, base: Any, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
-        """See ``Family.export``: timm's format, the head beside it."""
+        """See ``Family.export``: timm's format, with the head in a separate file."""
         from lungtune.models import timm_export
 
         built = timm_models.build(base.model, base.weights, base.image_size)

@@ -1,4 +1,4 @@
-"""Models of images as the loop sees them: grey pixels in [0, 1] go in, normalised as the pretraining wants it."""
+"""Wrapper of image models: takes grey pixels in [0, 1] and applies the pretraining's normalisation."""
 
 from __future__ import annotations
 

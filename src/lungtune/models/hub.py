@@ -1,4 +1,4 @@
-"""Where pretrained weights lie: shipped with the project, in a cache of the hub or on it; and how they are read."""
+"""Location and safe loading of pretrained weights: shipped, in a hub cache, or on the hub."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PATIENCE = 5.0
 
 
 def shipped(name: str) -> Path:
-    """Return where a base that comes with the project lies, whether it is there or not."""
+    """Return the path of a shipped base, whether or not it exists."""
     import lungtune
 
     return Path(lungtune.__file__).parent / "models" / "bases" / name

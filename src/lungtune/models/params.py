@@ -1,4 +1,4 @@
-"""What the training loop reads of every trial."""
+"""Parameters of the training loop, common to all families."""
 
 from __future__ import annotations
 

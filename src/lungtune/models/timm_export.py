@@ -1,4 +1,4 @@
-"""Write trained image models so that timm, or torch alone, loads them."""
+"""Export of trained image models that timm, or torch alone, can load."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def write_timm(
 def write_program(
     model: nn.Module, built: timm_models.Built, image_size: int, classes: Sequence[str], folder: Path, what: str
 ) -> None:
-    """Write any network as a program that torch alone runs, its weights beside it, with classes and README.
+    """Write a network as a program that torch alone runs, with weights, classes and README.
 
     Args:
         model: normalised images ``(N, 1, S, S)`` to a tuple whose first entry is the logits.
@@ -124,7 +124,7 @@ def write_random(architecture: str, settings: Mapping[str, Any], folder: Path) -
         else:
             model = lazy_imports.timm().create_model(architecture, in_chans=1, num_classes=0, **settings)
         for name, value in model.named_parameters():
-            if not value.any() and value.ndim == 1:  # scales that begin at zero would silence what lies before them
+            if not value.any() and value.ndim == 1:  # scales initialised at zero would silence the layers before them
                 value.data.fill_(0.5 if name.endswith("weight") else 0.0)
     _write_model(timm_models.Built(model, (0.5,), (0.25,), architecture, settings), 32, folder)
 

@@ -1,4 +1,4 @@
-"""Pretrained image models: any of timm's, our Conformers, and the bases that come with the project."""
+"""Pretrained image models: timm's, the Conformers of this project, and the shipped bases."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def check(model: str, weights: str) -> None:
     """Make sure that weights are on this machine, fetching them if the hub answers; say so if they are random ones.
 
     Raises:
-        WeightsError: they cannot be had; says how to get them.
+        WeightsError: they are unavailable; the message explains how to get them.
     """
-    found = find(model, weights, fetch=True)
-    if found.file is None:
-        log_stderr(f"The weights of {found.architecture} are {found.about}.")
+    located = find(model, weights, fetch=True)
+    if located.file is None:
+        log_stderr(f"The weights of {located.architecture} are {located.about}.")
 
 
 def find(model: str, weights: str, *, fetch: bool) -> Weights:
@@ -79,7 +79,7 @@ def find(model: str, weights: str, *, fetch: bool) -> Weights:
         fetch: download what no cache holds.
 
     Raises:
-        WeightsError: they cannot be had; says how to get them.
+        WeightsError: they are unavailable; the message explains how to get them.
     """
     file = Path(weights).expanduser()
     if weights == "random":
@@ -103,12 +103,12 @@ def _folder(folder: Path) -> Weights:
         architecture = config["architecture"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{folder} must hold timm's {_CONFIG} with an architecture, but: {error}.") from error
-    found = [folder / name for name in _FILES if (folder / name).is_file()]
-    found += sorted(file for file in folder.iterdir() if file.suffix in _ENDINGS)
-    if not found:
+    files = [folder / name for name in _FILES if (folder / name).is_file()]
+    files += sorted(file for file in folder.iterdir() if file.suffix in _ENDINGS)
+    if not files:
         raise WeightsError(f"{folder} must hold a weights file such as {_FILES[0]}, but has none.")
     settings, about = config.get("model_args") or {}, config.get("pretrained_cfg", config)
-    return Weights(architecture, found[0], settings, {"num_classes": config.get("num_classes", 0)} | about, str(folder))
+    return Weights(architecture, files[0], settings, {"num_classes": config.get("num_classes", 0)} | about, str(folder))
 
 
 def _config_of(model: str, tag: str | None) -> dict[str, Any]:
@@ -147,17 +147,17 @@ def _of_tag(model: str, tag: str, config: Mapping[str, Any], fetch: bool) -> Pat
     from huggingface_hub import hf_hub_download
 
     repo, name, url = config.get("hf_hub_id"), config.get("hf_hub_filename"), config.get("url")
-    found = None
+    path = None
     if repo:
         names = (name.replace("pytorch_model.bin", "model.safetensors"), name) if name else _FILES
         files = [(repo, each) for each in dict.fromkeys(names)]
-        found = hub.cached(files) or (hub.fetched(files, hf_hub_download) if fetch else None)
+        path = hub.cached(files) or (hub.fetched(files, hf_hub_download) if fetch else None)
         command = f"hf download {repo}"
     elif url:
-        found, command = _of_url(url, fetch), f"timm.create_model('{model}', pretrained=True)"
-    if found is None:
+        path, command = _of_url(url, fetch), f"timm.create_model('{model}', pretrained=True)"
+    if path is None:
         raise WeightsError(hub.remedy(tag, model, command, f"with {_CONFIG} and {_FILES[0]}"))
-    return found
+    return path
 
 
 def _of_url(url: str, fetch: bool) -> Path | None:
@@ -192,25 +192,25 @@ def build(model: str, weights: str, image_size: int, in_chans: int = 1, num_clas
     """
     import torch
 
-    found = find(model, weights, fetch=True)
-    state = hub.read(found.file) if found.file else None
-    settings = {**found.settings, **settings}
-    if found.config.get("fixed_input_size"):
+    located = find(model, weights, fetch=True)
+    state = hub.read(located.file) if located.file else None
+    settings = {**located.settings, **settings}
+    if located.config.get("fixed_input_size"):
         settings["img_size"] = image_size
-    make = _conformer if found.architecture.startswith(_OURS) else _of_timm
+    make = _conformer if located.architecture.startswith(_OURS) else _of_timm
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = make(found, state, image_size, in_chans, num_classes, settings)
-    config = {**_IMAGENET, **found.config}
+        net = make(located, state, image_size, in_chans, num_classes, settings)
+    config = {**_IMAGENET, **located.config}
     statistics = (_each(config[key], in_chans) for key in ("mean", "std"))
-    return Built(net.eval(), *statistics, found.architecture, settings)
+    return Built(net.eval(), *statistics, located.architecture, settings)
 
 
 def having(built: Built, part: str, what: str) -> Built:
     """Return ``built`` if its model has a part of that name.
 
     Raises:
-        SpaceError: it has not; ``what`` says what the model must be.
+        SpaceError: it has not; ``what`` names the required kind of model.
     """
     if not hasattr(built.model, part):
         raise SpaceError(f"model must be {what}, but got {built.architecture}.")
@@ -222,28 +222,28 @@ def _each(values: Any, channels: int) -> tuple[float, ...]:
 
 
 def _conformer(
-    found: Weights, state: dict | None, image_size: int, in_chans: int, classes: int, settings: dict
+    located: Weights, state: dict | None, image_size: int, in_chans: int, classes: int, settings: dict
 ) -> torch.nn.Module:
     from lungtune.models import conformer
 
-    net = conformer.conformer(found.architecture, in_chans, classes, **settings)
-    _fits(image_size, net.stride, found.architecture)
+    net = conformer.conformer(located.architecture, in_chans, classes, **settings)
+    _fits(image_size, net.stride, located.architecture)
     try:
         if state is not None:
             conformer.load(net, state)
     except RuntimeError as error:
-        raise _misfit(found, error) from error
+        raise _misfit(located, error) from error
     return net
 
 
 def _of_timm(
-    found: Weights, state: dict | None, image_size: int, in_chans: int, classes: int, settings: dict
+    located: Weights, state: dict | None, image_size: int, in_chans: int, classes: int, settings: dict
 ) -> torch.nn.Module:
     from lungtune.models import lazy_imports
 
     timm = lazy_imports.timm()
     wanted = {field.name for field in fields(timm.models.PretrainedCfg)} - set(_SOURCES)
-    config = {key: value for key, value in found.config.items() if key in wanted}
+    config = {key: value for key, value in located.config.items() if key in wanted}
     settings = {**settings, "in_chans": in_chans}
     if state is not None:
         config |= {"state_dict": state, **_shapes(config, state)}
@@ -251,14 +251,14 @@ def _of_timm(
     held = config["num_classes"] if state is not None else classes
     try:
         net = timm.create_model(
-            found.architecture, pretrained=state is not None, pretrained_cfg=config, num_classes=held, **settings
+            located.architecture, pretrained=state is not None, pretrained_cfg=config, num_classes=held, **settings
         )
     except (RuntimeError, KeyError, TypeError) as error:  # TypeError: a family's setting that the model does not have
-        raise _misfit(found, error) if state is not None else error from error
+        raise _misfit(located, error) if state is not None else error from error
     net.pretrained_cfg.pop("state_dict", None)
     if config.get("fixed_input_size"):
         patch = getattr(getattr(net, "patch_embed", None), "patch_size", 1)
-        _fits(image_size, patch if isinstance(patch, int) else patch[0], found.architecture)
+        _fits(image_size, patch if isinstance(patch, int) else patch[0], located.architecture)
     if held != classes:
         net.reset_classifier(classes)
     return net
@@ -268,14 +268,14 @@ def _shapes(config: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> dic
     """Return how many outputs and channels weights have, where that can be seen: a description may say otherwise."""
     head, stem = ((config.get(key) or "") for key in ("classifier", "first_conv"))
     head, stem = (name if isinstance(name, str) else name[0] for name in (head, stem))
-    found: dict[str, Any] = {}
+    shapes: dict[str, Any] = {}
     for name in (f"{head.partition('.')[0]}.weight", f"{head}.weight"):
         if name in state:
-            found["num_classes"] = len(state[name])
+            shapes["num_classes"] = len(state[name])
     weight, size = state.get(f"{stem}.weight"), config.get("input_size", (3, 224, 224))
     if weight is not None and weight.ndim == 4 and weight.shape[1] in (1, 3):
-        found["input_size"] = (weight.shape[1], *size[1:])
-    return found
+        shapes["input_size"] = (weight.shape[1], *size[1:])
+    return shapes
 
 
 def _fits(image_size: int, patch: int, model: str) -> None:
@@ -283,6 +283,6 @@ def _fits(image_size: int, patch: int, model: str) -> None:
         raise SpaceError(f"image_size must be a multiple of {patch} px for {model}, but got {image_size}.")
 
 
-def _misfit(found: Weights, error: Exception) -> WeightsError:
+def _misfit(located: Weights, error: Exception) -> WeightsError:
     lines = [line.strip() for line in str(error).strip().split("\n")]
-    return WeightsError(f"{found.about} must be weights of {found.architecture}, but: {' '.join(lines)[:300]}")
+    return WeightsError(f"{located.about} must be weights of {located.architecture}, but: {' '.join(lines)[:300]}")

@@ -1,4 +1,4 @@
-"""timm's vision transformers with attention in four plain Linears, and back."""
+"""Conversion of timm's vision transformers to attention with four plain Linears, and back."""
 
 from __future__ import annotations
 

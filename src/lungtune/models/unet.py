@@ -1,4 +1,4 @@
-"""A U-Net that also classifies: any of timm's encoders, segmentation-models-pytorch's decoder, a class head."""
+"""U-Net with a class head: a timm encoder and segmentation-models-pytorch's decoder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ClassifyingUnet(nn.Module):
 
 @torch.no_grad()
 def redraw(own: dict[str, Tensor], generator: torch.Generator) -> None:
-    """Draw the decoder's kernels anew, in place: He's uniform numbers, as its library does."""
+    """Reinitialise the decoder's kernels in place by He's uniform scheme, as its library does."""
     for name, value in own.items():
         if name.startswith(("net.decoder.", "net.mask.")) and value.ndim == 4:
             bound = (6.0 / value[0].numel()) ** 0.5

@@ -1,4 +1,4 @@
-"""Families that train the whole network, or its upper part."""
+"""Base classes of families that train a whole network or its upper part."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Params(Synthetic, Classes, Loop):
-    """What one trial of a whole network chooses."""
+    """Hyperparameters of a fully trained network."""
 
     label_smoothing: float = param(
         0.0, low=0.0, high=0.5, help="share of the target that is spread evenly over all classes"
@@ -30,7 +30,7 @@ class Params(Synthetic, Classes, Loop):
 
 
 class Network(Family[Any, Any]):
-    """A pretrained network with new heads, all of which trains unless ``trained`` says otherwise.
+    """A pretrained network with new heads; all parameters train unless ``trained`` restricts them.
 
     A family gives ``Base`` (with ``model``, ``weights`` and ``image_size``), ``Params``, ``heads`` and ``small``, and
     overrides what is different about it.
@@ -40,7 +40,7 @@ class Network(Family[Any, Any]):
     packs = False
     Params = Params
     heads: ClassVar[tuple[str, ...]] = ()
-    """Names of the Linears that every trial draws anew; () for the classifier of a model of timm's."""
+    """Names of the Linears that every trial reinitialises; () for the classifier of a timm model."""
     small: ClassVar[tuple[str, Mapping[str, Any]]]
     """Architecture and arguments of the miniature, for images of 32 px."""
 

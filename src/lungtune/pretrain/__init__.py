@@ -26,7 +26,7 @@ from lungtune.pretrain.recipes import RECIPES
 __all__ = ["RECIPES", "SHIPPED", "Corpus", "Recipe", "contrastive_loss", "corpus", "pretrain", "save"]
 
 SHIPPED = Path(__file__).parents[1] / "models" / "bases"
-"""Where bases are shipped, one folder each."""
+"""Folder of the shipped bases, one subfolder each."""
 
 
 def save(model: torch.nn.Module, recipe: Recipe, folder: Path) -> None:

@@ -126,7 +126,7 @@ def read(
         tokens: of all captions ``(N, L)``.
         meaning: ``(N,)``, equal where captions mean the same.
         generator: the only source of randomness.
-        steps, lr, batch, temperature: captions a step, each beside another one of its meaning.
+        steps, lr, batch, temperature: captions a step, each paired with another one of the same meaning.
     """
     kin = {int(m): torch.nonzero(meaning == m).flatten() for m in meaning.unique()}
     optimiser = torch.optim.AdamW(weights, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)

@@ -1,4 +1,4 @@
-"""What tiny bases learn from: pictures of phantom domain A, and what can be seen on them, in words and in numbers."""
+"""Pretraining corpus of the tiny bases: phantoms of domain A with captions and numeric findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretraining a latent diffusion model in the manner of Stable Diffusion 2: first its autoencoder, then its U-Net."""
+"""Pretraining of a latent diffusion model after Stable Diffusion 2: first the autoencoder, then the U-Net."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Parts(nn.Module):
     def meaning(self, tokens: Tensor) -> Tensor:
         """Return unit vectors ``(N, D)`` of captions ``(N, L)``, at their end token."""
         ends = (tokens == self.words.eos_token_id).int().argmax(1)
-        told = self.text(tokens).last_hidden_state
-        return functional.normalize(told[torch.arange(len(told)), ends], dim=-1)
+        hidden = self.text(tokens).last_hidden_state
+        return functional.normalize(hidden[torch.arange(len(hidden)), ends], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Diffusion(Recipe):
         text_steps, text_lr, temperature: of the text encoder, which learns alone that paraphrases mean the same
             (``contrastive.read``) and is frozen then, as Stable Diffusion's: trained with the U-Net, it forgets that
             captions differ before the U-Net can use them.
-        edges: weight of the difference between neighbouring pixels beside the pixels' own, so that fine lines stay.
+        edges: weight of neighbouring-pixel differences relative to the pixels' own loss; preserves fine lines.
         kl: weight of the latents' divergence from a standard normal, in nats a number.
         drop: share of captions that are left out, for guidance (Ho and Salimans 2022).
         average: decay of the moving average of the U-Net that is kept.
@@ -124,7 +124,7 @@ class Diffusion(Recipe):
         vae = AutoencoderKL(sample_size=self.size, **self.vae)
         for name, weight in vae.named_parameters():
             if name.endswith(("conv2.weight", "to_out.0.weight")):
-                nn.init.zeros_(weight)  # blocks that start as nothing beside their shortcuts: sharp copies come sooner
+                nn.init.zeros_(weight)  # residual blocks start as identity: sharp copies come sooner
         shrunk = 2 ** (len(self.vae["block_out_channels"]) - 1)
         unet = UNet2DConditionModel(
             sample_size=self.size // shrunk,
@@ -221,7 +221,7 @@ def _standardise(vae: AutoencoderKL, images: Tensor) -> None:
 def _draw(
     parts: Parts, recipe: Diffusion, mean: Tensor, std: Tensor, tokens: Tensor, generator: torch.Generator
 ) -> Iterator[float]:
-    """Teach the U-Net what noise hides, told the caption; yield the loss of every step.
+    """Train the U-Net as a caption-conditioned denoiser; yield the loss of every step.
 
     Args:
         parts: the U-Net of it trains.
@@ -247,8 +247,8 @@ def _draw(
         spread = (torch.arange(len(rows)) + torch.rand(len(rows), generator=generator)) / len(rows)
         t = (spread * times).long()  # every batch sees all levels of noise
         left_out = torch.rand(len(rows), 1, 1, generator=generator) < recipe.drop
-        told = torch.where(left_out, nothing, captions[rows])
+        context = torch.where(left_out, nothing, captions[rows])
         noisy = noise_of.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
-        loss = functional.mse_loss(parts.unet(noisy, t, told).sample, noise_of.get_velocity(latents, noise, t))
+        loss = functional.mse_loss(parts.unet(noisy, t, context).sample, noise_of.get_velocity(latents, noise, t))
         descend(loss, optimiser, weights)
         yield float(loss.detach())

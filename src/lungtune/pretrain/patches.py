@@ -1,4 +1,4 @@
-"""Where a vision transformer starts: patches that are whitened, places that are waves."""
+"""Initialisation of a vision transformer: whitened patches, sinusoidal positions."""
 
 from __future__ import annotations
 

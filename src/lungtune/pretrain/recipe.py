@@ -1,4 +1,4 @@
-"""What all recipes for a base have in common: pictures, passes, and how a network descends."""
+"""Common settings of all pretraining recipes: images, passes, optimisation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DENSE = (1.0, *(3.0 for _ in FINDINGS))  # weights of lung map and findings' ma
 
 @dataclass(frozen=True)
 class Recipe(ABC):
-    """How a base is pretrained.
+    """Pretraining recipe of a base.
 
     Attributes:
         patients: patients of phantom domain A; about 1.85 images each.
@@ -45,7 +45,7 @@ class Recipe(ABC):
         """Width of the model's images, px."""
 
     def steps(self, images: int) -> int:
-        """Return how many steps the training takes over ``images`` pictures."""
+        """Return the number of training steps over ``images`` pictures."""
         return self.passes * (images // self.batch)
 
     def corpus(self, seed: int, tick: Callable[[], None] = lambda: None) -> Corpus:

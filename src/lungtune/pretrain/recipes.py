@@ -1,4 +1,4 @@
-"""The shipped bases: name -> how to make each, in minutes of one core; the diffusion model takes an hour."""
+"""Pretraining recipes of the shipped bases, by name: minutes on one core each, an hour for the diffusion model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small tokenizer in CLIP's manner: captions' words are tokens, and any other text can be spelled."""
+"""Small tokenizer after CLIP's: caption words are tokens, other text is spelled."""
 
 from __future__ import annotations
 

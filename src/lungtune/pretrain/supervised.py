@@ -1,4 +1,4 @@
-"""Pretraining a classifier's body: it learns to tell what is to be seen, and where, never which disease it is."""
+"""Supervised pretraining of a classifier body on visible findings and their places, never on diseases."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class Supervised(Recipe):
         for step, rows in enumerate(self.batches(len(data.images), generator)):
             set_lr(optimiser, self.lr, step, steps)
             images, maps = augment(data.images[rows], data.maps[rows], generator)
-            told, dense = 0.0, 0.0
+            classified, dense = 0.0, 0.0
             for (pooled, cells), head, painter in zip(branches(body, images), tell, show, strict=True):
                 loss = functional.binary_cross_entropy_with_logits(head(pooled), data.places[rows], reduction="none")
-                told = told + loss.sum(1).mean() / len(tell)
+                classified = classified + loss.sum(1).mean() / len(tell)
                 dense = dense + dense_loss(painter(cells), maps, data.kinds[rows]) / len(tell)
-            descend(told + self.dense * dense, optimiser, weights)
-            tick(float(told.detach()))
+            descend(classified + self.dense * dense, optimiser, weights)
+            tick(float(classified.detach()))
         return body.eval()
 
     def body(self) -> nn.Module:

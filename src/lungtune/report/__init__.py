@@ -1,1 +1,1 @@
-"""Markdown, contact sheets and the frame of a retraining's report."""
+"""Markdown, contact sheets and the frame of a retraining report."""

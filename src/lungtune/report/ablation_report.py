@@ -1,4 +1,4 @@
-"""The report's section on one parameter: every value's models against the control's, on each part of the data.
+"""Report section on one parameter: the models of every value against the control, per data part.
 
 The recipe was chosen with one of the values, which flatters that value; ``notes`` say so, as nothing here can mend it.
 """
@@ -42,7 +42,7 @@ def part(
         arms: of every training that ended. A value none of whose seeds did is left out.
         objective: the metric that decides, and its direction.
         by_class, by_class_mode: as in :func:`lungtune.stats.ablation.effect`.
-        measures: shown name -> (the scorer's name of a metric, predictions of its task), shown beside the objective.
+        measures: display name -> (the scorer's name of a metric, predictions of its task), shown next to the objective.
 
     Returns:
         JSON-able: ``problem`` (why nothing could be compared; empty when it could), and then ``seeds``, ``values``
@@ -51,14 +51,14 @@ def part(
         (:func:`lungtune.stats.ablation.effect`), ``sentence``, ``synthetic``
         (:func:`lungtune.stats.synthetic_ablation.verdict`, null for other parameters).
     """
-    found = {value: arms[value] for value in compared.values if arms.get(value)}
-    if compared.control not in found or len(found) < 2:
+    scored = {value: arms[value] for value in compared.values if arms.get(value)}
+    if compared.control not in scored or len(scored) < 2:
         return {"problem": f"Not computed: trainings with {compared.axis} {shown(compared.control)} and with another "
                 "value must end, but did not."}  # fmt: skip
-    seeds = sorted(set.intersection(*(set(each) for each in found.values())))
+    seeds = sorted(set.intersection(*(set(each) for each in scored.values())))
     if not seeds:
         return {"problem": "Not computed: no seed's training ended with all values; give more --seeds."}
-    models = {value: [each[seed] for seed in seeds] for value, each in found.items()}
+    models = {value: [each[seed] for seed in seeds] for value, each in scored.items()}
     asked = compared.axis == IMAGES
     verdict = synthetic_ablation.verdict(patients, models, compared.values, objective) if asked else None
     treatments = {value: each for value, each in models.items() if value != compared.control}
@@ -68,7 +68,7 @@ def part(
     )  # fmt: skip
     groups = groups_of(patients, len(models[compared.control][0]))
     gains = {arm["value"]: arm["gain"] for arm in effect["arms"]}
-    scores = {value: [plain(each.scorer(groups), objective.own) for each in models[value]] for value in found}
+    scores = {value: [plain(each.scorer(groups), objective.own) for each in models[value]] for value in scored}
     rows = [
         {
             "value": value,
@@ -80,7 +80,7 @@ def part(
                 for name, (metric, each) in (measures or {}).items()
             },
         }
-        for value in found
+        for value in scored
     ]
     sentence = effect["sentence"]
     if len(seeds) > 1:
@@ -111,7 +111,7 @@ def confirmed(compared: Comparison, validation: Mapping[str, Any], test: Mapping
         return ""
     return (
         f"The value that was best on validation, {shown(best)}, has a gain of {interval_text(gain)} over "
-        f"{control} here. Whoever picks a value by these test scores needs new patients to know what it is worth."
+        f"{control} here. A value picked by these test scores has to be confirmed on new patients."
     )
 
 
@@ -157,32 +157,32 @@ def notes(
     return sentences
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def markdown(section: Mapping[str, Any]) -> str:
     """Return a report's section as Markdown: notes, then a table and a sentence a part."""
-    axis = cell(found["axis"])
+    axis = cell(section["axis"])
     lines = [f"## Effect of {axis}", "", "The same recipe with other values of one parameter; all else is equal. "]
-    lines[-1] += f"The control is {axis} {cell(shown(found['control']))}, the recipe's value "
-    lines[-1] += f"{cell(shown(found['recipe_value']))}. " + cell(" ".join(found["notes"]))
+    lines[-1] += f"The control is {axis} {cell(shown(section['control']))}, the recipe's value "
+    lines[-1] += f"{cell(shown(section['recipe_value']))}. " + cell(" ".join(section["notes"]))
     for name in ("validation", "test"):
-        if found[name]:
-            lines += ["", f"### On {name}", "", *_table(axis, found, found[name])]
-            lines += ["", cell(found["confirmed"])] if name == "test" and found["confirmed"] else []
-    verdicts = _verdicts(found)
+        if section[name]:
+            lines += ["", f"### On {name}", "", *_table(axis, section, section[name])]
+            lines += ["", cell(section["confirmed"])] if name == "test" and section["confirmed"] else []
+    verdicts = _verdicts(section)
     lines += ["", "## Synthetic images", "", *(cell(line) for line in verdicts)] if verdicts else []
     return "\n".join(lines) + "\n"
 
 
-def _verdicts(found: Mapping[str, Any]) -> list[str]:
-    """Whether synthetic images helped, a sentence a part; nothing of other axes."""
-    parts = [(name, found[name].get("synthetic")) for name in ("validation", "test") if found[name]]
+def _verdicts(section: Mapping[str, Any]) -> list[str]:
+    """Verdicts on synthetic images, one sentence per data part; empty for other axes."""
+    parts = [(name, section[name].get("synthetic")) for name in ("validation", "test") if section[name]]
     return [f"On {name}, {verdict['sentence']}" for name, verdict in parts if verdict]
 
 
-def _table(axis: str, found: Mapping[str, Any], each: Mapping[str, Any]) -> list[str]:
+def _table(axis: str, section: Mapping[str, Any], each: Mapping[str, Any]) -> list[str]:
     if each["problem"]:
         return [each["problem"]]
     names = list(dict.fromkeys(name for row in each["values"] for name in row["measures"]))
-    head = [axis, found["metric"], f"gain over {cell(shown(found['control']))}", "seeds above", *map(cell, names)]
+    head = [axis, section["metric"], f"gain over {cell(shown(section['control']))}", "seeds above", *map(cell, names)]
     lines = [cell(each["sentence"]), "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in each["values"]:
         control = row["gain"] is None
@@ -202,11 +202,11 @@ def _score(score: Mapping[str, float | None]) -> str:
     return f"{score['mean']:.3f}" + ("" if score["sd"] is None else f" ± {score['sd']:.3f}")
 
 
-def text(found: Mapping[str, Any]) -> list[str]:
+def text(section: Mapping[str, Any]) -> list[str]:
     """Return the same in a few lines for the terminal."""
-    lines = [f"effect of {found['axis']} (control {shown(found['control'])}):"]
+    lines = [f"effect of {section['axis']} (control {shown(section['control'])}):"]
     for name in ("validation", "test"):
-        each = found[name]
+        each = section[name]
         if not each:
             continue
         lines.append(f"  {name}: {each['problem'] or each['sentence']}")
@@ -214,6 +214,6 @@ def text(found: Mapping[str, Any]) -> list[str]:
             gain = "control" if row["gain"] is None else f"gain {interval_text(row['gain'])}"
             more = "".join(f"; {key} {interval_text(value)}" for key, value in row["measures"].items())
             lines.append(f"    {shown(row['value']):>10}  {_score(row['score'])}; {gain}{more}")
-        lines += [f"  {found['confirmed']}"] if name == "test" and found["confirmed"] else []
-    lines += [f"  {verdict}" for verdict in _verdicts(found)]
-    return [*lines, *(f"  {note}" for note in found["notes"])]
+        lines += [f"  {section['confirmed']}"] if name == "test" and section["confirmed"] else []
+    lines += [f"  {verdict}" for verdict in _verdicts(section)]
+    return [*lines, *(f"  {note}" for note in section["notes"])]

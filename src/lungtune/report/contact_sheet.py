@@ -1,4 +1,4 @@
-"""A contact sheet: rows of images under their titles, as one PNG, to be looked at side by side."""
+"""Contact sheet: rows of images under their titles, as one PNG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names in tables, and names of baselines."""
+"""Display names of table columns and baselines."""
 
 from __future__ import annotations
 

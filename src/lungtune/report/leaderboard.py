@@ -9,20 +9,20 @@ from lungtune.report.formatting import cell
 from lungtune.stats.bootstrap import interval_text
 
 
-def text(found: Mapping[str, Any]) -> str:
-    """Return a board as plain text: a line a contender, then what it says."""
-    width = max(len(row["name"]) for row in found["rows"])
-    lines = [f"{row['rank']:>2}  {row['name']:<{width}}  {'  '.join(_cells(row))}" for row in found["rows"]]
-    return "\n".join([*lines, found["sentence"], found["claims"]])
+def text(board: Mapping[str, Any]) -> str:
+    """Return a board as plain text: a line per contender, then its conclusions."""
+    width = max(len(row["name"]) for row in board["rows"])
+    lines = [f"{row['rank']:>2}  {row['name']:<{width}}  {'  '.join(_cells(row))}" for row in board["rows"]]
+    return "\n".join([*lines, board["sentence"], board["claims"]])
 
 
-def markdown(found: Mapping[str, Any]) -> str:
-    """Return a board as a Markdown table, then what it says."""
-    lines = [f"| | model | {found['metric']} | corrected for the choice | behind the winner | beyond chance |"]
+def markdown(board: Mapping[str, Any]) -> str:
+    """Return a board as a Markdown table, then its conclusions."""
+    lines = [f"| | model | {board['metric']} | corrected for the choice | behind the winner | beyond chance |"]
     lines.append("|---|---|---|---|---|---|")
-    for row in found["rows"]:
+    for row in board["rows"]:
         lines.append(f"| {row['rank']} | {cell(row['name'])} | " + " | ".join(_cells(row)) + " |")
-    return "\n".join([*lines, "", cell(found["sentence"]), "", found["claims"], ""])
+    return "\n".join([*lines, "", cell(board["sentence"]), "", board["claims"], ""])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The report of a retraining, whatever the task: its frame, a plain section a part, Markdown, terminal text, files."""
+"""Task-independent frame of a retraining report: one section per data part, Markdown, terminal text, files."""
 
 from __future__ import annotations
 
@@ -97,14 +97,16 @@ def reproduction(
     }
 
 
-def reproduction_text(found: Mapping[str, Any]) -> str:
+def reproduction_text(reproduction: Mapping[str, Any]) -> str:
     """Return the comparison as a sentence."""
-    scores = f"searched {found['searched']:.4f}, retrained {found['retrained']:.4f} ({found['metric']})"
-    if found["edited"]:
+    scores = (
+        f"searched {reproduction['searched']:.4f}, retrained {reproduction['retrained']:.4f} ({reproduction['metric']})"
+    )
+    if reproduction["edited"]:
         return f"reproduced: not compared, the recipe was edited after its export; {scores}"
-    if found["reproduced"] == "yes":
+    if reproduction["reproduced"] == "yes":
         return f"reproduced: yes, {scores}"
-    changed = ", ".join(f"{name} {then} then, {now} now" for name, (then, now) in found["differences"].items())
+    changed = ", ".join(f"{name} {then} then, {now} now" for name, (then, now) in reproduction["differences"].items())
     return f"reproduced: no, {scores}. Look at: the pretrained weights, {changed or 'the device'}"
 
 
@@ -136,8 +138,8 @@ def section_text(name: str, part: Mapping[str, Any]) -> list[str]:
     lines = [f"{name}: {part['cases']} cases of {part['patients']} patients (95 % intervals over patients)"]
     for metric, value in part["metrics"].items():
         known = {formatting.baseline(other): scores.get(metric) for other, scores in part["baselines"].items()}
-        beside = "".join(f"; {other} {score:.3f}" for other, score in known.items() if score is not None)
-        lines.append(f"  {metric:18} {interval_text(value)}{beside}")
+        references = "".join(f"; {other} {score:.3f}" for other, score in known.items() if score is not None)
+        lines.append(f"  {metric:18} {interval_text(value)}{references}")
     lines += [f"  {part['collapsed']}"] if part["collapsed"] else []
     return lines + [f"  {measure:18} {interval_text(each)}" for measure, each in part["measures"].items()]
 

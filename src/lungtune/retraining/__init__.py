@@ -1,1 +1,1 @@
-"""Retraining a recipe: runs, comparisons and the frame of its report, for any task."""
+"""Retraining of a recipe for any task: runs, comparisons and the frame of its report."""

@@ -1,4 +1,4 @@
-"""A comparison of one parameter's values: the same recipe trained with each, against a control.
+"""Comparison arms: the recipe trained with each value of one parameter, against a control.
 
 The recipe's own runs are its value's. Of three seeds or more the searched one is left out of all values: its score was
 selected with one of them.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lungtune.engine.session import Session
 
 OTHERS = 2
-"""With so many seeds beside the searched one, that one is left out."""
+"""Number of further seeds from which on the searched one is left out."""
 
 
 def compared_seeds(seeds: int) -> int:
@@ -68,8 +68,8 @@ class Arms:
         number = 0
         for value in compared.values:
             changed = {compared.axis: value}
-            made = dataclasses.replace(space, fixed={**space.fixed, **changed})
-            folder = work / recipe.fingerprint(made, origin.fidelity, origin.split, origin.bank)
+            arm = dataclasses.replace(space, fixed={**space.fixed, **changed})
+            folder = work / recipe.fingerprint(arm, origin.fidelity, origin.split, origin.bank)
             self.arms[value] = mine if value == compared.own else []
             for run in mine if value != compared.own else ():
                 self.arms[value].append(runs.Run(run.seed, folder / str(run.seed), number, changed))
@@ -86,7 +86,7 @@ class Arms:
         runs.train(self._session, self._space, self.others, self._fidelity, listed)
 
     def content(self, edited: bool) -> dict[str, Any]:
-        """Return what the report says while the test set is locked.
+        """Return the report content while the test set is locked.
 
         Args:
             edited: the recipe was changed after its export.
@@ -96,7 +96,7 @@ class Arms:
             [{value, seed, score, failure, test}], ``notes``; ``validation``, ``test``: comparisons
             (:func:`lungtune.report.ablation_report.part`), the second null; ``confirmed``: a sentence.
         """
-        found = {
+        content = {
             "axis": self.compared.axis,
             "control": self.compared.control,
             "recipe_value": self.compared.own,
@@ -106,7 +106,7 @@ class Arms:
             "test": None,
             "confirmed": "",
         }
-        return found | self._rows(edited)
+        return content | self._rows(edited)
 
     def score(self, part: Part, content: dict[str, Any], edited: bool) -> None:
         """Score all values on the opened test part; ``own`` were scored on it before. Fills in ``content``."""

@@ -1,4 +1,4 @@
-"""Controls that do not see a lung: what files look like from outside, and the recipe trained on blackened lungs.
+"""Controls that see no lung: a model of file properties, and the recipe trained on blackened lungs.
 
 A model that a control equals has not shown that it reads lungs. The outline of a blackened lung stays visible, so the
 second control knows shape and size of the lungs, and everything around them.
@@ -41,7 +41,7 @@ def outside(inspection: Inspection, part: str) -> dict[str, np.ndarray]:
 
 
 def masked(inspection: Inspection) -> bool:
-    """Whether any training case has a lung mask."""
+    """True if any training case has a lung mask."""
     return inspection.manifest.has("mask", "train")
 
 

@@ -1,4 +1,4 @@
-"""What retraining a recipe takes, whatever its task: runs, scores with intervals, a comparison, a report.
+"""Task-independent retraining of a recipe: runs, scores with intervals, comparison, report.
 
 :class:`Retraining` serves every task as it is; a task with more to report subclasses it (``Task.retraining``).
 """
@@ -106,7 +106,7 @@ class Retraining:
         self.dataset = self.opened(bank=self._taken())
         self.checkpoints = folder / "work" / self.mark
         first, space = self.space.seed, self.space
-        assert first is not None  # provenance made sure
+        assert first is not None  # guaranteed by the provenance
         self.each = [runs.Run(seed, self.checkpoints / str(seed)) for seed in range(first, first + self.options.seeds)]
         slots = runs.room(self.family, self._together())
         self.session = Session(self.family, self.base, self.dataset, space.fidelity, space.objective, slots=slots)
@@ -134,7 +134,7 @@ class Retraining:
         self.family.export(self.base, self.params, self.dataset.classes, self.each[0].adapter, draft)
 
     def content(self) -> dict[str, Any]:
-        """Return what the report says while the test set is locked (:func:`lungtune.report.retrain_report.content`)."""
+        """Return the report content while the test set is locked (:func:`lungtune.report.retrain_report.content`)."""
         about = {"recipe": self.path.name, "fingerprint": self.mark, "weights": str(self.folder / "weights")}
         data = {"source": self.inspection.source, "split": self.origin.split, "classes": list(self.dataset.classes)}
         about |= {"data": data, "versions": environment.describe()["versions"]}
@@ -159,7 +159,7 @@ class Retraining:
         runs.make_sure(self.session, self.space, scored, self.origin.fidelity)
 
     def score(self, content: dict[str, Any]) -> None:
-        """Open the test set and fill in what ``content`` says of it."""
+        """Open the test set and fill in its part of ``content``."""
         part = self.locked()
         for run, row in zip(self.each, content["runs"], strict=True):
             if run.failure is None:
@@ -195,11 +195,11 @@ class Retraining:
         """
         kept = self.kept[name] = self.session.evaluators[self.task.name].kept(part, predicted[self.task.name])
         scorer = kept.scorer(bootstrap.groups_of(part.patients, len(part)))
-        found = bootstrap.intervals(scorer, self.task.scorer_names(self.dataset.classes))
+        intervals = bootstrap.intervals(scorer, self.task.scorer_names(self.dataset.classes))
         return {
             "cases": len(part),
             "patients": scorer.patients,
-            "metrics": {metric: value.to_dict() for metric, value in found.items()},
+            "metrics": {metric: value.to_dict() for metric, value in intervals.items()},
             "baselines": self.task.baselines(self.dataset, part),
             "collapsed": kept.collapsed(self.dataset.classes),
             "measures": self.measures(part, predicted),
@@ -240,14 +240,14 @@ class Retraining:
 
     def measures(self, part: Part, predicted: Predicted) -> dict[str, Any]:
         """Return the metrics of the family's other tasks: name -> {value, low, high, level, cases}."""
-        found: dict[str, Any] = {}
+        measures: dict[str, Any] = {}
         groups = bootstrap.groups_of(part.patients, len(part))
         for task in (task for task in self.family.tasks if task is not self.task):
             scorer = self.session.evaluators[task.name].kept(part, predicted[task.name]).scorer(groups)
             for metric, value in bootstrap.intervals(scorer, {name: name for name in task.metrics}).items():
                 cases = int(scorer.cases(metric).sum())
-                found[self.family.metric_key(task, metric)] = {**value.to_dict(), "cases": cases}
-        return found
+                measures[self.family.metric_key(task, metric)] = {**value.to_dict(), "cases": cases}
+        return measures
 
     def opened(self, more: Sequence[Field] = (), **how: Any) -> Dataset:
         """Open the data: the family's fields and ``more``; ``how`` as in :func:`lungtune.data.dataset.load`."""

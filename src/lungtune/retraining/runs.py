@@ -1,4 +1,4 @@
-"""The runs of a recipe: trained to the fidelity its score was searched at, and reopened to be scored.
+"""Runs of a recipe: trained to the fidelity of the searched score, and reopened for scoring.
 
 What a run predicts is kept by task: ``{task: {name: array}}``, as ``Session.predict`` returns it.
 """
@@ -52,7 +52,7 @@ class Run:
         return f"seed {self.seed}" + "".join(f", {name} {shown(value)}" for name, value in self.changed.items())
 
     def row(self) -> dict[str, Any]:
-        """Return what the report says of this run."""
+        """Return the report entry of this run."""
         return {"seed": self.seed, "value": self.value, "failure": self.failure, "metrics": self.scores, "test": None}
 
 
@@ -62,7 +62,7 @@ def room(family: Family[Any, Any], count: int) -> int:
 
 
 def train(session: Session, space: SearchSpace, runs: list[Run], fidelity: float, what: str = "") -> None:
-    """Train runs up to ``fidelity`` passes, as many together as the session takes; fill in their results."""
+    """Train runs up to ``fidelity`` passes, as many at once as the session has slots; fill in their results."""
     size = session.pack.capacity
     for first in range(0, len(runs), size):
         some = runs[first : first + size]

@@ -1,4 +1,4 @@
-"""Schedulers: one module each, found by file name; each exposes its class as ``SCHEDULER``."""
+"""Schedulers: one module each, discovered by file name; each exposes its class as ``SCHEDULER``."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def get(name: str) -> type[Scheduler[Any]]:
         raise SpaceError(
             f"scheduler.name must be {' or '.join(names())}, but got {name!r}.{did_you_mean(name, names())}"
         )
-    found: type[Scheduler[Any]] = members.load(sys.modules[__name__], name, "SCHEDULER")
-    return found
+    scheduler: type[Scheduler[Any]] = members.load(sys.modules[__name__], name, "SCHEDULER")
+    return scheduler
 
 
 def create(config: SchedulerConfig, fidelity: Fidelity, objective: Objective) -> Scheduler[Any]:

@@ -1,4 +1,4 @@
-"""Asynchronous successive halving (ASHA); its state is rebuilt from the reports at any time.
+"""Asynchronous successive halving (ASHA); stateless, recomputed from the reports.
 
 Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020.
 """

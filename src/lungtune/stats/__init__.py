@@ -1,1 +1,1 @@
-"""Bootstrap over patients, selection bias, comparisons, leaderboards: free of any task."""
+"""Patient bootstrap, selection bias, comparisons and leaderboards, independent of any task."""

@@ -1,4 +1,4 @@
-"""Whether one parameter helps: its values against a control, on the same patients.
+"""Effect of one parameter: its values against a control, on the same patients.
 
 For a parameter whose 0 switches something off (``lambda2``, the weight of the segmentation loss), the models trained
 with 0 are the control; elsewhere any value may be. Every other value gets a paired interval over patients of its gain,
@@ -34,7 +34,7 @@ def gain(
 ) -> Interval:
     """Return the score of ``treatment`` above that of ``control``, each the mean over its seeds, on the same draws.
 
-    Positive is better: ``mode`` says which direction of the metric that is.
+    Positive is better: ``mode`` is the metric's direction.
     """
     groups = groups_of(patients, len(control[0]))
     pair = (seed_mean(treatment, groups), seed_mean(control, groups))[:: 1 if mode == "max" else -1]
@@ -85,11 +85,11 @@ def effect(
     score = lambda seeds: plain(seed_mean(seeds, groups), objective.own)  # noqa: E731
     how = {"draws": draws, "seed": seed}
     joint = 1 - (1 - level) / len(treatments)
-    arms, found = [], {}
+    arms, gains = [], {}
     for value, seeds in treatments.items():
-        found[value] = gain(patients, control, seeds, objective.own, objective.mode, level=joint, **how)
-        arms.append({"value": value, "score": score(seeds), "seeds": len(seeds), "gain": found[value].to_dict()})
-    best = max(found, key=lambda value: found[value].value)
+        gains[value] = gain(patients, control, seeds, objective.own, objective.mode, level=joint, **how)
+        arms.append({"value": value, "score": score(seeds), "seeds": len(seeds), "gain": gains[value].to_dict()})
+    best = max(gains, key=lambda value: gains[value].value)
     where = {
         name: gain(patients, control, treatments[best], metric, by_class_mode, level=level, **how).to_dict()
         for name, metric in (by_class or {}).items()
@@ -102,34 +102,34 @@ def effect(
         "control": {"score": score(control), "seeds": len(control)},
         "arms": arms,
         "best": best,
-        "helps": found[best].low > 0,
-        "harms": found[best].high < 0,
+        "helps": gains[best].low > 0,
+        "harms": gains[best].high < 0,
         "classes": where,
     }
     return {**result, "sentence": sentence(result)}
 
 
-def sentence(found: Mapping[str, Any]) -> str:
+def sentence(effect: Mapping[str, Any]) -> str:
     """Return the answer in plain words, and what it leaves open."""
-    axis, metric, control = found["axis"], found["metric"], found["control"]
-    arm = next(arm for arm in found["arms"] if arm["value"] == found["best"])
+    axis, metric, control = effect["axis"], effect["metric"], effect["control"]
+    arm = next(arm for arm in effect["arms"] if arm["value"] == effect["best"])
     change = arm["gain"]
-    verdict = "helps" if found["helps"] else "harms" if found["harms"] else "makes no difference beyond chance"
-    best = "its best value" if len(found["arms"]) > 1 else "its value"
-    best += f" {shown(found['best'])}"
+    verdict = "helps" if effect["helps"] else "harms" if effect["harms"] else "makes no difference beyond chance"
+    best = "its best value" if len(effect["arms"]) > 1 else "its value"
+    best += f" {shown(effect['best'])}"
     sentences = [
-        f"{axis} {verdict}: {best} scores {arm['score']:.3f} {metric}, {shown(found['against'])} scores "
+        f"{axis} {verdict}: {best} scores {arm['score']:.3f} {metric}, {shown(effect['against'])} scores "
         f"{control['score']:.3f}"
     ]
     if change["low"] is None:
         sentences[0] = f"{axis}: {best} changes {metric} by {change['value']:+.3f}; one patient tells no more."
         return sentences[0]
-    joint = f", jointly for {len(found['arms'])} values" if len(found["arms"]) > 1 else ""
+    joint = f", jointly for {len(effect['arms'])} values" if len(effect["arms"]) > 1 else ""
     sentences[0] += (
-        f" (gain {change['value']:+.3f}, {100 * found['level']:g} % interval {change['low']:+.3f} to "
+        f" (gain {change['value']:+.3f}, {100 * effect['level']:g} % interval {change['low']:+.3f} to "
         f"{change['high']:+.3f}{joint})."
     )
-    known = {name: each for name, each in found["classes"].items() if each["low"] is not None}
+    known = {name: each for name, each in effect["classes"].items() if each["low"] is not None}
     up = [name for name, each in known.items() if each["low"] > 0]
     down = [name for name, each in known.items() if each["high"] < 0]
     if up:

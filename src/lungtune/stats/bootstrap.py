@@ -1,7 +1,7 @@
-"""Percentile intervals by bootstrap over patients: the cases of one patient are drawn, or left out, together.
+"""Percentile bootstrap intervals over patients; the cases of a patient are drawn, or left out, together.
 
 Any report that has a :class:`lungtune.core.task.Scorer` can be scored: all draws are one call with a matrix of patient
-weights, so a scorer that keeps sums per patient takes some tens of milliseconds for 1,000 draws over 1,000 cases.
+weights, so a scorer that keeps sums per patient needs some tens of milliseconds for 1,000 draws over 1,000 cases.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Interval:
 
     @property
     def beyond_chance(self) -> bool:
-        """Whether the interval of a difference leaves out 0."""
+        """True if the interval of a difference excludes 0."""
         return self.low > 0 or self.high < 0
 
     def to_dict(self) -> dict[str, float | None]:

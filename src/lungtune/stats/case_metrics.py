@@ -1,4 +1,4 @@
-"""Case-wise measures, such as Dice: their mean over the cases that have one, and predictions that consist of them."""
+"""Case-wise metrics such as Dice: means over the cases that define them, and predictions that consist of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lungtune.stats.bootstrap import CaseMeans, Interval, groups_of
 
 @dataclass(frozen=True)
 class CaseMeasures:
-    """What a report keeps where a task's predictions are measures of each case.
+    """Predictions that consist of case-wise metrics, as a report stores them.
 
     Attributes:
         values: name -> float ``(N,)``, NaN where a case has no value; all of one length.

@@ -1,8 +1,8 @@
-"""Which of several model families is best, and whether its lead is more than chance.
+"""Ranking of model families, with an interval for the winner's lead.
 
 The winner's lead over each other contender gets a paired interval over patients, jointly right for all of them
 (Bonferroni), as the winner is compared with everyone. A contender's own score is that of its best report, chosen on
-the same patients; with all its candidates, the score expected on new patients is given beside it.
+the same patients; with all its candidates, the score expected on new patients is given as well.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def board(
             row |= {"lead": lead.to_dict(), "optimism": shift, "beyond_chance": lead.low - max(0.0, shift) > 0}
         rows.append(row)
     whole = honest.get(_ALL)
-    found = {"metric": objective.metric, "level": level, "rows": rows, "corrected": whole.to_dict() if whole else None}
-    return {**found, "sentence": sentence(found), "claims": CLAIMS}
+    table = {"metric": objective.metric, "level": level, "rows": rows, "corrected": whole.to_dict() if whole else None}
+    return {**table, "sentence": sentence(table), "claims": CLAIMS}
 
 
 def _corrected(
@@ -113,10 +113,10 @@ def _corrected(
     return {name: selection.expected(each, patients, *chosen, seed=seed, level=level) for name, each in known.items()}
 
 
-def sentence(found: Mapping[str, Any]) -> str:
+def sentence(board: Mapping[str, Any]) -> str:
     """Return who wins, and by how much over whom, in plain words."""
-    metric, level = found["metric"], f"{100 * found['level']:g} %"
-    winner, *others = found["rows"]
+    metric, level = board["metric"], f"{100 * board['level']:g} %"
+    winner, *others = board["rows"]
     if not others:
         return f"{winner['name']} is the only contender ({metric} {winner['value']:.3f}): there is nothing to compare."
     second, sentences = others[0], []
@@ -144,10 +144,10 @@ def sentence(found: Mapping[str, Any]) -> str:
             if not second["beyond_chance"]
             else f"Over {_listed(equals)} it is not."
         )
-    if found["corrected"]:
+    if board["corrected"]:
         sentences.append(
             f"Corrected for choosing the best of all trials, the winner can be expected to score "
-            f"{found['corrected']['value']:.3f} on new patients."
+            f"{board['corrected']['value']:.3f} on new patients."
         )
     return " ".join(sentences)
 

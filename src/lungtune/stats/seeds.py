@@ -1,4 +1,4 @@
-"""Mean and spread over several seeds of one recipe, of which the first one's score was selected."""
+"""Mean and spread over several seeds of one recipe; the first seed's score was selected."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def others(runs: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
     return spread(values) if len(runs) >= 3 and values else None
 
 
-def spread_text(found: Mapping[str, float | None]) -> str:
+def spread_text(spread: Mapping[str, float | None]) -> str:
     """Return ``mean 0.812 ± 0.010 (sd over seeds)``."""
-    if found["sd"] is None:
-        return f"mean {found['mean']:.3f}"
-    return f"mean {found['mean']:.3f} ± {found['sd']:.3f} (sd over seeds)"
+    if spread["sd"] is None:
+        return f"mean {spread['mean']:.3f}"
+    return f"mean {spread['mean']:.3f} ± {spread['sd']:.3f} (sd over seeds)"
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:

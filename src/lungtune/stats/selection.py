@@ -1,4 +1,4 @@
-"""The score of the best of many reports, corrected for the choice.
+"""Score of the best of many reports, corrected for selection.
 
 Bootstrap bias correction (Tsamardinos, Greasidou, Borboudakis 2018, "Bootstrapping the out-of-sample predictions for
 efficient and accurate cross-validation", Machine Learning 107): patients are drawn with replacement, the best
@@ -33,7 +33,7 @@ def expected(
     Args:
         candidates: predictions on the same N cases.
         patients: an id per case ``(N,)``.
-        metric: what the choice is made by and the score is given in, as the scorers name it.
+        metric: metric of the selection and of the score, as the scorers name it.
         mode: ``max`` or ``min``.
 
     Returns:

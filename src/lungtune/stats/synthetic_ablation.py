@@ -1,4 +1,4 @@
-"""Whether synthetic images helped: they must beat training without them *and* as many real images taken again.
+"""Effect of synthetic images against two controls: none, *and* as many repeated real images.
 
 A gain over training without them alone may come from the balance of the classes, or from more of each rare image.
 """
@@ -35,18 +35,18 @@ def verdict(
 
     Returns:
         JSON-able: ``gains`` {control: interval, jointly right for both}, ``helped`` (both lower bounds are above 0;
-        null where a control is missing that might have said otherwise), ``sentence``, to stand after a comma.
+        null if a missing control could change the verdict), ``sentence``, to stand after a comma.
     """
     joint, metric = 1 - (1 - _LEVEL) / len(_CONTROLS), objective.metric
-    found = {
+    gains = {
         name: gain(patients, arms[name], arms[GENERATED], objective.own, objective.mode, level=joint).to_dict()
         for name in _CONTROLS
         if name in arms and GENERATED in arms
     }
-    failed = [name for name, each in found.items() if each["low"] is None or each["low"] <= 0]
-    beaten = [name for name in found if name not in failed]
+    failed = [name for name, each in gains.items() if each["low"] is None or each["low"] <= 0]
+    beaten = [name for name in gains if name not in failed]
     missing = [name for name in (GENERATED, *_CONTROLS) if name not in arms]
-    gains_text = {name: f"{_CONTROLS[name]} (gain in {metric} {interval_text(each)})" for name, each in found.items()}
+    gains_text = {name: f"{_CONTROLS[name]} (gain in {metric} {interval_text(each)})" for name, each in gains.items()}
     if failed:
         sentence = "synthetic images did not help here: no better than " + " and no better than ".join(
             gains_text[name] for name in failed
@@ -59,12 +59,12 @@ def verdict(
         )
     else:
         sentence = "synthetic images helped: better than " + " and better than ".join(gains_text.values())
-    if found:
+    if gains:
         seeds = min(len(each) for each in arms.values())
         trained = f"{seeds} trainings each" if seeds > 1 else "one training each, too few to trust: take --seeds 3"
         sentence += f"; {100 * _LEVEL:g} % over patients, jointly for both comparisons; {trained}"
-    open_ = [found[name]["high"] for name in failed if (found[name]["high"] or 0) > 0]
+    open_ = [gains[name]["high"] for name in failed if (gains[name]["high"] or 0) > 0]
     if failed and len(open_) == len(failed):
         sentence += f". A gain of up to {min(open_):.3f} can't be excluded"
     helped = False if failed else None if missing else True
-    return {"gains": found, "helped": helped, "sentence": sentence + "."}
+    return {"gains": gains, "helped": helped, "sentence": sentence + "."}

@@ -1,1 +1,1 @@
-"""What a family is trained and scored for."""
+"""Tasks: losses, metrics, baselines and reports of what a family is trained for."""

@@ -1,4 +1,4 @@
-"""Evaluation of tasks whose predictions are made case by case."""
+"""Evaluator of tasks with case-wise predictions."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class CaseEvaluator(Evaluator):
 
     def predict(self, pack: Any, slot: int, part: Any) -> dict[str, np.ndarray]:
         """See ``Evaluator.predict``: the task's own of all that the family predicts."""
-        found = pack.predict(part, slots=[slot])[slot]
-        return {name: np.asarray(found[name]) for name in self.task.predicted}
+        predictions = pack.predict(part, slots=[slot])[slot]
+        return {name: np.asarray(predictions[name]) for name in self.task.predicted}
 
     def kept(self, part: Any, predicted: Mapping[str, np.ndarray]) -> Predictions:
         """See ``Evaluator.kept``."""
@@ -38,5 +38,5 @@ class CaseEvaluator(Evaluator):
         kept = self.kept(part, predicted)
         scorer = kept.scorer(np.arange(len(kept)))
         names = self.task.scorer_names(self.dataset.classes)
-        found = {shown: bootstrap.plain(scorer, name) for shown, name in names.items()}
-        return {name: value for name, value in found.items() if not math.isnan(value)}
+        scores = {shown: bootstrap.plain(scorer, name) for shown, name in names.items()}
+        return {name: value for name, value in scores.items() if not math.isnan(value)}

@@ -1,4 +1,4 @@
-"""The predictions that checkpoints hold."""
+"""Reading of predictions stored in checkpoints."""
 
 from __future__ import annotations
 

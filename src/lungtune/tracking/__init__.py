@@ -1,4 +1,4 @@
-"""A study's journal, projected into MLflow. The only importer of mlflow, and only once it is needed."""
+"""Projection of a study's journal into MLflow. The only importer of mlflow, deferred until needed."""
 
 from lungtune.tracking.store import tracking_uri
 from lungtune.tracking.tracker import Delivery, Tracker, sync

@@ -1,4 +1,4 @@
-"""Optuna's charts of a study as one page; the figures of the best trials, which their task draws."""
+"""Optuna's charts of a study on one page, and the figures of the best trials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import optuna
 
 BEST = 3
-"""How many of the best trials get figures."""
+"""Number of best trials that get figures."""
 
 SHARE = 2 / 3
 """Charts that compare parameters do so at the largest fidelity this share of the scored trials reached."""
@@ -74,19 +74,19 @@ def page(history: History) -> str:
 def figures(folder: Path, history: History, trial: Trial) -> Iterator[tuple[str, bytes]]:
     """Yield a trial's figures, drawn from its best checkpoint; none if that is gone or holds no predictions.
 
-    The evaluator's picture is ``<checkpoint>.png`` beside the checkpoint, where there is one.
+    The evaluator's picture is ``<checkpoint>.png``, if there is one.
     """
     best, task = trial.best(history.objective), _task(history)
     if best is None or not best.checkpoint or task is None:
         return
     path = folder / best.checkpoint
-    found = stored_predictions.load(path, task)
-    if found is None:
+    predictions = stored_predictions.load(path, task)
+    if predictions is None:
         return
     classes = [str(name) for name in history.study["data"]["classes"]]
     title = f"trial {trial.number:03d}: {history.objective.metric} {trial.value(history.objective):.3f}"
     try:
-        for name, png in found.figures(title, classes):
+        for name, png in predictions.figures(title, classes):
             yield f"figures/{name}", png
     except ValueError:  # predictions of another study's classes
         return

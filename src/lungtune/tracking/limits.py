@@ -1,4 +1,4 @@
-"""What MLflow accepts: names, lengths, numbers. Nothing the tracker sends may be refused for its form."""
+"""MLflow's limits on names, lengths and numbers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def metrics(values: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a journal's value is a number, NaN and infinity (written as words) included."""
+    """True if a journal's value is a number, including NaN and infinity (written as words)."""
     if isinstance(value, str):
         return value.lower().lstrip("+-") in ("nan", "inf", "infinity")
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""A saved view of MLflow's runs page: a study's trials, best first, with the columns and charts that compare them.
+"""Saved view of MLflow's runs page: a study's trials, best first, with the columns and charts that compare them.
 
 MLflow keeps saved views as tags of the experiment; ``?viewStateShareKey=<study>`` in the page's address opens one.
 The format is that of MLflow 3.17's "Share" button. A version that does not know it shows its usual page.
@@ -16,7 +16,7 @@ from lungtune.errors import SpaceError
 
 TAG = "mlflow.sharedViewState."
 MAX_TAG = 19_000
-"""MLflow takes 20,000 bytes; of very wide spaces the later columns are left out."""
+"""MLflow accepts 20,000 bytes; of very wide spaces the later columns are left out."""
 
 FIRST = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
 SECTION = "lungtune-compare"

@@ -1,4 +1,4 @@
-"""What MLflow should hold for a study: a pure function of the journal's events.
+"""Target state of a study's MLflow runs: a pure function of the journal's events.
 
 The same journal always gives the same runs, points, times and steps, so sending any of it twice changes nothing.
 """
@@ -43,7 +43,7 @@ class Point(NamedTuple):
 
 @dataclass
 class RunView:
-    """What one MLflow run should hold."""
+    """Target content of one MLflow run."""
 
     key: str
     name: str
@@ -55,11 +55,11 @@ class RunView:
     end: int | None = None
     files: dict[str, str] = field(default_factory=dict)
     events: int = 0
-    """How many of the journal's events this run stands for: each event counts for one run."""
+    """Number of journal events that this run accounts for; each event counts for one run."""
 
 
 class Projection:
-    """Takes in a journal's events, holds the runs they should become."""
+    """Accumulates a journal's events into the target state of the runs."""
 
     def __init__(self) -> None:
         self.history = History()
@@ -72,7 +72,7 @@ class Projection:
 
     @property
     def ready(self) -> bool:
-        """Whether the journal's first event, the study, has been seen."""
+        """True once the journal's first event, the study, has been read."""
         return bool(self.study_id)
 
     @property

@@ -1,4 +1,4 @@
-"""The short Markdown texts at the head of a run's page."""
+"""Markdown description at the head of an MLflow run's page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLflow's web interface on the local store, for this machine only."""
+"""MLflow's web interface on the local store, bound to this machine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def free_port(wanted: int | None) -> int:
 
 
 def command(uri: str, port: int) -> list[str]:
-    """Return the server's command line: one worker, local only, files beside the database."""
+    """Return the server's command line: one worker, local only, files next to the database."""
     files = store.artifact_location(uri) or ""
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),

@@ -1,4 +1,4 @@
-"""Where MLflow keeps its runs, and how to come to a store that is whole."""
+"""Location and repair of the MLflow tracking store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tracking_uri() -> str:
 
 
 def is_remote(uri: str) -> bool:
-    """Whether ``uri`` names a server rather than a file or a database."""
+    """True if ``uri`` names a server rather than a file or a database."""
     return urlsplit(uri).scheme in ("http", "https", "databricks")
 
 
@@ -87,7 +87,7 @@ def client(uri: str) -> MlflowClient:
     """Import MLflow (about 3 s) and return a client of a store whose schema is there.
 
     Raises:
-        StudyError: the store was written by another version of MLflow, or can't be made.
+        StudyError: the store was written by another version of MLflow, or can't be created.
     """
     settle_environment()
     from mlflow.tracking import MlflowClient
@@ -103,7 +103,7 @@ def prepare(uri: str) -> None:
     no MLflow opens again. So one process at a time builds the database aside and puts it in place whole.
 
     Raises:
-        StudyError: the file is half-made, of another MLflow version, or its folder can't be written.
+        StudyError: the file is incomplete, of another MLflow version, or its folder can't be written.
     """
     if uri.startswith(("file:", "./", "/")):
         raise StudyError(
@@ -140,15 +140,15 @@ def _check(path: Path) -> None:
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory(str(Path(mlflow.store.__path__[0]) / "db_migrations"))
-    found = _revision(path)
-    if found in scripts.get_heads():
+    revision = _revision(path)
+    if revision in scripts.get_heads():
         return
-    if found is None:
+    if revision is None:
         raise StudyError(
             f"{path} holds no complete MLflow store (its creation was cut short, or it is another database). "
             f"Move it away; the runs of every study are rebuilt by 'python scripts/ui.py --sync STUDY'."
         )
-    if found in {script.revision for script in scripts.walk_revisions()}:
+    if revision in {script.revision for script in scripts.walk_revisions()}:
         raise StudyError(
             f"{path} was written by an older MLflow than {mlflow.__version__}. Copy the file, then bring it up to "
             f"date with 'mlflow db upgrade sqlite:///{path}'."

@@ -1,4 +1,4 @@
-"""Reads what was appended to a journal since the last look, whole lines only."""
+"""Incremental reader of a journal; returns complete lines only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Tail:
             self.lines += 1
             try:
                 event = json.loads(line)
-            except ValueError:  # a damaged line: the study says so on resume, tracking goes on with the rest
+            except ValueError:  # a damaged line: reported by the study on resume; tracking continues with the rest
                 continue
             if isinstance(event, dict) and isinstance(event.get("event"), str):
                 events.append(event)

@@ -1,4 +1,4 @@
-"""Follows a study's journal and delivers it to MLflow, in a thread of its own.
+"""Tracker thread: follows a study's journal and delivers it to MLflow.
 
 The search only appends to its journal; it never waits for the tracker. Whatever happens to MLflow, what was missed
 is delivered by the next tracker or by :func:`sync`.
@@ -33,7 +33,7 @@ CURSOR_EVERY = 5.0
 
 @dataclass(frozen=True)
 class Delivery:
-    """How far the tracker came. ``undelivered`` counts journal events MLflow does not hold yet."""
+    """Progress of the tracker. ``undelivered`` counts journal events that MLflow does not hold yet."""
 
     undelivered: int
     uri: str

@@ -1,4 +1,4 @@
-"""Brings one study's MLflow runs to what its projection says, in as few requests as it takes."""
+"""Synchronisation of a study's MLflow runs with its projection, in as few requests as possible."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Unreachable(Exception):
 
 @dataclass
 class Sent:
-    """What one MLflow run is known to hold."""
+    """Known content of one MLflow run."""
 
     id: str
     events: int = 0
@@ -48,15 +48,15 @@ class Writer:
         self.experiment_id = ""
         self.sent: dict[str, Sent] = {}
         self.refused: dict[str, str] = {}
-        """What MLflow would not take, by what it was; told to the user, never raised."""
+        """Errors of refused items, by item; reported to the user, never raised."""
         self.troubled = False
-        """Whether a request failed for want of an answer: runs may be there twice until the next :meth:`attach`."""
+        """True if a request got no answer: runs may be duplicated until the next :meth:`attach`."""
         self._doubtful = False
 
     def attach(self, projection: Projection, known: dict[str, Any]) -> None:
         """Find the experiment and the study's runs; ``known`` is an earlier cursor or empty.
 
-        A run that the cursor knows goes on from there; one found by its tags alone is sent everything again; of
+        A run known to the cursor continues from there; one identified by its tags alone is sent everything again; of
         several runs for one trial (a request that was answered after its sender had died) one stays.
 
         Raises:
@@ -65,14 +65,14 @@ class Writer:
         self.experiment_id = self._experiment(projection, str(known.get("experiment_id", "")))
         name, value = mlflow_views.tag(projection.history)
         self._try("saved view", lambda: self.client.set_experiment_tag(self.experiment_id, name, value))
-        found: dict[str, list[str]] = {}
+        runs: dict[str, list[str]] = {}
         for run in self._search(projection.study_id):
             tags = run.data.tags
             key = STUDY if tags.get("lungtune.kind") == "study" else tags.get("lungtune.trial", "")
-            found.setdefault(key, []).append(run.info.run_id)
+            runs.setdefault(key, []).append(run.info.run_id)
         remembered = {key: Sent(**value) for key, value in known.get("runs", {}).items()}
         self.sent = {}
-        for key, ids in found.items():
+        for key, ids in runs.items():
             old = remembered.get(key)
             self.sent[key] = old if old and old.id in ids else Sent(min(ids))
             for extra in set(ids) - {self.sent[key].id}:
@@ -88,19 +88,19 @@ class Writer:
         if self._doubtful:
             self.attach(projection, self.cursor())
         for key, view in projection.runs.items():
-            for _ in range(2):  # a run deleted by hand is made anew, once
+            for _ in range(2):  # a run deleted by hand is recreated, once
                 if self._deliver(projection, key, view):
                     break
 
     def cursor(self) -> dict[str, Any]:
-        """Return what :meth:`attach` takes to go on from here."""
+        """Return the cursor with which :meth:`attach` continues from here."""
         runs = {key: vars(sent) for key, sent in self.sent.items()}
         return {"experiment_id": self.experiment_id, "runs": runs}
 
     def put_file(self, key: str, name: str, content: bytes, version: int | None = None) -> bool:
         """Store ``content`` as the artifact ``name`` of a run, if that ``version`` is not there already.
 
-        A store that takes no files must not keep the numbers from going on: it is noted, not raised.
+        A store that accepts no files must not block the numbers: this is noted, not raised.
         """
         sent, version = self.sent.get(key), zlib.crc32(content) if version is None else version
         if sent is None or sent.files.get(name) == version:

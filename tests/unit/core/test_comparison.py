@@ -1,4 +1,4 @@
-"""What --compare takes, and the ready command that asks whether a family's addition helps."""
+"""Values accepted by --compare, and the suggested command for a family's ablation."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +22,14 @@ def recipe(**values):
 
 
 def test_values_are_read_as_a_space_file_reads_them():
-    found = read("lambda2=0,1e-2,0.1,1", recipe(lambda2=0.01), FAMILY)
-    assert (found.axis, found.values, found.control, found.own) == ("lambda2", (0.0, 0.01, 0.1, 1.0), 0.0, 0.01)
-    assert found.others == (0.0, 0.1, 1.0)
+    compared = read("lambda2=0,1e-2,0.1,1", recipe(lambda2=0.01), FAMILY)
+    assert (compared.axis, compared.values, compared.control, compared.own) == (
+        "lambda2",
+        (0.0, 0.01, 0.1, 1.0),
+        0.0,
+        0.01,
+    )
+    assert compared.others == (0.0, 0.1, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -37,9 +42,9 @@ def test_values_are_read_as_a_space_file_reads_them():
         ("augmentation=2,1,0", (2, 1, 0), 0),
     ],
 )
-def test_the_recipes_own_value_is_among_them_and_the_control_is_nought_or_the_first(text, values, control):
-    found = read(text, recipe(lambda2=0.5, class_weighting="none", augmentation=1), FAMILY)
-    assert (found.values, found.control) == (values, control)
+def test_values_include_the_recipes_and_control_is_0_or_first(text, values, control):
+    compared = read(text, recipe(lambda2=0.5, class_weighting="none", augmentation=1), FAMILY)
+    assert (compared.values, compared.control) == (values, control)
 
 
 def test_what_switches_off_is_the_control_wherever_it_stands(monkeypatch):
@@ -48,8 +53,8 @@ def test_what_switches_off_is_the_control_wherever_it_stands(monkeypatch):
 
 
 def test_the_recipes_value_in_few_digits_is_the_recipes_value():
-    found = read("lambda2=0,0.0123,0.012", recipe(lambda2=0.012345678), FAMILY)
-    assert found.values == (0.0, 0.012345678, 0.012)
+    compared = read("lambda2=0,0.0123,0.012", recipe(lambda2=0.012345678), FAMILY)
+    assert compared.values == (0.0, 0.012345678, 0.012)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +87,11 @@ def test_a_mistake_is_one_sentence(text, message):
     ("own", "listed"),
     [(0.0, "0,0.01,0.1,1"), (0.012345, "0,0.001,0.0123,0.1"), (0.05, "0,0.01,0.05,1"), (10.0, "0,0.1,1,10")],
 )
-def test_the_ready_command_has_the_control_the_winner_and_decades_around_it(own, listed):
+def test_suggested_values_are_control_winner_and_decades(own, listed):
     (command,) = commands(Path("r.yaml"), FAMILY, SPACE, DEFAULTS | {"lambda2": own})
     assert command == f"python scripts/retrain.py r.yaml --compare lambda2={listed} --seeds 3"
-    found = read(command.split("--compare ")[1].split()[0], recipe(lambda2=own), FAMILY)
-    assert (len(found.values), found.control, found.own) == (4, 0.0, own), "it can be given as it is"
+    compared = read(command.split("--compare ")[1].split()[0], recipe(lambda2=own), FAMILY)
+    assert (len(compared.values), compared.control, compared.own) == (4, 0.0, own), "it can be given as it is"
 
 
 def test_other_axes_get_what_they_can_be_asked():
@@ -113,6 +118,6 @@ def test_a_switch_is_off_when_false():
 
     family = type("Family", (), {"Params": Params, "Base": Params, "ablation": {}})
     family.Base = dataclass(frozen=True)(type("Base", (), {}))
-    found = read("extra=true,false", replace(SPACE, fixed={}), family)
-    assert (found.values, found.control) == ((True, False), False)
+    compared = read("extra=true,false", replace(SPACE, fixed={}), family)
+    assert (compared.values, compared.control) == ((True, False), False)
     assert comparison.shown(0.123456) == "0.1235"

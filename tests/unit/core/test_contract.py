@@ -1,4 +1,4 @@
-"""Families that break the contract: each is refused with file, line, what was got and a remedy."""
+"""Families that break the contract are refused with file, line, offending value and remedy."""
 
 from __future__ import annotations
 

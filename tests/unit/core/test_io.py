@@ -73,7 +73,7 @@ def test_held_lock_is_refused_and_names_its_holder(tmp_path, elsewhere):
         pass
 
 
-def test_waiting_says_for_whom_then_acquires(tmp_path, elsewhere, capsys, monkeypatch):
+def test_waiting_names_the_holder_then_acquires(tmp_path, elsewhere, capsys, monkeypatch):
     monkeypatch.setattr(io, "_PATIENCE", 0.05)
     threading.Timer(0.3, elsewhere.stdin.write, "\n").start()
     threading.Timer(0.4, elsewhere.stdin.flush).start()

@@ -1,4 +1,4 @@
-"""The journal keeps what was written, whatever happens to its tail."""
+"""The journal keeps every written event, whatever happens to its tail."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The lock of the test set."""
+"""Ledger of the test set."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the first event of a 0.1 journal becomes, and what happens to those of other versions."""
+"""Migration of 0.1 journals, and refusal of other versions."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def test_asha_keeps_its_mode(mode: str) -> None:
 
 
 def test_scheduler_none_loses_its_unused_mode() -> None:
-    found = migration.study(begun(scheduler={"name": "none", "mode": "stop"}))["space"]
-    assert found["scheduler"] == {"name": "none"}
-    assert SearchSpace.from_dict(found).scheduler.to_dict() == {"name": "none"}
+    migrated = migration.study(begun(scheduler={"name": "none", "mode": "stop"}))["space"]
+    assert migrated["scheduler"] == {"name": "none"}
+    assert SearchSpace.from_dict(migrated).scheduler.to_dict() == {"name": "none"}
 
 
 def test_members_are_read_like_spaces_of_their_own() -> None:
     member = begun("cmmd", "min", scheduler={"name": "none", "mode": "promote"})["space"]
-    found = migration.study(begun("cmmd", "min", members=[member, begun("cmmd", "min")["space"]]))["space"]
-    assert [each["objective"]["metric"] for each in found["members"]] == ["generation.cmmd"] * 2
-    assert [each["scheduler"]["name"] for each in found["members"]] == ["none", "asha"]
-    assert [each.scheduler.to_dict() for each in SearchSpace.from_dict(found).members] == [
+    migrated = migration.study(begun("cmmd", "min", members=[member, begun("cmmd", "min")["space"]]))["space"]
+    assert [each["objective"]["metric"] for each in migrated["members"]] == ["generation.cmmd"] * 2
+    assert [each["scheduler"]["name"] for each in migrated["members"]] == ["none", "asha"]
+    assert [each.scheduler.to_dict() for each in SearchSpace.from_dict(migrated).members] == [
         {"name": "none"},
         {"name": "asha", "mode": "stop"},
     ]
@@ -82,6 +82,6 @@ def test_present_event_is_returned_unchanged() -> None:
 
 
 def test_newer_schema_ends_in_one_sentence() -> None:
-    told = r"^the study 'head' must be of schema 2 or older, but is of schema 3; update lungtune\.$"
-    with pytest.raises(StudyError, match=told):
+    message = r"^the study 'head' must be of schema 2 or older, but is of schema 3; update lungtune\.$"
+    with pytest.raises(StudyError, match=message):
         History([begun() | {"schema": 3}])

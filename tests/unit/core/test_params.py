@@ -1,4 +1,4 @@
-"""Which parameters change something, and which are left out of identities."""
+"""Effective parameters, and inert ones left out of identities."""
 
 from dataclasses import dataclass
 

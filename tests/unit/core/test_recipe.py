@@ -1,4 +1,4 @@
-"""Recipes written are recipes read: same values, same types, whatever the text."""
+"""Recipes round-trip: same values and types for any text."""
 
 import json
 import math
@@ -101,6 +101,6 @@ def changed(space, **params):
     return replace(space, fixed={**space.fixed, **params})
 
 
-def test_the_fingerprint_is_blind_to_names_and_to_how_numbers_are_written():
+def test_fingerprint_ignores_names_and_number_spelling():
     other = replace(SPACE, name="y", summary="", data="folder:/elsewhere", fidelity=Fidelity(max=3.0, min=0.5, eta=3))
     assert recipe.fingerprint(other, 3.0, "hash") == recipe.fingerprint(SPACE, 3, "hash")

@@ -1,4 +1,4 @@
-"""A space file is checked whole, and every mistake is named with its line."""
+"""Validation of space files: every mistake is reported with its line."""
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -182,9 +182,9 @@ def test_journal_of_version_0_1_keeps_its_scheduler(tmp_path, stored, expected):
     space = made_by_0_1(load(tmp_path, GOOD).to_dict() | {"scheduler": stored})
     assert space.objective == Objective("macro_f1", "max", "classification")
     assert space.scheduler == expected
-    made = schedulers.create(space.scheduler, space.fidelity, space.objective)
-    assert type(made) is schedulers.get(stored["name"])
-    assert vars(made.settings) == expected.settings
+    built = schedulers.create(space.scheduler, space.fidelity, space.objective)
+    assert type(built) is schedulers.get(stored["name"])
+    assert vars(built.settings) == expected.settings
 
 
 def test_setting_of_another_scheduler_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Several spaces in one search: which one is an axis, and each trial's configuration is its own space's."""
+"""Several spaces in one search: the space is an axis, and each trial's configuration is its own space's."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ def test_the_space_is_an_axis_and_the_longest_fidelity_counts(both: SearchSpace)
     assert [point[SPACE] for point in both.start] == ["clip_lora", "clip_head"]
 
 
-def test_it_goes_through_the_journal(both: SearchSpace) -> None:
+def test_value_round_trips_through_the_journal(both: SearchSpace) -> None:
     assert SearchSpace.from_dict(both.to_dict()) == both
 
 
 @pytest.mark.parametrize("number", range(6))
 def test_a_trial_is_a_whole_configuration_of_one_space(both: SearchSpace, number: int) -> None:
     history = History([{"event": "study", "space": both.to_dict()}])
-    made = sampler.suggest(both, history, 0, number)
-    name = made.params[SPACE]
-    member = both.of(made.params)
+    suggested = sampler.suggest(both, history, 0, number)
+    name = suggested.params[SPACE]
+    member = both.of(suggested.params)
     assert member.name == name
-    assert made.sampled.keys() == {SPACE, *member.axes}
-    assert made.sampled.keys() == made.distributions.keys()
-    configuration = both.configuration(made.params)
+    assert suggested.sampled.keys() == {SPACE, *member.axes}
+    assert suggested.sampled.keys() == suggested.distributions.keys()
+    configuration = both.configuration(suggested.params)
     assert (configuration.family, configuration.base) == (member.family, member.base)
     assert configuration.params.keys() == {*member.fixed, *member.axes}
-    assert made.origin == ("start" if number < 2 else "random" if number % 3 == 2 else "sampler")
-    assert sampler.suggest(both, history, 0, number) == made
+    assert suggested.origin == ("start" if number < 2 else "random" if number % 3 == 2 else "sampler")
+    assert sampler.suggest(both, history, 0, number) == suggested
 
 
 def test_every_space_has_its_turns_before_any_is_preferred() -> None:
     """Its start points come first; only its very first is never stopped."""
     space = catalog.space("convnext_full,clip_head,res_unet", "demo")
     history = History([{"event": "study", "space": space.to_dict()}])
-    made = [sampler.suggest(space, history, 0, number) for number in range(9)]
-    assert [m.params[SPACE] for m in made] == ["convnext_full", "clip_head", "res_unet"] * 3
-    assert [m.origin for m in made[:3]] == ["start"] * 3
-    assert "start" not in [m.origin for m in made[3:]]
-    assert (made[0].params["lr"], made[3].params["lr"]) == (0.1, 1e-3)
-    assert [made[i].params["lambda2"] for i in (2, 5, 8)] == [0.01, 0.0, 0.01]
+    suggested = [sampler.suggest(space, history, 0, number) for number in range(9)]
+    assert [m.params[SPACE] for m in suggested] == ["convnext_full", "clip_head", "res_unet"] * 3
+    assert [m.origin for m in suggested[:3]] == ["start"] * 3
+    assert "start" not in [m.origin for m in suggested[3:]]
+    assert (suggested[0].params["lr"], suggested[3].params["lr"]) == (0.1, 1e-3)
+    assert [suggested[i].params["lambda2"] for i in (2, 5, 8)] == [0.01, 0.0, 0.01]
     few = dataclasses.replace(space, trials=4)
     assert sampler.suggest(few, history, 0, 3).origin == "sampler", "four trials: one each, then the choice is free"
 
@@ -69,8 +69,8 @@ def test_suggestions_of_a_space_learn_from_its_own_trials(both: SearchSpace) -> 
         params = sampler.suggest(both, history, 1, number)
         score = 0.9 if params.params[SPACE] == "clip_head" else 0.1
         fields = ("params", "sampled", "distributions", "origin")
-        told = {name: getattr(params, name) for name in fields}
-        history.apply({"event": "trial", "trial": number, "seed": 0, **told})
+        reported = {name: getattr(params, name) for name in fields}
+        history.apply({"event": "trial", "trial": number, "seed": 0, **reported})
         report = {"fidelity": 9.0, "samples": 9, "checkpoint": "x", "time": 0.0}
         history.apply({"event": "report", "trial": number, "metrics": {"macro_f1": score}, **report})
         history.apply({"event": "end", "trial": number, "state": "COMPLETE"})
@@ -78,7 +78,7 @@ def test_suggestions_of_a_space_learn_from_its_own_trials(both: SearchSpace) -> 
     assert late.count("clip_head") > 0.7 * len(late)
 
 
-def test_settings_reach_every_space_that_has_them_or_the_one_that_is_named() -> None:
+def test_set_reaches_all_matching_spaces_or_the_named_one() -> None:
     space = catalog.space("clip_lora,clip_head", "demo", {"clip_lora.lr": 1e-3, "trials": 5, "hidden": 64})
     lora, head = space.members
     assert lora.fixed["lr"] == 1e-3
@@ -127,30 +127,30 @@ def test_a_list_in_the_base_is_an_axis_of_its_own_kind(tmp_path: Path) -> None:
     space = catalog.space(str(file))
     assert next(iter(space.axes)) == "image_size"
     assert [base["image_size"] for _, base in space.bases] == [224, 448]
-    made = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
-    assert made.params["image_size"] == 224, "a start point that does not name it has the default"
-    configuration = space.configuration({**made.params, "image_size": 448})
+    suggested = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
+    assert suggested.params["image_size"] == 224, "a start point that does not name it has the default"
+    configuration = space.configuration({**suggested.params, "image_size": 448})
     assert configuration.base["image_size"] == 448
     assert "image_size" not in configuration.params
     with pytest.raises(SpaceError, match="image_size takes a value or a list of choices, not a range"):
         catalog.space("clip_head", "full", {"image_size": {"low": 32, "high": 64}})
 
 
-def test_a_base_setting_that_is_fixed_holds_for_the_start_points_too() -> None:
+def test_fixed_base_setting_applies_to_start_points() -> None:
     """Else the search would ask for the weights of a model that was ruled out."""
     space = catalog.space("convnext_full", "full", {"model": "convnext_small"})
     assert [base["model"] for _, base in space.bases] == ["convnext_small"]
-    made = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
-    assert space.configuration(made.params).base["model"] == "convnext_small"
-    assert made.params["lr"] == 0.1, "the rest of the start point stays"
+    suggested = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
+    assert space.configuration(suggested.params).base["model"] == "convnext_small"
+    assert suggested.params["lr"] == 0.1, "the rest of the start point stays"
 
 
-def test_a_start_point_that_does_not_name_a_searched_base_setting_has_one_of_its_choices(tmp_path: Path) -> None:
+def test_start_point_without_a_base_setting_gets_a_choice(tmp_path: Path) -> None:
     """Its default need not be among them, nor on this machine."""
     text = catalog.spaces()["vit_lora"].read_text()
     file = tmp_path / "weights.yaml"
     file.write_text(text.replace("weights: default", "weights: [one, two]", 1))
     for space in (catalog.space(str(file)), catalog.space("vit_lora", "full", {"weights": ["one", "two"]})):
         assert [base["weights"] for _, base in space.bases] == ["one", "two"]
-        made = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
-        assert made.params["weights"] == "one"
+        suggested = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
+        assert suggested.params["weights"] == "one"

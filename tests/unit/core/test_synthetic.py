@@ -1,4 +1,4 @@
-"""Which searches want synthetic images and how many, what recipes say of them, how it is asked whether they help."""
+"""Synthetic images in spaces and recipes: need, amount, provenance, and the suggested comparison."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_studies_from_before_there_were_any_want_none():
     assert synthetic.wanted(old) == 0
 
 
-def test_a_bank_must_hold_enough_for_every_ratio_and_balance_that_may_come():
+def test_bank_must_suffice_for_every_ratio_and_balance():
     assert needed(space(synthetic_ratio=1.0)) == (7, 7, 6)
     assert needed(space(synthetic_ratio=1.0, synthetic_balance="fill")) == (5, 7, 8)
     both = {"synthetic_balance": CategoricalDistribution(["uniform", "fill"])}
@@ -69,7 +69,7 @@ def test_a_bank_must_hold_enough_for_every_ratio_and_balance_that_may_come():
     assert needed(space()) == (0, 0, 0)
 
 
-def test_a_fingerprint_knows_the_bank_and_nothing_changes_without_synthetic_images():
+def test_fingerprint_covers_the_bank_only_if_it_is_used():
     """A recipe from before there were any has none of the parameters; read today, it has their defaults."""
     old = SearchSpace(
         name="s", family="f", summary="", profile="full", objective=Objective("macro_f1"), sampler="tpe", trials=1,
@@ -81,32 +81,32 @@ def test_a_fingerprint_knows_the_bank_and_nothing_changes_without_synthetic_imag
     assert recipe.fingerprint(today, 3, "split") == recipe.fingerprint(today, 3, "split", BANK) == mark
     assert recipe.fingerprint(replace(today, fixed={**today.fixed, "synthetic_use": "pretrain"}), 3, "split") == mark
     mixed = space(synthetic_ratio=1.0)
-    found = recipe.fingerprint(mixed, 3, "split", BANK)
-    assert found != mark
-    assert recipe.fingerprint(mixed, 3, "split", {**BANK, "path": "/elsewhere", "hash": "e"}) == found
-    assert recipe.fingerprint(mixed, 3, "split", {**BANK, "key": "cd" * 8}) != found
-    assert recipe.fingerprint(space(synthetic_ratio=2.0), 3, "split", BANK) != found
+    result = recipe.fingerprint(mixed, 3, "split", BANK)
+    assert result != mark
+    assert recipe.fingerprint(mixed, 3, "split", {**BANK, "path": "/elsewhere", "hash": "e"}) == result
+    assert recipe.fingerprint(mixed, 3, "split", {**BANK, "key": "cd" * 8}) != result
+    assert recipe.fingerprint(space(synthetic_ratio=2.0), 3, "split", BANK) != result
 
 
 @pytest.mark.parametrize("bank", ["here", {"path": "/banks/a"}, {**BANK, "counts": 3}])
 def test_a_recipes_bank_must_be_whole(bank, tmp_path):
     about = {"study": "s", "study_id": "i", "trial": 0, "fidelity": SPACE.fidelity.max, "split": "h", "split_seed": 0}
     about |= {"score": {"value": 0.5}, "fingerprint": "f"}
-    made = replace(space(synthetic_ratio=1.0), seed=1, provenance={**about, "bank": BANK})
-    assert recipe.provenance(made, tmp_path).bank == BANK
-    assert recipe.provenance(replace(made, provenance=about), tmp_path).bank is None
+    built = replace(space(synthetic_ratio=1.0), seed=1, provenance={**about, "bank": BANK})
+    assert recipe.provenance(built, tmp_path).bank == BANK
+    assert recipe.provenance(replace(built, provenance=about), tmp_path).bank is None
     with pytest.raises(SpaceError, match=r"provenance\.bank must have path, key, hash, counts"):
-        recipe.provenance(replace(made, provenance={**about, "bank": bank}), tmp_path)
+        recipe.provenance(replace(built, provenance={**about, "bank": bank}), tmp_path)
 
 
-def test_a_recipe_with_synthetic_images_is_asked_whether_they_help():
+def test_recipe_with_synthetic_images_suggests_comparison():
     asked = "python scripts/retrain.py r.yaml --compare synthetic_images=none,duplicates,generated --seeds 3"
     mixed = space(synthetic_ratio=1.0)
     assert comparison.commands(Path("r.yaml"), FAMILY, mixed, mixed.fixed) == [asked]
     assert comparison.commands(Path("r.yaml"), FAMILY, mixed, space().fixed) == []
-    found = comparison.read(synthetic.QUESTION, mixed, FAMILY)
-    assert (found.control, found.own) == ("none", "generated")
-    assert found.others == ("none", "duplicates")
+    compared = comparison.read(synthetic.QUESTION, mixed, FAMILY)
+    assert (compared.control, compared.own) == ("none", "generated")
+    assert compared.others == ("none", "duplicates")
     assert comparison.read("synthetic_images=duplicates,none", mixed, FAMILY).control == "none"
     assert synthetic.wanted(replace(space(), start=comparison.read("synthetic_ratio=0,2", space(), FAMILY).points)) == 2
 

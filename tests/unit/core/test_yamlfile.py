@@ -1,4 +1,4 @@
-"""Space files are read as people mean them."""
+"""Parsing of space files."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Real image files in a temporary folder, and a cache of their own for every test."""
+"""Fixtures of the data tests: real image files in a temporary folder, one cache per test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a source to pixels, labels and patients; the test part stays closed."""
+"""Data set from source to pixels, labels and patients; the test part stays closed."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def test_pixels_belong_to_their_cases(source, tmp_path):
 
 
 def test_test_images_are_decoded_only_on_demand(source, cache):
-    found = inspect(source)
-    load(found, WANTED, 16)
+    inspection = inspect(source)
+    load(inspection, WANTED, 16)
     assert not list(cache.glob("pixels/test-*"))
-    opened = load(found, WANTED, 16, test=True).test
+    opened = load(inspection, WANTED, 16, test=True).test
     assert len(opened) == 12
     assert list(cache.glob("pixels/test-*"))
 
 
 def test_saved_split_opens_without_opening_images(source, tmp_path, request):
-    found = inspect(source)
-    found.save(tmp_path / "split.json")
-    first = load(found, WANTED, 16)
+    inspection = inspect(source)
+    inspection.save(tmp_path / "split.json")
+    first = load(inspection, WANTED, 16)
     request.getfixturevalue("forbidden")
     again = load(tmp_path / "split.json", WANTED, 16)
     assert np.array_equal(again.train["image"], first.train["image"])
@@ -82,9 +82,9 @@ def test_saved_split_opens_without_opening_images(source, tmp_path, request):
 
 
 def test_the_saved_file_survives_the_cache(source, tmp_path, cache):
-    found = inspect(source)
-    found.save(tmp_path / "split.json")
-    first = np.array(load(found, WANTED, 16).train["image"])
+    inspection = inspect(source)
+    inspection.save(tmp_path / "split.json")
+    first = np.array(load(inspection, WANTED, 16).train["image"])
     shutil.rmtree(cache)
     assert np.array_equal(load(tmp_path / "split.json", WANTED, 16).train["image"], first)
 
@@ -96,9 +96,9 @@ def test_an_image_changed_since_the_study_began_is_named(source, tmp_path, cache
         load(tmp_path / "split.json", WANTED, 16)
 
 
-def test_a_bare_manifest_is_audited_anew(source):
-    found = inspect(source)
-    assert load(found.manifest, WANTED, 16).audit == found.audit
+def test_manifest_without_audit_is_audited_again(source):
+    inspection = inspect(source)
+    assert load(inspection.manifest, WANTED, 16).audit == inspection.audit
 
 
 def test_problems_stop_loading(source, tmp_path):

@@ -1,4 +1,4 @@
-"""DICOM: the tags are heeded, everything that is no single gray picture is refused by name."""
+"""DICOM reader: tags are applied; everything but one gray frame is refused by name."""
 
 from __future__ import annotations
 
@@ -254,8 +254,8 @@ def test_a_data_set_of_dicom_keeps_how_it_is_read(tmp_path):
     plain, through = inspect(f"folder:{tmp_path / 'data'}"), inspect(f"folder:{tmp_path / 'data'},voi=yes")
     assert plain.audit.patients == 60
     assert plain.manifest.hash != through.manifest.hash
-    for found, voi in ((plain, False), (through, True)):
-        found.save(tmp_path / "split.json")
+    for result, voi in ((plain, False), (through, True)):
+        result.save(tmp_path / "split.json")
         part = load(tmp_path / "split.json", [IMAGE], 32).train
         data = (tmp_path / "data" / part.case_ids[0]).read_bytes()
         assert np.array_equal(part["image"][0, 0], images.letterboxed(data, 32, voi=voi))
@@ -303,7 +303,7 @@ def test_every_sample_is_read_or_named_with_its_reason():
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the DICOM samples are not here")
-def test_a_tag_that_lies_is_believed():
+def test_wrong_tag_is_trusted():
     """One sample says MONOCHROME1 of pixels stored as MONOCHROME2; nothing else in it tells."""
     names = ("1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm", "Fake_MONOHR1.dcm")
     true, lies = (decoded((SAMPLES / "cxr" / name).read_bytes()) for name in names)

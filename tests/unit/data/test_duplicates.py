@@ -1,4 +1,4 @@
-"""Duplicates: copies are found through re-encoding, different pictures are not."""
+"""Duplicate detection: re-encoded copies are detected, different images are not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_different_pictures_are_not_linked(originals):
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_changed_copies_are_found(originals, name):
+def test_changed_copies_are_detected(originals, name):
     changed = originals[0].with_name(name)
     CHANGES[name](Image.open(originals[7])).save(changed)
     facts = scan([str(path) for path in [*originals, changed]])

@@ -1,4 +1,4 @@
-"""Every kind of field, from real files through stores to the arrays of a part."""
+"""Every kind of field, from real files through stores to arrays."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def source(write, tmp_path):
         mask = "" if i % 4 == 0 else f"m/{i}.png"
         if mask:
             Image.fromarray(np.full((32, 40), 255, np.uint8)).save(tmp_path / "data" / mask)
-        told = ("", "", "") if i % 5 == 0 else (f"report {i}", i % 2, 20 + i)
+        reported = ("", "", "") if i % 5 == 0 else (f"report {i}", i % 2, 20 + i)
         effusion = -1 if i % 10 == 3 else (i // 2) % 2
-        lines.append(f"{i}.png,{'ab'[i % 2]},{told[0]},{told[1]},{effusion},{told[2]},{mask}")
+        lines.append(f"{i}.png,{'ab'[i % 2]},{reported[0]},{reported[1]},{effusion},{reported[2]},{mask}")
     (tmp_path / "data/t.csv").write_text("\n".join(lines))
     return f"table:{tmp_path / 'data/t.csv'},labels=edema|Pleural Effusion,columns=age"
 
@@ -35,9 +35,9 @@ EVERY = [IMAGE, MASK, LABEL, LABELS, TEXT, TABLE]
 
 
 def test_every_field_has_its_shape_and_type(source):
-    found = inspect(source)
-    assert found.audit.problems == ()
-    data = load(found, EVERY, 16, test=True)
+    inspection = inspect(source)
+    assert inspection.audit.problems == ()
+    data = load(inspection, EVERY, 16, test=True)
     for part in (data.train, data.validation, data.test):
         n = len(part)
         got = {name: (array.shape, array.dtype.name) for name, array in part.fields.items() if name != "text"}
@@ -58,13 +58,13 @@ def test_values_belong_to_their_cases(source):
     part = load(inspect(source), EVERY, 16).train
     for row, case in enumerate(part.case_ids):
         i = int(case.removesuffix(".png"))
-        told = i % 5 != 0
-        assert part["text"][row] == (f"report {i}" if told else "")
-        assert part.has("text")[row] == part.has("table")[row] == told
+        reported = i % 5 != 0
+        assert part["text"][row] == (f"report {i}" if reported else "")
+        assert part.has("text")[row] == part.has("table")[row] == reported
         edema, effusion = part["labels"][row]
-        assert np.isnan(edema) if not told else edema == i % 2
+        assert np.isnan(edema) if not reported else edema == i % 2
         assert np.isnan(effusion) if i % 10 == 3 else effusion == (i // 2) % 2
-        assert np.isnan(part["table"][row, 0]) if not told else part["table"][row, 0] == 20 + i
+        assert np.isnan(part["table"][row, 0]) if not reported else part["table"][row, 0] == 20 + i
         assert part.has("mask")[row] == (i % 4 != 0)
     assert part.has("labels").all()  # one of two known is known
     assert part.has("image").all()
@@ -76,10 +76,10 @@ def test_only_wanted_fields_are_decoded(source, cache):
 
 
 def test_saved_split_opens_every_field(source, tmp_path):
-    found = inspect(source)
-    found.save(tmp_path / "split.json")
-    assert Manifest.load(tmp_path / "split.json") == found.manifest
-    first, again = load(found, EVERY, 16), load(tmp_path / "split.json", EVERY, 16)
+    inspection = inspect(source)
+    inspection.save(tmp_path / "split.json")
+    assert Manifest.load(tmp_path / "split.json") == inspection.manifest
+    first, again = load(inspection, EVERY, 16), load(tmp_path / "split.json", EVERY, 16)
     for name in first.train.fields:
         equal_nan = name in ("labels", "table")
         assert np.array_equal(first.train[name], again.train[name], equal_nan=equal_nan)
@@ -115,8 +115,8 @@ def test_colour_images_keep_their_channels(tmp_path, cache):
         file = tmp_path / f"data/{'ab'[i % 2]}/{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(file)
-    found = inspect(f"folder:{tmp_path / 'data'}")
-    gray, colour = load(found, [IMAGE], 32).train, load(found, [COLOUR], 32).train
+    inspection = inspect(f"folder:{tmp_path / 'data'}")
+    gray, colour = load(inspection, [IMAGE], 32).train, load(inspection, [COLOUR], 32).train
     assert gray["image"].shape[1:] == (1, 32, 32)
     assert colour["image"].shape[1:] == (3, 32, 32)
     for case, image in zip(colour.case_ids, colour["image"], strict=True):
@@ -128,9 +128,9 @@ def test_colour_images_keep_their_channels(tmp_path, cache):
 
 
 def test_gray_images_in_colour_have_equal_channels(source):
-    found = inspect(source)
-    image = load(found, [COLOUR], 16).train["image"]
-    gray = load(found, [IMAGE], 16).train["image"]
+    inspection = inspect(source)
+    image = load(inspection, [COLOUR], 16).train["image"]
+    gray = load(inspection, [IMAGE], 16).train["image"]
     assert np.array_equal(image, np.repeat(gray, 3, axis=1))
 
 
@@ -147,27 +147,27 @@ def test_gray_images_in_colour_have_equal_channels(source):
 def test_missing_field_is_one_sentence(write, tmp_path, field, sentence):
     for i in range(60):
         write(f"{'ab'[i % 2]}/{i}.png", i)
-    found = inspect(f"folder:{tmp_path / 'data'}")
-    told = missing(found, [IMAGE, LABEL, field], "unet")
-    assert told.startswith(sentence.format(found.source))
-    assert told == missing(found.manifest, [field], "unet")
-    assert missing(found, [IMAGE, LABEL]) == ""
+    inspection = inspect(f"folder:{tmp_path / 'data'}")
+    message = missing(inspection, [IMAGE, LABEL, field], "unet")
+    assert message.startswith(sentence.format(inspection.source))
+    assert message == missing(inspection.manifest, [field], "unet")
+    assert missing(inspection, [IMAGE, LABEL]) == ""
     with pytest.raises(DataError, match=r"^The model needs "):
-        load(found, [field], 16)
+        load(inspection, [field], 16)
 
 
 def test_scored_field_that_validation_lacks_is_named(source):
     """Training masks alone train a segmenter, but score none."""
-    found = inspect(source)
-    parts = dict(found.manifest.parts)
+    inspection = inspect(source)
+    parts = dict(inspection.manifest.parts)
     bare = (None,) * len(parts["validation"])
     parts["validation"] = dataclasses.replace(parts["validation"], mask=bare, mask_sha1=bare)
-    manifest = dataclasses.replace(found.manifest, parts=parts)
-    assert missing(found, [IMAGE, MASK], "unet", [MASK]) == ""
+    manifest = dataclasses.replace(inspection.manifest, parts=parts)
+    assert missing(inspection, [IMAGE, MASK], "unet", [MASK]) == ""
     assert missing(manifest, [IMAGE, MASK], "unet") == ""
-    told = missing(manifest, [IMAGE, MASK], "unet", [MASK])
-    assert told.startswith("unet needs lung masks to be scored by, but no validation image of ")
-    assert told.endswith(" has one. Try another --seed.")
+    message = missing(manifest, [IMAGE, MASK], "unet", [MASK])
+    assert message.startswith("unet needs lung masks to be scored by, but no validation image of ")
+    assert message.endswith(" has one. Try another --seed.")
 
 
 def test_two_fields_of_one_name_are_refused(source):

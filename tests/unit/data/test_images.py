@@ -1,4 +1,4 @@
-"""Decoding: every mode becomes 8-bit gray, every damage becomes a short sentence."""
+"""Decoding: every mode becomes 8-bit gray; every damage gives a short message."""
 
 from __future__ import annotations
 
@@ -109,11 +109,11 @@ def test_exif_orientation_is_applied():
 def test_facts(tmp_path):
     path = tmp_path / "a.jpeg"
     path.write_bytes(encoded(Image.fromarray(gradient(40, 20)).convert("RGB")))
-    found = facts(str(path))
-    assert (found.width, found.height, found.mode, found.type) == (40, 20, "RGB", "PNG")
-    assert found.sha1 == images.sha1(path.read_bytes())
-    assert 0 <= found.phash < 2**64
-    assert len(found.detail) == images.DETAIL**2
+    result = facts(str(path))
+    assert (result.width, result.height, result.mode, result.type) == (40, 20, "RGB", "PNG")
+    assert result.sha1 == images.sha1(path.read_bytes())
+    assert 0 <= result.phash < 2**64
+    assert len(result.detail) == images.DETAIL**2
 
 
 def test_the_same_picture_in_another_file_has_the_same_pixels(tmp_path):

@@ -1,4 +1,4 @@
-"""The split manifest: hashed, verified, and honest about what changed."""
+"""Split manifest: hash, verification, explanation of differences."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_round_trip(manifest, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["split.json"]
 
 
-def test_hash_ignores_where_the_data_lies(manifest):
+def test_hash_ignores_the_data_location(manifest):
     parts = {**manifest.parts, "train": entries("x ü", "y", folder="/elsewhere")}
     moved = dataclasses.replace(manifest, parts=parts, source="folder:/elsewhere", notes=())
     assert moved.hash == manifest.hash

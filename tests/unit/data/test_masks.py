@@ -1,4 +1,4 @@
-"""Lung masks: found, checked, laid over their images, and only then when wanted."""
+"""Lung masks: discovery, validation, alignment with their images, loading only on request."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def saved(path):
 
 
 def test_masks_lie_over_their_images(source, tmp_path):
-    found = inspect(source)
-    assert found.audit.problems == ()
-    assert found.audit.masks == 50
-    data = load(found, [IMAGE, MASK], 64, test=True)
+    inspection = inspect(source)
+    assert inspection.audit.problems == ()
+    assert inspection.audit.masks == 50
+    data = load(inspection, [IMAGE, MASK], 64, test=True)
     for part in (data.train, data.validation, data.test):
         assert part["mask"].shape == part["image"].shape
         assert part["mask"].dtype == np.uint8
@@ -63,8 +63,8 @@ def test_masks_lie_over_their_images(source, tmp_path):
 
 
 def test_masks_are_decoded_only_when_wanted(source, cache):
-    found = inspect(source)
-    part = load(found, [IMAGE, LABEL], 16).train
+    inspection = inspect(source)
+    part = load(inspection, [IMAGE, LABEL], 16).train
     assert "mask" not in part
     assert not part.has("mask").any()
     assert not list((cache / "pixels").glob("masks-*"))
@@ -72,21 +72,23 @@ def test_masks_are_decoded_only_when_wanted(source, cache):
 
 def test_masks_of_data_without_any_are_refused(source):
     """Before data sets were fields, load() returned no masks and its caller refused; now load() itself does."""
-    found = inspect(source.partition(",masks")[0])
+    inspection = inspect(source.partition(",masks")[0])
     sentence = (
-        f"res_unet needs lung masks, but {found.source} names none. Name their folder, as in "
+        f"res_unet needs lung masks, but {inspection.source} names none. Name their folder, as in "
         "chest_xray:DIR,masks=DIR2, or give a table with a column 'mask'."
     )
-    assert missing(found, [IMAGE, MASK], "res_unet") == sentence
+    assert missing(inspection, [IMAGE, MASK], "res_unet") == sentence
     with pytest.raises(DataError, match=f"^The model{re.escape(sentence.removeprefix('res_unet'))}$"):
-        load(found, [IMAGE, MASK], 16)
+        load(inspection, [IMAGE, MASK], 16)
 
 
 def test_masks_of_test_images_alone_are_refused(source):
     manifest = inspect(source).manifest
     train = dataclasses.replace(manifest.parts["train"], mask=(), mask_sha1=())
-    found = dataclasses.replace(manifest, parts={**manifest.parts, "train": train})
-    assert missing(found, [MASK], "unet") == f"unet needs lung masks, but no training image of {found.source} has one."
+    result = dataclasses.replace(manifest, parts={**manifest.parts, "train": train})
+    assert (
+        missing(result, [MASK], "unet") == f"unet needs lung masks, but no training image of {result.source} has one."
+    )
 
 
 def test_masks_are_decoded_once_whatever_the_split(source, tmp_path, monkeypatch):
@@ -99,19 +101,19 @@ def test_masks_are_decoded_once_whatever_the_split(source, tmp_path, monkeypatch
 
 
 def test_a_mask_that_changed_is_named(source, tmp_path):
-    found = inspect(source)
+    inspection = inspect(source)
     for file in (tmp_path / "masks").rglob("*.png"):
         save(file, np.full((16, 20), 255, np.uint8))
     with pytest.raises(DataError, match=r"The mask .*\.png must be the one that was scanned"):
-        load(found, [MASK], 16)
-    load(found, [IMAGE], 16)
+        load(inspection, [MASK], 16)
+    load(inspection, [IMAGE], 16)
 
 
 def test_an_image_that_changed_is_named(source, tmp_path):
-    found = inspect(source)
+    inspection = inspect(source)
     for file in (tmp_path / "data").rglob("*.png"):
         save(file, np.full((32, 40), 7, np.uint8))
-    entries = found.manifest.parts["train"]
+    entries = inspection.manifest.parts["train"]
     with pytest.raises(DataError, match=r"The image .*\.png must be the one that was scanned"):
         store.open_masks(entries.mask, entries.mask_sha1, entries.path, entries.sha1, 16, "train")
 
@@ -141,11 +143,11 @@ def test_any_channel_counts_and_transparency_does_not():
     image, mask = encoded(np.zeros((8, 8), np.uint8)), np.zeros((8, 8, 4), np.uint8)
     mask[..., 3] = 255
     mask[0, 0, 0], mask[1, 1, 1], mask[2, 2, 2], mask[3, 3] = 128, 255, 200, (127, 127, 127, 255)
-    found = images.letterboxed_mask(encoded(mask), image, 8)
-    assert [tuple(at) for at in np.argwhere(found)] == [(0, 0), (1, 1), (2, 2)]
-    assert found.max() == 255
+    result = images.letterboxed_mask(encoded(mask), image, 8)
+    assert [tuple(at) for at in np.argwhere(result)] == [(0, 0), (1, 1), (2, 2)]
+    assert result.max() == 255
     opaque = images.letterboxed_mask(encoded(mask[..., :3]), image, 8)
-    assert np.array_equal(found, opaque)
+    assert np.array_equal(result, opaque)
     wide = mask[..., 0].astype(np.uint16) * 257
     assert images.letterboxed_mask(encoded(wide), image, 8)[0, 0] == 255
     one_bit = Image.fromarray(mask[..., 0]).point(lambda v: 255 * (v > 127)).convert("1")

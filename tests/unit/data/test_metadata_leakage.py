@@ -1,4 +1,4 @@
-"""The shortcut alarm: fires when the files give the class away, and stays silent otherwise."""
+"""Metadata-leakage alarm: raised when file properties predict the class, silent otherwise."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def test_fires_when_the_file_type_tells_the_class(n):
     rng = np.random.default_rng(0)
     labels, facts = rng.choice(["a", "b"], n), files(n, rng)
     facts["type"] = np.where(labels == "a", "PNG", "JPEG")
-    found = alarms(labels, facts)
-    assert set(found) == {"file type"}
-    assert "100% of a, 0% of the others" in found["file type"] or "100% of b" in found["file type"]
+    alarmed = alarms(labels, facts)
+    assert set(alarmed) == {"file type"}
+    assert "100% of a, 0% of the others" in alarmed["file type"] or "100% of b" in alarmed["file type"]
 
 
 @pytest.mark.parametrize("feature", ["mode", "width", "aspect ratio"])
@@ -53,9 +53,9 @@ def test_fires_on_the_other_properties(feature):
         facts["width"] = np.where(labels == "a", 1024, facts["width"])
     else:
         facts["height"] = np.where(labels == "a", facts["width"], (facts["width"] * 0.7).astype(int))
-    found = alarms(labels, facts)
-    assert feature in found
-    assert found[feature]
+    alarmed = alarms(labels, facts)
+    assert feature in alarmed
+    assert alarmed[feature]
 
 
 def test_silent_when_few_files_of_a_class_differ():

@@ -1,4 +1,4 @@
-"""Splits that version 0.1 wrote load, verify and match a fresh inspection, whatever columns were added since."""
+"""Compatibility with splits of version 0.1: load, verify, match a fresh scan."""
 
 from __future__ import annotations
 

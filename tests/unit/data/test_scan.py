@@ -1,4 +1,4 @@
-"""Scanning: once per file, and never a crash."""
+"""Scan: once per file, without crashes."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def test_scanning_goes_on_without_a_cache(write, cache, capsys):
     cache.write_text("a file where the cache should be")
     files = [str(write("a.png", 1))]
     assert scan(files)["error"].iloc[0] is None
-    said = capsys.readouterr().err
-    assert "cannot be used" in said
-    assert "LUNGTUNE_CACHE moves the cache; it must name a folder that can be written." in said
+    output = capsys.readouterr().err
+    assert "cannot be used" in output
+    assert "LUNGTUNE_CACHE moves the cache; it must name a folder that can be written." in output
 
 
 def test_paths_that_are_no_text_for_sql(write):

@@ -1,4 +1,4 @@
-"""Sources: the layouts as they lie on users' disks."""
+"""Data sources: directory layouts as users have them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Public collections in the layouts their archives have, traps included."""
+"""Public collections in their archives' layouts, including known traps."""
 
 from __future__ import annotations
 
@@ -128,11 +128,11 @@ def test_covid_radiography(radiography):
 
 
 def test_covid_radiography_masks_fit_and_archive_alarms(radiography):
-    found = inspect(f"covid_radiography:{radiography}")
-    assert found.audit.problems == ()
-    assert found.audit.masks == 120
-    assert {s.feature for s in found.audit.shortcuts if s.alarm} == {"mode", "origin"}
-    data = load(found, [MASK], 299)
+    inspection = inspect(f"covid_radiography:{radiography}")
+    assert inspection.audit.problems == ()
+    assert inspection.audit.masks == 120
+    assert {s.feature for s in inspection.audit.shortcuts if s.alarm} == {"mode", "origin"}
+    data = load(inspection, [MASK], 299)
     expected = np.zeros((299, 299), bool)
     expected[75:224, 37:262] = True
     assert np.array_equal(data.train["mask"][0, 0] > 0, expected)
@@ -143,8 +143,8 @@ def test_covid_radiography_of_older_releases(write, tmp_path):
     write("COVID/COVID (1).png")
     write("NORMAL/NORMAL (1).png")
     write("Viral Pneumonia/Viral Pneumonia (1).png")
-    found = labels(f"covid_radiography:{tmp_path / 'data'}")
-    assert sorted(found.values()) == ["covid", "normal", "viral_pneumonia"]
+    result = labels(f"covid_radiography:{tmp_path / 'data'}")
+    assert sorted(result.values()) == ["covid", "normal", "viral_pneumonia"]
 
 
 def test_covid_radiography_mistakes(write, tmp_path):
@@ -307,7 +307,7 @@ def test_medmnist_damaged_files_leave_nothing_behind(tmp_path, cache):
     assert not [p for p in (cache / "medmnist").iterdir() if p.is_dir()]
 
 
-def test_medmnist_fetches_once_and_says_where_the_file_must_lie(tmp_path, cache, monkeypatch):
+def test_medmnist_downloads_once_and_reports_the_path(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def offline(stem, folder):

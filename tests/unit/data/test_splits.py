@@ -1,4 +1,4 @@
-"""Splits: no group in two parts, every class in every part, the same for the same seed."""
+"""Splits: no group in two parts, every class in every part, deterministic per seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixel stores: decoded once, shared, and rebuilt when damaged."""
+"""Pixel stores: decoded once, shared, rebuilt when damaged."""
 
 from __future__ import annotations
 
@@ -140,9 +140,9 @@ def test_damage_is_noticed_and_rebuilt_with_one_line(files, cache, capsys, damag
     DAMAGE[damage](data, about)
     capsys.readouterr()
     assert np.array_equal(open_images(paths, hashes, 16, "train"), want)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert "damaged" in said[0]
+    output = capsys.readouterr().err.splitlines()
+    assert len(output) == 1
+    assert "damaged" in output[0]
     assert np.array_equal(open_images(paths, hashes, 16, "train"), want)
     assert capsys.readouterr().err == ""
 

@@ -1,4 +1,4 @@
-"""A bank of synthetic images: resumable, never half-written, verified, refused where made from other images."""
+"""Bank of synthetic images: resumable, atomic, verified, refused for other training images."""
 
 import dataclasses
 import hashlib
@@ -26,8 +26,8 @@ def manifest(train="ab", rest="cd", **changes):
         return Entries(*zip(*rows), path=tuple(f"/data/{name}" for name in names)) if rows else Entries(*[()] * 5)
 
     parts = {"train": part(train), "validation": part(rest), "test": part("")}
-    made = Manifest(CLASSES, parts, {}, seed=0, folds=5, fold=0, source="folder:/data", notes=())
-    return dataclasses.replace(made, **changes)
+    built = Manifest(CLASSES, parts, {}, seed=0, folds=5, fold=0, source="folder:/data", notes=())
+    return dataclasses.replace(built, **changes)
 
 
 def create(folder, **changes):
@@ -130,7 +130,7 @@ def test_full_disk_is_one_sentence_and_adds_nothing(tmp_path, monkeypatch, when)
 
 
 @pytest.mark.parametrize("damage", ["flip", "delete"])
-def test_an_altered_image_is_named_struck_off_and_made_anew(tmp_path, damage):
+def test_altered_image_is_reported_and_regenerated(tmp_path, damage):
     bank = filled(tmp_path / "bank")
     sound, file = bank.hash, bank.folder / "images" / "1" / "1.png"
     data = bytearray(file.read_bytes())
@@ -232,7 +232,7 @@ def test_train_hash_covers_every_column(column):
     assert dataclasses.replace(one, parts={**one.parts, "train": changed}).train_hash != one.train_hash
 
 
-def test_too_few_images_are_told_with_their_numbers(tmp_path):
+def test_too_few_images_are_reported_with_counts(tmp_path):
     bank = filled(tmp_path / "bank")
     bank.refuse_fewer({"normal": 3, "viral": 0}, "synthetic_ratio 1")
     message = (
@@ -277,15 +277,15 @@ def test_study_reopens_its_images_in_a_grown_bank_only(tmp_path):
         SyntheticBank.again(about, moved)
 
 
-def test_a_data_set_opens_them_beside_its_parts(tmp_path, monkeypatch):
+def test_dataset_opens_synthetic_images_with_its_parts(tmp_path, monkeypatch):
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
-    found = dataset.inspect("phantom,n=84,test=36,size=32", seed=3)
-    classes, train_hash = found.manifest.classes, found.manifest.train_hash
+    inspection = dataset.inspect("phantom,n=84,test=36,size=32", seed=3)
+    classes, train_hash = inspection.manifest.classes, inspection.manifest.train_hash
     bank = create(tmp_path / "bank", classes=classes, train_hash=train_hash)
     bank.add([dataclasses.replace(item("viral", k), label=label) for label in classes for k in range(3)])
     wanted = [IMAGE, LABEL, MASK, TEXT]
-    without = dataset.load(found, wanted, 16)
-    data = dataset.load(found, wanted, 16, bank=bank.first(dict.fromkeys(classes[1:], 2)))
+    without = dataset.load(inspection, wanted, 16)
+    data = dataset.load(inspection, wanted, 16, bank=bank.first(dict.fromkeys(classes[1:], 2)))
     assert without.synthetic is None
     assert data.synthetic["image"].shape == (2 * (len(classes) - 1), 1, 16, 16)
     assert data.synthetic["label"].tolist() == np.repeat(np.arange(1, len(classes)), 2).tolist()

@@ -1,4 +1,4 @@
-"""Tables without a label, with several labels and with numbers: read, split, checked, refused."""
+"""Tables without a label, with several labels and with numbers: read, split, validated, refused."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def make(write, tmp_path):
 
 def test_table_without_labels_is_split_by_group_alone(make, capsys):
     source = make(patient_id=lambda i: f"p{i // 2}")
-    found = inspect(source)
-    assert found.audit.problems == ()
-    assert found.manifest.classes == ()
-    assert found.manifest.parts["train"].label[0] is None
-    assert found.audit.constant == {}
-    assert found.audit.official == {"none": {"": 60}}
-    assert "validation: fold 0 of 5, grouped, seed 0." in found.manifest.notes
-    data = load(found, [IMAGE], 16)
+    inspection = inspect(source)
+    assert inspection.audit.problems == ()
+    assert inspection.manifest.classes == ()
+    assert inspection.manifest.parts["train"].label[0] is None
+    assert inspection.audit.constant == {}
+    assert inspection.audit.official == {"none": {"": 60}}
+    assert "validation: fold 0 of 5, grouped, seed 0." in inspection.manifest.notes
+    data = load(inspection, [IMAGE], 16)
     assert data.classes == ()
     assert not set(data.train.patients) & set(data.validation.patients)
-    assert missing(found, [LABEL], "resnet") == (
+    assert missing(inspection, [LABEL], "resnet") == (
         f"resnet needs a class of each case, but {source} names none. Give class folders, or a table with a column "
         "'label'."
     )
@@ -53,14 +53,14 @@ def test_table_without_labels_is_split_by_group_alone(make, capsys):
 
 def test_several_labels_are_the_classes_without_a_label(make, capsys):
     source = make(edema=lambda i: i % 2, nodule=lambda i: int(i % 4 == 0)) + ",labels=edema|nodule"
-    found = inspect(source)
-    assert found.audit.problems == ()
-    data = load(found, [LABELS], 16)
+    inspection = inspect(source)
+    assert inspection.audit.problems == ()
+    data = load(inspection, [LABELS], 16)
     assert data.classes == ("edema", "nodule")
-    counts = found.audit.parts["train"]["labels"]["nodule"]
+    counts = inspection.audit.parts["train"]["labels"]["nodule"]
     train = data.train["labels"][:, 1]
     assert counts == {"positive": int((train == 1).sum()), "negative": int((train == 0).sum()), "unknown": 0}
-    assert Audit.from_dict(json.loads(json.dumps(found.audit.to_dict()))) == found.audit
+    assert Audit.from_dict(json.loads(json.dumps(inspection.audit.to_dict()))) == inspection.audit
     assert report.check(source) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "nodule" in line and "+" in line)
     assert f"{counts['positive']} + {counts['negative']}" in line
@@ -119,10 +119,10 @@ def test_contradictory_labels_of_one_picture_are_left_out(make, write):
 
 
 def test_label_without_positives_is_a_problem(make):
-    found = inspect(make(edema=lambda i: i % 2, nodule=lambda i: 0) + ",labels=edema|nodule")
-    (problem,) = found.audit.problems
+    inspection = inspect(make(edema=lambda i: i % 2, nodule=lambda i: 0) + ",labels=edema|nodule")
+    (problem,) = inspection.audit.problems
     assert problem.startswith("Every label must occur in the training part with and without, but nodule has 0 positive")
-    assert sum("Some scores will be undefined" in warning for warning in found.audit.warnings) == 2
+    assert sum("Some scores will be undefined" in warning for warning in inspection.audit.warnings) == 2
 
 
 def test_official_validation_needs_every_label(make):

@@ -1,4 +1,4 @@
-"""Volumes: .npy files to cubes, masks over them, facts, and what is refused."""
+"""Volumes: .npy files to cubes, masks, facts, refusals."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def source(tmp_path):
 
 
 def test_volumes_load_with_masks_and_labels(source, tmp_path):
-    found = inspect(source)
-    assert found.audit.problems == ()
-    assert (found.manifest.kind, found.manifest.channels) == ("volume", 1)
-    assert found.audit.masks == 40
-    found.save(tmp_path / "split.json")
+    inspection = inspect(source)
+    assert inspection.audit.problems == ()
+    assert (inspection.manifest.kind, inspection.manifest.channels) == ("volume", 1)
+    assert inspection.audit.masks == 40
+    inspection.save(tmp_path / "split.json")
     data = load(tmp_path / "split.json", [VOLUME, MASK, LABEL], 20)
     part = data.train
     assert part["volume"].shape == part["mask"].shape == (len(part), 1, 20, 20, 20)
@@ -65,19 +65,19 @@ def test_volumes_load_with_masks_and_labels(source, tmp_path):
 
 
 def test_volumes_are_decoded_once(source, monkeypatch):
-    found = inspect(source)
-    first = load(found, [VOLUME], 8).train["volume"]
+    inspection = inspect(source)
+    first = load(inspection, [VOLUME], 8).train["volume"]
     monkeypatch.setattr("lungtune.data.store.cube", None)
-    assert np.array_equal(load(found, [VOLUME], 8).train["volume"], first)
+    assert np.array_equal(load(inspection, [VOLUME], 8).train["volume"], first)
     load(inspect(source, fold=1), [VOLUME], 8)
 
 
 def test_changed_volume_is_named(source, tmp_path):
-    found = inspect(source)
+    inspection = inspect(source)
     for i in range(60):
         np.save(tmp_path / f"data/{i}.npy", blob(i + 1))
     with pytest.raises(DataError, match=r"The volume .*\.npy must be the one that was scanned"):
-        load(found, [VOLUME], 8)
+        load(inspection, [VOLUME], 8)
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 4), (2, 8, 4), (9, 3, 7), (1, 1, 1), (1, 30, 2)])
@@ -138,17 +138,19 @@ def test_channels_are_scaled_apart(tmp_path):
 def test_channels_of_data_must_be_those_wanted(source, tmp_path):
     for i in range(60):
         np.save(tmp_path / f"data/{i}.npy", np.stack([blob(i), blob(i + 100)]))
-    found = inspect(source)
-    assert found.manifest.channels == 2
-    told = missing(found, [VOLUME], "unet3d")
-    assert told.startswith(f"unet3d needs volumes of 1 channel, but those of {found.source} have 2. Write .npy files")
-    assert load(found, [Field("volume", "volume", 2)], 8).train["volume"].shape[1:] == (2, 8, 8, 8)
+    inspection = inspect(source)
+    assert inspection.manifest.channels == 2
+    message = missing(inspection, [VOLUME], "unet3d")
+    assert message.startswith(
+        f"unet3d needs volumes of 1 channel, but those of {inspection.source} have 2. Write .npy files"
+    )
+    assert load(inspection, [Field("volume", "volume", 2)], 8).train["volume"].shape[1:] == (2, 8, 8, 8)
 
 
 def test_images_are_missing_where_there_are_volumes(source):
-    told = missing(inspect(source), [IMAGE], "resnet")
-    assert "needs images, but table:" in told
-    assert "holds volumes. Give PNG, JPEG or DICOM images" in told
+    message = missing(inspect(source), [IMAGE], "resnet")
+    assert "needs images, but table:" in message
+    assert "holds volumes. Give PNG, JPEG or DICOM images" in message
 
 
 def test_mixed_kinds_are_a_problem(source, tmp_path, write):
@@ -250,7 +252,7 @@ def test_unreadable_volume_stops_a_search(source, tmp_path):
         load(inspect(source), [VOLUME], 8)
 
 
-def test_volumes_in_class_folders_are_found(tmp_path):
+def test_volumes_in_class_folders_are_indexed(tmp_path):
     for i in range(40):
         file = tmp_path / f"data/{'ab'[i % 2]}/{i}.npy"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -293,7 +295,7 @@ def test_new_format_is_one_new_file(source, tmp_path, monkeypatch):
         readers.all_readers.cache_clear()
 
 
-def test_reader_is_found_by_content_then_by_suffix():
+def test_reader_is_selected_by_content_then_suffix():
     assert readers.find(encoded(blob(0)), "a.png").KIND == "volume"
     assert readers.find(b"\x89PNG", "a.npy").KIND == "image"
     assert readers.find(b"hello", "a.npy").KIND == "volume"

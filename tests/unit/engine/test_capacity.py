@@ -1,4 +1,4 @@
-"""The number of slots follows from a measurement, within memory and the cap."""
+"""Measured number of slots, within memory and the cap."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ def simulated_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def measured(seconds: Any, most: int = 99, cap: int = 8) -> capacity.Capacity:
     pack = Pack(Timed(seconds, most), Base(), CLASSES, PART, capacity=cap)
-    found = capacity.measure(pack, [Params()], cap)
+    result = capacity.measure(pack, [Params()], cap)
     assert pack.slots == ()
     assert pack.rows is None
-    return found
+    return result
 
 
-def test_where_a_step_costs_the_same_for_all_sizes_the_cap_is_taken() -> None:
-    found = measured(lambda slots: 0.03)
-    assert found.slots == 8
-    assert [rate.slots for rate in found.rates] == [1, 2, 4, 8]
-    assert "at most 8 are allowed" in found.why
+def test_cap_is_chosen_when_step_time_is_constant() -> None:
+    result = measured(lambda slots: 0.03)
+    assert result.slots == 8
+    assert [rate.slots for rate in result.rates] == [1, 2, 4, 8]
+    assert "at most 8 are allowed" in result.why
 
 
-def test_where_packing_brings_nothing_a_pack_of_one_is_taken_and_larger_ones_are_not_tried() -> None:
-    found = measured(lambda slots: 0.03 * slots)
-    assert found.slots == 1
-    assert [rate.slots for rate in found.rates] == [1, 2, 4]
-    assert "gain nothing more" in found.why
+def test_pack_of_one_when_packing_does_not_pay() -> None:
+    result = measured(lambda slots: 0.03 * slots)
+    assert result.slots == 1
+    assert [rate.slots for rate in result.rates] == [1, 2, 4]
+    assert "gain nothing more" in result.why
 
 
 def test_a_pack_that_does_not_fit_into_memory_is_not_taken() -> None:
-    found = measured(lambda slots: 0.03, most=2)
-    assert found.slots == 2
-    assert "4 do not fit into memory" in found.why
+    result = measured(lambda slots: 0.03, most=2)
+    assert result.slots == 2
+    assert "4 do not fit into memory" in result.why
 
 
 def test_one_trial_is_trained_even_if_it_does_not_fit_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or refused, the old one never lost."""
+"""Checkpoints: complete or refused; the previous one is never lost."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ def test_latest_passes_over_damaged_ones_with_a_word(tmp_path: Path, caplog: pyt
     for samples in (9, 80, 700):
         checkpoint.save(tmp_path / checkpoint.name(samples), TENSORS, {"samples": samples})
     (tmp_path / checkpoint.name(700)).write_bytes(b"torn")
-    found = checkpoint.latest(tmp_path)
-    assert found is not None
-    assert (found[0].name, found[2]) == (checkpoint.name(80), {"samples": 80})
+    result = checkpoint.latest(tmp_path)
+    assert result is not None
+    assert (result[0].name, result[2]) == (checkpoint.name(80), {"samples": 80})
     assert checkpoint.name(700) in caplog.text
 
 

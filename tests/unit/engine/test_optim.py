@@ -1,4 +1,4 @@
-"""Stacked optimisers and schedules are torch's for every slot, alone and mixed."""
+"""Stacked optimisers and schedules equal torch's for every slot, alone and mixed."""
 
 from __future__ import annotations
 
@@ -123,9 +123,9 @@ def test_a_mixed_pack_steps_each_trial_as_torch() -> None:
             oracles[slot].step()
         stack.step(chosen, updates)
     for slot, parameters in enumerate(alone):
-        found = stack.read(slot, {name: tuple(p.shape) for name, p in parameters.items()})
+        compared = stack.read(slot, {name: tuple(p.shape) for name, p in parameters.items()})
         for name, parameter in parameters.items():
-            torch.testing.assert_close(found[name][0], parameter.data, **CLOSE)
+            torch.testing.assert_close(compared[name][0], parameter.data, **CLOSE)
 
 
 def test_slots_of_different_age_keep_their_own_bias_correction() -> None:

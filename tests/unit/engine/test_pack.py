@@ -1,4 +1,4 @@
-"""The pack's own promises, on a toy family: order of data, resume, isolation, checks."""
+"""Pack on a toy family: data order, resume, isolation, checks."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def test_every_pass_shows_every_image_once_in_a_new_order() -> None:
 def test_every_step_and_every_seed_has_its_own_random_numbers() -> None:
     def draws(seed: int) -> list[tuple[float, ...]]:
         member = TrialState(Params(), seed, 100, {}, REAL, torch.device("cpu"))
-        found = []
+        result = []
         for _ in range(3):
             shifts = torch.rand(4, generator=member.augmentation()).tolist()
-            found.append((*shifts, *member.bits().take(4).tolist()))
+            result.append((*shifts, *member.bits().take(4).tolist()))
             member.advance()
-        return found
+        return result
 
     assert draws(1) == draws(1)
     for some in (slice(0, 4), slice(4, 8)):
@@ -104,7 +104,7 @@ def test_a_larger_rank_joins_without_disturbing_the_smaller() -> None:
     assert equal(members.state(slot), before)
 
 
-def test_leaving_detaches_layers_nobody_adapts() -> None:
+def test_leaving_detaches_unused_layers() -> None:
     members = pack()
     a = members.join(Params(targets="first"), seed=1, horizon=100)
     b = members.join(Params(targets="second"), seed=1, horizon=100)
@@ -130,14 +130,14 @@ def test_a_diverging_trial_disturbs_no_other() -> None:
     assert told(shared, b).isfinite().all()
 
 
-def test_full_pack_takes_nobody() -> None:
+def test_full_pack_refuses_trials() -> None:
     members = pack(capacity=1)
     members.join(Params(), seed=1, horizon=10)
     with pytest.raises(ValueError, match="at most capacity=1 trials"):
         members.join(Params(), seed=2, horizon=10)
 
 
-def test_a_target_without_a_match_is_refused_and_nothing_has_changed() -> None:
+def test_unmatched_target_is_refused_without_side_effects() -> None:
     members = pack()
     with pytest.raises(SpaceError, match="'attn' must match at least one layer"):
         members.join(Params(targets="first|attn"), seed=1, horizon=10)

@@ -1,4 +1,4 @@
-"""Some slots step while others stand still; memory that runs out costs nobody a result."""
+"""Pack with idle slots and out-of-memory steps: no trial's result changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def scarce(rows: int) -> tuple[Pack, Scarce]:
     return Pack(family, Base(), CLASSES, PART, capacity=4), family
 
 
-def test_slots_that_stand_still_are_not_touched_and_go_on_as_if_nothing_had_been() -> None:
+def test_idle_slots_are_unchanged_and_resume_exactly() -> None:
     alone, together = pack(), pack()
     slot = alone.join(HARD, seed=1, horizon=5 * N)
     others = [together.join(Params(batch_size=b, rank=b), seed=b, horizon=5 * N) for b in (3, 5, 7)]
@@ -50,7 +50,7 @@ def test_slots_that_stand_still_are_not_touched_and_go_on_as_if_nothing_had_been
         torch.testing.assert_close(together.state(mine)[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_too_many_slots_for_the_memory_step_one_after_the_other_with_the_same_result() -> None:
+def test_out_of_memory_steps_slots_in_turn_with_same_result() -> None:
     roomy, (tight, family) = pack(), scarce(rows=10)
     settings = [HARD, Params(batch_size=4, dropout=0.2), Params(batch_size=6), Params(batch_size=2, rank=8)]
     slots = [[p.join(s, seed=i, horizon=5 * N) for i, s in enumerate(settings)] for p in (roomy, tight)]
@@ -63,28 +63,28 @@ def test_too_many_slots_for_the_memory_step_one_after_the_other_with_the_same_re
             torch.testing.assert_close(tight.state(b)[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_a_batch_too_large_for_the_memory_is_summed_up_from_parts() -> None:
+def test_out_of_memory_batch_is_accumulated_in_parts() -> None:
     roomy, (tight, family) = pack(), scarce(rows=3)
     settings = Params(batch_size=8, class_weighting="balanced", augmentation=2)
     a, b = (p.join(settings, seed=3, horizon=5 * N) for p in (roomy, tight))
-    expected, found = run(roomy, 4), run(tight, 4)
+    expected, result = run(roomy, 4), run(tight, 4)
     assert tight.rows == 2
     assert set(family.seen) == {2}
-    for x, y in zip(expected, found, strict=True):
+    for x, y in zip(expected, result, strict=True):
         assert x[a] == pytest.approx(y[b], rel=1e-5)
     assert tight.samples(b) == 32
     for name, tensor in roomy.state(a).items():
         torch.testing.assert_close(tight.state(b)[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_validation_that_does_not_fit_is_scored_in_smaller_batches() -> None:
+def test_out_of_memory_validation_uses_smaller_batches() -> None:
     roomy, (tight, family) = pack(), scarce(rows=6)
     a, b = (p.join(Params(), seed=3, horizon=5 * N) for p in (roomy, tight))
     torch.testing.assert_close(told(tight, b), told(roomy, a))
     assert max(family.seen) <= 6
 
 
-def test_a_single_row_that_does_not_fit_and_other_errors_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_row_out_of_memory_and_other_errors_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     tight, family = scarce(rows=0)
     tight.join(Params(batch_size=4), seed=0, horizon=N)
     with pytest.raises(torch.OutOfMemoryError, match="injected"):

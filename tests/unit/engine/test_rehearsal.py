@@ -1,4 +1,4 @@
-"""What methods of a family and its tasks return is refused before a trial begins, naming the method."""
+"""Pre-flight check: wrong return values are refused before a trial begins, naming the method."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(Loop):
-    """What one trial chooses."""
+    """Hyperparameters of a trial."""
 
 
 class Whole(Family[Base, Params]):

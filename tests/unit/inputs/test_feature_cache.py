@@ -1,4 +1,4 @@
-"""Kept features: built once by whoever comes first, each view in its turn, equal whoever is beside a trial."""
+"""Feature cache: built once by the first comer, views in order, independent of pack composition."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REAL = (Phase(0, torch.arange(N), torch.ones(3)),)
 
 @dataclass(frozen=True)
 class Params:
-    """What a member reads."""
+    """Inputs of a trial."""
 
     augmentation: int = 0
     batch_size: int = 7
@@ -64,12 +64,12 @@ def test_features_have_the_type_that_was_computed() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for _ in range(2):  # computed, then opened
             kept = cached(f"toy-{dtype}", lambda x, dtype=dtype: {"half": halves(x["image"]).to(dtype)})
-            found = kept.plain(3, 9)["half"]
-            assert found.dtype == dtype
-            assert torch.equal(found, halves(torch.from_numpy(IMAGES[3:9]).float() / 255).to(dtype))
+            result = kept.plain(3, 9)["half"]
+            assert result.dtype == dtype
+            assert torch.equal(result, halves(torch.from_numpy(IMAGES[3:9]).float() / 255).to(dtype))
 
 
-def test_every_view_of_an_image_comes_once_before_any_comes_again() -> None:
+def test_views_of_an_image_repeat_only_after_all_were_used() -> None:
     one, other = member(1, augmentation=2), member(2, augmentation=2)
     turns = {1: torch.zeros(N, 3, dtype=torch.int64), 2: torch.zeros(N, 3, dtype=torch.int64)}
     starts = []
@@ -85,7 +85,7 @@ def test_every_view_of_an_image_comes_once_before_any_comes_again() -> None:
     assert not torch.equal(torch.cat(starts[:10]), torch.cat(starts[10:]))
 
 
-def test_each_trial_gets_its_level_whoever_is_beside_it() -> None:
+def test_each_trial_gets_its_own_level() -> None:
     members = [member(1), member(2, augmentation=1), member(3, augmentation=3)]
     chosen = [m.batch() for m in members]
     together = cached("toy-x", views=2).take(chosen, members)["half"]
@@ -132,8 +132,8 @@ def test_several_features_of_a_case_share_one_file(cache: Path) -> None:
 
     expected = several({"image": torch.from_numpy(IMAGES[:, None]).float() / 255})
     for _ in range(2):  # computed, then opened
-        found = cached("toy-several", several).plain(0, N)
+        result = cached("toy-several", several).plain(0, N)
         for name, values in expected.items():
-            assert found[name].dtype == values.dtype
-            assert torch.equal(found[name], values)
+            assert result[name].dtype == values.dtype
+            assert torch.equal(result[name], values)
     assert len(list(cache.glob("features/*.bin"))) == 1

@@ -1,4 +1,4 @@
-"""What a trial trains on, and when: exact numbers, nested ratios, equal work, plain batches where nothing is mixed."""
+"""Training pool: exact counts, nested ratios, equal work, plain batches where nothing is mixed."""
 
 from __future__ import annotations
 
@@ -56,24 +56,24 @@ def supply(bank: np.ndarray | None = BANK) -> TrainingPool:
 
 
 def pools(seed: int = 1, horizon: int = 200, **params: Any) -> list[tuple[int, Tensor]]:
-    found = supply().phases(Params(**params), seed, horizon)
-    return [(phase.first, phase.pool) for phase in found]
+    result = supply().phases(Params(**params), seed, horizon)
+    return [(phase.first, phase.pool) for phase in result]
 
 
 def drawn(steps: int, seed: int = 3, horizon: int = 200, **params: Any) -> Tensor:
     values = Params(**params)
     member = TrialState(values, seed, horizon, {}, supply().phases(values, seed, horizon), CPU)
-    found = []
+    result = []
     for _ in range(steps):
-        found.append(member.batch())
+        result.append(member.batch())
         member.advance()
-    return torch.cat(found)
+    return torch.cat(result)
 
 
 @pytest.mark.parametrize(
     "off", [{}, {"synthetic_ratio": 2.0, "synthetic_images": "none"}, {"synthetic_use": "pretrain"}]
 )
-def test_where_nothing_is_mixed_batches_and_views_are_the_ones_of_before(off: dict[str, Any]) -> None:
+def test_unmixed_pool_gives_the_same_batches_and_views(off: dict[str, Any]) -> None:
     orders = [torch.randperm(20, generator=torch.Generator().manual_seed(derive_seed(3, 0, turn))) for turn in range(3)]
     assert torch.equal(drawn(14, **off), torch.cat(orders)[:56])
     first = torch.randint(2**31, (20,), generator=torch.Generator().manual_seed(derive_seed(3, 4)))
@@ -89,7 +89,7 @@ def test_a_family_without_these_parameters_trains_on_real_images() -> None:
     assert Settings.of(Plain()) == Settings()
 
 
-def test_uniform_gives_every_class_as_many_and_fill_the_rare_ones_first() -> None:
+def test_uniform_adds_equally_and_fill_rare_classes_first() -> None:
     assert extra(COUNTS, 0.5, "uniform") == (4, 3, 3)
     assert extra(COUNTS, 0.0, "fill") == (0, 0, 0)
     assert extra(COUNTS, 0.05, "fill") == (0, 0, 1)
@@ -104,11 +104,11 @@ def test_uniform_gives_every_class_as_many_and_fill_the_rare_ones_first() -> Non
 def test_larger_ratios_hold_smaller_ones(balance: str) -> None:
     before: set[int] = set()
     for ratio in np.arange(0, 5.001, 0.05):
-        found = extra(COUNTS, float(ratio), balance)
-        assert sum(found) == round(ratio * 20)
+        result = extra(COUNTS, float(ratio), balance)
+        assert sum(result) == round(ratio * 20)
         ((_, pool),) = pools(synthetic_ratio=float(ratio), synthetic_balance=balance)
         taken = set(pool[20:].tolist())
-        assert len(taken) == sum(found)
+        assert len(taken) == sum(result)
         assert taken >= before
         before = taken
 
@@ -123,7 +123,7 @@ def test_a_mix_is_one_pool_shown_once_a_pass() -> None:
     assert not torch.equal(shown[:40], shown[40:])
 
 
-def test_pretraining_comes_first_and_takes_its_share_of_the_horizon() -> None:
+def test_pretraining_is_first_for_its_share_of_the_horizon() -> None:
     (zero, alone), (begin, real) = pools(synthetic_ratio=3.0, synthetic_use="pretrain", horizon=200)
     assert (zero, begin) == (0, 150)
     assert len(alone) == 60
@@ -190,14 +190,14 @@ def bank_part() -> Part:
 
 
 def test_fidelity_counts_samples_whatever_the_ratio(tmp_path: Any) -> None:
-    made = session(bank_part())
+    built = session(bank_part())
     for number, chosen in enumerate(
         [{"synthetic_ratio": 0.0}, {"synthetic_ratio": 5.0}, {"synthetic_ratio": 5.0, "synthetic_use": "pretrain"}]
     ):
-        made.start(number, {"batch_size": 2, **chosen}, 1, tmp_path / str(number))
+        built.start(number, {"batch_size": 2, **chosen}, 1, tmp_path / str(number))
     reports: dict[int, list[Report]] = {0: [], 1: [], 2: []}
     while any(len(each) < 3 for each in reports.values()):
-        for number, report in made.step():
+        for number, report in built.step():
             assert isinstance(report, Report)
             reports[number].append(report)
     assert [[r.fidelity for r in each] for each in reports.values()] == [[1, 2, 3]] * 3
@@ -217,18 +217,18 @@ def test_validation_never_sees_a_synthetic_image(tmp_path: Any, monkeypatch: pyt
     monkeypatch.setattr(Toy, "outputs", watched)
     states = []
     for synthetic, ratio in ((None, 0.0), (bank_part(), 0.0), (bank_part(), 4.0)):
-        made = session(synthetic)
-        made.start(0, {"synthetic_ratio": ratio}, 1, tmp_path / str(len(states)))
+        built = session(synthetic)
+        built.start(0, {"synthetic_ratio": ratio}, 1, tmp_path / str(len(states)))
         shown.clear()
-        made.until_report()
+        built.until_report()
         assert torch.equal(torch.cat(shown), torch.from_numpy(IMAGES[::-1].copy()).unsqueeze(1).float() / 255)
-        states.append(made.pack.state(made.runs[0].slot))
+        states.append(built.pack.state(built.runs[0].slot))
     assert equal(states[0], states[1])
     assert not equal(states[0], states[2])
 
 
 @pytest.mark.parametrize("use", ["mix", "pretrain"])
-def test_a_trial_goes_on_from_its_checkpoint_as_if_nothing_had_been(use: str) -> None:
+def test_trial_resumes_exactly_from_its_checkpoint(use: str) -> None:
     def train(members: Any, slot: int, steps: int) -> list[float]:
         return [members.step()[slot] for _ in range(steps)]
 

@@ -1,4 +1,4 @@
-"""Augmentation: bounded, level by level, and a trial's own affair."""
+"""Image augmentation: bounded, per level, independent per trial."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_stronger_levels_change_more(images: Tensor) -> None:
     assert change[2] > 1.5 * change[0]
 
 
-def test_a_slot_gets_the_same_whoever_is_beside_it(images: Tensor) -> None:
+def test_slot_augmentation_is_independent_of_others(images: Tensor) -> None:
     together = augment(images, [1, 0, 3], [2, 1, 3], generators(1, 2, 3))
     torch.testing.assert_close(together[:2], augment(images[:2], [1], [2], generators(1)))
     assert torch.equal(together[2], images[2])
@@ -81,7 +81,7 @@ def test_geometry_stays_within_its_limits() -> None:
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_a_mask_goes_exactly_where_its_image_goes(level: int) -> None:
+def test_mask_follows_its_image_exactly(level: int) -> None:
     """Overlaid: a picture that is its own mask still is, wherever rotation, shift, scale and flip took it."""
     shapes = torch.zeros(40, 1, 48, 48)
     for i, shape in enumerate(shapes):

@@ -1,4 +1,4 @@
-"""Augmentation of volumes: bounded, level by level, a trial's own affair, masks where their volume goes."""
+"""Volume augmentation: bounded, per level, independent per trial, masks aligned with volumes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_levels_change_volumes_within_their_range(volumes: Tensor, level: int) -
     assert (moved - volumes).abs().flatten(1).mean(1).min() > 1e-3
 
 
-def test_a_slot_is_the_same_beside_others(volumes: Tensor) -> None:
+def test_slot_result_is_independent_of_others(volumes: Tensor) -> None:
     together = augment(volumes, [1, 0, 3], [2, 1, 3], generators(1, 2, 3))
     torch.testing.assert_close(together[:2], augment(volumes[:2], [1], [2], generators(1)))
     assert torch.equal(together[2], volumes[2])
@@ -44,7 +44,7 @@ def test_a_slot_is_the_same_beside_others(volumes: Tensor) -> None:
 
 
 @pytest.mark.parametrize("level", [1, 3])
-def test_a_mask_goes_where_its_volume_goes(level: int) -> None:
+def test_mask_follows_its_volume(level: int) -> None:
     shapes = torch.zeros(12, 1, 24, 24, 24)
     for i, shape in enumerate(shapes):
         shape[0, 6 + i % 4 : 16, 5:14, 8 : 17 + i % 5] = 1.0

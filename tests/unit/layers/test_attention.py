@@ -1,4 +1,4 @@
-"""Split attention computes what the fused one computes, and goes back to it."""
+"""Split attention equals fused attention and converts back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout masks: the right share, every trial its own, whatever the sizes of requests."""
+"""Dropout masks: correct rate, independent per trial, independent of request sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def masks(counts: list[int], chances: list[float], seeds: list[int]) -> list[Ten
     return list(kept(counts, chances, bits, torch.empty(0)).split(counts))
 
 
-def test_masks_have_their_probability_and_their_own_random_numbers() -> None:
+def test_masks_have_their_rate_and_own_random_stream() -> None:
     counts = [9_000, 90_001, 30_003]
     together = masks(counts, [0.0, 0.25, 0.9], [1, 2, 3])
     assert torch.cat(together).unique().tolist() == [0.0, 1.0]

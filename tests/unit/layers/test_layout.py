@@ -1,4 +1,4 @@
-"""The layout of a concatenated batch."""
+"""Layout of a concatenated batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slot-aware LoRA is PEFT's LoRA for every slot, whatever its neighbours are."""
+"""Slot-aware LoRA equals PEFT's LoRA for every slot, whatever its neighbours."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def test_balanced_gives_every_class_the_same_share() -> None:
     torch.testing.assert_close(weights * torch.tensor([60.0, 30.0, 10.0]), torch.full((3,), 100 / 3))
 
 
-def test_sqrt_lies_between_none_and_balanced() -> None:
+def test_sqrt_weights_are_between_none_and_balanced() -> None:
     ratios = [(w[2] / w[0]).item() for w in (class_weights(LABELS, 3, k) for k in WEIGHTINGS)]
     assert ratios == [pytest.approx(1.0), pytest.approx(6**0.5), pytest.approx(6.0)]
 
@@ -58,10 +58,10 @@ def test_overlap_of_binary_masks_is_dice_and_iou() -> None:
     from sklearn.metrics import f1_score, jaccard_score
 
     generator = torch.Generator().manual_seed(1)
-    found, truth = (torch.rand(6, 1, 9, 9, generator=generator) > 0.6 for _ in range(2))
-    dice, iou = overlap(found.float(), truth.float())
+    result, truth = (torch.rand(6, 1, 9, 9, generator=generator) > 0.6 for _ in range(2))
+    dice, iou = overlap(result.float(), truth.float())
     for i in range(6):
-        pixels = truth[i].flatten().numpy(), found[i].flatten().numpy()
+        pixels = truth[i].flatten().numpy(), result[i].flatten().numpy()
         assert dice[i].item() == pytest.approx(f1_score(*pixels), abs=1e-5)
         assert iou[i].item() == pytest.approx(jaccard_score(*pixels), abs=1e-5)
     nothing = torch.zeros(1, 1, 4, 4)

@@ -1,4 +1,4 @@
-"""Networks in a pack train as plain torch trains them, keep their own statistics, and leave frozen parts alone."""
+"""Networks in a pack: train as in plain torch, keep their own statistics, leave frozen parts unchanged."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_slot_trains_as_torch_does(whole: bool, decay: float) -> None:
     torch.testing.assert_close(told(ours, slot), oracle(images).softmax(1), rtol=1e-3, atol=1e-4)
 
 
-def test_neighbours_share_neither_parameters_nor_statistics_nor_draws() -> None:
+def test_slots_share_no_parameters_statistics_or_randomness() -> None:
     settings = [Params(), Params(drop=0.5, batch_size=6), Params(whole=True, drop=0.3, lr=3e-3), Params(decay=0.1)]
     together, alone = pack(), []
     slots = [together.join(p, seed=i, horizon=HORIZON) for i, p in enumerate(settings)]
@@ -186,12 +186,12 @@ def test_a_frozen_part_stays_in_eval_mode() -> None:
 
 
 def test_a_network_goes_when_its_pack_goes() -> None:
-    """What is remembered about a backbone must not keep it: a search over several opens many."""
-    made = pack(1)
-    made.join(Params(), seed=0, horizon=HORIZON)
-    made.step()
-    left = weakref.ref(made.model)
-    del made
+    """Cached facts about a backbone must not keep it alive: a search over several opens many."""
+    built = pack(1)
+    built.join(Params(), seed=0, horizon=HORIZON)
+    built.step()
+    left = weakref.ref(built.model)
+    del built
     gc.collect()
     assert left() is None
 
@@ -200,8 +200,8 @@ def test_a_step_that_fails_moves_no_statistics(monkeypatch: pytest.MonkeyPatch) 
     """Memory that runs out behind the forward pass: the step is taken again, and batch norm counts it once."""
     left = []
     for fails in (False, True):
-        made, calls = pack(2), []
-        slots = [made.join(Params(whole=True), seed=i, horizon=HORIZON) for i in range(2)]
+        built, calls = pack(2), []
+        slots = [built.join(Params(whole=True), seed=i, horizon=HORIZON) for i in range(2)]
 
         def loss(
             outputs: Any, batch: Batch, layout: BatchLayout, calls: list[int] = calls, fails: bool = fails
@@ -211,10 +211,10 @@ def test_a_step_that_fails_moves_no_statistics(monkeypatch: pytest.MonkeyPatch) 
                 raise MemoryError
             return Family.tasks[0].loss(outputs, batch, layout)
 
-        monkeypatch.setattr(made.family, "loss", loss)
-        made.step()
+        monkeypatch.setattr(built.family, "loss", loss)
+        built.step()
         assert calls == ([2, 1, 1] if fails else [2])
-        left.append([made.state(slot) for slot in slots])
+        left.append([built.state(slot) for slot in slots])
     for whole, again in zip(*left, strict=True):
         for name, tensor in whole.items():
             torch.testing.assert_close(again[name], tensor, rtol=1e-4, atol=1e-6)
@@ -228,21 +228,21 @@ def test_buffers_that_no_state_dict_holds_are_no_statistics() -> None:
     assert "body.1.running_mean" in network.statistics(net, lambda name: True)
 
 
-def test_what_trains_begins_at_the_pretrained_weights_in_bf16_too() -> None:
+def test_training_starts_at_pretrained_weights_in_bf16() -> None:
     class Alone(Family):
         packs = False
 
-    made = Pack(Alone(), Base(), CLASSES, PART, capacity=1, precision="bf16")
-    held = made.model.head.weight
+    built = Pack(Alone(), Base(), CLASSES, PART, capacity=1, precision="bf16")
+    held = built.model.head.weight
     expected = Family().backbone(None, CLASSES).head.weight
     assert torch.equal(held, expected), "a Linear that a trial starts from must not be rounded"
 
 
 def test_parts_of_a_batch_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that passes in parts, for want of memory, must not drop the same units in each."""
-    made = pack(1)
-    made.join(Params(drop=0.5, batch_size=4), seed=0, horizon=HORIZON)
-    made.rows = 2
+    built = pack(1)
+    built.join(Params(drop=0.5, batch_size=4), seed=0, horizon=HORIZON)
+    built.rows = 2
     drop, seen = nn.functional.dropout, []
 
     def dropout(x: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
@@ -251,6 +251,6 @@ def test_parts_of_a_batch_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         return x * kept
 
     monkeypatch.setattr(nn.functional, "dropout", dropout)
-    made.step()
+    built.step()
     assert len(seen) == 2
     assert not torch.equal(*seen)

@@ -1,4 +1,4 @@
-"""A head on the frozen tower: the linear probe as a textbook has it, and an export that loads with open_clip alone."""
+"""Head on the frozen tower: textbook linear probe; the export loads with open_clip alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLIP as a classifier: the same embeddings as open_clip, weights found or asked for in one sentence, clean export."""
+"""CLIP as a classifier: embeddings equal open_clip's, weights are located or refused clearly, clean export."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def test_text_is_not_run_again_for_trials_that_leave_it_alone(base: Base) -> Non
     assert rows == [3, 15, 15]  # once for the whole evaluation
 
 
-def test_a_batch_in_parts_trains_the_text_tower_as_a_whole_one_does(base: Base) -> None:
-    """Where memory holds part of a batch only, captions are read again for each part."""
+def test_partial_batches_train_the_text_tower_like_a_whole(base: Base) -> None:
+    """If memory holds part of a batch only, captions are encoded again for each part."""
     images, labels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8), np.arange(12) % 3
     losses = []
     for rows in (None, 4):
@@ -202,7 +202,7 @@ def test_an_unreachable_hub_is_given_up_soon(
     assert "no route to host" in caplog.text
 
 
-def test_cached_weights_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cached_weights_are_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import huggingface_hub
 
     def cached(repo: str, name: str) -> str | None:
@@ -210,9 +210,9 @@ def test_cached_weights_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
     wanted = "timm/vit_large_patch14_clip_224.openai"
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
-    found = clip_weights.find("ViT-L-14", "openai", fetch=False)
-    assert found.file == tmp_path / "w.bin"
-    assert found.settings["force_quick_gelu"] is True
+    result = clip_weights.find("ViT-L-14", "openai", fetch=False)
+    assert result.file == tmp_path / "w.bin"
+    assert result.settings["force_quick_gelu"] is True
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_exported_adapter_carries_rank_alpha_and_layers(exported: tuple[Path, Pa
 
 
 @pytest.mark.slow
-def test_the_quick_import_of_open_clip_leaves_timm_transformers_and_the_compiler_usable() -> None:
+def test_lazy_open_clip_keeps_timm_and_compiler_usable() -> None:
     code = """
 import sys
 from lungtune.models.clip_parts import open_clip

@@ -1,4 +1,4 @@
-"""The vision Conformer is the published one, takes any grid, and loads the published names."""
+"""Vision Conformer: equals the published one, takes any grid, loads published names."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_each_branch_hears_the_other(micro: Conformer) -> None:
     assert back.abs().sum() > 0
 
 
-def test_paths_are_dropped_in_training_only_and_more_of_them_above() -> None:
+def test_drop_path_in_training_only_and_rising_with_depth() -> None:
     model = conformer("conformer_micro", 1, 4, drop_path=0.5)
     rates = [model.trans_1.drop_path, *(block.trans_block.drop_path for block in model.blocks)]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
@@ -111,7 +111,7 @@ def test_a_branch_that_is_kept_counts_for_those_dropped() -> None:
     assert float(kept.mean()) == pytest.approx(1, abs=0.05)
 
 
-def test_heads_are_drawn_anew_from_their_generator(micro: Conformer) -> None:
+def test_heads_are_initialised_from_their_generator(micro: Conformer) -> None:
     micro.reset_heads(7, torch.Generator().manual_seed(1))
     first = {name: value.clone() for name, value in micro.state_dict().items() if "_cls_head" in name}
     state = torch.get_rng_state()

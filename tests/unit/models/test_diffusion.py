@@ -1,4 +1,4 @@
-"""A latent-diffusion base: found whole or refused in a sentence, in the layout and with the numbers of diffusers."""
+"""Latent-diffusion base: complete or refused, in diffusers' layout and with its numbers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_miniature_has_the_layout_of_stable_diffusion_2(base: Base) -> None:
     assert diffusion_weights.find(str(folder), fetch=False) == folder
 
 
-def test_a_missing_folder_is_said(base: Base) -> None:
+def test_missing_folder_is_reported(base: Base) -> None:
     with pytest.raises(WeightsError, match=r"weights must name a folder with model_index.json, but /no/such/base does"):
         check(base, Path("/no/such/base"))
 
@@ -145,7 +145,7 @@ def test_a_size_that_does_not_pass_is_refused(base: Base) -> None:
         FAMILY.check(replace(base, image_size=18))
 
 
-def test_weights_missing_inside_a_file_are_refused_not_drawn_at_random(base: Base, copy: Path) -> None:
+def test_missing_tensors_are_refused_not_initialised(base: Base, copy: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     file = copy / "unet" / "diffusion_pytorch_model.safetensors"
@@ -180,7 +180,7 @@ def test_half_precision_files_of_a_variant_load_train_and_export(base: Base, cop
 
 
 @pytest.mark.parametrize("velocity", [True, False], ids=["velocity", "noise"])
-def test_the_unet_is_asked_for_what_the_scheduler_says(velocity: bool, tmp_path: Path) -> None:
+def test_unet_target_follows_the_noise_scheduler(velocity: bool, tmp_path: Path) -> None:
     """diffusers' own scheduler gives the same noised latents and the same target."""
     import diffusers
 
@@ -199,7 +199,7 @@ def test_the_unet_is_asked_for_what_the_scheduler_says(velocity: bool, tmp_path:
 
 
 def test_a_batch_in_parts_trains_the_text_encoder_too(base: Base) -> None:
-    """Where memory holds part of a batch only, captions are read again for each part."""
+    """If memory holds part of a batch only, captions are encoded again for each part."""
     images = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)
     pack = Pack(FAMILY, base, CLASSES, part(images, np.repeat([0, 1], 6)), capacity=1)
     slot = pack.join(Params(lr=1e-2, batch_size=6, lora_text=True), seed=1, horizon=100)

@@ -1,4 +1,4 @@
-"""The Res-UNet's two tasks: what lambda2 weighs, what cases without a mask teach, what 0 leaves out."""
+"""The Res-UNet's two tasks: effect of lambda2, of cases without masks, and of weight 0."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def params(**changes: Any) -> Params:
 def test_the_mask_is_learnt_and_judged(base: Any) -> None:
     torch.set_num_threads(1)
     part = data()
-    made = pack(base, part)
-    slot = made.join(params(lambda2=1.0), seed=1, horizon=HORIZON)
-    before = made.predict(part)[slot]
+    built = pack(base, part)
+    slot = built.join(params(lambda2=1.0), seed=1, horizon=HORIZON)
+    before = built.predict(part)[slot]
     for _ in range(40):
-        made.step()
-    after = made.predict(part)[slot]
+        built.step()
+    after = built.predict(part)[slot]
     assert before["dice"].mean() < 0.7
     assert after["dice"].mean() > 0.9
     torch.testing.assert_close(after["iou"], after["dice"] / (2 - after["dice"]), atol=1e-4, rtol=1e-3)
@@ -71,13 +71,13 @@ def test_the_mask_is_learnt_and_judged(base: Any) -> None:
 
 def test_zero_trains_no_decoder_and_tells_no_dice(base: Any) -> None:
     part = data()
-    made = pack(base, part)
-    without = made.join(params(lambda2=0.0), seed=1, horizon=HORIZON)
-    with_it = made.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
-    made.step()
-    assert not any(name.startswith(("net.decoder", "net.mask")) for name in made.adapter(without))
-    assert any(name.startswith("net.decoder") for name in made.adapter(with_it))
-    judged = made.predict(part)
+    built = pack(base, part)
+    without = built.join(params(lambda2=0.0), seed=1, horizon=HORIZON)
+    with_it = built.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
+    built.step()
+    assert not any(name.startswith(("net.decoder", "net.mask")) for name in built.adapter(without))
+    assert any(name.startswith("net.decoder") for name in built.adapter(with_it))
+    judged = built.predict(part)
     assert judged[without]["dice"].isnan().all()
     assert judged[with_it]["dice"].isfinite().all()
 
@@ -87,11 +87,11 @@ def test_cases_without_a_mask_count_for_the_class_only(base: Any) -> None:
     part = data(np.zeros(COUNT, bool))
     losses = []
     for weight in (0.0, 5.0):
-        made = pack(base, part)
-        slot = made.join(params(lambda2=weight), seed=1, horizon=HORIZON)
-        losses.append([made.step()[slot] for _ in range(3)])
+        built = pack(base, part)
+        slot = built.join(params(lambda2=weight), seed=1, horizon=HORIZON)
+        losses.append([built.step()[slot] for _ in range(3)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert made.predict(part)[slot]["dice"].isnan().all()
+    assert built.predict(part)[slot]["dice"].isnan().all()
 
 
 def test_lambda2_weighs_one_minus_dice(base: Any) -> None:
@@ -99,28 +99,28 @@ def test_lambda2_weighs_one_minus_dice(base: Any) -> None:
     part = data()
     first = {}
     for weight in (0.5, 1.0, 2.0):
-        made = pack(base, part)
-        slot = made.join(params(lambda2=weight), seed=1, horizon=HORIZON)
-        first[weight] = made.step()[slot]
+        built = pack(base, part)
+        slot = built.join(params(lambda2=weight), seed=1, horizon=HORIZON)
+        first[weight] = built.step()[slot]
     slope = (first[1.0] - first[0.5]) / 0.5
     assert first[2.0] - first[1.0] == pytest.approx(slope, rel=1e-4)
     assert 0 < slope < 1
 
 
 def test_a_trial_may_wait_for_its_first_mask(base: Any) -> None:
-    """Where few cases have masks, the decoder's gradient may come late; without any in a batch it can't come."""
+    """With few masked cases the decoder's gradient may come late; without any in a batch it cannot come."""
     known = np.zeros(COUNT, bool)
-    made = pack(base, data(known))
-    slot = made.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
+    built = pack(base, data(known))
+    slot = built.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
     for _ in range(VERIFY_STEPS + 2):
-        made.step()
-        assert not made.verify(slot)
-    made = pack(base, data())
-    slot = made.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
+        built.step()
+        assert not built.verify(slot)
+    built = pack(base, data())
+    slot = built.join(params(lambda2=0.5), seed=1, horizon=HORIZON)
     for _ in range(VERIFY_STEPS):
-        made.step()
-        made.verify(slot)
-    assert made.verify(slot)
+        built.step()
+        built.verify(slot)
+    assert built.verify(slot)
 
 
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto"])
@@ -129,25 +129,25 @@ def test_an_encoder_without_five_maps_is_named(model: str) -> None:
         FAMILY.backbone(FAMILY.Base(model=model, weights="random", image_size=32), CLASSES)
 
 
-def test_synthetic_images_have_no_mask_and_count_for_the_class_only(base: Any) -> None:
+def test_unmasked_synthetic_images_train_the_class_only(base: Any) -> None:
     """Whatever stands where their masks would be, black or not, changes nothing; real ones keep theirs."""
     part = data()
     synthetic = Part.of(image=part["image"][::-1].copy(), label=part["label"][::-1].copy())
-    made = Pack(FAMILY, base, CLASSES, part, synthetic=synthetic, capacity=1)
+    built = Pack(FAMILY, base, CLASSES, part, synthetic=synthetic, capacity=1)
     index = torch.tensor([len(part) + 2, 1, len(part)])
-    slot = made.join(params(synthetic_ratio=1.0, augmentation=0, synthetic_use="pretrain"), seed=1, horizon=64)
-    batch = made._train.take([index], [made._trials[slot]])
+    slot = built.join(params(synthetic_ratio=1.0, augmentation=0, synthetic_use="pretrain"), seed=1, horizon=64)
+    batch = built._train.take([index], [built._trials[slot]])
     seen, known = batch["mask"], batch.has("mask")
     assert known.tolist() == [False, True, False]
     assert not seen[[0, 2]].any()
     assert torch.equal(seen[1, 0], torch.from_numpy(part["mask"][1, 0]).float() / 255)
-    alone = made._trials[slot].verify_steps
-    made.step()
-    assert made._trials[slot].verify_steps == alone  # no mask was seen yet: the decoder waits for one
-    while made.samples(slot) < 48:
-        assert np.isfinite(made.step()[slot])
-    assert made._trials[slot].verify_steps < alone
-    assert made.verify(slot) or made._trials[slot].verify_steps > 0
+    alone = built._trials[slot].verify_steps
+    built.step()
+    assert built._trials[slot].verify_steps == alone  # no mask was seen yet: the decoder waits for one
+    while built.samples(slot) < 48:
+        assert np.isfinite(built.step()[slot])
+    assert built._trials[slot].verify_steps < alone
+    assert built.verify(slot) or built._trials[slot].verify_steps > 0
 
 
 def reported(base: Any, metric: str, folder: Path, spoil: bool = False, **changes: Any) -> Report | TrialError:
@@ -165,7 +165,7 @@ def reported(base: Any, metric: str, folder: Path, spoil: bool = False, **change
 
 
 def test_trial_without_a_decoder_scores_zero_dice(base: Any, tmp_path: Path) -> None:
-    """Where Dice is searched for; its checkpoint says the same."""
+    """Dice objective; the checkpoint scores the same."""
     report = reported(base, "dice", tmp_path, lambda2=0.0)
     assert isinstance(report, Report)
     assert (report.metrics["dice"], report.metrics["iou"]) == (0.0, 0.0)
@@ -174,7 +174,7 @@ def test_trial_without_a_decoder_scores_zero_dice(base: Any, tmp_path: Path) -> 
     assert bootstrap.plain(kept.scorer(np.arange(len(kept))), "dice") == 0.0
 
 
-def test_no_decoder_tells_no_dice_beside_another_objective(base: Any, tmp_path: Path) -> None:
+def test_no_decoder_reports_no_dice(base: Any, tmp_path: Path) -> None:
     report = reported(base, "macro_f1", tmp_path, lambda2=0.0)
     assert isinstance(report, Report)
     assert "macro_f1" in report.metrics

@@ -1,4 +1,4 @@
-"""Pretrained image models are found, read safely, and adapted to grey images of any size."""
+"""Pretrained image models: located, read safely, adapted to grey images of any size."""
 
 from __future__ import annotations
 
@@ -53,16 +53,14 @@ def test_a_folder_is_adapted_to_grey_images(resnet: tuple[torch.nn.Module, Path]
     assert "state_dict" not in built.model.pretrained_cfg
 
 
-def test_three_channels_keep_their_statistics_and_as_many_classes_their_head(
-    resnet: tuple[torch.nn.Module, Path], grey: torch.Tensor
-) -> None:
+def test_rgb_statistics_and_equal_sized_head_are_kept(resnet: tuple[torch.nn.Module, Path], grey: torch.Tensor) -> None:
     donor, folder = resnet
     built = timm_models.build("", str(folder), 64, in_chans=3, num_classes=5)
     assert built.mean == (0.4, 0.5, 0.6)
     assert torch.equal(built.model(grey.expand(-1, 3, -1, -1)), donor(grey.expand(-1, 3, -1, -1)))
 
 
-def test_a_new_head_is_drawn_alike_and_leaves_the_generator_alone(resnet: tuple[torch.nn.Module, Path]) -> None:
+def test_new_head_is_deterministic_and_keeps_global_rng(resnet: tuple[torch.nn.Module, Path]) -> None:
     state = torch.get_rng_state()
     one, two = (timm_models.build("", str(resnet[1]), 64, num_classes=3, drop_rate=0.1).model for _ in range(2))
     assert one.fc.out_features == 3
@@ -95,7 +93,7 @@ def test_positions_are_stretched_to_the_image(tmp_path: Path) -> None:
         timm_models.build("vit_tiny_patch16_224", str(tmp_path / "vit.safetensors"), 100, **SMALL)
 
 
-def test_random_weights_are_the_same_everywhere_and_said_to_be_random(capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_weights_are_deterministic_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
     one, two = (timm_models.build("resnet18", "random", 64, num_classes=2, **NARROW).model for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     timm_models.check("resnet18", "random")
@@ -115,7 +113,7 @@ def test_a_conformer_is_built_like_any_other(tmp_path: Path, grey: torch.Tensor)
 
 
 @pytest.mark.parametrize(("tag", "repo"), [("a1_in1k", "timm/resnet18.a1_in1k"), ("default", None)])
-def test_cached_weights_are_found(
+def test_cached_weights_are_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, resnet: tuple[torch.nn.Module, Path], tag: str, repo: str | None
 ) -> None:
     import huggingface_hub
@@ -127,13 +125,13 @@ def test_cached_weights_are_found(
         return str(resnet[1] / "model.safetensors") if file == "model.safetensors" else None
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
-    found = timm_models.find("resnet18", tag, fetch=False)
+    result = timm_models.find("resnet18", tag, fetch=False)
     assert asked[0][0] == (repo or asked[0][0])
     assert asked[0][0].startswith("timm/resnet18.")
-    assert found.file == resnet[1] / "model.safetensors"
+    assert result.file == resnet[1] / "model.safetensors"
     built = timm_models.build("resnet18", tag, 64, **NARROW)
     assert torch.equal(built.model.fc(torch.ones(1)), torch.ones(1))
-    assert built.mean == pytest.approx((sum(found.config["mean"]) / 3,))
+    assert built.mean == pytest.approx((sum(result.config["mean"]) / 3,))
 
 
 def test_weights_of_the_hub_cannot_be_had_offline() -> None:

@@ -1,4 +1,4 @@
-"""The shipped CLIP is small, loads with plain open_clip and can be made again."""
+"""The shipped CLIP: small, loads with plain open_clip, reproducible."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_loads_with_plain_open_clip():
     assert torch.isfinite(text).all()
 
 
-def test_knows_findings_it_was_told(small):
+def test_model_recognises_captioned_findings(small):
     _, data = small
     model, _ = open_clip.create_model_from_pretrained(f"local-dir:{FOLDER}")
     model.eval()

@@ -1,4 +1,4 @@
-"""The shipped bases that are no CLIP are small, load with plain timm, know chests, and can be made again."""
+"""Shipped bases other than CLIP: small, load with plain timm, useful features, reproducible."""
 
 import json
 from dataclasses import replace

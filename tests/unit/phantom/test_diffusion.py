@@ -1,4 +1,4 @@
-"""The shipped diffusion model is small, loads with plain diffusers, tells words apart, draws, and can be made again."""
+"""The shipped diffusion model: small, loads with plain diffusers, follows captions, reproducible."""
 
 import json
 from dataclasses import replace
@@ -55,7 +55,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def made(tiny):
-    """What the recipe makes, and the losses of its steps."""
+    """Product of the recipe, and the losses of its steps."""
     recipe, data = tiny
     losses = []
     return recipe.train(data, 0, losses.append), losses

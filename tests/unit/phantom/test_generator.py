@@ -1,4 +1,4 @@
-"""The generator: deterministic, honest masks and captions, neither trivial nor leaking."""
+"""Phantom generator: deterministic, correct masks and captions, neither trivial nor leaking."""
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The phantom source: a real tree of files, rendered once, whole or not at all."""
+"""Phantom source: a real tree of files, rendered once and atomically."""
 
 import subprocess
 import sys
@@ -63,7 +63,7 @@ def test_more_training_images_keep_the_test_part(shelf):
 
 
 @pytest.mark.parametrize("harm", ["image gone", "empty mask", "no table", "torn table"])
-def test_a_damaged_set_is_rendered_anew(shelf, renders, harm):
+def test_damaged_set_is_rendered_again(shelf, renders, harm):
     cases = source.index(None, SMALL)
     root = next(p for p in shelf.iterdir() if p.is_dir())
     if harm == "image gone":

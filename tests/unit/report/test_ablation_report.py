@@ -1,4 +1,4 @@
-"""What a report says of a comparison: patients and seeds, notes, confirmation on test."""
+"""Ablation report: patients and seeds, notes, confirmation on test."""
 
 import numpy as np
 import pytest
@@ -15,11 +15,11 @@ COMPARED = Comparison("lambda2", (0.0, 1.0), 0.0, 1.0)
 
 def tables(*shares):
     """Predictions of seeds that are right for a share of the cases."""
-    made = {}
+    built = {}
     for seed, share in enumerate(shares):
         right = np.random.default_rng(seed).random(60) < share
-        made[seed] = Probabilities(LABELS, np.eye(3)[np.where(right, LABELS, (LABELS + 1) % 3)])
-    return made
+        built[seed] = Probabilities(LABELS, np.eye(3)[np.where(right, LABELS, (LABELS + 1) % 3)])
+    return built
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,13 @@ def tables(*shares):
 def test_patients_and_seeds_are_two_questions(shares, said):
     """An interval over patients can leave out 0 though one of three trainings was worse."""
     predictions = {0.0: tables(0.4, 0.4, 0.4), 1.0: tables(*shares)}
-    found = ablation_report.part(PATIENTS, COMPARED, predictions, Objective("macro_f1"))
-    assert found["effect"]["helps"]
-    assert said in found["sentence"]
+    result = ablation_report.part(PATIENTS, COMPARED, predictions, Objective("macro_f1"))
+    assert result["effect"]["helps"]
+    assert said in result["sentence"]
     scores = [
         metrics.classification(LABELS, each.probabilities, "abc")["macro_f1"] for each in predictions[1.0].values()
     ]
-    assert found["values"][1]["score"]["mean"] == pytest.approx(np.mean(scores))
+    assert result["values"][1]["score"]["mean"] == pytest.approx(np.mean(scores))
     one = tables(0.5)[0]
     held = ablation_report.part(PATIENTS, COMPARED, {0.0: {0: one}, 1.0: {1: one}}, Objective("mcc"))
     assert held["problem"] == "Not computed: no seed's training ended with all values; give more --seeds."

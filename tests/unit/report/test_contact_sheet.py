@@ -1,4 +1,4 @@
-"""A contact sheet holds every image once, under its row's title."""
+"""Contact sheet: every image once, under its row's title."""
 
 import io
 

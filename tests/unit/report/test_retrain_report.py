@@ -1,4 +1,4 @@
-"""The frame of a retraining's report: reproduction, seeds, plain sections."""
+"""Frame of a retraining report: reproduction, seeds, sections."""
 
 import pytest
 
@@ -14,9 +14,9 @@ from lungtune.tasks.generation import Generation
      (0.8, 500, True, "not compared")],
 )  # fmt: skip
 def test_scores_are_equal_within_a_hundredth_or_two_cases(retrained, cases, edited, verdict):
-    found = retrain_report.reproduction("macro_f1", 0.8, retrained, Classification().tolerance(0.8, cases), edited, {})
-    assert found["reproduced"] == verdict
-    assert retrain_report.reproduction_text(found).startswith(f"reproduced: {verdict}, ")
+    result = retrain_report.reproduction("macro_f1", 0.8, retrained, Classification().tolerance(0.8, cases), edited, {})
+    assert result["reproduced"] == verdict
+    assert retrain_report.reproduction_text(result).startswith(f"reproduced: {verdict}, ")
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ def test_distances_are_equal_within_a_twentieth(retrained, verdict):
 
 
 def test_a_failure_to_reproduce_names_what_changed():
-    found = retrain_report.reproduction("macro_f1", 0.8, 0.5, 0.01, False, {"torch": ["2.13", "2.14"]})
-    assert retrain_report.reproduction_text(found).endswith(
+    result = retrain_report.reproduction("macro_f1", 0.8, 0.5, 0.01, False, {"torch": ["2.13", "2.14"]})
+    assert retrain_report.reproduction_text(result).endswith(
         "Look at: the pretrained weights, torch 2.13 then, 2.14 now"
     )
 
@@ -72,7 +72,7 @@ PART = {
 }
 
 
-def test_plain_section_shows_metrics_beside_baselines():
+def test_section_shows_metrics_and_baselines():
     words = retrain_report.section_markdown("Test", PART)
     assert "40 cases of 20 patients" in words
     assert "| metric | recipe | mean mask | other |" in words

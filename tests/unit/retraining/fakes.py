@@ -1,4 +1,4 @@
-"""A family, a session and data that need no model: predictions are drawn around a skill that a parameter sets."""
+"""Fake family, session and data without a model: predictions scatter around a skill set by a parameter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params:
-    """How good it is."""
+    """Skill of the fake model."""
 
     skill: float = param(0.8, low=0.0, high=1.0, help="share of the cases that are right; mean Dice")
     lr: float = param(1e-3, low=1e-6, high=1.0, help="learning rate")
@@ -78,7 +78,7 @@ def part(name: str, cases: int = 60) -> Part:
 
 
 def inspection() -> Any:
-    """What the data look like from outside."""
+    """File properties of the data."""
     paths = {name: [f"{name}{k}.png" for k in range(60)] for name in ("train", "validation", "test")}
     import pandas as pd
 
@@ -117,8 +117,8 @@ class FakeSession:
         right = np.where(rng.random(len(part)) < run.params["skill"], part["label"], 1 - part["label"])
         dice = np.clip(rng.normal(run.params["skill"], 0.05, len(part)), 0.01, 1)
         dice = np.where(part.has("mask"), dice, np.nan)
-        found = {"probabilities": 0.1 + 0.8 * np.eye(2)[right], "dice": dice, "iou": dice / (2 - dice)}
-        return {task.name: {name: found[name] for name in task.predicted} for task in self.family.tasks}
+        predicted = {"probabilities": 0.1 + 0.8 * np.eye(2)[right], "dice": dice, "iou": dice / (2 - dice)}
+        return {task.name: {name: predicted[name] for name in task.predicted} for task in self.family.tasks}
 
     def _report(self, number: int) -> Report:
         predicted, metrics = self.predict(number, self.dataset.validation), {}
@@ -139,9 +139,9 @@ def install(monkeypatch: Any) -> list[dict[str, Any]]:
                                audit=None, source="fake")  # fmt: skip
 
     def module(name: str, **content: Any) -> None:
-        made = ModuleType(name)
-        vars(made).update(content)
-        monkeypatch.setitem(sys.modules, name, made)
+        built = ModuleType(name)
+        vars(built).update(content)
+        monkeypatch.setitem(sys.modules, name, built)
 
     monkeypatch.setattr(dataset, "load", load)
     module("lungtune.engine.session", Session=FakeSession)

@@ -1,4 +1,4 @@
-"""Blackened lungs: what they look like, and why they may not be trained on."""
+"""Blackened-lung control: its images, and its refusal as training data."""
 
 from types import SimpleNamespace
 
@@ -57,7 +57,7 @@ def test_black_lungs_of_volumes_are_black():
     ],
     ids=["no masks", "a class without"],
 )
-def test_an_obstacle_is_said_and_nothing_trains(part, sentence, tmp_path):
+def test_obstacle_is_reported_and_nothing_trains(part, sentence, tmp_path):
     data = dataset.Dataset(CLASSES, part, part, None, None, None, "")
     dark = controls.Blackout(None, None, data, None, 1.0, tmp_path)
     assert sentence in dark.problem
@@ -69,11 +69,11 @@ def test_columns_of_files_follow_the_parts():
     columns = {"width": [1, 2, 2], "height": [3, 4, 4], "mode": ["L", "RGB", "RGB"], "type": ["PNG"] * 3}
     facts = pd.DataFrame(columns, index=["a", "b", "b"])
     manifest = SimpleNamespace(parts={"test": SimpleNamespace(path=["b", "a"])})
-    found = controls.outside(SimpleNamespace(facts=facts, manifest=manifest), "test")
-    assert found["width"].tolist() == [2, 1]
-    assert found["mode"].tolist() == ["RGB", "L"]
-    assert found["width"].dtype.kind == "i"
-    assert "depth" not in found
+    result = controls.outside(SimpleNamespace(facts=facts, manifest=manifest), "test")
+    assert result["width"].tolist() == [2, 1]
+    assert result["mode"].tolist() == ["RGB", "L"]
+    assert result["width"].dtype.kind == "i"
+    assert "depth" not in result
     volumes = facts.assign(depth=[5, 6, 6])
-    found = controls.outside(SimpleNamespace(facts=volumes, manifest=manifest), "test")
-    assert found["depth"].tolist() == [6, 5]
+    result = controls.outside(SimpleNamespace(facts=volumes, manifest=manifest), "test")
+    assert result["depth"].tolist() == [6, 5]

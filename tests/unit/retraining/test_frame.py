@@ -1,4 +1,4 @@
-"""The frame of a retraining, for any task: sections, seeds, comparison, other tasks, test set, files."""
+"""Frame of a retraining for any task: sections, seeds, comparison, other tasks, test set, files."""
 
 import json
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_dice_of_a_two_task_family_is_an_objective(tmp_path):
     assert "| macro_f1 | 60 | 0." in words
 
 
-def test_dice_stands_beside_the_classes(tmp_path):
+def test_class_report_includes_dice(tmp_path):
     one, content, words = retrained(tmp_path, BOTH)
     assert content["task"] == "classification"
     measures = content["validation"]["measures"]
@@ -97,8 +97,8 @@ def test_obstacle_to_black_lungs_is_reported(tmp_path):
     part = fakes.part("test")
     predicted = {"classification": {"probabilities": np.full((len(part), 2), 0.5)}}
     one._dark = SimpleNamespace(problem="no training image of viral has a lung mask")
-    found = one.section("test", part, predicted)["baselines"][controls.BLACKOUT]
-    assert found == {"computed": False, "sentence": one._dark.problem}
+    result = one.section("test", part, predicted)["baselines"][controls.BLACKOUT]
+    assert result == {"computed": False, "sentence": one._dark.problem}
 
 
 def test_measure_without_cases_has_no_value(tmp_path):
@@ -114,41 +114,41 @@ def test_measure_without_cases_has_no_value(tmp_path):
     }
 
 
-def test_dice_objective_is_compared_with_classes_beside(tmp_path):
+def test_dice_comparison_includes_classes(tmp_path):
     one, content, words = retrained(tmp_path, BOTH, "segmentation.dice", test=True, seeds=3, compare="skill=0,0.5,0.8")
-    found = content["effect"]
-    assert (found["axis"], found["control"], found["metric"], found["left_out"]) == ("skill", 0.0, "dice", 3)
-    assert [(row["value"], row["seed"]) for row in found["runs"]] == [
+    result = content["effect"]
+    assert (result["axis"], result["control"], result["metric"], result["left_out"]) == ("skill", 0.0, "dice", 3)
+    assert [(row["value"], row["seed"]) for row in result["runs"]] == [
         (value, seed) for value in (0.0, 0.5, 0.8) for seed in (4, 5)
     ]
     for name in ("validation", "test"):
-        effect = found[name]["effect"]
+        effect = result[name]["effect"]
         assert (effect["helps"], effect["best"], effect["classes"]) == (True, 0.8, {})
-        last = found[name]["values"][-1]
+        last = result[name]["values"][-1]
         assert list(last["measures"]) == ["macro_f1", *Classification.headline]
     own = {run["seed"]: run["test"] for run in content["runs"]}
-    assert [row["test"] for row in found["runs"][-2:]] == [own[4], own[5]]
-    assert all(row["test"] is not None for row in found["runs"])
-    assert found["confirmed"].startswith("The value that was best on validation, 0.8, has a gain of 0.7")
+    assert [row["test"] for row in result["runs"][-2:]] == [own[4], own[5]]
+    assert all(row["test"] is not None for row in result["runs"])
+    assert result["confirmed"].startswith("The value that was best on validation, 0.8, has a gain of 0.7")
     assert "## Effect of skill" in words
     assert "skill helps" in one.text(content)
 
 
-def test_classes_are_compared_with_dice_beside(tmp_path):
+def test_class_comparison_includes_dice(tmp_path):
     _, content, words = retrained(tmp_path, BOTH, compare="skill=0.4")
-    found = content["effect"]["validation"]
-    assert set(found["effect"]["classes"]) == set(fakes.CLASSES)
+    effect = content["effect"]["validation"]
+    assert set(effect["effect"]["classes"]) == set(fakes.CLASSES)
     assert "| skill | macro_f1 | gain over 0.4 | seeds above | dice | iou |" in words
-    control, own = found["values"]
+    control, own = effect["values"]
     assert own["measures"]["dice"] == content["validation"]["measures"]["dice"]
     assert control["measures"]["dice"]["value"] < own["measures"]["dice"]["value"]
 
 
 def test_an_objective_that_is_minimised_gains_by_less(tmp_path):
     _, content, _ = retrained(tmp_path, (Regression(),), compare="skill=0.2,0.8")
-    found = content["effect"]["validation"]
-    assert found["effect"]["metric"] == "iou"
-    assert found["effect"]["harms"]  # the recipe's 0.8 has the larger error
+    effect = content["effect"]["validation"]
+    assert effect["effect"]["metric"] == "iou"
+    assert effect["effect"]["harms"]  # the recipe's 0.8 has the larger error
     assert content["validation"]["baselines"] == {}
 
 
@@ -177,10 +177,10 @@ def test_classifier_report_has_figures_tables_and_controls(tmp_path, opened):
     assert rows[0] == "case_id,label,normal,viral"
     assert len(rows) == 61
     assert json.loads((tmp_path / "weights" / "temperature.json").read_text())["fitted_on"] == "validation"
-    found = content["test"]["baselines"]
-    assert found["metadata only"]["computed"]
-    assert found["lungs blacked out"]["computed"]
-    assert (found["lungs blacked out"]["cases"], found["lungs blacked out"]["left_out"]) == (45, 15)
+    result = content["test"]["baselines"]
+    assert result["metadata only"]["computed"]
+    assert result["lungs blacked out"]["computed"]
+    assert (result["lungs blacked out"]["cases"], result["lungs blacked out"]["left_out"]) == (45, 15)
     assert [(each["test"], each["fields"]) for each in opened] == [
         (False, ["image", "label"]), (False, ["image", "label", "mask"]), (True, ["image", "label", "mask"])
     ]  # fmt: skip
@@ -194,22 +194,22 @@ def test_without_wish_no_masks_are_opened(tmp_path, opened):
     assert not any("mask" in each["fields"] for each in opened)
 
 
-def test_a_value_whose_predictions_cannot_be_scored_is_told(tmp_path, monkeypatch):
+def test_unscorable_value_is_reported(tmp_path, monkeypatch):
     """It costs no other model its score."""
     predict = fakes.FakeSession.predict
 
     def broken(session, number, part):
-        found = predict(session, number, part)
+        effect = predict(session, number, part)
         if part.case_ids[0].startswith("test") and session.runs[number].params["skill"] == 0.5:
-            found["segmentation"]["dice"][1] = np.inf
-        return found
+            effect["segmentation"]["dice"][1] = np.inf
+        return effect
 
     monkeypatch.setattr(fakes.FakeSession, "predict", broken)
     _, content, words = retrained(tmp_path, (Segmentation(),), test=True, compare="skill=0,0.5")
-    found = content["effect"]
-    failed = next(row for row in found["runs"] if row["value"] == 0.5)
+    effect = content["effect"]
+    failed = next(row for row in effect["runs"] if row["value"] == 0.5)
     assert failed["failure"].startswith("on the test set: The predictions of dice are not finite")
-    assert [row["value"] for row in found["test"]["values"]] == [0.0, 0.8]
+    assert [row["value"] for row in effect["test"]["values"]] == [0.0, 0.8]
     assert "Failed: skill 0.5 with seed 3" in words
 
 

@@ -1,4 +1,4 @@
-"""Drives a controller without a backend and without training: scores are arithmetic."""
+"""Controller driven without a backend or training: scores are arithmetic."""
 
 import sys
 from pathlib import Path

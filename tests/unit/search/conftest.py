@@ -1,4 +1,4 @@
-"""What a search decides is tested here, not what survives a power cut: the disk need not turn for every event."""
+"""Fixtures of the search tests: fsync disabled, as durability is tested elsewhere."""
 
 from __future__ import annotations
 

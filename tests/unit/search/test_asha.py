@@ -1,4 +1,4 @@
-"""ASHA's decisions, and where Ray Tune's own scheduler of that name goes wrong."""
+"""ASHA's decisions, and differences from Ray Tune's scheduler of that name."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_the_first_at_a_rung_goes_on_and_a_worse_one_does_not():
     assert record(rungs, 2, 1, 0.6) is CONTINUE
 
 
-def test_lower_is_better_when_the_objective_says_so():
+def test_lower_is_better_for_a_minimised_objective():
     rungs = asha("min")
     assert record(rungs, 0, 1, 0.5) is CONTINUE
     assert record(rungs, 1, 1, 0.4) is CONTINUE
@@ -97,7 +97,7 @@ def test_best_of_each_rung_is_promoted_when_no_trials_come():
     assert rungs.promotable(trials, last=True) is None
 
 
-def test_a_failed_or_ended_trial_takes_nobodys_place():
+def test_failed_or_ended_trial_occupies_no_rank():
     rungs, trials = waiting(0.5, 0.9, 0.8, 0.7)
     trials[1].state = State.FAIL
     assert rungs.promotable(trials) == 2
@@ -119,7 +119,7 @@ def test_random_trials_are_compared_among_themselves():
     assert rungs.promotable(trials, last=True) is None, "the best of the rung has gone on"
 
 
-def test_a_poor_trial_that_is_never_paused_takes_nobodys_place():
+def test_poor_trial_never_paused_occupies_no_rank():
     rungs, trials = waiting(0.1, 0.9, 0.8)
     trials[0].state = State.COMPLETE
     assert rungs.promotable(trials) == 1

@@ -1,4 +1,4 @@
-"""What the user has to mend is said before a study begins, and a study that did not begin leaves nothing behind."""
+"""User errors are reported before a study begins, and a study that did not begin leaves no files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search's synthetic images: mistakes are said before a study begins, which keeps the images it began with."""
+"""Synthetic images of a search: errors are reported up front; a study keeps its first images."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def begin(bank: Path | None, seed: int = 3, **settings: Any) -> tuple[Study, Sea
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_search_that_is_given_no_bank_has_one_made_first(
+def test_search_without_a_bank_builds_one_first(
     bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     commands: list[list[str]] = []
@@ -104,7 +104,7 @@ def test_the_script_takes_a_bank(
 
 
 @pytest.mark.parametrize(("kind", "classes", "found"), [("volume", ("a", "b"), "volumes"), ("image", (), "no classes")])
-def test_no_bank_is_made_of_volumes_or_without_classes(
+def test_no_bank_of_volumes_or_without_classes(
     kind: str, classes: tuple[str, ...], found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bank_provision.subprocess, "run", lambda *_, **__: pytest.fail("a bank is made"))

@@ -1,4 +1,4 @@
-"""A search's last words end with commands that can be given as they are."""
+"""Closing message of a search: suggested commands run as they are."""
 
 import io
 from dataclasses import replace
@@ -53,7 +53,7 @@ def test_a_family_without_one_is_not():
     assert "The model has collapsed" in words
 
 
-def test_generator_result_says_whether_samples_are_recognised():
+def test_generator_result_reports_recognition():
     space = catalog.space("sd_lora", "demo")
     chosen, mine = point(space), {"cmmd": 90.0, "recognised": 0.614}
     others = {"untrained": {"cmmd": 280.0, "recognised": 0.17}, "real": {"cmmd": 10.0, "recognised": 0.93}}

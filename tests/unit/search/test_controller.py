@@ -1,4 +1,4 @@
-"""The controller's decisions survive it; bad reports fail one trial and nothing else. No Ray, no torch."""
+"""Controller: decisions are durable; a bad report fails one trial only. No Ray, no torch."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""A host's promises to those who wait for reports: nobody waits for another, nobody is forgotten, errors stay apart."""
+"""Host: callers do not block one another, every caller gets a report, errors stay with their trial."""
 
 import threading
 import time
@@ -44,9 +44,9 @@ class Host(PackHost):
 @pytest.fixture
 def host(tmp_path):
     simulated.begin(tmp_path / "s", simulated.space(3)).release()
-    made = Host(str(tmp_path / "s"), 1, None)
-    made.ready()
-    return made
+    instance = Host(str(tmp_path / "s"), 1, None)
+    instance.ready()
+    return instance
 
 
 class Waiting(threading.Thread):
@@ -143,7 +143,7 @@ def test_missing_weights_are_raised_by_every_call(tmp_path):
         broken.train({"number": 0}, fresh=True)
 
 
-def test_host_finds_the_drivers_own_families(tmp_path, monkeypatch):
+def test_host_loads_the_drivers_own_families(tmp_path, monkeypatch):
     """A cluster may have been started without ``LUNGTUNE_PATH``, or with another one."""
     monkeypatch.setenv("LUNGTUNE_PATH", str(tmp_path / "theirs"))
     own = Path(__file__).parents[2] / "contract" / "own"

@@ -1,4 +1,4 @@
-"""Promotion: pausing at rungs survives any kill, and the winner always reaches its full length."""
+"""Promotion: pauses at rungs survive any kill; the winner always reaches full length."""
 
 import functools
 import sys

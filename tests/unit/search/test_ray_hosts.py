@@ -1,4 +1,4 @@
-"""The backend on Ray: its own failures are ``BackendError``, a worker's are events."""
+"""Ray backend: its own failures raise ``BackendError``, a worker's are events."""
 
 from types import SimpleNamespace
 
@@ -25,7 +25,7 @@ def opened(monkeypatch, error):
     return backend
 
 
-def test_ray_hosts_is_found_by_name():
+def test_ray_hosts_is_selected_by_name():
     assert get("ray_hosts") is RayHosts
 
 
@@ -65,6 +65,6 @@ def test_trial_of_a_dead_host_is_lost_and_the_host_replaced(monkeypatch):
     assert backend.pool.workers[0] is not worker
 
 
-def test_closed_backend_says_so():
+def test_closed_backend_raises():
     with pytest.raises(BackendError, match="the backend is not open"):
         RayHosts().poll(0.0)

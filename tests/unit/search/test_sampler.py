@@ -1,4 +1,4 @@
-"""Suggestions are a function of history, seed and number; Optuna is told the truth."""
+"""Sampler: suggestions are a function of history, seed and number; Optuna gets the true history."""
 
 import math
 
@@ -29,20 +29,20 @@ def space(kind="tpe", **changes):
 
 
 def history(trials):
-    made = History()
-    made.study = {"space": {"objective": {"metric": "m", "mode": "max"}, "trials": 24}}
-    made.trials = {trial.number: trial for trial in trials}
-    return made
+    result = History()
+    result.study = {"space": {"objective": {"metric": "m", "mode": "max"}, "trials": 24}}
+    result.trials = {trial.number: trial for trial in trials}
+    return result
 
 
 def trial(number, state=State.COMPLETE, values=(0.5,), **params):
     chosen = {"lr": 1e-3, "rank": 4, "alpha": 20, **params}
-    made = Trial(
+    built = Trial(
         number, {**chosen, "other": 1}, chosen, sampler.suggest(space(), history([]), 0, 1).distributions, 0, "sampler"
     )
-    made.state = state
-    made.reports = [Report(float(k + 1), 100 * (k + 1), {"m": value}) for k, value in enumerate(values)]
-    return made
+    built.state = state
+    built.reports = [Report(float(k + 1), 100 * (k + 1), {"m": value}) for k, value in enumerate(values)]
+    return built
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
@@ -55,16 +55,16 @@ def test_the_same_history_gives_the_same_suggestion(kind):
 
 
 def test_start_point_is_first_even_outside_the_ranges():
-    made = sampler.suggest(space(), history([]), 0, 0)
-    assert (made.origin, made.params["lr"], made.params["other"]) == ("start", 1e-5, 1)
+    suggested = sampler.suggest(space(), history([]), 0, 0)
+    assert (suggested.origin, suggested.params["lr"], suggested.params["other"]) == ("start", 1e-5, 1)
     assert sampler.suggest(space(), history([]), 0, 1).origin == "sampler"
 
 
 def test_stopped_trial_is_pruned_with_its_reports():
     study = optuna_study.for_sampler(space("gp"), history([trial(0, State.PRUNED, (0.9, 0.6))]))
-    told = study.trials[0]
-    assert told.state is TrialState.PRUNED
-    assert told.intermediate_values == {1000: 0.9, 2000: 0.9}, "by fidelity, the best so far"
+    frozen = study.trials[0]
+    assert frozen.state is TrialState.PRUNED
+    assert frozen.intermediate_values == {1000: 0.9, 2000: 0.9}, "by fidelity, the best so far"
 
 
 def test_ray_optuna_search_calls_a_stopped_trial_complete():
@@ -75,8 +75,8 @@ def test_ray_optuna_search_calls_a_stopped_trial_complete():
     stock.suggest("t")
     stock.on_trial_result("t", {"m": 0.9, "training_iteration": 1})
     stock.on_trial_complete("t", {"m": 0.6, "training_iteration": 2})
-    told = stock._ot_study.trials[0]
-    assert (told.state, told.value) == (TrialState.COMPLETE, 0.6)
+    frozen = stock._ot_study.trials[0]
+    assert (frozen.state, frozen.value) == (TrialState.COMPLETE, 0.6)
 
 
 def test_a_complete_trial_counts_with_its_best_report():
@@ -84,7 +84,7 @@ def test_a_complete_trial_counts_with_its_best_report():
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.COMPLETE, 0.9)
 
 
-def test_a_failed_trial_is_told_as_failed_and_has_no_value():
+def test_failed_trial_is_failed_in_optuna_without_value():
     study = optuna_study.for_sampler(space(), history([trial(0, State.FAIL, (0.5, math.nan))]))
     assert (study.trials[0].state, study.trials[0].value) == (TrialState.FAIL, None)
 
@@ -102,8 +102,8 @@ def test_tpe_compares_at_the_highest_level_enough_reached():
     started = [trial(22, State.RUNNING, ())]
     past = history([*few, *many, *far, *failed, *started])
     assert optuna_study.level(space(), past) == 3
-    told = {t.user_attrs["trial"]: (t.state, t.value) for t in optuna_study.for_sampler(space(), past).trials}
-    assert told == {
+    trials = {t.user_attrs["trial"]: (t.state, t.value) for t in optuna_study.for_sampler(space(), past).trials}
+    assert trials == {
         **{t.number: (TrialState.COMPLETE, 0.5) for t in many},
         20: (TrialState.COMPLETE, 0.1),
         21: (TrialState.FAIL, None),
@@ -124,6 +124,6 @@ def test_one_trial_in_three_is_random_whatever_tpe_believes():
 
 def test_start_point_at_zero_is_not_shown_on_a_log_range() -> None:
     """As lambda2 = 0: the control of an axis whose own range cannot hold it."""
-    told = history([trial(0, lr=0.0), trial(1)])
-    assert len(optuna_study.for_sampler(space(), told).trials) == 1
-    assert sampler.suggest(space(start=()), told, 0, 2).params["lr"] > 0
+    past = history([trial(0, lr=0.0), trial(1)])
+    assert len(optuna_study.for_sampler(space(), past).trials) == 1
+    assert sampler.suggest(space(start=()), past, 0, 2).params["lr"] > 0

@@ -1,4 +1,4 @@
-"""Schedulers are found by file name; an unknown one or a wrong setting is one sentence."""
+"""Scheduler discovery by file name; one-sentence errors for unknown names and wrong settings."""
 
 import subprocess
 import sys
@@ -54,14 +54,14 @@ def first(tmp_path, monkeypatch):
     sys.modules.pop("lungtune.schedulers.first", None)
 
 
-def test_scheduler_is_found_by_its_file(first, tmp_path):
+def test_scheduler_is_discovered_by_file_name(first, tmp_path):
     assert schedulers.names() == ["asha", "first", "none"]
     space = catalog.space("clip_head", "demo", {"scheduler": "first", "scheduler.reports": 3})
     assert space.scheduler == SchedulerConfig("first", {"reports": 3})
     assert SearchSpace.from_dict(space.to_dict()) == space
 
 
-def test_found_scheduler_decides_a_search(first, tmp_path):
+def test_discovered_scheduler_drives_a_search(first, tmp_path):
     space = simulated.space(5, scheduler=SchedulerConfig("first", {"reports": 3}))
     history = drive(simulated.begin(tmp_path / "s", space), space, lambda step: step).history()
     assert {(t.state, t.reason, len(t.reports)) for t in history.trials.values()} == {(State.PRUNED, "first", 3)}

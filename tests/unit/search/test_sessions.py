@@ -1,4 +1,4 @@
-"""A session for each base: trials find theirs, step together by base, and idle sessions do not pile up."""
+"""One session per base: trials step together by base, and idle sessions are closed."""
 
 from __future__ import annotations
 
@@ -69,56 +69,56 @@ def trial(name: str, model: str) -> dict[str, Any]:
 
 
 def test_trials_of_one_base_share_a_session_and_others_do_not(sessions: Any) -> None:
-    made, _ = sessions
-    assert made.of(trial("one", "a")) is made.of(trial("one", "a"))
-    assert made.of(trial("one", "a")) is not made.of(trial("one", "b"))
-    assert made.of(trial("two", "c")).base == Base(model="c")
+    built, _ = sessions
+    assert built.of(trial("one", "a")) is built.of(trial("one", "a"))
+    assert built.of(trial("one", "a")) is not built.of(trial("one", "b"))
+    assert built.of(trial("two", "c")).base == Base(model="c")
 
 
 def test_each_trial_trains_as_in_a_session_of_its_own(sessions: Any, tmp_path: Path) -> None:
-    made, _ = sessions
+    built, _ = sessions
     which = {0: trial("one", "a"), 1: trial("one", "b"), 2: trial("two", "c"), 3: trial("one", "a")}
     for number, params in which.items():
-        made.start(number, params, number, tmp_path / str(number))
-    assert made.runs.keys() == which.keys()
+        built.start(number, params, number, tmp_path / str(number))
+    assert built.runs.keys() == which.keys()
     reports: dict[int, Any] = {}
     while len(reports) < 4:
-        reports |= dict(made.step([n for n in which if n not in reports]))
+        reports |= dict(built.step([n for n in which if n not in reports]))
     for number, params in which.items():
         alone = session.Session(
-            Family(), Base(model=params["model"]), made.of(params).dataset, Fidelity(3, 1), Objective("macro_f1")
+            Family(), Base(model=params["model"]), built.of(params).dataset, Fidelity(3, 1), Objective("macro_f1")
         )
         alone.start(number, {"lr": 1e-2}, number, tmp_path / f"alone{number}")
         ((_, expected),) = alone.until_report()
         assert reports[number].metrics["loss"] == pytest.approx(expected.metrics["loss"], rel=1e-5)
-    made.leave(1)
-    assert made.runs.keys() == {0, 2, 3}
+    built.leave(1)
+    assert built.runs.keys() == {0, 2, 3}
 
 
 def test_only_the_last_idle_sessions_stay_open(sessions: Any, tmp_path: Path) -> None:
-    made, opened = sessions
-    made.start(0, trial("one", "a"), 0, tmp_path / "0")
+    built, opened = sessions
+    built.start(0, trial("one", "a"), 0, tmp_path / "0")
     for model in "cdecde":
-        made.of(trial("two", model))
-    assert len(made._open) == session.KEPT
-    assert made.runs.keys() == {0}, "a session with a trial in it is never closed"
+        built.of(trial("two", model))
+    assert len(built._open) == session.KEPT
+    assert built.runs.keys() == {0}, "a session with a trial in it is never closed"
     assert len(opened) > 4
 
 
 def test_parameters_of_another_family_are_named(sessions: Any, tmp_path: Path) -> None:
     from lungtune.errors import SpaceError
 
-    made, _ = sessions
+    built, _ = sessions
     with pytest.raises(SpaceError, match=r"'rnak' is not a parameter of this family\. Did you mean 'rank'"):
-        made.start(0, {**trial("one", "a"), "rnak": 2}, 0, tmp_path / "0")
+        built.start(0, {**trial("one", "a"), "rnak": 2}, 0, tmp_path / "0")
 
 
 def test_what_is_due_outlives_a_neighbours_exception(sessions: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """A rung whose report is lost would never be decided on."""
-    made, _ = sessions
+    built, _ = sessions
     which = {0: trial("one", "a"), 1: trial("one", "a"), 2: trial("two", "c")}
     for number, params in which.items():
-        made.start(number, params, number, tmp_path / str(number))
+        built.start(number, params, number, tmp_path / str(number))
     save = session.checkpoint.save
 
     def broken(path: Path, *args: Any) -> Any:
@@ -129,28 +129,28 @@ def test_what_is_due_outlives_a_neighbours_exception(sessions: Any, tmp_path: Pa
     monkeypatch.setattr(session.checkpoint, "save", broken)
 
     def until_due() -> None:
-        while not made.step(which):
+        while not built.step(which):
             pass
 
     with pytest.raises(RuntimeError, match="a bug of trial 1"):
         until_due()
-    ((number, report),) = made.step([0])
+    ((number, report),) = built.step([0])
     assert (number, report.fidelity) == (0, 1)
 
 
 def test_due_reports_go_out_before_the_next_session_steps(sessions: Any, tmp_path: Path) -> None:
-    made, _ = sessions
-    made.start(0, trial("one", "a"), 0, tmp_path / "0")
-    made.start(1, trial("two", "c"), 1, tmp_path / "1")
+    built, _ = sessions
+    built.start(0, trial("one", "a"), 0, tmp_path / "0")
+    built.start(1, trial("two", "c"), 1, tmp_path / "1")
 
     def broken(*args: Any) -> Any:
         raise RuntimeError("a bug")
 
-    while not (due := made.of(trial("one", "a")).step()):
+    while not (due := built.of(trial("one", "a")).step()):
         pass
-    made.runs[0].pending = [report for _, report in due]
-    made.of(trial("two", "c")).step = broken
-    assert made.step([0, 1]) == due
+    built.runs[0].pending = [report for _, report in due]
+    built.of(trial("two", "c")).step = broken
+    assert built.step([0, 1]) == due
 
 
 def test_a_host_opens_a_base_that_is_searched(monkeypatch: Any, tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_a_host_opens_a_base_that_is_searched(monkeypatch: Any, tmp_path: Path) 
         study.begin(dataclasses.replace(searched, slots=1), data={}, seed=0, about={})
         study.append("baselines", constant={"macro_f1": 0.1})
         study.release()
-        made = device_session.open_session(study.folder, 1)
-        assert (made.about["slots"], made.about["why"], made.references) == (1, "set", {})
+        built = device_session.open_session(study.folder, 1)
+        assert (built.about["slots"], built.about["why"], built.references) == (1, "set", {})
         assert [(name, base["model"]) for name, base in opened] == [("one", "b")]
 
 

@@ -1,4 +1,4 @@
-"""A run on a table decides what a search would decide, and counts every epoch."""
+"""Table-based simulator: same decisions as a search, and every epoch counted."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_promotion_reaches_the_target_in_half_the_epochs(mode, workers):
 
 
 def test_random_trials_find_what_early_epochs_hide():
-    """Where the first epochs show the order upside down, the budget of 460 full trainings is enough all the same."""
+    """The budget of 460 full trainings suffices even if the first epochs show the reverse order."""
     curves = table(misleading=True, rows=60)
     assert run(curves, build(Lungtune, curves, 0, first=6.0), 460 * 27).reached
     assert not run(curves, build(ShortPass, curves, 0), 20 * 27).reached
@@ -126,5 +126,5 @@ def test_stock_ray_is_rays_own_scheduler_and_searcher():
     rungs = stock.scheduler._brackets[0]._rungs
     assert [milestone for milestone, _ in rungs] == [16, 4, 1]
     assert len(rungs[2][1]) == len(stock._trials)
-    told = stock.searcher._ot_study.trials
-    assert {t.params["x"] for t in told} <= {row["x"] for row in curves.rows}, "told which row was tried"
+    trials = stock.searcher._ot_study.trials
+    assert {t.params["x"] for t in trials} <= {row["x"] for row in curves.rows}, "told which row was tried"

@@ -1,4 +1,4 @@
-"""The tuner with a backend in this process: reports, deaths, and failures of the backend as a whole."""
+"""Tuner with an in-process backend: reports, deaths, failures of the whole backend."""
 
 import sys
 from pathlib import Path
@@ -143,7 +143,7 @@ def test_unknown_backend_is_named():
         backends.get("ray_host")
 
 
-def test_backend_is_found_by_its_file(tmp_path, monkeypatch):
+def test_backend_is_discovered_by_file_name(tmp_path, monkeypatch):
     (tmp_path / "in_test.py").write_text("from in_process import BACKEND\n")
     monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(tmp_path)])
     assert backends.get("in_test") is InProcess
@@ -158,7 +158,7 @@ def test_startup_stops_what_it_started():
     assert workers.log == ["start", "stop"]
 
 
-def test_startup_that_failed_says_so_when_asked():
+def test_failed_startup_is_reported_on_poll():
     class Broken(InProcess):
         def start(self):
             raise StudyError("no Ray cluster answers")

@@ -1,4 +1,4 @@
-"""Case-wise measures, with intervals over patients."""
+"""Case-wise metrics with intervals over patients."""
 
 import math
 
@@ -17,21 +17,21 @@ CLASSES = ("normal", "bacterial")
 @settings(max_examples=60, deadline=None)
 def test_the_mean_is_that_of_the_cases_with_a_value(values):
     values = np.array(values)
-    found = case_metrics.mean(values, np.arange(len(values)) // 2, draws=50)
+    interval = case_metrics.mean(values, np.arange(len(values)) // 2, draws=50)
     if np.isnan(values).all():
-        assert math.isnan(found.value)
-        assert found.to_dict()["value"] is None
+        assert math.isnan(interval.value)
+        assert interval.to_dict()["value"] is None
         return
-    assert found.value == pytest.approx(np.nanmean(values))
-    if not math.isnan(found.low):
-        assert np.nanmin(values) - 1e-9 <= found.low <= found.high <= np.nanmax(values) + 1e-9
+    assert interval.value == pytest.approx(np.nanmean(values))
+    if not math.isnan(interval.low):
+        assert np.nanmin(values) - 1e-9 <= interval.low <= interval.high <= np.nanmax(values) + 1e-9
 
 
 def test_each_draw_is_a_mean_over_whole_patients():
     """Two patients, one of three cases: a draw is one patient's mean or that of all."""
     values = np.array([1, 1, 1, 0.0, np.nan])
-    found = case_metrics.mean(values, ["a", "a", "a", "b", "c"], draws=400)
-    assert (found.value, found.low, found.high) == (0.75, 0.0, 1.0)
+    interval = case_metrics.mean(values, ["a", "a", "a", "b", "c"], draws=400)
+    assert (interval.value, interval.low, interval.high) == (0.75, 0.0, 1.0)
 
 
 def test_alike_cases_of_a_patient_do_not_narrow_the_interval():
@@ -43,9 +43,9 @@ def test_alike_cases_of_a_patient_do_not_narrow_the_interval():
 
 
 def test_one_patient_with_a_value_has_no_interval():
-    found = case_metrics.mean(np.array([0.5, 0.7, np.nan]), ["a", "a", "b"])
-    assert found.value == pytest.approx(0.6)
-    assert math.isnan(found.low)
+    interval = case_metrics.mean(np.array([0.5, 0.7, np.nan]), ["a", "a", "b"])
+    assert interval.value == pytest.approx(0.6)
+    assert math.isnan(interval.low)
 
 
 def test_differences_are_paired_where_both_have_a_value():
@@ -53,9 +53,9 @@ def test_differences_are_paired_where_both_have_a_value():
     second = rng.random(100)
     first = second + 0.01
     first[:10], second[90:] = np.nan, np.nan
-    found = case_metrics.difference(first, second, np.arange(100))
-    assert (found.value, found.low, found.high) == pytest.approx((0.01, 0.01, 0.01))
-    assert found.beyond_chance
+    interval = case_metrics.difference(first, second, np.arange(100))
+    assert (interval.value, interval.low, interval.high) == pytest.approx((0.01, 0.01, 0.01))
+    assert interval.beyond_chance
 
 
 @pytest.mark.parametrize(
@@ -76,15 +76,15 @@ def measures():
 
 
 def test_measures_survive_tensors_and_table():
-    made = measures()
-    assert len(made) == 4
-    tensors, table = made.tensors(), made.table()
+    built = measures()
+    assert len(built) == 4
+    tensors, table = built.tensors(), built.table()
     assert table.dtype == np.float32
     assert table.shape == (4, 2)
-    for again in (CaseMeasures(tensors), made.with_table(table)):
-        np.testing.assert_allclose(again.values["iou"], made.values["iou"], rtol=1e-6)
-    assert made.collapsed(CLASSES) == ""
-    assert list(made.figures("", CLASSES)) == []
+    for again in (CaseMeasures(tensors), built.with_table(table)):
+        np.testing.assert_allclose(again.values["iou"], built.values["iou"], rtol=1e-6)
+    assert built.collapsed(CLASSES) == ""
+    assert list(built.figures("", CLASSES)) == []
 
 
 def test_scorer_means_are_over_the_cases_with_a_value():
@@ -107,22 +107,22 @@ def test_a_measure_of_another_shape_is_named():
 @pytest.mark.parametrize(("values", "value"), [([np.nan] * 3, math.nan), ([0.5, 0.7, np.nan], 0.6)])
 def test_no_interval_without_two_patients_that_have_a_value(values, value):
     scorer = CaseMeasures({"dice": np.array(values)}).scorer(np.array([0, 0, 1]))
-    found = bootstrap.scored(scorer, "dice")
-    assert found.value == pytest.approx(value, nan_ok=True)
-    assert math.isnan(found.low)
-    assert found.to_dict()["low"] is None
+    interval = bootstrap.scored(scorer, "dice")
+    assert interval.value == pytest.approx(value, nan_ok=True)
+    assert math.isnan(interval.low)
+    assert interval.to_dict()["low"] is None
 
 
 def test_differences_of_scorers_are_paired():
     rng = np.random.default_rng(1)
     second = rng.random(100)
     one, two = (CaseMeasures({"dice": each}).scorer(np.arange(100)) for each in (second + 0.01, second))
-    found = bootstrap.between(one, two, "dice")
-    assert (found.value, found.low, found.high) == pytest.approx((0.01, 0.01, 0.01))
+    interval = bootstrap.between(one, two, "dice")
+    assert (interval.value, interval.low, interval.high) == pytest.approx((0.01, 0.01, 0.01))
 
 
 def test_seed_mean_is_the_mean_of_the_scores():
     scorers = [CaseMeasures({"dice": each}).scorer(np.arange(3)) for each in (np.zeros(3), np.array([1, 1, np.nan]))]
-    found = bootstrap.SeedMean(scorers)
-    assert found.score("dice", np.ones((1, 3), int))[0] == 0.5
-    assert found.cases("dice").tolist() == [1, 1, 0]
+    result = bootstrap.SeedMean(scorers)
+    assert result.score("dice", np.ones((1, 3), int))[0] == 0.5
+    assert result.cases("dice").tolist() == [1, 1, 0]

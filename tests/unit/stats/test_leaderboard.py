@@ -1,4 +1,4 @@
-"""Who wins, by how much, and whether that is chance."""
+"""Leaderboard: winner, lead and its interval."""
 
 import json
 
@@ -21,8 +21,8 @@ def model(right, seed=0, least=None):
     """A model that is right with probability ``right``; in class ``least`` with 0.2 only."""
     rng = np.random.default_rng(seed)
     chance = np.where(least == LABELS, 0.2, right)
-    said = np.where(rng.random(240) < chance, LABELS, (LABELS + rng.integers(1, 3, 240)) % 3)
-    return Probabilities(LABELS, 0.7 * np.eye(3)[said] + 0.1)
+    predicted = np.where(rng.random(240) < chance, LABELS, (LABELS + rng.integers(1, 3, 240)) % 3)
+    return Probabilities(LABELS, 0.7 * np.eye(3)[predicted] + 0.1)
 
 
 def contenders(*rights):
@@ -30,16 +30,16 @@ def contenders(*rights):
 
 
 def test_rows_are_ranked_and_scored_as_the_metrics_do():
-    found = board(PATIENTS, contenders(0.5, 0.9, 0.7), MACRO_F1, draws=300)
-    assert json.loads(json.dumps(found)) == found
-    assert [(row["rank"], row["name"]) for row in found["rows"]] == [(1, "b"), (2, "c"), (3, "a")]
-    for row, right, seed in zip(found["rows"], (0.9, 0.7, 0.5), (1, 2, 0)):
+    ranking = board(PATIENTS, contenders(0.5, 0.9, 0.7), MACRO_F1, draws=300)
+    assert json.loads(json.dumps(ranking)) == ranking
+    assert [(row["rank"], row["name"]) for row in ranking["rows"]] == [(1, "b"), (2, "c"), (3, "a")]
+    for row, right, seed in zip(ranking["rows"], (0.9, 0.7, 0.5), (1, 2, 0)):
         expected = metrics.classification(LABELS, model(right, seed).probabilities, CLASSES)["macro_f1"]
         assert row["value"] == row["interval"]["value"] == pytest.approx(expected)
-    lead = found["rows"][1]["lead"]
-    assert lead["value"] == pytest.approx(found["rows"][0]["value"] - found["rows"][1]["value"])
-    assert (found["rows"][0]["lead"], found["rows"][0]["beyond_chance"]) == (None, None)
-    assert found["rows"][1]["beyond_chance"]
+    lead = ranking["rows"][1]["lead"]
+    assert lead["value"] == pytest.approx(ranking["rows"][0]["value"] - ranking["rows"][1]["value"])
+    assert (ranking["rows"][0]["lead"], ranking["rows"][0]["beyond_chance"]) == (None, None)
+    assert ranking["rows"][1]["beyond_chance"]
 
 
 def test_a_clear_winner_and_a_close_one_get_different_sentences():
@@ -64,9 +64,9 @@ def test_more_rivals_make_intervals_wider():
 
 
 def test_losses_rank_the_other_way_and_leads_stay_positive():
-    found = board(PATIENTS, contenders(0.5, 0.9), NLL, draws=300)
-    assert found["rows"][0]["name"] == "b"
-    assert found["rows"][1]["lead"]["low"] > 0
+    ranking = board(PATIENTS, contenders(0.5, 0.9), NLL, draws=300)
+    assert ranking["rows"][0]["name"] == "b"
+    assert ranking["rows"][1]["lead"]["low"] > 0
 
 
 def test_lead_explained_by_the_choice_is_not_beyond_chance():
@@ -77,31 +77,31 @@ def test_lead_explained_by_the_choice_is_not_beyond_chance():
     pair = [Contender("many", best), Contender("one", worst)]
     assert board(PATIENTS, pair, MACRO_F1, draws=300)["rows"][1]["beyond_chance"]
     chosen = {"many": blind, "one": [worst]}
-    found = board(PATIENTS, pair, MACRO_F1, candidates=chosen, draws=300)
-    assert found["rows"][0]["corrected"]["value"] < found["rows"][0]["value"] - 0.04
-    assert not found["rows"][1]["beyond_chance"]
-    assert "the choice among many trials explains the lead" in found["sentence"]
-    assert "Corrected for choosing the best of all trials" in found["sentence"]
+    ranking = board(PATIENTS, pair, MACRO_F1, candidates=chosen, draws=300)
+    assert ranking["rows"][0]["corrected"]["value"] < ranking["rows"][0]["value"] - 0.04
+    assert not ranking["rows"][1]["beyond_chance"]
+    assert "the choice among many trials explains the lead" in ranking["sentence"]
+    assert "Corrected for choosing the best of all trials" in ranking["sentence"]
 
 
 def test_choice_is_corrected_only_with_everyones_candidates():
     pair = contenders(0.9, 0.5)
-    found = board(PATIENTS, pair, MACRO_F1, candidates={"a": [model(0.9)]}, draws=100)
-    assert found["corrected"] is None
-    assert found["rows"][0]["corrected"]["value"] == pytest.approx(found["rows"][0]["value"], abs=0.02)
-    assert found["rows"][1]["corrected"] is None
+    ranking = board(PATIENTS, pair, MACRO_F1, candidates={"a": [model(0.9)]}, draws=100)
+    assert ranking["corrected"] is None
+    assert ranking["rows"][0]["corrected"]["value"] == pytest.approx(ranking["rows"][0]["value"], abs=0.02)
+    assert ranking["rows"][1]["corrected"] is None
 
 
 def test_the_value_of_the_journal_ranks_where_it_is_given():
-    found = board(PATIENTS, [Contender("a", model(0.7), 0.6), Contender("b", model(0.7), 0.8)], MACRO_F1, draws=50)
-    assert [row["value"] for row in found["rows"]] == [0.8, 0.6]
+    ranking = board(PATIENTS, [Contender("a", model(0.7), 0.6), Contender("b", model(0.7), 0.8)], MACRO_F1, draws=50)
+    assert [row["value"] for row in ranking["rows"]] == [0.8, 0.6]
 
 
 def test_one_contender_and_one_patient():
     assert "nothing to compare" in board(PATIENTS, contenders(0.9), MACRO_F1, draws=50)["sentence"]
-    found = board(np.zeros(240), contenders(0.9, 0.5), MACRO_F1, draws=50, candidates={"a": [model(0.9)]})
-    assert "can't be told from one patient" in found["sentence"]
-    assert not found["rows"][1]["beyond_chance"]
+    ranking = board(np.zeros(240), contenders(0.9, 0.5), MACRO_F1, draws=50, candidates={"a": [model(0.9)]})
+    assert "can't be told from one patient" in ranking["sentence"]
+    assert not ranking["rows"][1]["beyond_chance"]
 
 
 @pytest.mark.parametrize("given", [[], [Contender("a", model(0.5))] * 2])
@@ -111,20 +111,20 @@ def test_contenders_need_names_of_their_own(given):
 
 
 def test_tables_hold_a_line_a_contender():
-    found = board(PATIENTS, [Contender("a|<b>", model(0.9)), Contender("c", model(0.5))], MACRO_F1, draws=50)
-    words = leaderboard.markdown(found)
+    ranking = board(PATIENTS, [Contender("a|<b>", model(0.9)), Contender("c", model(0.5))], MACRO_F1, draws=50)
+    words = leaderboard.markdown(ranking)
     assert "| 1 | a/(b) | 0." in words
     assert "<" not in words
-    assert leaderboard.text(found).splitlines()[1].startswith(" 2  c      0.")
-    assert leaderboard.text(found).endswith(f"{found['sentence']}\n{found['claims']}")
+    assert leaderboard.text(ranking).splitlines()[1].startswith(" 2  c      0.")
+    assert leaderboard.text(ranking).endswith(f"{ranking['sentence']}\n{ranking['claims']}")
 
 
 def test_any_tasks_objective_ranks():
     """The metric's key in reports has the task's name, the scorer's has not."""
     rng = np.random.default_rng(0)
-    made = {name: CaseMeasures({"dice": rng.normal(mean, 0.1, 240)}) for name, mean in (("a", 0.6), ("b", 0.8))}
-    pair = [Contender(name, each) for name, each in made.items()]
-    found = board(PATIENTS, pair, Objective("segmentation.dice", task="segmentation"), draws=300)
-    assert found["metric"] == "segmentation.dice"
-    assert [row["name"] for row in found["rows"]] == ["b", "a"]
-    assert found["rows"][1]["beyond_chance"]
+    built = {name: CaseMeasures({"dice": rng.normal(mean, 0.1, 240)}) for name, mean in (("a", 0.6), ("b", 0.8))}
+    pair = [Contender(name, each) for name, each in built.items()]
+    ranking = board(PATIENTS, pair, Objective("segmentation.dice", task="segmentation"), draws=300)
+    assert ranking["metric"] == "segmentation.dice"
+    assert [row["name"] for row in ranking["rows"]] == ["b", "a"]
+    assert ranking["rows"][1]["beyond_chance"]

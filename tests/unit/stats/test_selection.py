@@ -1,4 +1,4 @@
-"""The score of the best of many, corrected for the choice."""
+"""Score of the best of many, corrected for selection."""
 
 import time
 
@@ -21,8 +21,8 @@ def noisy_trials(trials, patients=200, seed=0):
     tables = []
     for _ in range(trials):
         wrong = (labels + rng.integers(1, 3, patients)) % 3
-        said = np.where(rng.random(patients) < 0.6, labels, wrong)
-        tables.append(0.7 * np.eye(3)[said] + 0.1)
+        predicted = np.where(rng.random(patients) < 0.6, labels, wrong)
+        tables.append(0.7 * np.eye(3)[predicted] + 0.1)
     return labels, tables, np.arange(patients)
 
 
@@ -40,8 +40,8 @@ def test_best_of_sixty_equals_is_optimistic_corrected_is_not(metric):
 
 def test_a_single_trial_needs_no_correction():
     labels, tables, patients = noisy_trials(1)
-    found, plain = corrected(labels, tables, patients, "accuracy"), interval(labels, tables[0], patients, "accuracy")
-    assert found.value == pytest.approx(plain.value, abs=0.01)
+    result, plain = corrected(labels, tables, patients, "accuracy"), interval(labels, tables[0], patients, "accuracy")
+    assert result.value == pytest.approx(plain.value, abs=0.01)
 
 
 def test_a_clear_winner_keeps_its_score():
@@ -61,8 +61,8 @@ def test_a_draw_that_cannot_be_scored_does_not_decide():
     """A recall is unknown where no case of the class is drawn."""
     labels, tables, patients = noisy_trials(5, patients=12)
     labels = np.where(np.arange(12) < 2, 2, labels % 2)
-    found = corrected(labels, tables, patients, "recall_2")
-    assert 0 <= found.low <= found.value <= found.high <= 1
+    interval = corrected(labels, tables, patients, "recall_2")
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
 
 
 def test_nine_reports_of_twenty_four_trials_are_quick():
@@ -85,13 +85,13 @@ def test_wrong_input_is_named():
 def test_best_of_many_segmenters_is_corrected():
     """Twenty with a true Dice of 0.7; cases without a mask have none."""
     rng, patients = np.random.default_rng(0), np.arange(120) // 2
-    made = [rng.normal(0.7, 0.2, 120) for _ in range(20)]
-    for each in made:
+    built = [rng.normal(0.7, 0.2, 120) for _ in range(20)]
+    for each in built:
         each[::7] = np.nan
-    candidates = [CaseMeasures({"dice": each}) for each in made]
-    naive = max(np.nanmean(each) for each in made)
-    found = selection.expected(candidates, patients, "dice", draws=300)
+    candidates = [CaseMeasures({"dice": each}) for each in built]
+    naive = max(np.nanmean(each) for each in built)
+    interval = selection.expected(candidates, patients, "dice", draws=300)
     assert naive > 0.725
-    assert found.value == pytest.approx(0.7, abs=0.02)
+    assert interval.value == pytest.approx(0.7, abs=0.02)
     worst = selection.expected(candidates, patients, "dice", "min", draws=300)
-    assert worst.value < found.value + 0.02
+    assert worst.value < interval.value + 0.02

@@ -1,4 +1,4 @@
-"""Whether synthetic images helped: only where they beat both controls, and the report says which one they did not."""
+"""Verdict on synthetic images: positive only against both controls; the report names the failed one."""
 
 import re
 
@@ -20,8 +20,8 @@ COMPARED = Comparison("synthetic_images", ("none", "duplicates", "generated"), "
 def model(right, seed):
     """Probabilities of a model that is right in a share of the cases."""
     random = np.random.default_rng(seed)
-    said = np.where(random.random(len(LABELS)) < right, LABELS, (LABELS + random.integers(1, 3, len(LABELS))) % 3)
-    return Probabilities(LABELS, 0.1 + 0.7 * np.eye(3)[said])
+    predicted = np.where(random.random(len(LABELS)) < right, LABELS, (LABELS + random.integers(1, 3, len(LABELS))) % 3)
+    return Probabilities(LABELS, 0.1 + 0.7 * np.eye(3)[predicted])
 
 
 def compared(shares, axis=COMPARED, patients=PATIENTS):
@@ -79,7 +79,7 @@ def test_intervals_are_joint_over_the_two_comparisons():
         assert validation["synthetic"]["gains"][name] == expected.to_dict()
 
 
-def test_without_one_of_the_controls_only_a_failure_can_be_said():
+def test_missing_control_allows_only_a_negative_verdict():
     axis = Comparison("synthetic_images", ("none", "generated"), "none", "generated")
     validation, words, _ = compared({"none": 0.5, "generated": 0.9}, axis)
     assert validation["synthetic"]["helped"] is None

@@ -1,4 +1,4 @@
-"""Predictions go through a checkpoint and a table; the task reads its own."""
+"""Predictions round-trip through a checkpoint and a table."""
 
 import numpy as np
 import pytest
@@ -73,25 +73,27 @@ def test_every_scorer_name_of_a_task_is_scored(task, made, metric):
 
 
 def test_a_generators_checkpoint_holds_what_scoring_it_needs():
-    made = generated.samples_of(0, classes=3)
-    held = made.tensors()
+    samples = generated.samples_of(0, classes=3)
+    held = samples.tensors()
     assert {name: each.shape for name, each in held.items()} == {
         "real": (60, 8), "labels": (60,), "samples": (45, 8), "drawn": (45,), "sigma": (1,)
     }  # fmt: skip
     for sigma in (held["sigma"], held["sigma"][0]):
         read = Generation().predictions({**held, "sigma": sigma})
         assert isinstance(read, Samples)
-        assert read.sigma == made.sigma
-    assert scores(read, generated.CLASSES)["cmmd"] == pytest.approx(scores(made, generated.CLASSES)["cmmd"], abs=1e-3)
+        assert read.sigma == samples.sigma
+    assert scores(read, generated.CLASSES)["cmmd"] == pytest.approx(
+        scores(samples, generated.CLASSES)["cmmd"], abs=1e-3
+    )
 
 
 def test_a_checkpoint_from_before_there_were_generators_is_read(tmp_path):
-    made = probabilities()
+    built = probabilities()
     path = tmp_path / "old.safetensors"
-    save_file({"labels": made.labels, "probabilities": made.probabilities.astype(np.float32)}, path)
+    save_file({"labels": built.labels, "probabilities": built.probabilities.astype(np.float32)}, path)
     read = stored_predictions.load(path, Classification())
     assert isinstance(read, Probabilities)
-    assert read.probabilities == pytest.approx(made.probabilities, abs=1e-6)
+    assert read.probabilities == pytest.approx(built.probabilities, abs=1e-6)
 
 
 def test_only_a_classifier_collapses_onto_a_class():

@@ -1,4 +1,4 @@
-"""From journal events to what MLflow should hold: pure, repeatable, within MLflow's limits."""
+"""Projection of journal events to MLflow: pure, repeatable, within MLflow's limits."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_metric_that_is_not_finite_is_named_not_drawn():
     assert run.tags["nonfinite"] == f"nll, ece at {report['samples']} samples"
 
 
-def test_best_metrics_are_there_once_and_only_for_trials_with_a_score():
+def test_best_metrics_appear_once_for_scored_trials_only():
     runs = project(events()).runs
     for key, run in runs.items():
         best = [p for p in run.points if p.key == "best_macro_f1"]
@@ -151,7 +151,7 @@ def test_lengths_stay_within_the_limits():
     assert all(len(value) <= 6000 for run in runs for value in run.params.values())
 
 
-def test_the_saved_view_stays_within_a_tag_however_wide_the_space():
+def test_saved_view_of_a_wide_space_fits_in_a_tag():
     kind, study = made.head()
     study["space"]["axes"] = {f"parameter_{i:04d}": "{}" for i in range(3000)}
     name, value = mlflow_views.tag(History([{"event": kind, "time": 1, **study}]))
@@ -160,14 +160,14 @@ def test_the_saved_view_stays_within_a_tag_however_wide_the_space():
     assert json.loads(value)["orderByKey"] == "metrics.`best_macro_f1`"
 
 
-def test_ranges_are_told_in_a_word():
+def test_ranges_are_abbreviated():
     axes = {key: run_markdown.axis(text) for key, text in made.head()[1]["space"]["axes"].items()}
     assert axes["lr"] == "0.0005 .. 0.02 log"
     assert axes["lora_rank"] == "4 | 8 | 16 | 32"
     assert run_markdown.axis("not json") == "not json"
 
 
-def test_charts_compare_trials_at_a_fidelity_most_of_them_reached():
+def test_charts_compare_trials_at_a_common_fidelity():
     history = project(events()).history
     level = charts.common_fidelity(history)
     study = optuna_study.for_charts(history, level)

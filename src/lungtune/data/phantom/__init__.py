@@ -1,4 +1,4 @@
-"""Procedural chest X-rays: six classes, masks, patients and captions from one latent, without any download.
+"""Procedural chest X-rays: six classes with masks, patients and captions from one latent; no download.
 
 Organs are ellipsoids and tubes whose projected path lengths are closed forms (the idea of the Shepp-Logan head);
 pixels follow from Beer and Lambert's law, scatter, quantum noise, blur and a film's display curve. numpy and scipy

@@ -1,4 +1,4 @@
-"""The healthy chest: path lengths of rays through body, lungs, heart, diaphragm and bones.
+"""Healthy chest: ray path lengths through body, lungs, heart, diaphragm and bones.
 
 One unit of soft tissue is the depth of an average adult's chest. Proportions are those of a frontal film in deep
 breath: apices above the clavicles, aortic knob over the left hilum, heart about half the chest's width, right
@@ -199,7 +199,7 @@ def bones(patient: Patient, shot: Shot, f: Frame) -> Array:
 
 
 def belly(patient: Patient, f: Frame) -> Array:
-    """Return what lies under the domes, relative to plain tissue: liver (more), stomach and bowel gas (less)."""
+    """Return the path length below the domes relative to plain tissue: liver (more), stomach and bowel gas (less)."""
     under = step(f.y - f.dome, 0.02)
     liver = np.float32(0.06) * step(-f.x, 0.2)
     out = under * liver

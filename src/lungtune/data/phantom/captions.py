@@ -1,4 +1,4 @@
-"""Captions that name findings and places, as a report's first lines do, and never a disease or a class."""
+"""Captions that state findings and their locations, as the first lines of a report do, never a disease or class."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def caption(findings: Sequence[dict[str, str | float]], age: int, sex: str, rng:
         age: years.
         sex: F or M.
     """
-    said = [str(rng.choice(_PHRASES[str(f["finding"])])).format(**f) for f in findings] or [str(rng.choice(_CLEAR))]
+    phrases = [str(rng.choice(_PHRASES[str(f["finding"])])).format(**f) for f in findings] or [str(rng.choice(_CLEAR))]
     if findings and rng.random() < 0.25:
         present = {f["finding"] for f in findings}
         absent = [n for n in _NEGATED if _EXCLUDES.get(n) not in present]
-        said.append(str(rng.choice(absent)))
+        phrases.append(str(rng.choice(absent)))
     young, grown = ("girl", "woman") if sex == "F" else ("boy", "man")
     who = f"{age}-year-old {young if age < 16 else grown}"
     leads = ("chest X-ray. ", "frontal chest radiograph. ", f"a chest X-ray of a {who}. ", f"{who}. ")
     lead = str(rng.choice(leads))
-    text = lead + ", ".join(said) + "."
+    text = lead + ", ".join(phrases) + "."
     return text[0].upper() + text[1:]

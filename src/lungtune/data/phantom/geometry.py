@@ -1,4 +1,4 @@
-"""Shapes all parts of a phantom are built from.
+"""Geometric primitives of a phantom.
 
 A picture spans x and y in [-1, 1], y pointing down; x < 0 is the patient's right side, as on a film.
 """

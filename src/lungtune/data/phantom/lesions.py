@@ -1,4 +1,4 @@
-"""What disease does to the lungs: for every class, how much of the air along a ray is replaced by fluid or tissue.
+"""Lesions: for every class, the fraction of air along a ray that fluid or tissue replaces.
 
 Patterns follow the radiology convention: a focal lobar blob (bacterial), interstitial lines around the hila of
 both lungs (viral), peripheral ground glass in the lower zones (covid), apical infiltrate, cavity or miliary dots

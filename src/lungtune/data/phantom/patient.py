@@ -1,4 +1,4 @@
-"""Who is on the table and how the picture was taken: the random numbers behind a phantom, without any pixel."""
+"""Patient and acquisition parameters: the random numbers behind a phantom, without pixels."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Patient:
 
 @dataclass(frozen=True)
 class Shot:
-    """How one picture of a patient was taken."""
+    """Acquisition parameters of one image of a patient."""
 
     index: int
     breath: float

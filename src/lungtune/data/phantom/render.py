@@ -1,4 +1,4 @@
-"""From a patient to pixels: attenuation, scatter, noise, blur, and the curve a film reader sees."""
+"""Rendering of a patient to pixels: attenuation, scatter, noise, blur and display curve."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def render(patient: Patient, shot: Shot, *, size: int = 96, settings: Settings |
     f = anatomy.frame(patient, shot, x, y, warp)
     air, field = anatomy.lung(f)
     heart = anatomy.heart(patient, shot, f)
-    found = _findings(patient, f, size, settings, rng)
+    drawn = _findings(patient, f, size, settings, rng)
 
-    filled = np.where(field, found.filled, 0)
+    filled = np.where(field, drawn.filled, 0)
     if shot.haze:
         at = f.place(int(rng.choice((-1, 1))), float(rng.uniform(0.2, 0.9)), float(rng.uniform(0.1, 0.95)))
         haze = ellipsoid(f.x, f.y, at, (float(rng.uniform(0.2, 0.4)), float(rng.uniform(0.15, 0.35))))
@@ -102,14 +102,14 @@ def render(patient: Patient, shot: Shot, *, size: int = 96, settings: Settings |
         lesion_mask=lungs & (filled > 0.14),
         label=patient.label,
         patient_id=patient.patient_id,
-        caption=caption(found.findings, patient.age, patient.sex, rng),
+        caption=caption(drawn.findings, patient.age, patient.sex, rng),
         age=patient.age,
         sex=patient.sex,
         latent={
             "truth": patient.truth,
             "second": patient.second,
             "severity": round(patient.severity, 4),
-            "findings": found.findings,
+            "findings": drawn.findings,
             "image": shot.index,
             "frontal": shot.frontal,
         },
@@ -121,12 +121,12 @@ def _findings(
 ) -> lesions.Lesions:
     own = stream(patient.seed, patient.domain, patient.number, 1)
     gain = settings.contrast * patient.severity * float(np.exp(rng.normal(0, 0.08)))
-    found = lesions.draw(f, size, patient.truth, gain, own)
+    drawn = lesions.draw(f, size, patient.truth, gain, own)
     if patient.second > 0:
         weak = lesions.draw(f, size, patient.second, 0.55 * gain, own)
-        found.filled = 1 - (1 - found.filled) * (1 - weak.filled)
-        found.findings.extend(weak.findings)
-    return found
+        drawn.filled = 1 - (1 - drawn.filled) * (1 - weak.filled)
+        drawn.findings.extend(weak.findings)
+    return drawn
 
 
 def _develop(thickness: Array, shot: Shot, rng: np.random.Generator, size: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""What a set of phantoms is made of: classes, how often, how hard, seen by which machine."""
+"""Settings of a phantom set: classes, prevalence, difficulty, acquisition domain."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Settings:
         ambiguity: probability in [0, 1] that a second, weaker finding of another class is laid over the first.
         label_noise: probability in [0, 1) that a patient's label is replaced by another class. K classes and
             noise e cap the accuracy near 1 - e.
-        nuisance: gain on what says nothing about the class (haze, pose, exposure, noise), >= 0.
+        nuisance: gain on class-independent variation (haze, pose, exposure, noise), >= 0.
         site_shortcut: probability in [0, 1] that the film marker betrays the class; 0 outside experiments on
             shortcuts.
         prior: probability of each class, in the order of ``CLASSES``; empty means the domain's own.
@@ -56,7 +56,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Machine:
-    """How one domain's clinic takes its pictures.
+    """Acquisition settings of one domain.
 
     Attributes:
         child: share of patients below 12 years.

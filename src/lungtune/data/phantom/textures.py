@@ -1,7 +1,7 @@
-"""Banks of periodic noise fields and vessel trees, made once per process and picture size.
+"""Banks of periodic noise fields and vessel trees, computed once per process and image size.
 
-Noise by FFT dominates a phantom's cost when made afresh; a bank of a few fields, rolled and flipped at random,
-costs microseconds and still never repeats within a set.
+Generating noise by FFT would dominate a phantom's cost; rolling and flipping a few stored fields at random costs
+microseconds and does not repeat within a set.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Readers: one module per file format, found by what a file's first bytes or its suffix say.
+"""Readers: one module per file format, selected by a file's first bytes or its suffix.
 
 A module `readers/<format>.py` is a reader, all but `base`, `images` and `volumes`, which hold what readers share. All
 readers have
@@ -11,8 +11,8 @@ readers have
 
 Readers of images also have `open_image(data, *, size, channels, voi) -> base.Picture`, those of volumes
 `open_volume(data) -> base.Voxels`. Those whose files may be masks have `open_mask(data)`: uint8 `(H, W)` or
-`(D, H, W)`, 255 inside, else 0. All raise `base.UnreadableImageError`. What a module needs beside numpy it imports
-when it reads. A new format is a new file here; nothing else is edited.
+`(D, H, W)`, 255 inside, else 0. All raise `base.UnreadableImageError`. Dependencies other than numpy are imported
+on reading. A new format is a new file here; nothing else is edited.
 """
 
 from __future__ import annotations

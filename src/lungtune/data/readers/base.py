@@ -1,4 +1,4 @@
-"""Shared by all readers: results, errors, size limits, conversion to 8 bit."""
+"""Results, errors, size limits and 8-bit conversion shared by all readers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_VOXELS = 1 << 30
 
 
 class UnreadableImageError(Exception):
-    """An image or volume cannot be decoded. The text says why in a few words; it becomes part of a `DataError`."""
+    """An image or volume cannot be decoded. The text is a short reason; it becomes part of a `DataError`."""
 
 
 class Picture(NamedTuple):
@@ -128,10 +128,10 @@ def limits(basis: np.ndarray) -> tuple[float, float]:
 
 
 def between(wide: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Scale linearly from `low < high` to 0..255, uint8, what lies outside clipped."""
+    """Scale linearly from `low < high` to 0..255, uint8, clipping values outside."""
     return np.clip((wide.astype(np.float32) - low) * (255 / (high - low)) + 0.5, 0, 255).astype(np.uint8)
 
 
 def short(error: Exception) -> str:
-    """Return the first 120 characters of what an exception says."""
+    """Return the first 120 characters of an exception's message."""
     return (str(error) or type(error).__name__).splitlines()[0][:120]

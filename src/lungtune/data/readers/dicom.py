@@ -1,4 +1,4 @@
-"""DICOM bytes to 8-bit gray. One frame of gray (MONOCHROME1 or MONOCHROME2); all else is refused by name.
+"""Conversion of DICOM to 8-bit gray. Accepts one frame of MONOCHROME1 or MONOCHROME2; refuses all else by name.
 
 - Rescale slope and intercept, or a modality LUT, are applied; bits above BitsStored are ignored.
 - More than 8 stored bits are scaled from the 0.5th to the 99.5th percentile, as 16-bit PNGs are. At most 8 stored
@@ -6,7 +6,7 @@
 - With `voi`, the first VOI window or LUT decides instead, in files that have one. It is not the default: a window is
   one viewer's choice. Files of one collection may have none, several, or one for another organ, and a model then
   learns who set it.
-- MONOCHROME1 is inverted, so that air is dark. The tag is believed: that it lies can't be seen from one file.
+- MONOCHROME1 is inverted, so that air is dark. The tag is trusted: a wrong one can't be detected from one file.
 
 The codecs: pydicom decodes what is not compressed, deflate and RLE; Pillow 8-bit baseline JPEG; GDCM (Apache-2.0) all
 other JPEG, JPEG-LS and JPEG 2000. Through pydicom it refuses 12-bit lossy and progressive JPEG, so those go to it
@@ -53,7 +53,7 @@ def patient_id(path: str) -> str | None:
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=["PatientID"])
             return str(header.get("PatientID") or "").strip() or None
-    except Exception:  # damaged: opening the image says how
+    except Exception:  # damaged: opening the image reports how
         return None
 
 
@@ -217,7 +217,7 @@ def _gray(header: Dataset, stored: np.ndarray, voi: bool) -> np.ndarray:
 
 
 def _padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
-    """Return which pixels are said to be no picture, bool `(H, W)`."""
+    """Return the mask of padding pixels, bool `(H, W)`."""
     value = header.get("PixelPaddingValue")
     if not isinstance(value, int):
         return np.zeros(stored.shape, bool)

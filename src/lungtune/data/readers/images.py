@@ -1,4 +1,4 @@
-"""Images to facts, letterboxed pixels and masks, whatever the format (see the readers `pictures` and `dicom`).
+"""Facts, letterboxed pixels and masks of images of any format (see the readers `pictures` and `dicom`).
 
 All become 8-bit, gray or RGB:
 

@@ -1,4 +1,4 @@
-"""NumPy's .npy files: volumes `(D, H, W)` or `(C, D, H, W)`, and masks `(D, H, W)` or `(1, D, H, W)`."""
+"""Reader of NumPy .npy files: volumes `(D, H, W)` or `(C, D, H, W)`, masks `(D, H, W)` or `(1, D, H, W)`."""
 
 from __future__ import annotations
 

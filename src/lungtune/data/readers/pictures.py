@@ -1,4 +1,4 @@
-"""PNG and JPEG in any mode, through Pillow."""
+"""Reader of PNG and JPEG in any mode, through Pillow."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UNREADABLE = (
     struct.error,
     zlib.error,
 )
-"""What Pillow raises on damaged files, as found in its plugins, beside its own errors of decompression bombs."""
+"""Exceptions that Pillow and its plugins raise on damaged files, including decompression-bomb errors."""
 
 
 def recognises(data: bytes) -> bool:
@@ -68,7 +68,7 @@ def open_image(data: bytes, *, size: int | None = None, channels: int = 1, voi: 
 
 
 def open_mask(data: bytes) -> np.ndarray:
-    """Return uint8 `(H, W)`, 255 where a mask file says so, else 0.
+    """Return uint8 `(H, W)`, 255 inside the mask, else 0.
 
     Raises:
         UnreadableImageError: see `open_image`; or the mask is dark everywhere without being black.

@@ -1,4 +1,4 @@
-"""Volumes to facts, cubes and masks, whatever the format (see the reader `npy`).
+"""Facts, cubes and masks of volumes of any format (see the reader `npy`).
 
 Channels of unsigned bytes stay as they are, truth values become 0 and 255; all else is scaled linearly from the 0.5th
 to the 99.5th percentile of its channel, as wide gray images are. Voxels have the shape
@@ -18,7 +18,7 @@ from lungtune.data.readers.images import detail, phash
 
 
 def describe(data: bytes, path: str = "") -> Facts:
-    """Decode a volume and return its facts; near-duplicates are found by the middle slice of its first channel.
+    """Decode a volume and return its facts; near-duplicates are detected by the middle slice of its first channel.
 
     Raises:
         UnreadableImageError: see the format's reader.
@@ -124,5 +124,5 @@ def _resampled(values: np.ndarray, axis: int, side: int) -> np.ndarray:
     weights = np.maximum(0, 1 - distances)
     matrix = csr_array((weights / weights.sum(1, keepdims=True)).astype(np.float32))
     moved = np.moveaxis(values, axis, 0)
-    found = matrix @ np.ascontiguousarray(moved).reshape(old, -1)
-    return np.moveaxis(found.reshape(side, *moved.shape[1:]), 0, axis)
+    product = matrix @ np.ascontiguousarray(moved).reshape(old, -1)
+    return np.moveaxis(product.reshape(side, *moved.shape[1:]), 0, axis)

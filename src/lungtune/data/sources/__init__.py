@@ -90,7 +90,7 @@ def index_source(spec: str) -> pd.DataFrame:
         The case table; `attrs["leaks"]` is `stop` or `drop`, `attrs["voi"]` whether VOI windows are applied.
 
     Raises:
-        DataError: the source cannot be indexed; the message says why and what to do.
+        DataError: the source cannot be indexed; the message states the reason and a remedy.
     """
     from lungtune.data.cases import validate
 

@@ -1,4 +1,4 @@
-"""Finding image files: what all folder-like sources share."""
+"""Discovery of image files, shared by all folder-like sources."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def header_patient(path: Path) -> str | None:
 
 def images(path: Path, *, below: bool = True) -> list[Path]:
     """Return image and volume files in `path` (and below), sorted, junk left out. Links are followed, loops are not."""
-    found: list[Path] = []
+    paths: list[Path] = []
     seen: set[str] = set()
     for root, below_root, files in os.walk(path, followlinks=True):
         real = os.path.realpath(root)
@@ -106,8 +106,8 @@ def images(path: Path, *, below: bool = True) -> list[Path]:
         if real in seen:
             continue
         seen.add(real)
-        found += [Path(root, f) for f in files if not junk(f) and f.lower().endswith(SUFFIXES)]
-    return sorted(found)
+        paths += [Path(root, f) for f in files if not junk(f) and f.lower().endswith(SUFFIXES)]
+    return sorted(paths)
 
 
 def nested(path: Path, fits: Callable[[Path], bool]) -> Path | None:

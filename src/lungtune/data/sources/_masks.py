@@ -1,4 +1,4 @@
-"""Lung masks that lie in a folder of their own: the option `masks=` of folder-like sources."""
+"""Lung masks in a separate folder: the option `masks=` of folder-like sources."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def add_masks(rows: Sequence[MutableMapping[str, Any]], root: Path, options: dic
     wanted = [(row, Path(row["path"]).relative_to(root)) for row in rows]
     for base in dict.fromkeys((folder, folder / root.name, unwrap(folder))):
         held = {file.relative_to(base).as_posix().lower(): file for file in images(base)} if base.is_dir() else {}
-        found = 0
+        matched = 0
         for row, name in wanted:
             for suffix in (".png", name.suffix):
                 mask = held.get(name.with_suffix(suffix).as_posix().lower())
                 if mask is not None and str(mask) != row["path"]:
                     row["mask_path"] = str(mask)
-                    found += 1
+                    matched += 1
                     break
-        if found:
+        if matched:
             return
     example = wanted[0][1].with_suffix(".png") if wanted else "IMAGE.png"
     raise DataError(

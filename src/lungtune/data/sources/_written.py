@@ -1,4 +1,4 @@
-"""Images that a source writes into the cache itself, once, as files like any others."""
+"""Images that a source writes into the cache once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def written(kind: str, key: str, complete: Callable[[Path], bool], write: Callab
     """Return a folder of the cache, written first, under a lock, if it is absent or damaged.
 
     Args:
-        kind: name of the cache's folder that it lies in.
-        key: its name, made of what it holds.
+        kind: name of its subfolder of the cache.
+        key: its name, derived from its content.
         complete: tells whether the folder holds all it should.
-        write: fills an empty folder, which takes its name in one rename.
+        write: fills an empty folder, which is then renamed atomically.
 
     Raises:
         DataError: the cache cannot be written.

@@ -1,4 +1,4 @@
-"""The paediatric pneumonia set of Kermany et al. (2018), as Kaggle and Mendeley Data distribute it.
+"""Paediatric pneumonia set of Kermany et al. (2018), as distributed by Kaggle and Mendeley Data.
 
 Both layouts are `{train,test[,val]}/{NORMAL,PNEUMONIA}/`; they differ in file names (Kaggle:
 `person12_bacteria_46.jpeg`, `IM-0115-0001.jpeg`; Mendeley: `BACTERIA-1008087-0001.jpeg`). Three classes come from

@@ -1,9 +1,9 @@
 """COVID-19 Radiography Database: four classes with lung masks, collected from several archives.
 
 `{COVID,Lung_Opacity,Normal,Viral Pneumonia}/{images,masks}/<Class>-<n>.png`, older releases without the last level,
-and beside each class `<Class>.metadata.xlsx` with the address every image came from. Nobody knows the patients;
-duplicates are found by what the pictures show. The archive goes into the column `source`, so that the data check
-says how well it alone predicts the class: no COVID image comes from an archive with a normal one.
+and per class `<Class>.metadata.xlsx` with the URL of every image's origin. Patients are unknown; duplicates are
+detected by image content. The archive goes into the column `source`, so that the audit measures how well it alone
+predicts the class: no COVID image comes from an archive that also has normal ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MedMNIST sets: one npz file each, whose pictures are written once into the cache as PNG files.
+"""MedMNIST sets: one npz file each, unpacked once into the cache as PNG files.
 
 `medmnist:pneumoniamnist_224` names a set and its side in pixels (28 without a number). Its file is looked for in
 `root`, else in the cache and in `~/.medmnist`, else the medmnist package fetches it into the cache.

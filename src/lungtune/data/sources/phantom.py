@@ -1,4 +1,4 @@
-"""Synthetic chest X-rays, rendered once into the cache as PNG files and indexed from there like any other set.
+"""Synthetic chest X-rays, rendered once into the cache as PNG files and indexed from there.
 
 The folder `<cache>/phantom/<hash of generator version and options>/` holds `images/<split>/<class>/*.png`, lung
 masks under `masks/` and `table.csv`. It appears in one rename when it is complete; a damaged one is rendered anew.
@@ -118,22 +118,22 @@ def recipe(options: dict[str, str]) -> Recipe:
             values[key] = kind(text)
         except ValueError:
             wrong.append(f"{key} must be {'a whole number' if kind is int else 'a number'}, but got '{text}'.")
-    made = Recipe(**values)
+    result = Recipe(**values)
     for key, low, high in (("n", 1, TEST_FIRST), ("test", 0, TEST_FIRST), ("size", 32, 1024), ("seed", 0, 2**31)):
-        if not low <= getattr(made, key) <= high:
-            wrong.append(f"{low} <= {key} <= {high} must hold, but got {getattr(made, key)}.")
-    if made.domain not in ("A", "B"):
-        wrong.append(f"domain must be A or B, but got '{made.domain}'.")
+        if not low <= getattr(result, key) <= high:
+            wrong.append(f"{low} <= {key} <= {high} must hold, but got {getattr(result, key)}.")
+    if result.domain not in ("A", "B"):
+        wrong.append(f"domain must be A or B, but got '{result.domain}'.")
     try:
-        made.settings("train")
+        result.settings("train")
     except ValueError as error:
         wrong.append(str(error))
     if wrong:
         raise DataError(" ".join(wrong))
-    return made
+    return result
 
 
-def ensure(made: Recipe) -> Path:
+def ensure(recipe: Recipe) -> Path:
     """Return the folder of a complete set, rendering it under a lock if it is absent or damaged.
 
     Raises:
@@ -141,8 +141,8 @@ def ensure(made: Recipe) -> Path:
     """
     from lungtune.data.phantom import VERSION
 
-    key = hashlib.sha256(json.dumps([VERSION, asdict(made)], sort_keys=True).encode()).hexdigest()[:16]
-    return written("phantom", key, partial(_complete, images=made.n + made.test), partial(_render, made))
+    key = hashlib.sha256(json.dumps([VERSION, asdict(recipe)], sort_keys=True).encode()).hexdigest()[:16]
+    return written("phantom", key, partial(_complete, images=recipe.n + recipe.test), partial(_render, recipe))
 
 
 def _complete(root: Path, images: int) -> bool:
@@ -161,21 +161,21 @@ def _read(root: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def _tasks(made: Recipe, part: Path) -> Iterator[tuple[Recipe, Path, str, list[tuple[int, int]]]]:
+def _tasks(recipe: Recipe, part: Path) -> Iterator[tuple[Recipe, Path, str, list[tuple[int, int]]]]:
     """Yield tasks of up to ``_CHUNK`` patients: (patient number, how many of its pictures) each."""
     from lungtune.data.phantom import draw_patient
     from lungtune.data.phantom.settings import resolve
 
-    for split, first, wanted in (("train", 0, made.n), ("test", TEST_FIRST, made.test)):
-        settings = resolve(made.domain, made.settings(split))
+    for split, first, wanted in (("train", 0, recipe.n), ("test", TEST_FIRST, recipe.test)):
+        settings = resolve(recipe.domain, recipe.settings(split))
         number, chunk = first, []
         while wanted > 0:
-            images = min(wanted, draw_patient(made.seed, made.domain, number, settings).images)
+            images = min(wanted, draw_patient(recipe.seed, recipe.domain, number, settings).images)
             chunk.append((number, images))
             wanted -= images
             number += 1
             if len(chunk) == _CHUNK or wanted == 0:
-                yield made, part, split, chunk
+                yield recipe, part, split, chunk
                 chunk = []
 
 
@@ -187,13 +187,13 @@ def _draw(task: tuple[Recipe, Path, str, list[tuple[int, int]]]) -> list[dict[st
     from lungtune.data.phantom import CLASSES, draw_patient, draw_shot, render
     from lungtune.data.phantom.settings import resolve
 
-    made, part, split, patients = task
-    settings = resolve(made.domain, made.settings(split))
+    recipe, part, split, patients = task
+    settings = resolve(recipe.domain, recipe.settings(split))
     rows: list[dict[str, str | int]] = []
     for number, images in patients:
-        patient = draw_patient(made.seed, made.domain, number, settings)
+        patient = draw_patient(recipe.seed, recipe.domain, number, settings)
         for i in range(images):
-            phantom = render(patient, draw_shot(patient, i, settings), size=made.size, settings=settings)
+            phantom = render(patient, draw_shot(patient, i, settings), size=recipe.size, settings=settings)
             label = CLASSES[phantom.label]
             names = [f"{kind}/{split}/{label}/{phantom.patient_id}_{i}.png" for kind in ("images", "masks")]
             for name, pixels in zip(names, (phantom.image, phantom.lung_mask.astype(np.uint8) * 255), strict=True):
@@ -204,13 +204,13 @@ def _draw(task: tuple[Recipe, Path, str, list[tuple[int, int]]]) -> list[dict[st
     return rows
 
 
-def _render(made: Recipe, part: Path) -> None:
+def _render(recipe: Recipe, part: Path) -> None:
     """Fill the folder ``part``, with a progress bar on a terminal and a line in a pipe."""
-    total = made.n + made.test
+    total = recipe.n + recipe.test
     rows: list[dict[str, str | int]] = []
     line = f"Rendering {total} phantoms, once, into {part.parent}"
     with progress("Rendering phantoms", total, line=line) as update:
-        for done in _results(list(_tasks(made, part))):
+        for done in _results(list(_tasks(recipe, part))):
             rows.extend(done)
             update(len(rows))
     with (part / "table.csv").open("w", encoding="utf-8", newline="") as stream:

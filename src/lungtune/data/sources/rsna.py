@@ -1,4 +1,4 @@
-"""RSNA Pneumonia Detection Challenge (2018), stage 2, as Kaggle distributes it.
+"""RSNA Pneumonia Detection Challenge (2018), stage 2, as distributed by Kaggle.
 
 `stage_2_train_images/<patientId>.dcm`, `stage_2_train_labels.csv` with a row per box and
 `stage_2_detailed_class_info.csv` with three classes. A `patientId` names an image: the challenge took its images from

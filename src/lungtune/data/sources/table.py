@@ -1,8 +1,8 @@
-"""A CSV with one row per image or volume.
+"""CSV source with one row per image or volume.
 
 Column `path`; optional `label`, `patient_id`, `split`, `mask`, `text`. Paths are relative to the CSV's folder. Comma,
-semicolon or tab separates. Without a column `patient_id`, DICOM images have the patient of their header. A file is what
-its content says: a DICOM file needs no suffix here.
+semicolon or tab separates. Without a column `patient_id`, DICOM images have the patient of their header. The format is
+detected from a file's content: a DICOM file needs no suffix here.
 
 `labels=a|b` names columns of 0, 1 or blank: several labels of each case, which need not exclude one another; blank and
 -1 (as CheXpert writes "uncertain") are unknown. `columns=a|b` names columns of numbers or blank. Without `label` there

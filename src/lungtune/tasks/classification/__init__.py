@@ -1,4 +1,4 @@
-"""One class per case, by cross-entropy."""
+"""Classification: one class per case, by cross-entropy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Classification(Task):
     The family's ``outputs`` must have ``logits`` ``(N, C)``, and as many under each name in ``heads``.
 
     Args:
-        heads: further outputs whose probabilities are reported beside the prediction, such as a Conformer's branches.
+        heads: further outputs whose probabilities are also reported, such as a Conformer's branches.
     """
 
     name: ClassVar[str] = "classification"
@@ -62,8 +62,8 @@ class Classification(Task):
 
     def predict(self, outputs: Mapping[str, torch.Tensor], batch: Any) -> Mapping[str, torch.Tensor]:
         """Return ``probabilities`` ``(N, C)``, and those of each head under its name."""
-        found = {"probabilities": outputs["logits"], **{name: outputs[name] for name in self.heads}}
-        return {name: logits.float().softmax(1) for name, logits in found.items()}
+        named = {"probabilities": outputs["logits"], **{name: outputs[name] for name in self.heads}}
+        return {name: logits.float().softmax(1) for name, logits in named.items()}
 
     def evaluator(self, family: Any, base: Any, dataset: Any, device: torch.device) -> ClassificationEvaluator:
         """See ``Task.evaluator``."""
@@ -79,7 +79,7 @@ class Classification(Task):
         return Probabilities(**held) if len(held) == 2 else None
 
     def baselines(self, dataset: Any, part: Any = None) -> dict[str, dict[str, float]]:
-        """See ``Task.baselines``: ``constant`` says the most frequent class of the training fold."""
+        """See ``Task.baselines``: ``constant`` predicts the most frequent class of the training fold."""
         from lungtune.tasks.classification import baselines
 
         part = dataset.validation if part is None else part

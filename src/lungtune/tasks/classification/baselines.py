@@ -1,4 +1,4 @@
-"""Baselines that never look at the lungs: constant classes, and a forest of what files look like from outside."""
+"""Baselines that see no lung: constant classes, and a random forest on file properties."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def prior(train_labels: np.ndarray, classes: int, cases: int) -> np.ndarray:
 
 
 def constant_class(train_labels: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
-    """Score the classifier that always says the most frequent class of the training fold.
+    """Score the classifier that always predicts the most frequent class of the training fold.
 
     Its probabilities are the training shares, so its NLL, Brier score and ECE are the best a blind model can have.
 
@@ -84,17 +84,17 @@ def metadata(
 
 def _table(columns: Mapping[str, np.ndarray], train: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return numbers ``(N, K)``: a column a number, a column a word of the training fold."""
-    found = []
+    features = []
     for name, values in columns.items():
         values = np.asarray(values)
         if values.dtype.kind in "iufb":
-            found.append(values.astype(np.float64))
+            features.append(values.astype(np.float64))
         else:
-            found += [values.astype(str) == word for word in np.unique(np.asarray(train[name]).astype(str))]
+            features += [values.astype(str) == word for word in np.unique(np.asarray(train[name]).astype(str))]
     if {"width", "height"} <= columns.keys():
         width, height = (np.asarray(columns[side], np.float64) for side in ("width", "height"))
-        found.append(width / np.maximum(height, 1))
-    return np.stack(found, axis=1).astype(np.float64)
+        features.append(width / np.maximum(height, 1))
+    return np.stack(features, axis=1).astype(np.float64)
 
 
 def vs_baseline(
@@ -149,5 +149,5 @@ def vs_baseline(
 
 
 def missing(sentence: str) -> dict[str, Any]:
-    """Return what a report says of a baseline that was not computed: why, and how to get it."""
+    """Return the report entry of a baseline that was not computed: the reason and how to get it."""
     return {"computed": False, "sentence": sentence}

@@ -24,7 +24,7 @@ HOW = "p = softmax(log(p) / temperature), row by row; predictions stay as they a
 
 @dataclass(frozen=True)
 class Temperature:
-    """A fitted temperature; ``note`` says in a sentence why it is not to be relied on, and is empty otherwise."""
+    """A fitted temperature; ``note`` is one sentence on why it is unreliable, or empty."""
 
     value: float
     cases: int
@@ -62,17 +62,17 @@ def fit(labels: np.ndarray, probabilities: np.ndarray) -> Temperature:
         return float(-_log_softmax(logs * math.exp(-log_temperature))[rows, labels].mean())
 
     bounds = (math.log(LEAST), math.log(MOST))
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    if (logs[rows, labels] >= logs.max(axis=1)).all() or found.x - bounds[0] < 1e-3:  # the lower, the better, for ever
+    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    if (logs[rows, labels] >= logs.max(axis=1)).all() or best.x - bounds[0] < 1e-3:  # the lower, the better, for ever
         note = (
             f"Validation does not determine a temperature: of its {len(labels)} cases every one, or nearly, is right. "
             "Probabilities are left as they are."
         )
         return Temperature(1.0, len(labels), note)
-    if not loss(0.0) - found.fun > 1e-9:
+    if not loss(0.0) - best.fun > 1e-9:
         return Temperature(1.0, len(labels))
     note = "The model's probabilities tell next to nothing: the best temperature makes all classes nearly equal."
-    return Temperature(math.exp(found.x), len(labels), note if bounds[1] - found.x < 1e-3 else "")
+    return Temperature(math.exp(best.x), len(labels), note if bounds[1] - best.x < 1e-3 else "")
 
 
 def apply(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A model's section of a report on one part of the data, as plain data."""
+"""Report section of one classifier on one data part, as plain data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def section(
     fitted_here: bool = False,
     vs_baseline: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate one model on one part of the data, beside models that cannot know.
+    """Evaluate one model on one data part, together with uninformed baselines.
 
     Args:
         labels: whole numbers ``(N,)``.
@@ -65,12 +65,12 @@ def section(
         (:func:`lungtune.tasks.classification.calibration.before_and_after`, or null), ``baselines``.
     """
     blind = baselines.prior(train_labels, len(classes), len(labels))
-    found = intervals(labels, probabilities, patients, classes)
+    scores = intervals(labels, probabilities, patients, classes)
     others = {name: intervals(labels, each, patients, classes) for name, each in (heads or {}).items()}
     return {
         "cases": len(labels),
         "patients": len(set(map(str, patients))),
-        "metrics": {name: value.to_dict() for name, value in found.items()},
+        "metrics": {name: value.to_dict() for name, value in scores.items()},
         "confusion": metrics.confusion(labels, probabilities).tolist(),
         "per_class": metrics.per_class(labels, probabilities, classes),
         "constant": {

@@ -1,4 +1,4 @@
-"""Scores of trials that classify."""
+"""Evaluator of classifying trials."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class ClassificationEvaluator(CaseEvaluator):
     def scores(self, part: Any, predicted: Mapping[str, np.ndarray]) -> dict[str, float]:
         """See ``Evaluator.scores``: with ``recall_<class>``, and ``macro_f1_<head>`` of further heads."""
         classes, labels = self.dataset.classes, part["label"]
-        found = metrics.classification(labels, predicted["probabilities"], classes)
+        scores = metrics.classification(labels, predicted["probabilities"], classes)
         for head in self.task.heads:
-            found[f"macro_f1_{head}"] = metrics.classification(labels, predicted[head], classes)["macro_f1"]
-        return found
+            scores[f"macro_f1_{head}"] = metrics.classification(labels, predicted[head], classes)["macro_f1"]
+        return scores
 
     def kept(self, part: Any, predicted: Mapping[str, np.ndarray]) -> Probabilities:
         """See ``Evaluator.kept``."""

@@ -1,4 +1,4 @@
-"""Confusion matrix and ROC curves as PNG. Draws without a display and without pyplot, so any thread may call it."""
+"""Confusion matrix and ROC curves as PNG. Thread-safe: uses neither a display nor pyplot."""
 
 from __future__ import annotations
 

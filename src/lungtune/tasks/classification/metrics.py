@@ -1,4 +1,4 @@
-"""Metrics of class probabilities on labelled cases. Imports light.
+"""Metrics of class probabilities on labelled cases. Light to import.
 
 Written out in numpy, as scikit-learn's checks of its input cost 30 ms a report: more than a head trains in between.
 
@@ -109,8 +109,8 @@ def ranked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[dict[int, flo
     """Return what the order of each class's probabilities is worth: areas under ROC curves, average precisions.
 
     The area is the share of (case, non-case) pairs in the right order, ties counting half: from the cases' ranks. The
-    average precision is the mean over the cases of the precision at the threshold where each is found; equal
-    probabilities are found together.
+    average precision is the mean over the cases of the precision at the threshold where each is retrieved; equal
+    probabilities are retrieved together.
 
     Returns:
         Class -> area, of classes that have both cases and non-cases; class -> average precision, of classes that have
@@ -123,8 +123,8 @@ def ranked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[dict[int, flo
         own = labels == k
         _, place, ties = np.unique(-probabilities[:, k], return_inverse=True, return_counts=True)  # the surest first
         hits, called = np.bincount(place, weights=own, minlength=len(ties)), np.cumsum(ties)
-        cases, found = int(own.sum()), np.cumsum(hits)
-        precisions[k] = float((hits * found / called).sum() / cases)
+        cases, true_positives = int(own.sum()), np.cumsum(hits)
+        precisions[k] = float((hits * true_positives / called).sum() / cases)
         if others := len(labels) - cases:
             after = others - np.cumsum(ties - hits)
             areas[k] = float((hits * (after + (ties - hits) / 2)).sum() / (cases * others))
@@ -181,7 +181,7 @@ def per_class(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[s
 
 
 def collapsed(probabilities: np.ndarray) -> bool:
-    """Whether one class is predicted for more than 95 % of the cases."""
+    """True if one class is predicted for more than 95 % of the cases."""
     import numpy as np
 
     predicted = np.asarray(probabilities).argmax(axis=1)
@@ -189,7 +189,7 @@ def collapsed(probabilities: np.ndarray) -> bool:
 
 
 def collapse_sentence(probabilities: np.ndarray, classes: Sequence[str]) -> str:
-    """Return the sentence that says a model has collapsed, and onto which class; empty when it has not."""
+    """Return a warning sentence with the class a model has collapsed onto, or an empty string."""
     import numpy as np
 
     if not collapsed(probabilities):

@@ -1,4 +1,4 @@
-"""Thresholds for a wanted sensitivity, fitted on validation and evaluated, never moved, elsewhere.
+"""Thresholds for a target sensitivity, fitted on validation and evaluated unchanged elsewhere.
 
 A case is called when its score is at least the threshold. The score is a class's probability, against the rest, and
 ``1 - p(normal)`` for "abnormal" where there is a class named normal.
@@ -23,7 +23,7 @@ _NORMAL = "normal"
 
 @dataclass(frozen=True)
 class Point:
-    """A threshold for one question; ``threshold`` is None when validation can't set one, and ``note`` says why.
+    """A threshold for one question; ``threshold`` is None if validation can't fit one, with the reason in ``note``.
 
     Attributes:
         target: a class, against the rest, or ``abnormal``.
@@ -93,11 +93,11 @@ def _questions(
     labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
 ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
     """Return per question which cases it is about ``(N,)`` and their scores ``(N,)``."""
-    found = {name: (labels == k, probabilities[:, k]) for k, name in enumerate(classes)}
+    questions = {name: (labels == k, probabilities[:, k]) for k, name in enumerate(classes)}
     normal = next((k for k, name in enumerate(classes) if name.strip().lower() == _NORMAL), None)
     if normal is not None:
-        found.setdefault(ABNORMAL, (labels != normal, 1 - probabilities[:, normal]))
-    return found
+        questions.setdefault(ABNORMAL, (labels != normal, 1 - probabilities[:, normal]))
+    return questions
 
 
 def _point(target: str, own: np.ndarray, score: np.ndarray, wanted: float) -> Point:

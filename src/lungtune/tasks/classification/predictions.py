@@ -1,4 +1,4 @@
-"""Class probabilities of labelled cases: what a report keeps, and their scores on drawn patients.
+"""Class probabilities of labelled cases as stored by a report, and their bootstrap scores.
 
 Every metric is a function of sums over cases (confusion counts, log losses, calibration bins) or, for AUROC and AP, of
 case weights in the order of the scores. So all draws are one matrix product of patient weights and per-patient sums:
@@ -29,7 +29,7 @@ _CHUNK = 4_000_000
 
 @dataclass(frozen=True)
 class Probabilities:
-    """What a report keeps: ``labels`` int ``(N,)`` and ``probabilities`` ``(N, C)`` of the validation cases."""
+    """Validation predictions stored by a report: ``labels`` int ``(N,)`` and ``probabilities`` ``(N, C)``."""
 
     labels: np.ndarray
     probabilities: np.ndarray
@@ -54,7 +54,7 @@ class Probabilities:
         return replace(self, probabilities=table)
 
     def collapsed(self, classes: Sequence[str]) -> str:
-        """Return the sentence that says that the model has collapsed; empty when it has not."""
+        """Return a warning sentence if the model has collapsed, else an empty string."""
         return m.collapse_sentence(self.probabilities, classes)
 
     def figures(self, title: str, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
@@ -140,7 +140,7 @@ class ProbabilityScorer:
     def _ordered(self, metric: str, weights: np.ndarray) -> np.ndarray:
         """Mean over the classes of the one-vs-rest area or average precision, of case weights in order of the score."""
         one = _area if metric == "macro_auroc" else _precision
-        found = np.full((len(weights), self.classes), np.nan)
+        values = np.full((len(weights), self.classes), np.nan)
         step = max(1, _CHUNK // len(self.labels))
         for k in range(self.classes):
             order = np.argsort(self.probabilities[:, k], kind="stable")
@@ -151,9 +151,9 @@ class ProbabilityScorer:
                 chunk = weights[first : first + step][:, self.groups[order]].astype(np.float64)
                 cases = np.add.reduceat(chunk * case, starts, axis=1)
                 others = np.add.reduceat(chunk * ~case, starts, axis=1)
-                found[first : first + step, k] = one(cases, others)
-        known = np.isfinite(found)
-        mean = np.where(known, found, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+                values[first : first + step, k] = one(cases, others)
+        known = np.isfinite(values)
+        mean = np.where(known, values, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
         return np.where(known.any(axis=1), mean, 0.5)
 
     def _rows(self, weights: np.ndarray) -> Iterator[np.ndarray]:
@@ -172,9 +172,9 @@ def _area(cases: np.ndarray, others: np.ndarray) -> np.ndarray:
 def _precision(cases: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Average precision of weights ``(D, S)`` in rising order of S distinct scores."""
     total = cases.sum(axis=1)
-    found = np.cumsum(cases[:, ::-1], axis=1)
+    true_positives = np.cumsum(cases[:, ::-1], axis=1)
     called = np.cumsum((cases + others)[:, ::-1], axis=1)
-    won = (cases[:, ::-1] * found / np.maximum(called, 1)).sum(axis=1)
+    won = (cases[:, ::-1] * true_positives / np.maximum(called, 1)).sum(axis=1)
     return np.divide(won, total, out=np.full(len(cases), np.nan), where=total > 0)
 
 
@@ -241,8 +241,8 @@ def intervals(
     """
     scorer = ProbabilityScorer(labels, probabilities, groups_of(patients, len(labels)))
     names = {name: name for name in METRICS} | {f"recall_{name}": f"recall_{k}" for k, name in enumerate(classes)}
-    found = bootstrap.intervals(scorer, names, draws, seed, level)
-    return {name: replace(each, value=0.0) if math.isnan(each.value) else each for name, each in found.items()}
+    result = bootstrap.intervals(scorer, names, draws, seed, level)
+    return {name: replace(each, value=0.0) if math.isnan(each.value) else each for name, each in result.items()}
 
 
 def paired(

@@ -1,4 +1,4 @@
-"""A classifier's section of a report, as Markdown and for the terminal."""
+"""Report section of a classifier, as Markdown and for the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADLINE = ("macro_f1", "balanced_accuracy", "accuracy")
 
 
 def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """Return a section as Markdown: the verdict, metrics beside the constant class, other baselines, per class,
+    """Return a section as Markdown: the verdict, metrics and the constant class's, other baselines, per class,
     confusion matrix, thresholds, calibration, further outputs."""
     constant = part["constant"]
     names = [cell(name) for name in classes]
@@ -84,14 +84,19 @@ def _is_point(interval: Mapping[str, float | None]) -> bool:
 
 
 def _calibration(part: Mapping[str, Any]) -> list[str]:
-    found = part["calibration"]
-    if found is None:
+    calibration = part["calibration"]
+    if calibration is None:
         return []
-    lines = ["", f"Temperature {found['temperature']:.3g}, fitted on {found['fitted_cases']} validation cases"]
-    lines[-1] += " (these: what comes after flatters)." if found["fitted_here"] else "."
-    lines[-1] += f" {found['note']}" if found["note"] else ""
+    lines = [
+        "",
+        f"Temperature {calibration['temperature']:.3g}, fitted on {calibration['fitted_cases']} validation cases",
+    ]
+    lines[-1] += " (these: what comes after flatters)." if calibration["fitted_here"] else "."
+    lines[-1] += f" {calibration['note']}" if calibration["note"] else ""
     lines += ["", "| calibration | as trained | with the temperature |", "|---|---|---|"]
-    return lines + [f"| {name} | {value:.3f} | {found['after'][name]:.3f} |" for name, value in found["before"].items()]
+    return lines + [
+        f"| {name} | {value:.3f} | {calibration['after'][name]:.3f} |" for name, value in calibration["before"].items()
+    ]
 
 
 def _further(part: Mapping[str, Any]) -> list[str]:
@@ -127,12 +132,12 @@ def section_text(name: str, part: Mapping[str, Any], classes: Sequence[str]) -> 
 
 
 def _called(part: Mapping[str, Any]) -> list[str]:
-    """What the threshold that misses few does, for the question asked first: is anything abnormal?"""
+    """Performance at the high-sensitivity threshold for "abnormal"."""
     row = next((row for row in part["operating"] if row["target"] == "abnormal" and row["sensitivity"]), None)
     if row is None:
         return []
-    found = f"sensitivity {interval_text(row['sensitivity'])}, specificity {interval_text(row['specificity'])}"
-    return [f"  abnormal, threshold from validation for a sensitivity of {row['wanted']:.3g}: {found}"]
+    rates = f"sensitivity {interval_text(row['sensitivity'])}, specificity {interval_text(row['specificity'])}"
+    return [f"  abnormal, threshold from validation for a sensitivity of {row['wanted']:.3g}: {rates}"]
 
 
 def _matrix(part: Mapping[str, Any], classes: Sequence[str]) -> list[str]:

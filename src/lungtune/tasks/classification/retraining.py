@@ -93,8 +93,8 @@ class ClassificationRetraining(Retraining):
         facts = [controls.outside(self.inspection, each) for each in ("train", name)]
         blind = baselines.metadata(facts[0], self.dataset.train["label"], facts[1], classes)
         metadata = baselines.vs_baseline(part["label"], probabilities, blind, part.patients, classes, _OUTSIDE)
-        found = {controls.METADATA: metadata}
-        return found if name == "validation" else {**found, controls.BLACKOUT: self._blackout(part, probabilities)}
+        results = {controls.METADATA: metadata}
+        return results if name == "validation" else {**results, controls.BLACKOUT: self._blackout(part, probabilities)}
 
     def _blackout(self, part: Part, probabilities: np.ndarray) -> dict[str, Any]:
         import numpy as np

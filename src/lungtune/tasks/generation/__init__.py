@@ -1,4 +1,4 @@
-"""Images drawn for a class."""
+"""Generation: images drawn for a class."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Generation(Task):
         return Samples(*arrays, sigma=float(sigma.reshape(-1)[0]))
 
     def retraining(self) -> type[Retraining]:
-        """See ``Task.retraining``: beside the untrained base and real images."""
+        """See ``Task.retraining``: with the untrained base and real images as references."""
         from lungtune.tasks.generation.retraining import GenerationRetraining
 
         return GenerationRetraining
@@ -89,7 +89,7 @@ class Generation(Task):
         scores_of = {"its samples": best, "untrained base": baselines.get("untrained", {})}
         scores_of["real images"] = baselines.get("real", {})
         if not all(RECOGNISED in scores for scores in scores_of.values()):
-            return []  # a share alone says little
+            return []  # a share alone is hard to interpret
         shares = "; ".join(f"{name} {100 * scores[RECOGNISED]:.0f} %" for name, scores in scores_of.items())
         return [f"taken for their class by a classifier of real images, mean over the classes: {shares}"]
 

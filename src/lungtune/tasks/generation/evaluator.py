@@ -1,4 +1,4 @@
-"""Scores of trials that draw images, beside those of the untrained base and of real images."""
+"""Evaluator of generating trials, with the untrained base and real images as references."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class GenerationEvaluator(Evaluator):
 
     def scores(self, part: Part, predicted: Predicted) -> dict[str, float]:
         """See ``Evaluator.scores``."""
-        found = sample_metrics.scores(self.kept(part, predicted), self.dataset.classes)
+        scores = sample_metrics.scores(self.kept(part, predicted), self.dataset.classes)
         shares = self.recognised(predicted["samples"], predicted["drawn"])
-        return {**found, **shares, "copies": self.copies(predicted).share}
+        return {**scores, **shares, "copies": self.copies(predicted).share}
 
     def kept(self, part: Part, predicted: Predicted) -> sample_metrics.Samples:
         """See ``Evaluator.kept``."""
@@ -74,7 +74,7 @@ class GenerationEvaluator(Evaluator):
         return memorisation.copies(mine, self._train, self._validation)
 
     def recognised(self, embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Return how many images a classifier of the training images takes for their class."""
+        """Return the number of images that a classifier of the training images assigns to their class."""
         return self._recogniser.shares(embeddings, labels)
 
     def picture(self, predicted: Predicted) -> bytes | None:
@@ -109,13 +109,13 @@ class GenerationEvaluator(Evaluator):
 
     def embedded(self, images: np.ndarray) -> np.ndarray:
         """Return embeddings ``(N, D)`` of images uint8 ``(N, 1, H, W)`` or ``(N, H, W)``."""
-        found = []
+        embeddings = []
         for first in range(0, len(images), _AT_ONCE):
             some = torch.from_numpy(np.array(images[first : first + _AT_ONCE])).to(self.device)
             pixels = some.reshape(len(some), 1, *some.shape[-2:]).float().div_(255)
             parts = memory.in_parts(len(pixels), _AT_ONCE, lambda a, b, pixels=pixels: self._embed(pixels[a:b]))
-            found += [part.float().cpu() for part in parts]
-        return torch.cat(found).numpy()
+            embeddings += [part.float().cpu() for part in parts]
+        return torch.cat(embeddings).numpy()
 
     @cached_property
     def _embed(self) -> Any:

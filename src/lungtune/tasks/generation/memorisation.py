@@ -1,7 +1,7 @@
 """Near-copies of training images among a generator's samples.
 
-How near a sample is to its nearest training image says little by itself: a blurred, typical image is near to all of
-them. So the distance is divided by the mean one to the 50 nearest (Carlini et al. 2023, "Extracting training data from
+The distance to the nearest training image alone is not informative: a blurred, typical image is near to all of them.
+So it is divided by the mean distance to the 50 nearest (Carlini et al. 2023, "Extracting training data from
 diffusion models", arXiv 2301.13188, section 5.1): a copy stands out among its neighbours. Validation images, which
 cannot be copies, give the usual ratio.
 """
@@ -16,13 +16,13 @@ from lungtune.tasks.generation.sample_metrics import normalised
 
 NEIGHBOURS = 50
 SHARE = 0.01
-"""This share of the validation images lies below each of the two thresholds."""
+"""Share of the validation images below each of the two thresholds."""
 SIDE = 32
 """Pixels are compared at this size."""
 _CHUNK = 4_000_000
 """At most this many distances are held at a time (32 MB)."""
 _AT_ONCE = 256
-"""Images made small at a time."""
+"""Images downscaled per batch."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Copies:
-    """What was found of each sample.
+    """Distance ratios of the samples.
 
     Attributes:
         distance: ``(M,)`` to the nearest training image, of normalised embeddings.
@@ -76,7 +76,7 @@ def small(images: np.ndarray) -> np.ndarray:
 
 
 def copies(samples: Pictures, train: Pictures, validation: Pictures) -> Copies:
-    """Find near-copies: samples that stand out beside one training image as 99 % of validation images do not.
+    """Detect near-copies: samples closer to one training image, relative to others, than 99 % of validation images.
 
     Both must hold, of embeddings and of pixels: the distance to the nearest training image over the mean one to the
     nearest 50 is less than the first percentile of the same over the validation images. So of an honest generator's
@@ -116,9 +116,9 @@ def _nearest(rows: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarra
     for first in range(0, len(rows), step):
         some = slice(first, first + step)
         squared = (rows[some] ** 2).sum(axis=1)[:, None] + norms - 2 * (rows[some] @ known.T)
-        found = np.sqrt(np.maximum(squared, 0))
-        nearest[some] = found.argmin(axis=1)
-        distance[some] = found.min(axis=1)
-        usual = np.partition(found, count - 1, axis=1)[:, :count].mean(axis=1)
+        distances = np.sqrt(np.maximum(squared, 0))
+        nearest[some] = distances.argmin(axis=1)
+        distance[some] = distances.min(axis=1)
+        usual = np.partition(distances, count - 1, axis=1)[:, :count].mean(axis=1)
         relative[some] = distance[some] / np.maximum(usual, 1e-12)
     return distance, relative, nearest

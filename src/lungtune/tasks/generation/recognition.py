@@ -1,7 +1,7 @@
-"""Whether a classifier of real images takes samples for their class (Shmelkov et al. 2018, arXiv 1807.09499).
+"""Recognition of samples by a classifier of real images (Shmelkov et al. 2018, arXiv 1807.09499).
 
 A distance can be small although every class is drawn alike. The classifier is a linear probe of the embedder's
-embeddings, fitted to the training images; what it says of samples is to be read beside what it says of real images.
+embeddings, fitted to the training images; its rate on samples is to be compared with its rate on real images.
 """
 
 from __future__ import annotations
@@ -52,5 +52,5 @@ class Recogniser:
             raise TrialError("nan", f"The embeddings of {(~known).sum()} of {len(known)} images are not finite.")
         right = self._probe.predict(normalised(embeddings)) == labels
         there = [(k, name) for k, name in enumerate(self.classes) if (labels == k).any()]
-        found = {f"{RECOGNISED}_{name}": float(right[labels == k].mean()) for k, name in there}
-        return {RECOGNISED: float(np.mean(list(found.values())))} | found
+        shares = {f"{RECOGNISED}_{name}": float(right[labels == k].mean()) for k, name in there}
+        return {RECOGNISED: float(np.mean(list(shares.values())))} | shares

@@ -1,4 +1,4 @@
-"""A generator's section of a report: as plain data, as Markdown and for the terminal."""
+"""Report section of a generator: plain data, Markdown, terminal text."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def section(
 
     Args:
         samples: the generator's.
-        others: what they are read beside on the same images, ``untrained`` and ``real``.
+        others: references on the same images, ``untrained`` and ``real``.
         patients: a name for each image ``(N,)``.
         classes: the names.
         copies: share of the samples that are near-copies of training images.
-        recognised: of ``recipe`` and ``others``: how many a classifier of real images takes for their class
+        recognised: of ``recipe`` and ``others``: number that a classifier of real images assigns to their class
             (:meth:`lungtune.tasks.generation.recognition.Recogniser.shares`); of ``real``, the images of this part.
 
     Returns:
@@ -47,7 +47,7 @@ def section(
     """
     groups = bootstrap.groups_of(patients, len(samples.labels))
     own = samples.scorer(groups)
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "cases": len(samples.labels),
         "patients": own.patients,
         "samples": len(samples.drawn),
@@ -58,13 +58,13 @@ def section(
         "recognised": {name: dict(shares) for name, shares in recognised.items()},
     }
     if "untrained" in others:
-        found["gain"] = bootstrap.between(others["untrained"].scorer(groups), own, "cmmd").to_dict()
-    return found
+        content["gain"] = bootstrap.between(others["untrained"].scorer(groups), own, "cmmd").to_dict()
+    return content
 
 
 def _metrics(samples: Samples, groups: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    found = bootstrap.intervals(samples.scorer(groups), Generation().scorer_names(classes))
-    return {name: value.to_dict() for name, value in found.items()}
+    intervals = bootstrap.intervals(samples.scorer(groups), Generation().scorer_names(classes))
+    return {name: value.to_dict() for name, value in intervals.items()}
 
 
 def section_text(name: str, part: Mapping[str, Any]) -> list[str]:
@@ -74,14 +74,14 @@ def section_text(name: str, part: Mapping[str, Any]) -> list[str]:
 
 
 def _summary(part: Mapping[str, Any]) -> list[str]:
-    beside = {formatting.baseline(name): metrics["cmmd"] for name, metrics in part["beside"].items()}
-    others = "; ".join(f"{name} {interval_text(value, 2)}" for name, value in beside.items())
+    references = {formatting.baseline(name): metrics["cmmd"] for name, metrics in part["beside"].items()}
+    others = "; ".join(f"{name} {interval_text(value, 2)}" for name, value in references.items())
     lines = [f"cmmd {interval_text(part['metrics']['cmmd'], 2)}" + (f"; {others}" if others else "")]
     gain = part["gain"]
     if gain is not None:
         known = gain["low"] is not None and gain["low"] > 0
-        said = "nearer to real images than the untrained base" if known else "no nearer than the untrained base"
-        lines.append(f"{said}: {interval_text(gain, 2)}")
+        verdict = "nearer to real images than the untrained base" if known else "no nearer than the untrained base"
+        lines.append(f"{verdict}: {interval_text(gain, 2)}")
     lines.append(f"coverage {interval_text(part['metrics']['coverage'])}; near-copies of training images "
                  f"{100 * part['copies']:.1f} % (about 1 % of real images look like one)")  # fmt: skip
     lines.append(_recognised(part["recognised"]))

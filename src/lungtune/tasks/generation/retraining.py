@@ -1,4 +1,4 @@
-"""Retraining of generators: beside the untrained base and real images, with a contact sheet."""
+"""Retraining of generators: references (untrained base, real images) and a contact sheet."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ class GenerationRetraining(Retraining):
         for k, name in enumerate(self.dataset.classes):
             first = np.flatnonzero(train["label"] == k)[:_SHOWN]
             rows.append((f"{name}, real", np.asarray(train["image"][first])[:, 0]))
-            for what, made in drawn.items():
-                rows.append((f"{name}, {what}", made["images"][made["drawn"] == k][:_SHOWN]))
+            for what, images in drawn.items():
+                rows.append((f"{name}, {what}", images["images"][images["drawn"] == k][:_SHOWN]))
         return contact_sheet.contact_sheet(rows, _SHOWN)

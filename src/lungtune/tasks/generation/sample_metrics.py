@@ -1,4 +1,4 @@
-"""Metrics of a generator's samples: their distance to real images, class by class. Imports light.
+"""Metrics of a generator's samples: class-wise distance to real images. Light to import.
 
 ``cmmd`` is the unbiased squared maximum mean discrepancy (Gretton et al. 2012, "A kernel two-sample test", eq. 3; as
 KID, Binkowski et al. 2018, arXiv 1801.01401) of L2-normalised embeddings under a Gaussian kernel, times 1000, as CMMD
@@ -31,7 +31,7 @@ _SEED = 20_240_109
 
 @dataclass(frozen=True)
 class Samples:
-    """What a report of a generator keeps: embeddings of validation images and of samples.
+    """Embeddings of validation images and of samples, as a generator's report stores them.
 
     Attributes:
         real: ``(N, D)`` of the validation images.
@@ -57,8 +57,8 @@ class Samples:
     def tensors(self) -> dict[str, np.ndarray]:
         """Return what a checkpoint holds."""
         real, samples = self.real.astype(np.float32), self.samples.astype(np.float32)
-        found = {"real": real, "samples": samples, "sigma": np.array([self.sigma])}
-        return found | {name: np.asarray(getattr(self, name), np.int64) for name in ("labels", "drawn")}
+        tensors = {"real": real, "samples": samples, "sigma": np.array([self.sigma])}
+        return tensors | {name: np.asarray(getattr(self, name), np.int64) for name in ("labels", "drawn")}
 
     def table(self) -> np.ndarray:
         """Return the samples' embeddings, float32 ``(M, D)``."""
@@ -94,14 +94,14 @@ class SampleScorer:
         ValueError: shapes, classes or sigma are wrong.
     """
 
-    def __init__(self, found: Samples, groups: np.ndarray) -> None:
-        real, samples = _checked(found)
-        labels, drawn = np.asarray(found.labels), np.asarray(found.drawn)
+    def __init__(self, kept: Samples, groups: np.ndarray) -> None:
+        real, samples = _checked(kept)
+        labels, drawn = np.asarray(kept.labels), np.asarray(kept.drawn)
         self.patients = int(groups.max()) + 1
         self._images = np.bincount(groups, minlength=self.patients)
         self.classes = int(max(labels.max(), drawn.max())) + 1
         self._parts = [
-            _Part(real[labels == k], groups[labels == k], samples[drawn == k], float(found.sigma))
+            _Part(real[labels == k], groups[labels == k], samples[drawn == k], float(kept.sigma))
             for k in range(self.classes)
         ]
 
@@ -137,12 +137,12 @@ class SampleScorer:
         parts = {k: part for k, part in enumerate(self._parts) if not one.isdigit() or k == int(one)}
         weights = weights.astype(np.float64)
         if metric == "coverage":
-            found = np.stack([part.coverage(weights) for part in parts.values()])
+            values = np.stack([part.coverage(weights) for part in parts.values()])
         else:
-            found = np.stack([p.distance(weights, kept(p.drawn(len(weights), k))) for k, p in parts.items()])
-        there = np.isfinite(found)
+            values = np.stack([p.distance(weights, kept(p.drawn(len(weights), k))) for k, p in parts.items()])
+        there = np.isfinite(values)
         count = there.sum(axis=0)
-        return np.where(count > 0, np.where(there, found, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
+        return np.where(count > 0, np.where(there, values, 0).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
 class _Part:
@@ -189,9 +189,9 @@ class _Part:
         images, samples = w @ n, v.sum(axis=1)
         pairs = images**2 - w**2 @ n**2 + w @ (n * (n - 1))
         real = _ratio(((w @ self._between) * w).sum(axis=1) + w @ self._within, pairs)
-        made = _ratio(((v @ self._among) * v).sum(axis=1), samples**2 - (v**2).sum(axis=1))
+        within = _ratio(((v @ self._among) * v).sum(axis=1), samples**2 - (v**2).sum(axis=1))
         both = _ratio(((w @ self._across) * v).sum(axis=1), images * samples)
-        return SCALE * (real + made - 2 * both)
+        return SCALE * (real + within - 2 * both)
 
     def coverage(self, weights: np.ndarray) -> np.ndarray:
         """Return the share of images ``(D,)`` that have a sample nearer than their k-th nearest image."""
@@ -201,7 +201,7 @@ class _Part:
         return _ratio(w @ self._covered, w @ self._images)
 
 
-def scores(found: Samples, classes: Sequence[str]) -> dict[str, float]:
+def scores(samples: Samples, classes: Sequence[str]) -> dict[str, float]:
     """Score samples: every metric of :data:`METRICS`, ``cmmd_<class>`` of each class that can be scored, all finite.
 
     Args:
@@ -212,7 +212,7 @@ def scores(found: Samples, classes: Sequence[str]) -> dict[str, float]:
         TrialError: an embedding is not finite (reason ``nan``).
         ValueError: shapes, classes or sigma are wrong, or no class has two images and two samples.
     """
-    scorer = found.scorer(np.arange(len(found)))
+    scorer = samples.scorer(np.arange(len(samples)))
     ones = np.ones((1, scorer.patients), np.int64)
     names = {name: name for name in METRICS} | {f"cmmd_{classes[k]}": f"cmmd_{k}" for k in range(scorer.classes)}
     values = {shown: float(scorer.score(name, ones)[0]) for shown, name in names.items()}
@@ -221,7 +221,7 @@ def scores(found: Samples, classes: Sequence[str]) -> dict[str, float]:
     return {name: value for name, value in values.items() if not np.isnan(value)}
 
 
-def real_images(found: Samples, train: np.ndarray, train_labels: np.ndarray) -> Samples:
+def real_images(samples: Samples, train: np.ndarray, train_labels: np.ndarray) -> Samples:
     """Put real training images in the place of the samples: what they score is the floor, a perfect generator's score.
 
     Args:
@@ -233,10 +233,10 @@ def real_images(found: Samples, train: np.ndarray, train_labels: np.ndarray) -> 
         The same choice in every call.
     """
     rng = np.random.default_rng(_SEED)
-    rows = [np.flatnonzero(train_labels == k) for k in range(int(found.drawn.max()) + 1)]
-    wanted = np.bincount(found.drawn, minlength=len(rows))
+    rows = [np.flatnonzero(train_labels == k) for k in range(int(samples.drawn.max()) + 1)]
+    wanted = np.bincount(samples.drawn, minlength=len(rows))
     chosen = np.concatenate([np.sort(rng.permutation(own)[:count]) for own, count in zip(rows, wanted)])
-    return replace(found, samples=train[chosen], drawn=np.asarray(train_labels)[chosen])
+    return replace(samples, samples=train[chosen], drawn=np.asarray(train_labels)[chosen])
 
 
 def bandwidth(embeddings: np.ndarray) -> float:
@@ -249,8 +249,8 @@ def bandwidth(embeddings: np.ndarray) -> float:
     """
     rows = np.random.default_rng(_SEED).permutation(len(embeddings))[:_LOOKED_AT]
     chosen = normalised(embeddings[np.sort(rows)])
-    found = np.sqrt(_squared(chosen, chosen)[np.triu_indices(len(chosen), 1)])
-    sigma = float(np.median(found)) if len(found) else 0.0
+    distances = np.sqrt(_squared(chosen, chosen)[np.triu_indices(len(chosen), 1)])
+    sigma = float(np.median(distances)) if len(distances) else 0.0
     if not sigma > 0:
         raise ValueError(f"Embeddings of different images must be given, but their median distance is {sigma:g}.")
     return sigma
@@ -271,15 +271,15 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
 
 
-def _checked(found: Samples) -> tuple[np.ndarray, np.ndarray]:
+def _checked(kept: Samples) -> tuple[np.ndarray, np.ndarray]:
     """Return normalised images ``(N, D)`` and samples ``(M, D)``."""
-    real, samples = np.asarray(found.real), np.asarray(found.samples)
-    shapes = (real.shape, np.shape(found.labels), samples.shape, np.shape(found.drawn))
+    real, samples = np.asarray(kept.real), np.asarray(kept.samples)
+    shapes = (real.shape, np.shape(kept.labels), samples.shape, np.shape(kept.drawn))
     fits = real.ndim == samples.ndim == 2 and len(real) and len(samples) and real.shape[1] == samples.shape[1]
     if not fits or shapes[1] != real.shape[:1] or shapes[3] != samples.shape[:1]:
         raise ValueError(f"real (N, D), labels (N,), samples (M, D) and drawn (M,) must hold, but got {shapes}.")
-    if not found.sigma > 0:
-        raise ValueError(f"sigma > 0 must hold, but got {found.sigma}.")
+    if not kept.sigma > 0:
+        raise ValueError(f"sigma > 0 must hold, but got {kept.sigma}.")
     for name, rows in (("samples", samples), ("validation images", real)):
         if bad := int((~np.isfinite(rows)).any(axis=1).sum()):
             raise TrialError("nan", f"The embeddings of {bad} of {len(rows)} {name} are not finite.")

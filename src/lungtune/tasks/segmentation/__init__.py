@@ -1,4 +1,4 @@
-"""One binary mask per case, 2D or 3D, by soft Dice."""
+"""Segmentation: one binary mask per case, 2D or 3D, by soft Dice."""
 
 from __future__ import annotations
 

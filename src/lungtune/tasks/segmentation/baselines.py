@@ -1,4 +1,4 @@
-"""The mean mask: the segmentation that is best without looking at the image."""
+"""Mean mask: the best constant segmentation."""
 
 from __future__ import annotations
 

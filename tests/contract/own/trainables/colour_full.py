@@ -1,4 +1,4 @@
-"""A small convolutional network of colour images ``(N, 3, H, W)`` that trains as a whole, batch norm included."""
+"""Small convolutional network for colour images ``(N, 3, H, W)``, trained as a whole with batch norm."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(Synthetic, Classes, Loop):
-    """What one trial chooses."""
+    """Hyperparameters of a trial."""
 
     drop_rate: float = param(0.0, low=0.0, high=0.9, help="share of features dropped in training")
 

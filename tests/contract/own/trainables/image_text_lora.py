@@ -1,4 +1,4 @@
-"""Image and text: frozen towers, one Linear over both adapted by LoRA, a head."""
+"""Image and text: two frozen towers, one Linear over both adapted by LoRA, a head."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(Synthetic, Classes, Loop):
-    """What one trial chooses."""
+    """Hyperparameters of a trial."""
 
     lora_rank: int = param(4, low=1, high=16, help="rank r of the adapter")
     lora_alpha: float = param(8.0, low=0.1, high=64.0, help="strength: the adapter is scaled by alpha / rank")
@@ -40,7 +40,7 @@ class Params(Synthetic, Classes, Loop):
 
 
 class ImageText(Family[Base, Params]):
-    """What the image says and what the report says, in one vector."""
+    """Concatenated embeddings of image and report."""
 
     summary = "image and text, mixed by an adapted layer"
     tasks = (Classification(),)

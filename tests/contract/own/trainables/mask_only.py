@@ -1,4 +1,4 @@
-"""A segmenter alone: grey image to lung mask, no class."""
+"""Segmentation-only family: grey image to lung mask, no class."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(Loop):
-    """What one trial chooses."""
+    """Hyperparameters of a trial."""
 
 
 class MaskOnly(Family[Base, Params]):

@@ -1,4 +1,4 @@
-"""Several findings a case: a head over frozen features, trained for a task of one's own."""
+"""Multi-label head over frozen features, trained for a custom task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(Loop):
-    """What one trial chooses."""
+    """Hyperparameters of a trial."""
 
 
 class MultiLabelHead(Family[Base, Params]):

@@ -1,4 +1,4 @@
-"""A head on a frozen 3D network: volumes ``(N, 1, D, H, W)``, one class a case."""
+"""Head on a frozen 3D network: volumes ``(N, 1, D, H, W)``, one class per case."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Params(Synthetic, Classes, Loop):
-    """What one trial chooses."""
+    """Hyperparameters of a trial."""
 
 
 class VolumeHead(Family[Base, Params]):

@@ -1,4 +1,4 @@
-"""The classification task: its loss, what it predicts, and its evaluator."""
+"""Classification task: loss, predictions, evaluator."""
 
 from types import SimpleNamespace
 
@@ -47,10 +47,12 @@ def test_label_smoothing_is_each_slots_own():
 
 def test_predictions_are_probabilities_of_every_head():
     task = Classification(heads=("convolutions",))
-    found = task.predict({"logits": torch.zeros(2, 4), "convolutions": torch.eye(2, 4), "other": torch.ones(2)}, None)
-    assert tuple(found) == task.predicted == ("probabilities", "convolutions")
-    assert (found["probabilities"] == 0.25).all()
-    assert found["convolutions"].sum(1).tolist() == pytest.approx([1, 1])
+    predictions = task.predict(
+        {"logits": torch.zeros(2, 4), "convolutions": torch.eye(2, 4), "other": torch.ones(2)}, None
+    )
+    assert tuple(predictions) == task.predicted == ("probabilities", "convolutions")
+    assert (predictions["probabilities"] == 0.25).all()
+    assert predictions["convolutions"].sum(1).tolist() == pytest.approx([1, 1])
 
 
 def evaluated(heads=()):
@@ -61,13 +63,13 @@ def evaluated(heads=()):
     return mine, Part.of(label=LABELS), predicted
 
 
-def test_evaluator_scores_heads_beside_the_prediction():
+def test_evaluator_also_scores_heads():
     mine, part, predicted = evaluated(heads=("convolutions",))
-    found = mine.scores(part, predicted)
-    assert found.pop("macro_f1_convolutions") == pytest.approx(
+    scores = mine.scores(part, predicted)
+    assert scores.pop("macro_f1_convolutions") == pytest.approx(
         metrics.classification(LABELS, predicted["convolutions"], CLASSES)["macro_f1"]
     )
-    assert found == metrics.classification(LABELS, predicted["probabilities"], CLASSES)
+    assert scores == metrics.classification(LABELS, predicted["probabilities"], CLASSES)
 
 
 def test_evaluator_keeps_labels_and_probabilities():
@@ -83,9 +85,9 @@ def test_evaluator_keeps_labels_and_probabilities():
 
 def test_figures_are_named_as_the_task_shows_them():
     kept = Probabilities(LABELS, np.random.default_rng(0).dirichlet(np.ones(3), 12))
-    found = dict(kept.figures("a title", CLASSES))
-    assert tuple(found) == Classification.shown
-    assert all(png.startswith(b"\x89PNG") for png in found.values())
+    result = dict(kept.figures("a title", CLASSES))
+    assert tuple(result) == Classification.shown
+    assert all(png.startswith(b"\x89PNG") for png in result.values())
     with pytest.raises(ValueError, match="probabilities must be"):
         list(kept.figures("a title", CLASSES[:2]))
 
@@ -99,5 +101,5 @@ def test_constant_class_is_chosen_on_training():
 
 @pytest.mark.parametrize(("metric", "mode", "sign"), [("macro_f1", "max", 1), ("nll", "min", -1)])
 def test_metrics_know_their_direction(metric, mode, sign):
-    found = Classification().metrics[metric]
-    assert (found.mode, found.sign) == (mode, sign)
+    result = Classification().metrics[metric]
+    assert (result.mode, result.sign) == (mode, sign)

@@ -1,4 +1,4 @@
-"""Constant classes: the floor under every score."""
+"""Constant-class baselines."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Further heads of a classifier, and metrics of a family's other tasks, in its section of a report."""
+"""Additional heads of a classifier, and metrics of other tasks, in its report section."""
 
 import json
 
@@ -37,14 +37,14 @@ def section(labels, found):
 
 @pytest.mark.filterwarnings("error")
 def test_a_section_holds_measures_and_heads():
-    labels, found = prediction()
-    part = section(labels, found)
+    labels, result = prediction()
+    part = section(labels, result)
     assert json.loads(json.dumps(part, allow_nan=False)) == part
-    assert part["measures"]["dice"]["value"] == pytest.approx(np.nanmean(found["dice"]))
+    assert part["measures"]["dice"]["value"] == pytest.approx(np.nanmean(result["dice"]))
     assert part["measures"]["dice"]["cases"] == 40
     assert part["measures"]["none"]["value"] is None
     assert set(part["heads"]) == {"transformer|"}
-    expected = metrics.classification(labels, found["transformer|"], CLASSES)
+    expected = metrics.classification(labels, result["transformer|"], CLASSES)
     head = part["heads"]["transformer|"]
     assert {name: each["value"] for name, each in head.items()} == pytest.approx({n: expected[n] for n in METRICS})
     words = section_markdown("Test", part, CLASSES)
@@ -53,8 +53,8 @@ def test_a_section_holds_measures_and_heads():
     assert "| transformer/ | " in words
 
 
-def test_without_further_outputs_nothing_is_said_of_them():
-    labels, found = prediction()
-    part = evaluation.section(labels, found["probabilities"], np.arange(60), CLASSES, labels)
+def test_report_omits_absent_outputs():
+    labels, result = prediction()
+    part = evaluation.section(labels, result["probabilities"], np.arange(60), CLASSES, labels)
     assert (part["measures"], part["heads"]) == ({}, {})
     assert "| measure |" not in section_markdown("Test", part, CLASSES)

@@ -1,4 +1,4 @@
-"""Metrics: finite whatever the labels, equal to scikit-learn's, honest about NaN and collapse."""
+"""Classification metrics: finite for any labels, equal to scikit-learn's, explicit about NaN and collapse."""
 
 import subprocess
 import sys
@@ -106,8 +106,8 @@ def test_per_class_agrees_with_confusion_and_scikit_learn():
     counts, table = metrics.confusion(labels, probabilities), metrics.per_class(labels, probabilities, CLASSES)
     expected = precision_recall_fscore_support(labels, probabilities.argmax(axis=1))
     for k, name in enumerate(CLASSES):
-        found = [table[name][key] for key in ("precision", "recall", "f1", "cases")]
-        assert found == pytest.approx([column[k] for column in expected])
+        result = [table[name][key] for key in ("precision", "recall", "f1", "cases")]
+        assert result == pytest.approx([column[k] for column in expected])
         others = np.delete(counts, k, axis=0)
         assert table[name]["specificity"] == pytest.approx(1 - others[:, k].sum() / others.sum())
 
@@ -166,17 +166,17 @@ def test_every_metric_that_scikit_learn_knows_is_its(labels, seed):
 
     labels = np.array([0, 1, 2, *labels])
     probabilities = np.random.default_rng(seed).dirichlet(np.ones(3), len(labels))
-    said, scores = probabilities.argmax(axis=1), metrics.classification(labels, probabilities, CLASSES)
+    output, scores = probabilities.argmax(axis=1), metrics.classification(labels, probabilities, CLASSES)
     expected = {
-        "macro_f1": oracle.f1_score(labels, said, average="macro"),
-        "balanced_accuracy": oracle.balanced_accuracy_score(labels, said),
-        "accuracy": oracle.accuracy_score(labels, said),
+        "macro_f1": oracle.f1_score(labels, output, average="macro"),
+        "balanced_accuracy": oracle.balanced_accuracy_score(labels, output),
+        "accuracy": oracle.accuracy_score(labels, output),
         "macro_auroc": oracle.roc_auc_score(labels, probabilities, multi_class="ovr"),
         "macro_ap": oracle.average_precision_score(np.eye(3)[labels], probabilities),
-        "mcc": oracle.matthews_corrcoef(labels, said),
+        "mcc": oracle.matthews_corrcoef(labels, output),
         "nll": oracle.log_loss(labels, probabilities),
         "brier": ((probabilities - np.eye(3)[labels]) ** 2).sum(axis=1).mean(),
     }
     assert expected.keys() == METRICS.keys() - {"ece"}
     assert {name: scores[name] for name in expected} == pytest.approx(expected)
-    assert (metrics.confusion(labels, probabilities) == oracle.confusion_matrix(labels, said)).all()
+    assert (metrics.confusion(labels, probabilities) == oracle.confusion_matrix(labels, output)).all()

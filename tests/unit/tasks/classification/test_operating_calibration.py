@@ -1,4 +1,4 @@
-"""What is set on validation, thresholds and a temperature, and stays as it is on the test set."""
+"""Thresholds and temperature: fitted on validation, unchanged on test."""
 
 import json
 
@@ -19,8 +19,8 @@ def predictions(cases=300, signal=1.5, seed=0, sure=1.0):
     logits = signal * rng.normal(size=(cases, 3))
     true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = np.array([rng.choice(3, p=row) for row in true])
-    said = np.exp(sure * logits)
-    return labels, said / said.sum(axis=1, keepdims=True)
+    predicted = np.exp(sure * logits)
+    return labels, predicted / predicted.sum(axis=1, keepdims=True)
 
 
 @given(seed=st.integers(0, 10**6), wanted=st.sampled_from([0.5, 0.8, 0.95, 0.99]), digits=st.sampled_from([1, 8]))
@@ -61,14 +61,16 @@ def sections(test_labels):
 
 def test_the_test_labels_move_neither_threshold_nor_temperature():
     labels = predictions(seed=2)[0]
-    found = [sections(given) for given in (labels, np.roll(labels, 1), np.zeros(300, int))]
-    for _, test in found:
-        assert [row["threshold"] for row in test["operating"]] == [row["threshold"] for row in found[0][0]["operating"]]
-        assert test["calibration"]["temperature"] == found[0][0]["calibration"]["temperature"]
-    assert found[0][1]["operating"][0]["sensitivity"] != found[1][1]["operating"][0]["sensitivity"]
+    result = [sections(given) for given in (labels, np.roll(labels, 1), np.zeros(300, int))]
+    for _, test in result:
+        assert [row["threshold"] for row in test["operating"]] == [
+            row["threshold"] for row in result[0][0]["operating"]
+        ]
+        assert test["calibration"]["temperature"] == result[0][0]["calibration"]["temperature"]
+    assert result[0][1]["operating"][0]["sensitivity"] != result[1][1]["operating"][0]["sensitivity"]
 
 
-def test_report_says_where_thresholds_come_from():
+def test_report_states_the_origin_of_thresholds():
     validation, test = sections(predictions(seed=2)[0])
     assert json.loads(json.dumps(test)) == test
     words = section_markdown("Validation", validation, CLASSES)
@@ -91,7 +93,7 @@ def test_notes_stand_with_validation_only():
     assert "for reasons given under Validation: the thresholds of bacterial, Normal, viral, abnormal." in words[1]
 
 
-def test_too_few_cases_are_said_in_words():
+def test_too_few_cases_give_a_note():
     labels = np.repeat([0, 1], [12, 50])
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 62)
     few, enough, none, _ = operating.fit(labels, probabilities, CLASSES)
@@ -107,7 +109,7 @@ def test_too_few_cases_are_said_in_words():
     assert only.note == "No threshold can be set: validation holds nothing but 'bacterial'."
 
 
-def test_a_blind_model_calls_everyone_and_it_is_said():
+def test_blind_model_flags_every_case_and_is_noted():
     labels = np.arange(100) % 2
     point = operating.fit(labels, np.full((100, 2), 0.5), ("a", "b"))[0]
     assert "Every validation case is called" in point.note
@@ -128,7 +130,7 @@ def test_a_sensitivity_that_cannot_be_wanted_is_named(wanted):
 
 
 @pytest.mark.parametrize("sure", [0.5, 1, 3])
-def test_the_temperature_undoes_what_made_a_model_too_sure(sure):
+def test_temperature_corrects_overconfidence(sure):
     labels, probabilities = predictions(4000, sure=sure)
     assert calibration.fit(labels, probabilities).value == pytest.approx(sure, rel=0.08)
 
@@ -137,16 +139,16 @@ def test_the_temperature_undoes_what_made_a_model_too_sure(sure):
 @settings(max_examples=40, deadline=None)
 def test_no_other_temperature_has_a_lower_nll(seed, sure, cases):
     labels, probabilities = predictions(cases, seed=seed, sure=sure)
-    found = calibration.fit(labels, probabilities)
+    fitted = calibration.fit(labels, probabilities)
 
     def loss(temperature):
         scaled = calibration.apply(probabilities, temperature)
         return -np.log(np.maximum(scaled[np.arange(cases), labels], 1e-300)).mean()
 
-    assert loss(found.value) <= loss(1.0) + 1e-9
-    if not found.note:
-        assert loss(found.value) <= min(loss(t) for t in np.geomspace(0.06, 19, 50)) + 1e-6
-    scaled = calibration.apply(probabilities, found.value)
+    assert loss(fitted.value) <= loss(1.0) + 1e-9
+    if not fitted.note:
+        assert loss(fitted.value) <= min(loss(t) for t in np.geomspace(0.06, 19, 50)) + 1e-6
+    scaled = calibration.apply(probabilities, fitted.value)
     assert scaled.sum(axis=1) == pytest.approx(1)
     assert (scaled.argmax(axis=1) == probabilities.argmax(axis=1)).all()
 
@@ -164,17 +166,17 @@ def test_no_other_temperature_has_a_lower_nll(seed, sure, cases):
         ([1, 0], np.eye(2), 20.0, "tell next to nothing"),
     ],
 )
-def test_what_cannot_be_calibrated_is_left_alone_and_said(labels, probabilities, value, note):
-    found = calibration.fit(np.array(labels), np.array(probabilities))
-    assert found.value == pytest.approx(value, rel=1e-3)
-    assert note in found.note
-    assert bool(note) == bool(found.note)
+def test_uncalibratable_model_is_unchanged_with_a_note(labels, probabilities, value, note):
+    fitted = calibration.fit(np.array(labels), np.array(probabilities))
+    assert fitted.value == pytest.approx(value, rel=1e-3)
+    assert note in fitted.note
+    assert bool(note) == bool(fitted.note)
 
 
-def test_a_file_beside_the_weights_says_how_to_apply_it():
+def test_exported_file_documents_the_temperature():
     labels, probabilities = predictions(sure=2)
-    told = calibration.fit(labels, probabilities).to_dict()
-    assert told.keys() == {"temperature", "how", "fitted_on", "cases", "note"}
-    by_hand = np.exp(np.log(probabilities) / told["temperature"])
+    content = calibration.fit(labels, probabilities).to_dict()
+    assert content.keys() == {"temperature", "how", "fitted_on", "cases", "note"}
+    by_hand = np.exp(np.log(probabilities) / content["temperature"])
     by_hand /= by_hand.sum(axis=1, keepdims=True)
-    assert by_hand == pytest.approx(calibration.apply(probabilities, told["temperature"]))
+    assert by_hand == pytest.approx(calibration.apply(probabilities, content["temperature"]))

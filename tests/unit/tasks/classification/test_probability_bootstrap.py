@@ -1,4 +1,4 @@
-"""The patient bootstrap: right point values, sane coverage, aware of clusters, exact for pairs."""
+"""Patient bootstrap of probabilities: point values, coverage, clusters, paired draws."""
 
 import math
 import time
@@ -29,9 +29,9 @@ def simulate(patients=100, images=1, signal=1.0, seed=0, shared=0.0):
 def test_point_values_equal_the_metrics_module():
     labels, probabilities, patients = simulate(images=2)
     scores = metrics.classification(labels, probabilities, CLASSES)
-    found = intervals(labels, probabilities, patients, CLASSES, draws=50)
-    assert {name: i.value for name, i in found.items()} == pytest.approx(scores)
-    assert all(i.low <= i.high for i in found.values())
+    result = intervals(labels, probabilities, patients, CLASSES, draws=50)
+    assert {name: i.value for name, i in result.items()} == pytest.approx(scores)
+    assert all(i.low <= i.high for i in result.values())
 
 
 @pytest.mark.parametrize("name", [*METRICS, "recall_2"])
@@ -52,18 +52,18 @@ def test_each_draw_equals_scoring_the_drawn_cases_one_by_one(name):
 @pytest.mark.filterwarnings("error")
 def test_rare_class_has_a_point_interval_absent_class_has_none():
     labels = np.repeat([0, 1], [200, 2])
-    found = intervals(labels, np.eye(3)[labels], np.arange(202), CLASSES)
-    assert (found["recall_bacterial"].low, found["recall_bacterial"].high) == (1.0, 1.0)
-    assert found["recall_viral"].to_dict() == {"value": 0.0, "low": None, "high": None, "level": 0.95}
+    result = intervals(labels, np.eye(3)[labels], np.arange(202), CLASSES)
+    assert (result["recall_bacterial"].low, result["recall_bacterial"].high) == (1.0, 1.0)
+    assert result["recall_viral"].to_dict() == {"value": 0.0, "low": None, "high": None, "level": 0.95}
 
 
-def test_covers_the_truth_about_as_often_as_it_says():
+def test_intervals_have_nominal_coverage():
     """200 simulated validation sets; the truth comes from 60,000 patients. Binomial sd of the coverage is 1.5 %."""
     truth = intervals(*simulate(60_000, seed=99), CLASSES, draws=2)["macro_f1"].value
     hits = 0
     for seed in range(200):
-        found = interval(*simulate(150, seed=seed), draws=200, seed=seed)
-        hits += found.low <= truth <= found.high
+        result = interval(*simulate(150, seed=seed), draws=200, seed=seed)
+        hits += result.low <= truth <= result.high
     assert 0.89 <= hits / 200 <= 0.99
 
 
@@ -108,10 +108,10 @@ def test_patients_may_be_any_ids():
 
 def test_one_patient_has_no_interval():
     labels, probabilities, _ = simulate()
-    found = interval(labels, probabilities, ["p"] * len(labels))
-    assert math.isnan(found.low)
-    assert str(found).endswith("(no interval: one patient)")
-    assert found.to_dict()["high"] is None
+    result = interval(labels, probabilities, ["p"] * len(labels))
+    assert math.isnan(result.low)
+    assert str(result).endswith("(no interval: one patient)")
+    assert result.to_dict()["high"] is None
 
 
 def test_intervals_read_as_a_sentence():

@@ -1,4 +1,4 @@
-"""A classifier's section of a report."""
+"""Report section of a classifier."""
 
 import json
 
@@ -12,8 +12,8 @@ CLASSES = ("normal", "a|b<script>")
 
 def section(share_of_first=0.5):
     labels = np.arange(100) % 2
-    said = (np.arange(100) >= 100 * share_of_first).astype(int)
-    return evaluation.section(labels, 0.8 * np.eye(2)[said] + 0.1, np.arange(100) // 2, CLASSES, labels)
+    output = (np.arange(100) >= 100 * share_of_first).astype(int)
+    return evaluation.section(labels, 0.8 * np.eye(2)[output] + 0.1, np.arange(100) // 2, CLASSES, labels)
 
 
 def test_a_section_is_plain_data():
@@ -21,7 +21,7 @@ def test_a_section_is_plain_data():
     assert section()["patients"] == 50
 
 
-def test_collapse_is_said_in_words():
+def test_collapse_gives_a_sentence():
     words = section_markdown("Test", section(share_of_first=0.99), CLASSES)
     assert "**The model has collapsed: it predicts 'normal' for 99.0 % of the cases.**" in words
     assert "collapsed" not in section_markdown("Test", section(), CLASSES)
@@ -36,9 +36,9 @@ def test_names_break_no_table_and_no_page():
 def test_only_an_interval_that_is_a_point_is_called_one():
     """A class without a case has no interval."""
     labels = np.arange(100) % 2
-    said = np.eye(3)[np.where(np.arange(100) % 7, labels, 1 - labels)]
+    predicted = np.eye(3)[np.where(np.arange(100) % 7, labels, 1 - labels)]
     names = ("a", "b", "c")
-    part = evaluation.section(labels, said, np.arange(100), names, labels)
+    part = evaluation.section(labels, predicted, np.arange(100), names, labels)
     assert part["metrics"]["recall_c"]["low"] is None
     assert "is a single point" not in section_markdown("Test", part, names)
     part = evaluation.section(labels, np.eye(3)[labels], np.arange(100), names, labels)

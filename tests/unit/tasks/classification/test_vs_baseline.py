@@ -1,4 +1,4 @@
-"""Models that cannot know, beside a model on the same cases."""
+"""Comparison of a model with baselines on the same cases."""
 
 import json
 
@@ -11,7 +11,7 @@ CLASSES = ("normal", "bacterial", "viral")
 
 
 def files(labels, telling, seed=0):
-    """What files look like; where ``telling``, bacterial ones are wide PNGs and viral ones RGB."""
+    """File properties; if ``telling``, bacterial ones are wide PNGs and viral ones RGB."""
     rng = np.random.default_rng(seed)
     shown = labels if telling else rng.integers(0, 3, len(labels))
     return {
@@ -25,26 +25,26 @@ def files(labels, telling, seed=0):
 @pytest.mark.parametrize("telling", [True, False])
 def test_metadata_forest_finds_only_what_is_there(telling):
     train, labels = np.arange(300) % 3, np.arange(120) % 3
-    found = baselines.metadata(files(train, telling), train, files(labels, telling, 1), CLASSES)
-    assert found.sum(axis=1) == pytest.approx(1)
-    score = metrics.classification(labels, found, CLASSES)["balanced_accuracy"]
+    scores = baselines.metadata(files(train, telling), train, files(labels, telling, 1), CLASSES)
+    assert scores.sum(axis=1) == pytest.approx(1)
+    score = metrics.classification(labels, scores, CLASSES)["balanced_accuracy"]
     assert score > 0.95 if telling else score < 0.5
 
 
 def test_files_that_all_look_the_same_tell_the_shares_only():
     train = np.repeat([0, 1, 2], [10, 20, 30])
     alike = {"width": np.full(60, 64), "mode": np.full(60, "L")}
-    found = baselines.metadata(alike, train, {"width": np.full(5, 99), "mode": np.full(5, "RGB")}, CLASSES)
-    assert (found == baselines.prior(train, 3, 5)).all()
+    scores = baselines.metadata(alike, train, {"width": np.full(5, 99), "mode": np.full(5, "RGB")}, CLASSES)
+    assert (scores == baselines.prior(train, 3, 5)).all()
 
 
 def test_unseen_class_and_unseen_word_are_scored():
     train = np.arange(60) % 2
     seen = {"mode": np.where(train, "L", "RGB")}
-    found = baselines.metadata(seen, train, {"mode": np.array(["CMYK", "L"])}, CLASSES)
-    assert found.shape == (2, 3)
-    assert (found[:, 2] == 0).all()
-    assert found[1, 1] > 0.9
+    scores = baselines.metadata(seen, train, {"mode": np.array(["CMYK", "L"])}, CLASSES)
+    assert scores.shape == (2, 3)
+    assert (scores[:, 2] == 0).all()
+    assert scores[1, 1] > 0.9
 
 
 def compared(right=True, rows=None):
@@ -56,31 +56,31 @@ def compared(right=True, rows=None):
 
 def test_the_comparison_is_paired_on_the_same_cases():
     rows = np.arange(120) < 90
-    labels, _, found = compared(rows=rows)
-    assert (found["cases"], found["left_out"]) == (90, 30)
-    assert found["gain"]["value"] == pytest.approx(found["model"]["value"] - found["baseline"]["value"])
-    assert found["gain"]["low"] > 0
-    assert found["sentence"].startswith("A guess scores 0.")
-    assert found["sentence"].endswith("30 cases are left out of this.")
-    assert "does not show" not in found["sentence"]
+    labels, _, result = compared(rows=rows)
+    assert (result["cases"], result["left_out"]) == (90, 30)
+    assert result["gain"]["value"] == pytest.approx(result["model"]["value"] - result["baseline"]["value"])
+    assert result["gain"]["low"] > 0
+    assert result["sentence"].startswith("A guess scores 0.")
+    assert result["sentence"].endswith("30 cases are left out of this.")
+    assert "does not show" not in result["sentence"]
     assert len(labels) == 120
 
 
-def test_a_model_no_better_than_a_guess_is_said_in_words():
+def test_chance_level_model_gives_a_sentence():
     assert "so the score does not show that the model reads the lungs." in compared(right=False)[2]["sentence"]
 
 
 def test_no_case_to_score_on_is_no_comparison():
-    found = compared(rows=np.zeros(120, bool))[2]
-    assert found == {"computed": False, "sentence": "A guess was not scored: none of these cases can be."}
+    result = compared(rows=np.zeros(120, bool))[2]
+    assert result == {"computed": False, "sentence": "A guess was not scored: none of these cases can be."}
 
 
-def test_a_report_shows_baselines_and_says_why_one_is_missing():
-    labels, model, found = compared()
-    given = {"metadata": found, "lungs blacked out": baselines.missing("Not computed: name them with masks=DIR.")}
+def test_report_shows_baselines_and_reason_for_missing_one():
+    labels, model, result = compared()
+    given = {"metadata": result, "lungs blacked out": baselines.missing("Not computed: name them with masks=DIR.")}
     part = evaluation.section(labels, model, np.arange(120), CLASSES, labels, vs_baseline=given)
     assert json.loads(json.dumps(part)) == part
     words = report_markdown.section_markdown("Test", part, CLASSES)
-    assert f"| metadata | 120 | {found['baseline']['value']:.3f} (" in words
+    assert f"| metadata | 120 | {result['baseline']['value']:.3f} (" in words
     assert "Lungs blacked out: Not computed: name them with masks=DIR." in words
     assert "| lungs blacked out |" not in words

@@ -1,4 +1,4 @@
-"""Made-up embeddings of real images and of a generator's samples."""
+"""Simulated embeddings of real images and of a generator's samples."""
 
 import numpy as np
 
@@ -23,5 +23,5 @@ def samples_of(seed, real=60, samples=45, shift=0.0, spread=1.0, classes=1, nois
     """``noise`` is the seed of the samples' randomness: two generators may share it."""
     rng = np.random.default_rng(seed)
     own = np.random.default_rng([seed, 1] if noise is None else noise)
-    found = images(rng, real), np.arange(real) % classes, images(own, samples, shift, spread)
-    return Samples(*found, np.arange(samples) % classes, SIGMA)
+    result = images(rng, real), np.arange(real) % classes, images(own, samples, shift, spread)
+    return Samples(*result, np.arange(samples) % classes, SIGMA)

@@ -1,4 +1,4 @@
-"""What samples are worth: an unbiased distance per class, and what it sees that the published kernel does not."""
+"""Sample metrics: unbiased distance per class, and differences from the published kernel."""
 
 import subprocess
 import sys
@@ -34,26 +34,26 @@ def test_task_and_metrics_import_light():
 
 
 def test_the_distance_is_the_definition_class_by_class():
-    found = samples_of(0, real=21, samples=15, shift=0.5, classes=3)
-    found = replace(found, real=7 * found.real, samples=0.1 * found.samples)  # lengths don't matter
-    told = scores(found, CLASSES)
-    expected = [mmd(found.real[found.labels == k], found.samples[found.drawn == k], SIGMA) for k in range(3)]
-    assert [told[f"cmmd_{name}"] for name in CLASSES] == pytest.approx(expected)
-    assert told["cmmd"] == pytest.approx(np.mean(expected))
-    assert set(told) == {"cmmd", "coverage", *(f"cmmd_{name}" for name in CLASSES)}
+    samples = samples_of(0, real=21, samples=15, shift=0.5, classes=3)
+    samples = replace(samples, real=7 * samples.real, samples=0.1 * samples.samples)  # lengths don't matter
+    reported = scores(samples, CLASSES)
+    expected = [mmd(samples.real[samples.labels == k], samples.samples[samples.drawn == k], SIGMA) for k in range(3)]
+    assert [reported[f"cmmd_{name}"] for name in CLASSES] == pytest.approx(expected)
+    assert reported["cmmd"] == pytest.approx(np.mean(expected))
+    assert set(reported) == {"cmmd", "coverage", *(f"cmmd_{name}" for name in CLASSES)}
 
 
 def test_distance_of_equal_distributions_is_0_on_average():
     """400 sets; below 0 as often as above. The mean's standard error is 0.3, one image less would shift it by 10."""
-    found = [scores(samples_of(seed), CLASSES)["cmmd"] for seed in range(400)]
-    assert np.mean(found) == pytest.approx(0, abs=4 * np.std(found) / 20)
-    assert 0.3 < np.mean(np.array(found) < 0) < 0.7
+    result = [scores(samples_of(seed), CLASSES)["cmmd"] for seed in range(400)]
+    assert np.mean(result) == pytest.approx(0, abs=4 * np.std(result) / 20)
+    assert 0.3 < np.mean(np.array(result) < 0) < 0.7
 
 
 def test_the_distance_grows_with_the_shift():
-    found = [scores(samples_of(0, 200, 200, shift), CLASSES)["cmmd"] for shift in (0.0, 0.5, 1.0, 2.0)]
-    assert found == sorted(found)
-    assert found[-1] > 50
+    result = [scores(samples_of(0, 200, 200, shift), CLASSES)["cmmd"] for shift in (0.0, 0.5, 1.0, 2.0)]
+    assert result == sorted(result)
+    assert result[-1] > 50
 
 
 def test_median_sigma_punishes_collapse_published_one_hardly():
@@ -93,29 +93,29 @@ def test_a_class_with_fewer_than_two_is_left_out(part):
     rows = np.append(rows, 2)  # one of the last class
     classes = {"real": "labels", "samples": "drawn"}[part]
     few = replace(whole, **{part: getattr(whole, part)[rows], classes: getattr(whole, classes)[rows]})
-    told = scores(few, CLASSES)
-    assert "cmmd_viral" not in told
-    assert told["cmmd"] == pytest.approx((told["cmmd_normal"] + told["cmmd_bacterial"]) / 2)
-    assert np.isfinite(list(told.values())).all()
+    reported = scores(few, CLASSES)
+    assert "cmmd_viral" not in reported
+    assert reported["cmmd"] == pytest.approx((reported["cmmd_normal"] + reported["cmmd_bacterial"]) / 2)
+    assert np.isfinite(list(reported.values())).all()
     assert np.isnan(few.scorer(np.arange(len(few.labels))).score("cmmd_2", np.ones((1, len(few.labels)), int))).all()
 
 
 def test_real_images_are_the_floor():
     """As many of each class as samples, the same ones in every call; fewer where there are no more."""
     rng = np.random.default_rng(5)
-    found = samples_of(3, real=120, samples=90, shift=1.0, classes=3)
+    samples = samples_of(3, real=120, samples=90, shift=1.0, classes=3)
     train, labels = images(rng, 205), np.append(np.arange(200) % 2, [2] * 5)
-    floor = sample_metrics.real_images(found, train, labels)
+    floor = sample_metrics.real_images(samples, train, labels)
     assert np.bincount(floor.drawn).tolist() == [30, 30, 5]
     assert {row.tobytes() for row in floor.samples} <= {row.tobytes() for row in train}
-    assert (floor.samples == sample_metrics.real_images(found, train, labels).samples).all()
-    assert abs(scores(floor, CLASSES)["cmmd"]) < scores(found, CLASSES)["cmmd"] / 3
+    assert (floor.samples == sample_metrics.real_images(samples, train, labels).samples).all()
+    assert abs(scores(floor, CLASSES)["cmmd"]) < scores(samples, CLASSES)["cmmd"] / 3
 
 
 def test_the_bandwidth_is_the_median_distance():
-    found = images(np.random.default_rng(0), 30)
-    pairs = [np.linalg.norm(a - b) for i, a in enumerate(found) for b in found[:i]]
-    assert bandwidth(3 * found) == pytest.approx(np.median(pairs))
+    result = images(np.random.default_rng(0), 30)
+    pairs = [np.linalg.norm(a - b) for i, a in enumerate(result) for b in result[:i]]
+    assert bandwidth(3 * result) == pytest.approx(np.median(pairs))
     many = images(np.random.default_rng(0), 5000)
     assert bandwidth(many) == bandwidth(many) == pytest.approx(SIGMA, rel=0.03)
 
@@ -127,17 +127,17 @@ def test_a_bandwidth_needs_different_images(given):
 
 
 def test_wrong_input_is_named():
-    found = samples_of(0)
+    samples = samples_of(0)
     with pytest.raises(ValueError, match=r"'cmdd' is not a metric of samples\. Did you mean 'cmmd'"):
-        found.scorer(np.arange(60)).score("cmdd", np.ones((1, 60), int))
+        samples.scorer(np.arange(60)).score("cmdd", np.ones((1, 60), int))
     with pytest.raises(ValueError, match=r"real \(N, D\), labels \(N,\), samples \(M, D\)"):
-        scores(replace(found, labels=found.labels[1:]), CLASSES)
+        scores(replace(samples, labels=samples.labels[1:]), CLASSES)
     with pytest.raises(ValueError, match="sigma > 0 must hold"):
-        scores(replace(found, sigma=0.0), CLASSES)
+        scores(replace(samples, sigma=0.0), CLASSES)
     with pytest.raises(ValueError, match="at least two validation images and two samples"):
-        scores(replace(found, samples=found.samples[:1], drawn=found.drawn[:1]), CLASSES)
-    broken = found.samples.copy()
+        scores(replace(samples, samples=samples.samples[:1], drawn=samples.drawn[:1]), CLASSES)
+    broken = samples.samples.copy()
     broken[3, 2] = np.inf
     with pytest.raises(TrialError, match="The embeddings of 1 of 45 samples are not finite") as caught:
-        scores(replace(found, samples=broken), CLASSES)
+        scores(replace(samples, samples=broken), CLASSES)
     assert caught.value.reason == "nan"

@@ -1,4 +1,4 @@
-"""A generator's evaluator and its retraining, with a family that draws stripes."""
+"""Evaluator and retraining of a generator, with a family that draws stripes."""
 
 import json
 from pathlib import Path
@@ -70,8 +70,8 @@ class Pack:
 
     def draw(self, slot, labels, seeds, stride):
         assert stride == 64
-        made = [stripes(label, seed % 10**9, self.noise[slot]) for label, seed in zip(labels, seeds)]
-        return torch.from_numpy(np.stack(made))
+        built = [stripes(label, seed % 10**9, self.noise[slot]) for label, seed in zip(labels, seeds)]
+        return torch.from_numpy(np.stack(built))
 
     def adapter(self, slot):
         return {}
@@ -119,8 +119,8 @@ def test_scores_and_references_of_drawn_images(evaluator, dataset):
     assert np.bincount(predicted["drawn"]).tolist() == [10, 10]
     scores, references = evaluator.scores(dataset.validation, predicted), evaluator.references(pack, None)
     assert references["real"]["cmmd"] < scores["cmmd"] < references["untrained"]["cmmd"]
-    told = {"cmmd", "coverage", "copies", "recognised", *(f"cmmd_{name}" for name in CLASSES)}
-    assert told <= scores.keys()
+    reported = {"cmmd", "coverage", "copies", "recognised", *(f"cmmd_{name}" for name in CLASSES)}
+    assert reported <= scores.keys()
     assert 9 not in pack.noise, "the untrained base has left"
     assert set(evaluator.task.headline) <= scores.keys()
     assert evaluator.picture(predicted).startswith(b"\x89PNG")
@@ -135,7 +135,7 @@ def test_predictions_on_another_part_are_scored_there(evaluator, dataset):
     assert other.real is evaluator.kept(test, predicted).real, "embedded once"
 
 
-def test_a_generator_is_retrained_beside_base_and_real_images(tmp_path, monkeypatch):
+def test_generator_is_compared_with_base_and_real_images(tmp_path, monkeypatch):
     monkeypatch.setattr(fakes, "FakeSession", Session)
     monkeypatch.setattr(fakes, "part", part)
     fakes.install(monkeypatch)

@@ -1,4 +1,4 @@
-"""Copies of training images are found; honest samples, and blurred ones, are not called copies."""
+"""Memorisation: copies of training images are detected; honest and blurred samples are not flagged."""
 
 import numpy as np
 import pytest
@@ -35,17 +35,17 @@ def world():
 @pytest.mark.parametrize("change", [0.0, 0.1, 0.2])
 def test_copies_are_caught_however_lightly_they_are_noised(world, change):
     latent, train, validation, rng = world
-    found = copies(pictures(latent[:200] + change * rng.normal(size=(200, HIDDEN)), rng), train, validation)
-    assert found.share > 0.95
-    assert np.mean(found.nearest == np.arange(200)) > 0.95
-    assert found.distance.shape == found.relative.shape == found.relative_pixels.shape == (200,)
+    copied = copies(pictures(latent[:200] + change * rng.normal(size=(200, HIDDEN)), rng), train, validation)
+    assert copied.share > 0.95
+    assert np.mean(copied.nearest == np.arange(200)) > 0.95
+    assert copied.distance.shape == copied.relative.shape == copied.relative_pixels.shape == (200,)
 
 
 def test_an_exact_copy_is_at_distance_0(world):
     _, train, validation, _ = world
-    found = copies(Pictures(train.embeddings[:9] * 2, train.pixels[:9]), train, validation)
-    assert found.copied.all()
-    assert found.distance == pytest.approx(0, abs=1e-6)
+    copied = copies(Pictures(train.embeddings[:9] * 2, train.pixels[:9]), train, validation)
+    assert copied.copied.all()
+    assert copied.distance == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("spread", [1.0, 0.5, 0.1])
@@ -53,10 +53,10 @@ def test_fresh_and_typical_images_are_no_copies(world, spread):
     """Less spread means nearer to every training image, as blur does: nearer than the validation images are."""
     _, train, validation, _ = world
     rng = np.random.default_rng(7)
-    found = copies(pictures(spread * rng.normal(size=(500, HIDDEN)), rng), train, validation)
-    assert found.share <= 0.012
+    copied = copies(pictures(spread * rng.normal(size=(500, HIDDEN)), rng), train, validation)
+    assert copied.share <= 0.012
     if spread < 1:
-        assert np.median(found.distance) < np.quantile(copies(validation, train, validation).distance, 0.5)
+        assert np.median(copied.distance) < np.quantile(copies(validation, train, validation).distance, 0.5)
 
 
 def test_image_near_to_all_training_images_is_no_copy():
@@ -66,9 +66,9 @@ def test_image_near_to_all_training_images_is_no_copy():
         Pictures(values, values)
         for values in (10 * np.eye(64)[0] + s * rng.normal(size=(n, 64)) for n, s in ((500, 1), (300, 1), (300, 0.5)))
     )
-    found, usual = copies(typical, train, validation), copies(validation, train, validation)
-    assert np.mean(found.distance < np.quantile(usual.distance, 0.01)) > 0.8
-    assert found.share <= 0.02
+    copied, usual = copies(typical, train, validation), copies(validation, train, validation)
+    assert np.mean(copied.distance < np.quantile(usual.distance, 0.01)) > 0.8
+    assert copied.share <= 0.02
 
 
 def test_both_the_embedding_and_the_pixels_have_to_be_near(world):
@@ -94,7 +94,7 @@ def test_training_and_validation_images_have_to_be_there(world):
         copies(validation, Pictures(train.embeddings[:1], train.pixels[:1]), validation)
 
 
-def test_many_images_are_made_small_as_each_is_alone():
+def test_batched_downscaling_equals_single_images():
     images = np.random.default_rng(0).integers(0, 256, (600, 40, 40), dtype=np.uint8)
     rows = [0, 255, 256, 599]
     assert np.array_equal(small(images)[rows], np.concatenate([small(images[row : row + 1]) for row in rows]))

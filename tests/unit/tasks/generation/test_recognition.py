@@ -1,4 +1,4 @@
-"""A classifier of real images tells whether samples look like their class."""
+"""Recognition of samples by a classifier of real images."""
 
 import numpy as np
 import pytest
@@ -24,25 +24,25 @@ def recogniser():
 
 def test_images_of_their_class_are_recognised_the_rare_one_too(recogniser):
     labels = np.repeat([0, 1, 2], 50)
-    found = recogniser.shares(pictures(labels, 1), labels)
-    assert set(found) == {"recognised", *(f"recognised_{name}" for name in CLASSES)}
-    assert min(found.values()) > 0.95
+    shares = recogniser.shares(pictures(labels, 1), labels)
+    assert set(shares) == {"recognised", *(f"recognised_{name}" for name in CLASSES)}
+    assert min(shares.values()) > 0.95
 
 
-def test_a_generator_that_draws_every_class_alike_is_found_out(recogniser):
+def test_class_blind_generator_is_detected(recogniser):
     """Its samples may be perfect images of one class."""
     asked = np.repeat([0, 1, 2], 50)
-    found = recogniser.shares(pictures(np.zeros(150, int), 2), asked)
-    assert found["recognised_normal"] > 0.95
-    assert found["recognised"] == pytest.approx(1 / 3, abs=0.02)
+    shares = recogniser.shares(pictures(np.zeros(150, int), 2), asked)
+    assert shares["recognised_normal"] > 0.95
+    assert shares["recognised"] == pytest.approx(1 / 3, abs=0.02)
 
 
 def test_classes_count_the_same_those_without_images_do_not(recogniser):
     shown, asked = np.array([0] * 90 + [0] * 10), np.array([0] * 90 + [1] * 10)
-    found = recogniser.shares(pictures(shown, 3), asked)
-    assert found["recognised"] == pytest.approx((found["recognised_normal"] + found["recognised_covid"]) / 2)
-    assert found["recognised"] < 0.6
-    assert "recognised_tuberculosis" not in found
+    shares = recogniser.shares(pictures(shown, 3), asked)
+    assert shares["recognised"] == pytest.approx((shares["recognised_normal"] + shares["recognised_covid"]) / 2)
+    assert shares["recognised"] < 0.6
+    assert "recognised_tuberculosis" not in shares
 
 
 def test_embeddings_that_are_not_finite_are_refused(recogniser):
@@ -52,7 +52,7 @@ def test_embeddings_that_are_not_finite_are_refused(recogniser):
         recogniser.shares(torn, np.zeros(5, int))
 
 
-def test_the_length_of_embeddings_says_nothing(recogniser):
+def test_embedding_norm_has_no_effect(recogniser):
     labels = np.repeat([0, 1, 2], 30)
     same = pictures(labels, 4)
     assert recogniser.shares(40 * same, labels) == recogniser.shares(same, labels)

@@ -1,4 +1,4 @@
-"""The segmentation task: loss, scores case by case, and the mean mask as a baseline."""
+"""Segmentation task: loss, case-wise scores, mean-mask baseline."""
 
 import subprocess
 import sys
@@ -76,11 +76,11 @@ def test_scores_are_nan_without_mask_or_decoder(shape):
     logits = certain(masks)
     logits[1] = certain(torch.ones(shape))
     logits[3] = torch.nan
-    found = TASK.predict({"mask": logits}, Batch(masks, [True, True, False, True]))
-    assert tuple(found) == TASK.predicted
-    assert found["dice"][:2].tolist() == pytest.approx([1, 2 / 3], abs=1e-4)
-    assert found["iou"][:2].tolist() == pytest.approx([1, 0.5], abs=1e-4)
-    assert found["dice"][2:].isnan().all()
+    predictions = TASK.predict({"mask": logits}, Batch(masks, [True, True, False, True]))
+    assert tuple(predictions) == TASK.predicted
+    assert predictions["dice"][:2].tolist() == pytest.approx([1, 2 / 3], abs=1e-4)
+    assert predictions["iou"][:2].tolist() == pytest.approx([1, 0.5], abs=1e-4)
+    assert predictions["dice"][2:].isnan().all()
 
 
 def part(rows, shape, has, shift=0):
@@ -110,10 +110,10 @@ def test_mean_mask_agrees_with_the_task_on_random_masks():
     rng = np.random.default_rng(0)
     masks = (rng.random((20, 1, 6, 6)) < 0.6).astype(np.uint8) * 255
     train, scored = Part.of(mask=masks[:12]), Part.of(mask=masks[12:])
-    found = baselines.mean_mask_scores(train, scored)
+    scores = baselines.mean_mask_scores(train, scored)
     logits = certain(torch.from_numpy(baselines.mean_mask(train)).float().expand(8, 1, 6, 6))
-    told = TASK.predict({"mask": logits}, Batch(torch.from_numpy(masks[12:] / 255).float(), [True] * 8))
-    assert found == {name: pytest.approx(float(each.mean()), abs=1e-5) for name, each in told.items()}
+    predictions = TASK.predict({"mask": logits}, Batch(torch.from_numpy(masks[12:] / 255).float(), [True] * 8))
+    assert scores == {name: pytest.approx(float(each.mean()), abs=1e-5) for name, each in predictions.items()}
 
 
 def test_no_baseline_without_masks():
@@ -169,6 +169,6 @@ def test_tasks_import_light():
 def test_as_objective_a_mask_without_prediction_scores_zero():
     known = part(3, SHAPES[0], [True, False, True])
     predicted = {"dice": np.array([np.nan, np.nan, 0.5]), "iou": np.array([np.nan, np.nan, 0.3])}
-    found = TASK.for_objective(known, predicted)
-    assert found["dice"].tolist() == [0.0, pytest.approx(np.nan, nan_ok=True), 0.5]
-    assert evaluator().scores(known, found) == {"dice": pytest.approx(0.25), "iou": pytest.approx(0.15)}
+    result = TASK.for_objective(known, predicted)
+    assert result["dice"].tolist() == [0.0, pytest.approx(np.nan, nan_ok=True), 0.5]
+    assert evaluator().scores(known, result) == {"dice": pytest.approx(0.25), "iou": pytest.approx(0.15)}

@@ -1,4 +1,4 @@
-"""Several labels a case, each by itself: sigmoid and binary cross-entropy; unknown labels count nowhere."""
+"""Multi-label task: sigmoid and binary cross-entropy per label; unknown labels are ignored."""
 
 from __future__ import annotations
 
@@ -121,9 +121,9 @@ class Scorer:
         import numpy as np
 
         areas = []
-        for truth, said in zip(self.found.truth.T, self.found.findings.T, strict=True):
+        for truth, output in zip(self.found.truth.T, self.found.findings.T, strict=True):
             positive, negative = truth == 1, truth == 0
-            over = said[positive][:, None] - said[negative]
+            over = output[positive][:, None] - output[negative]
             ordered = ((times[:, positive] @ (0.5 + 0.5 * np.sign(over))) * times[:, negative]).sum(axis=1)
             pairs = times[:, positive].sum(axis=1) * times[:, negative].sum(axis=1)
             areas.append(np.where(pairs > 0, ordered / np.maximum(pairs, 1), 0.5))
@@ -132,7 +132,7 @@ class Scorer:
     def _entropy(self, times: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        known, said = ~np.isnan(self.found.truth), np.clip(self.found.findings.astype(float), 1e-7, 1 - 1e-7)
-        losses = np.where(known, -np.log(np.where(self.found.truth == 1, said, 1 - said)), 0.0).sum(axis=1)
+        known, output = ~np.isnan(self.found.truth), np.clip(self.found.findings.astype(float), 1e-7, 1 - 1e-7)
+        losses = np.where(known, -np.log(np.where(self.found.truth == 1, output, 1 - output)), 0.0).sum(axis=1)
         count = times @ known.sum(axis=1)
         return np.where(count > 0, times @ losses / np.maximum(count, 1), np.nan)
