@@ -154,3 +154,8 @@ def test_a_start_point_that_does_not_name_a_searched_base_setting_has_one_of_its
         assert [base["weights"] for _, base in space.bases] == ["one", "two"]
         made = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
         assert made.params["weights"] == "one"
+
+
+def test_note_of_a_setting_names_its_space() -> None:
+    space = catalog.space("clip_lora,clip_head", "demo", {"clip_lora.batch_size": 8})
+    assert space.notes == ("clip_lora: batch_size is fixed at 8 in every trial; start point 1 had 4.",)
