@@ -128,6 +128,7 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
         base=configuration.base,
         fixed=configuration.params,
         start=(),
+        notes=(),
         seed=trial.seed,
         data=source,
         inert=parameters.inert(family.Base, family.Params),  # as the recipe will be read

@@ -40,8 +40,7 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
     objective = space.objective
-    ended = history.of(State.COMPLETE, State.PRUNED, State.PAUSED)
-    ended = [t for t in ended if t.duplicate_of is None and t.reason != "budget"]
+    ended = history.judged()
     full = len(ended) * space.fidelity.max
     spent = sum(trial.fidelity for trial in ended)
     return {

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,7 +20,13 @@ from filelock import FileLock, Timeout
 Item = TypeVar("Item")
 
 _QUIET = 50
-"""Fewer items than this show no progress."""
+"""Fewer items than this show progress only when they take longer than ``_LATE``."""
+
+_LATE = 5.0
+"""Seconds after which work that was expected to be short is reported."""
+
+_EVERY = 10.0
+"""Seconds between two lines of progress in a pipe."""
 
 _PATIENCE = 1.0
 """Seconds of waiting for a lock before it is reported."""
@@ -160,6 +166,49 @@ def exclusive(path: Path, refusal: Callable[[str], Exception]) -> Iterator[None]
         lock.release()
 
 
+class _Stages:
+    """What a thread does, and who is told."""
+
+    def __init__(self) -> None:
+        self.now = ""
+        self.listener: Callable[[str], None] | None = None
+
+    def set(self, what: str) -> None:
+        self.now = what
+        if self.listener is not None:
+            self.listener(what)
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.stages = _Stages()
+
+
+_local = _Local()
+
+
+def listen(listener: Callable[[str], None]) -> None:
+    """Tell ``listener`` from now on which :func:`stage` or :func:`progress` this thread is in; empty: none."""
+    _local.stages.listener = listener
+
+
+@contextmanager
+def stage(what: str) -> Iterator[None]:
+    """Name what the thread does in the ``with`` block; where nobody listens, on stderr after five seconds."""
+    stages = _local.stages
+    before = stages.now
+    stages.set(what)
+    timer = threading.Timer(_LATE, lambda: stages.now == what and log_stderr(f"{what} ..."))
+    timer.daemon = True
+    if stages.listener is None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        stages.set(before)
+
+
 class Update(Protocol):
     """Callback yielded by `progress`: ``update(done, note)``; ``note`` is shown behind the description."""
 
@@ -170,20 +219,38 @@ class Update(Protocol):
 def progress(
     what: str, total: float | None, *, unit: str = "", line: str | None = None, lines: int = 0
 ) -> Iterator[Update]:
-    """Show progress on stderr: a bar on a terminal, plain lines in a pipe.
+    """Show progress on stderr: a bar on a terminal, in a pipe a line every ten seconds.
 
     Args:
         what: description.
         total: amount of work; None where it is not known.
         unit: of fractional amounts, such as ``passes``; without one, amounts are whole numbers.
         line: printed in a pipe at the start; by default description and total. Empty: nothing.
-        lines: further lines in a pipe, evenly spread over ``total``.
+        lines: further lines in a pipe, evenly spread over ``total``, whenever they are due.
     """
+    stages = _local.stages
+    before = stages.now
+    stages.set(what)
+    of = "" if total is None else f" of {total:,g}"
+
+    def both(done: float, note: str = "") -> None:
+        stages.set(f"{what}: {_amount(done, unit)}{of}")
+        update(done, note)
+
+    try:
+        with _shown(what, total, unit, line, lines) as update:
+            yield update if stages.listener is None else both
+    finally:
+        stages.set(before)
+
+
+@contextmanager
+def _shown(what: str, total: float | None, unit: str, line: str | None, lines: int) -> Iterator[Update]:
     if not sys.stderr.isatty():
         amount = "" if total is None else f": {total:,g}{f' {unit}' if unit else ''}"
         if line != "":
             log_stderr(line or f"{what}{amount} ...")
-        yield _plain_lines(what, total, lines)
+        yield _plain_lines(what, total, unit, lines)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -200,26 +267,39 @@ def progress(
         yield update
 
 
-def _plain_lines(what: str, total: float | None, lines: int) -> Update:
-    passed = 0
+def _amount(done: float, unit: str) -> str:
+    return f"{done:,.1f}" if unit else f"{done:,g}"
+
+
+def _plain_lines(what: str, total: float | None, unit: str, lines: int) -> Update:
+    passed, told = 0, time.monotonic()
+    of = "" if total is None else f" of {total:,g}"
 
     def update(done: float, note: str = "") -> None:
-        nonlocal passed
-        if total and lines and int(done / total * lines) > passed:
-            passed = int(done / total * lines)
-            log_stderr(f"{what}: {done:,g} of {total:,g}{f', {note}' if note else ''}")
+        nonlocal passed, told
+        step = int(done / total * lines) if total else 0
+        if step > passed or time.monotonic() - told > _EVERY:
+            passed, told = step, time.monotonic()
+            log_stderr(f"{what}: {_amount(done, unit)}{of}{f' {unit}' if unit else ''}{f', {note}' if note else ''}")
 
     return update
 
 
 def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """Yield ``items`` while showing how many of ``total`` are done, then the time taken; below 50, show nothing."""
-    if total < _QUIET:
-        yield from items
-        return
+    """Yield ``items`` while showing how many of ``total`` are done, then the time taken.
+
+    Below 50, nothing is shown for the first five seconds.
+    """
     started = time.monotonic()
-    with progress(what, total) as update:
+    with ExitStack() as shown:
+        update = shown.enter_context(progress(what, total)) if total >= _QUIET else None
+        if update is None:
+            shown.enter_context(stage(what))
         for done, item in enumerate(items, start=1):
             yield item
-            update(done)
-    log_stderr(f"{what}: {total:,} in {time.monotonic() - started:.1f} s")
+            if update is None and done < total and time.monotonic() - started > _LATE:
+                update = shown.enter_context(progress(what, total, line=""))  # the stage has said it
+            if update is not None:
+                update(done)
+    if update is not None:
+        log_stderr(f"{what}: {total:,} in {time.monotonic() - started:.1f} s")

@@ -72,6 +72,8 @@ class SearchSpace:
     members: tuple[SearchSpace, ...] = ()
     inert: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Conditions under which a parameter is inert, see ``params.inert``; {} in studies of version 0.1."""
+    notes: tuple[str, ...] = ()
+    """What settings changed beside what they name, as sentences."""
 
     def of(self, params: Mapping[str, Any]) -> SearchSpace:
         """Return the space of one family that a trial's ``params`` are from."""
@@ -111,6 +113,7 @@ class SearchSpace:
         data["axes"] = {name: distribution_to_json(axis) for name, axis in self.axes.items()}
         data["start"] = [dict(point) for point in self.start]
         data["members"] = [member.to_dict() for member in self.members]
+        data["notes"] = list(self.notes)
         return data
 
     @classmethod
@@ -123,6 +126,7 @@ class SearchSpace:
         known["axes"] = {name: json_to_distribution(text) for name, text in known["axes"].items()}
         known["start"] = tuple(known["start"])
         known["members"] = tuple(map(cls.from_dict, known.get("members", ())))
+        known["notes"] = tuple(known.get("notes", ()))
         return cls(**known)
 
 
@@ -159,4 +163,5 @@ def together(spaces: Sequence[SearchSpace]) -> SearchSpace:
         text="\n---\n".join(space.text for space in spaces),
         members=tuple(dataclasses.replace(space, text="") for space in spaces),
         inert={},
+        notes=tuple(f"{space.name}: {note}" for space in spaces for note in space.notes),
     )

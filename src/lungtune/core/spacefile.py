@@ -326,7 +326,7 @@ def apply(
 ) -> SearchSpace:
     """Apply one ``--set``: fix a parameter, change a base setting or one of the space's own fields.
 
-    A base setting that is fixed is fixed in the start points too.
+    What is fixed is fixed in the start points too; those that had another value are named in the space's ``notes``.
 
     Args:
         space: before the change.
@@ -343,16 +343,16 @@ def apply(
         result = axis(param_specs[key], value)
         axes = {name: axis for name, axis in space.axes.items() if name != key}
         fixed = {name: v for name, v in space.fixed.items() if name != key}
-        (axes if isinstance(result, BaseDistribution) else fixed)[key] = result
-        return dataclasses.replace(space, axes=axes, fixed=fixed)
+        if isinstance(result, BaseDistribution):
+            return dataclasses.replace(space, axes={**axes, key: result}, fixed=fixed)
+        return _fixed_in_start(dataclasses.replace(space, axes=axes, fixed={**fixed, key: result}), key, result)
     if key in base_specs:
         result = base_axis(base_specs[key], value)
         axes = {name: axis for name, axis in space.axes.items() if name != key}
         if isinstance(result, BaseDistribution):
             base = {**space.base, key: start_value(result, space.base[key])}
             return dataclasses.replace(space, axes={key: result, **axes}, base=base)
-        start = tuple({name: v for name, v in point.items() if name != key} for point in space.start)
-        return dataclasses.replace(space, axes=axes, base={**space.base, key: result}, start=start)
+        return _fixed_in_start(dataclasses.replace(space, axes=axes, base={**space.base, key: result}), key, result)
     if key == "fidelity" and isinstance(value, Mapping):
         return dataclasses.replace(space, fidelity=Fidelity.of({**dataclasses.asdict(space.fidelity), **value}))
     if key == "scheduler" or key.startswith("scheduler."):
@@ -372,3 +372,13 @@ def apply(
     if key == "sampler":
         raise SpaceError(f"{key} must be known.{did_you_mean(str(value), SAMPLERS)}")
     raise UnknownSettingError(f"'{key}' can't be set.{did_you_mean(key, known)}")
+
+
+def _fixed_in_start(space: SearchSpace, key: str, value: Any) -> SearchSpace:
+    """Remove a fixed parameter from the start points; note the values that differed."""
+    start = tuple({name: v for name, v in point.items() if name != key} for point in space.start)
+    changed = [
+        f"start point {n} had {point[key]}" for n, point in enumerate(space.start, 1) if point.get(key, value) != value
+    ]
+    note = f"{key} is fixed at {value} in every trial; {', '.join(changed)}."
+    return dataclasses.replace(space, start=start, notes=(*space.notes, note) if changed else space.notes)

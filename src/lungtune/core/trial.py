@@ -192,6 +192,14 @@ class History:
         sign = -1 if self.objective.mode == "max" else 1
         return sorted(scored, key=lambda trial: (sign * trial.value(self.objective), trial.number))
 
+    def judged(self) -> list[Trial]:
+        """Trials that ended at full length or by the scheduler: what early stopping saved is counted over them.
+
+        Paused trials may go on, the time budget ended others, and a duplicate trained nothing.
+        """
+        ended = self.of(State.COMPLETE, State.PRUNED)
+        return [trial for trial in ended if trial.duplicate_of is None and trial.reason != "budget"]
+
     @property
     def work(self) -> float:
         """Passes trained by all trials together."""

@@ -10,6 +10,7 @@ import torch
 
 from lungtune.core.contract import wrong
 from lungtune.core.family import Family
+from lungtune.core.io import stage
 from lungtune.core.task import Evaluator, Predictions
 from lungtune.core.trial import Objective
 from lungtune.data.dataset import Dataset, Part
@@ -53,7 +54,8 @@ class Evaluation:
 
         Those of the objective's task are as they count for it (``Task.for_objective``).
         """
-        predictions = {name: evaluator.predict(pack, slot, part) for name, evaluator in self.evaluators.items()}
+        with stage(f"evaluating on {len(part):,} cases"):
+            predictions = {name: evaluator.predict(pack, slot, part) for name, evaluator in self.evaluators.items()}
         name = self.objective.task
         return {**predictions, name: dict(self.family.task(name).for_objective(part, predictions[name]))}
 

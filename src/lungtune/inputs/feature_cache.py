@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from lungtune.core import cache, paths
 from lungtune.core.family import Family
 from lungtune.core.fields import Field
+from lungtune.core.io import track
 from lungtune.data.dataset import Part
 from lungtune.errors import SpaceError
 from lungtune.inputs.augmentation import augment
@@ -267,10 +268,12 @@ class CachedFeatures:
 
         def build(draft: Path) -> None:
             began = time.perf_counter()
+            what = f"Computing features of {self._count:,} cases" + (f", level {level}, view {view}" if level else "")
             tables = self._cut(
                 torch.from_file(str(draft), shared=True, size=math.prod(shape), dtype=torch.uint8).view(shape)
             )
-            for chunk, rows in enumerate(torch.arange(self._count).split(_CHUNK)):
+            chunks = torch.arange(self._count).split(_CHUNK)
+            for chunk, rows in enumerate(track(chunks, len(chunks), what)):
                 for name, values in self._computed(rows, level, view, chunk).items():
                     tables[name][rows] = values.cpu()
             seconds = time.perf_counter() - began

@@ -70,7 +70,20 @@ class WorkerUnusable:
     error: BaseException
 
 
-Event = Reported | TrialLost | WorkerReady | WorkerUnusable
+@dataclass(frozen=True)
+class WorkerDoing:
+    """What a worker does that takes a while, for display only.
+
+    Attributes:
+        index: of its device.
+        what: such as ``Computing features of 893 cases: 3 of 14``; empty when it trains or waits for trials.
+    """
+
+    index: int
+    what: str
+
+
+Event = Reported | TrialLost | WorkerReady | WorkerUnusable | WorkerDoing
 
 
 class Backend(ABC):

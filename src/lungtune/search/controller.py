@@ -23,7 +23,8 @@ MAX_LOST = 3
 """A trial that loses its worker more often without a new report ends as FAIL(lost)."""
 
 MAX_FAILURES = 5
-"""Consecutive failed trials (divergence not counted) that stop the search: the machine or the code is at fault."""
+"""Failed trials without a report in between that stop the search: the machine or the code is at fault. Trials that
+diverged, duplicates and trials ended by the scheduler neither count nor reset."""
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +115,11 @@ class TrialController:
 
     def _end(self, number: int, state: State, reason: str = "", message: str = "", **extra: Any) -> None:
         self.running.discard(number)
-        self.failures = self.failures + 1 if state is State.FAIL and reason != "nan" else 0
-        if self.failures >= MAX_FAILURES:
-            last = message.strip()[-300:]
-            self.request_stop(f"{self.failures} trials failed one after the other; the last: {last}")
+        if state is State.FAIL and reason != "nan":  # reset by a report only: no other end proves that training works
+            self.failures += 1
+            if self.failures >= MAX_FAILURES:
+                last = message.strip()[-300:]
+                self.request_stop(f"{self.failures} trials failed without a report in between; the last: {last}")
         self._write("end", trial=number, state=state.value, reason=reason, message=message, **extra)
 
     @property
@@ -164,12 +166,12 @@ class TrialController:
         if number is None and not self.running:
             number = self.scheduler.promotable(trials, last=True)
             if number is None:
-                self._end_paused()
+                self._end_paused(self.space.scheduler.name)
         return None if number is None else trials[number]
 
-    def _end_paused(self) -> None:
+    def _end_paused(self, reason: str) -> None:
         for trial in self.history.of(State.PAUSED):
-            self._end(trial.number, State.PRUNED, reason=self.space.scheduler.name)
+            self._end(trial.number, State.PRUNED, reason=reason)
 
     def _new_trial(self) -> Trial:
         number = len(self.history.trials)
@@ -298,4 +300,4 @@ class TrialController:
             for trial in self.history.of(State.RUNNING):
                 if trial.reports and trial.origin != "start":
                     self._end(trial.number, State.PRUNED, reason="budget")
-            self._end_paused()
+            self._end_paused("budget")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lungtune import catalog
 from lungtune.core import params as parameters
+from lungtune.core.io import stage
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.search import study_data
@@ -43,9 +44,10 @@ def open_session(folder: Path, threads: int) -> DeviceSession:
     Raises:
         UserError: the weights or the images cannot be had here, or a user's own family breaks the contract.
     """
-    import torch
+    with stage("importing torch"):
+        import torch
 
-    from lungtune.engine.session import Sessions, device
+        from lungtune.engine.session import Sessions, device
 
     torch.set_num_threads(threads)
     study = Study(folder)
@@ -60,9 +62,11 @@ def open_session(folder: Path, threads: int) -> DeviceSession:
     )
     name, base = space.bases[0]
     with catalog.blamed(name):
-        first = sessions.on(name, base)
+        with stage("opening the images and the model"):
+            first = sessions.on(name, base)
         if catalog.is_own(name):
-            _rehearse(space, first)
+            with stage("rehearsing the family on four cases"):
+                _rehearse(space, first)
         told = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {threads} thread(s)"
         about = {"node": socket.gethostname(), "device": told, **_slots(space, first)}
         return DeviceSession(sessions, about, {} if history.baselines else _references(space, first))
@@ -88,7 +92,8 @@ def _slots(space: SearchSpace, first: Session) -> dict[str, Any]:
         return {"slots": 1, "why": "trials of different bases cannot share steps", "rates": []}
     if not first.family.packs:
         return {"slots": 1, "why": "each trial trains a whole network: there is nothing to share", "rates": []}
-    found = first.fit(space.max_slots, _start_points(space))
+    with stage("measuring how many trials train together (slots)"):
+        found = first.fit(space.max_slots, _start_points(space))
     return {"slots": found.slots, "why": found.why, "rates": [asdict(rate) for rate in found.rates]}
 
 
@@ -97,7 +102,8 @@ def _references(space: SearchSpace, first: Session) -> Mapping[str, Mapping[str,
 
     With the last start point: the one chosen for this base.
     """
-    return first.references(_start_points(space)[-1])
+    with stage("scoring the baselines"):
+        return first.references(_start_points(space)[-1])
 
 
 def _start_points(space: SearchSpace) -> list[Mapping[str, Any]]:

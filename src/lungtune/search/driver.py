@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from lungtune import summary
 from lungtune.core import environment
+from lungtune.core.io import stage
 from lungtune.errors import STOPPED, DataError, SpaceError, WeightsError
 from lungtune.search import backends, preparation, tuner
 from lungtune.search.backend import Startup
@@ -61,12 +62,14 @@ def _search(prepared: Prepared, options: Options, console: Console, startup: Sta
         except BaseException:
             study.append("stop", why=controller.stop_reason or "error", **environment.process())
             raise
-    result = summary.write(study, data.validation.patients)
+    with stage("Computing intervals over patients"):
+        result = summary.write(study, data.validation.patients)
     study.append("summary", best=result_text.headline(result), work=result["work"])
     study.append("stop", why=stopped or "done", **environment.process())
     result_text.show(study, space, result, console, time.monotonic() - began)
     tracker.start()
-    delivery = tracker.stop(timeout=60.0)
+    with stage("Delivering the rest to MLflow"):
+        delivery = tracker.stop(timeout=60.0)
     if not delivery:
         console.print(f"note: {delivery.sentence}", highlight=False, soft_wrap=True)
     if not controller.finished:
@@ -80,19 +83,21 @@ def _search(prepared: Prepared, options: Options, console: Console, startup: Sta
 def _run_trials(controller: TrialController, options: Options, console: Console, startup: Startup) -> str:
     """Run the trials under the live view; return why the search stopped early, or nothing."""
     budget = Budget(options.budget)
-    if not startup.done:
-        console.print(f"starting workers ({options.backend}) ...", highlight=False)
     view = live.View(console, controller.history, controller.space)
+    view.waiting = f"starting the backend ({options.backend})"
     controller.watchers.append(view.event)
 
     def tick() -> None:
         view.tick()
         budget.check(controller)
 
-    with stop_on_signals(controller):
+    with stop_on_signals(controller), view:
+        while not startup.done and not controller.stop_reason:
+            tick()
+            time.sleep(tuner.POLL_SECONDS)
         workers = startup.result()
-        with view:
-            tuner.run_trials(controller, workers, tick)
+        view.waiting = "starting a worker process for each device"
+        tuner.run_trials(controller, workers, tick, lambda event: view.doing(event.index, event.what))
     if budget.spent:
         controller.close_by_budget()
     return controller.stop_reason

@@ -65,7 +65,7 @@ def _of_several(space: SearchSpace, history: History, seed: int, number: int) ->
     """
     count = len(space.members)
     turn, place = divmod(number, count)
-    if turn < max(1, min(TURNS, space.trials // count)):
+    if turn < turns(space, space.trials):
         name, points = space.members[place].name, space.members[place].start[turn : turn + 1]
     else:
         chooser = replace(space, members=(), start=(), sampler="random" if space.sampler == "random" else "tpe")
@@ -84,6 +84,11 @@ def _of_several(space: SearchSpace, history: History, seed: int, number: int) ->
         "sampler" if points and turn else made.origin,
         made.attrs,
     )
+
+
+def turns(space: SearchSpace, trials: int) -> int:
+    """Return how many trials every member of a search over several has before any is preferred."""
+    return max(1, min(TURNS, trials // len(space.members)))
 
 
 def _default(space: SearchSpace, name: str) -> Any:

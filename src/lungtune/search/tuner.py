@@ -8,7 +8,16 @@ import math
 from collections.abc import Callable
 
 from lungtune.errors import StudyError, UserError
-from lungtune.search.backend import Backend, BackendError, Event, Reported, TrialLost, WorkerReady, WorkerUnusable
+from lungtune.search.backend import (
+    Backend,
+    BackendError,
+    Event,
+    Reported,
+    TrialLost,
+    WorkerDoing,
+    WorkerReady,
+    WorkerUnusable,
+)
 from lungtune.search.controller import MAX_LOST, Assignment, TrialController
 
 log = logging.getLogger(__name__)
@@ -24,7 +33,12 @@ SHARE = 0.25
 chooses before it has seen results."""
 
 
-def run_trials(controller: TrialController, backend: Backend, tick: Callable[[], None]) -> None:
+def run_trials(
+    controller: TrialController,
+    backend: Backend,
+    tick: Callable[[], None],
+    doing: Callable[[WorkerDoing], None] = lambda event: None,
+) -> None:
     """Run trials until the controller has no more or is stopping.
 
     A trial whose worker dies continues from its last checkpoint on another. A backend that fails as a whole is started
@@ -35,6 +49,7 @@ def run_trials(controller: TrialController, backend: Backend, tick: Callable[[],
         backend: started.
         tick: called between events, at least every ``POLL_SECONDS`` while the backend responds: draws the view, checks
             the time budget. The place for checks of the search as a whole; they end it by ``controller.request_stop``.
+        doing: told what workers do beside training.
 
     Raises:
         StudyError: the backend fails again and again without a report in between, or cannot be started again.
@@ -44,7 +59,7 @@ def run_trials(controller: TrialController, backend: Backend, tick: Callable[[],
     while not controller.finished and not controller.stop_reason:
         reports = len(controller.history.order)
         try:
-            _run(controller, backend, tick)
+            _run(controller, backend, tick, doing)
         except BackendError as error:
             why = _one_line(error, 300)
             log.warning("%s failed (%s); continuing from the journal.", backend.title, why[:200])
@@ -60,7 +75,9 @@ def run_trials(controller: TrialController, backend: Backend, tick: Callable[[],
             controller.requeue()
 
 
-def _run(controller: TrialController, backend: Backend, tick: Callable[[], None]) -> None:
+def _run(
+    controller: TrialController, backend: Backend, tick: Callable[[], None], doing: Callable[[WorkerDoing], None]
+) -> None:
     """Run trials on the workers of one opening of the backend."""
     placed: set[int] = set()
     waiting: Assignment | None = None
@@ -70,7 +87,10 @@ def _run(controller: TrialController, backend: Backend, tick: Callable[[], None]
             waiting = _fill(controller, backend, placed, waiting)
             tick()
             for event in backend.poll(POLL_SECONDS):
-                _handle(event, controller, backend, placed)
+                if isinstance(event, WorkerDoing):
+                    doing(event)
+                else:
+                    _handle(event, controller, backend, placed)
     finally:
         backend.close()
 

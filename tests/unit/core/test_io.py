@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -131,6 +132,50 @@ def test_progress_in_a_pipe_is_plain_lines(capsys, options, lines):
         for done in range(1, 5):
             update(done, f"loss {done}")
     assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_progress_in_a_pipe_gives_a_sign_of_life(capsys, monkeypatch):
+    monkeypatch.setattr(io, "_EVERY", 0.0)
+    with io.progress("Training", 3.0, unit="passes") as update:
+        update(0.5, "loss 1")
+    with io.progress("Rendering", None, line="") as update:
+        update(7)
+    assert capsys.readouterr().err.splitlines()[1:] == ["Training: 0.5 of 3 passes, loss 1", "Rendering: 7"]
+
+
+def test_track_of_few_slow_items_is_told(capsys, monkeypatch):
+    monkeypatch.setattr(io, "_LATE", 0.05)
+    monkeypatch.setattr(io, "_EVERY", 0.0)
+    items = (time.sleep(0.2) or number for number in range(3))
+    assert list(io.track(items, 3, "Reading")) == [0, 1, 2]
+    first, *others, last = capsys.readouterr().err.splitlines()
+    assert first == "Reading ..."
+    assert "Reading: 2 of 3" in others
+    assert last.startswith("Reading: 3 in ")
+
+
+def test_stage_is_told_only_when_it_lasts(capsys, monkeypatch):
+    monkeypatch.setattr(io, "_LATE", 0.2)
+    with io.stage("Loading the model"):
+        pass
+    with io.stage("Computing intervals"):
+        time.sleep(0.6)
+    assert capsys.readouterr().err.splitlines() == ["Computing intervals ..."]
+
+
+def test_listener_hears_stages_and_progress_of_its_thread(capsys):
+    heard = []
+
+    def work():
+        io.listen(heard.append)
+        with io.stage("opening"), io.progress("Decoding", 2) as update:
+            update(1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    with io.stage("elsewhere"):
+        thread.join()
+    assert heard == ["opening", "Decoding", "Decoding: 1 of 2", "opening", ""]
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,27 @@ def test_settings_fix_open_and_change(tmp_path):
     assert (space.base["weights"], space.fidelity.max, space.trials, space.sampler) == ("x", 6.0, 7, "random")
 
 
+def test_fixed_parameter_is_fixed_in_start_points_and_told(tmp_path):
+    text = GOOD.replace("  - {lr: 1e-4}", "  - {lr: 1e-4, augmentation: 3}\n  - {lr: 1e-4, augmentation: 0}")
+    space = load(tmp_path, text, settings={"augmentation": 0, "lora_rank": [2, 8]})
+    assert space.start == ({"lr": 1e-4}, {"lr": 1e-4})
+    assert space.fixed["augmentation"] == 0
+    assert space.notes == ("augmentation is fixed at 0 in every trial; start point 1 had 3.",)
+    assert SearchSpace.from_dict(space.to_dict()) == space
+
+
+def test_fixed_base_setting_is_told_where_start_points_differ(tmp_path):
+    text = GOOD.replace("  - {lr: 1e-4}", "  - {lr: 1e-4, weights: x}")
+    space = load(tmp_path, text, settings={"weights": "y"})
+    assert (space.start, space.base["weights"]) == (({"lr": 1e-4},), "y")
+    assert space.notes == ("weights is fixed at y in every trial; start point 1 had x.",)
+
+
+def test_parameter_set_to_choices_keeps_start_points(tmp_path):
+    space = load(tmp_path, GOOD, settings={"lr": [1e-3, 1e-2]})
+    assert (space.start, space.notes) == (({"lr": 1e-4},), ())
+
+
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [

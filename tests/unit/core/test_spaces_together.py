@@ -154,3 +154,8 @@ def test_start_point_without_a_base_setting_gets_a_choice(tmp_path: Path) -> Non
         assert [base["weights"] for _, base in space.bases] == ["one", "two"]
         suggested = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)
         assert suggested.params["weights"] == "one"
+
+
+def test_note_of_a_setting_names_its_space() -> None:
+    space = catalog.space("clip_lora,clip_head", "demo", {"clip_lora.batch_size": 8})
+    assert space.notes == ("clip_lora: batch_size is fixed at 8 in every trial; start point 1 had 4.",)

@@ -14,6 +14,7 @@ from lungtune.core.study import Study
 from lungtune.core.trial import State
 from lungtune.errors import StudyError
 from lungtune.search.controller import MAX_FAILURES, MAX_LOST, TrialController
+from lungtune.search.sampler import Suggestion
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conducted import MODES, decisions, drive, outcome, reopen, simulated
@@ -163,6 +164,7 @@ def test_spent_budget_ends_trials_that_reported(tmp_path):
     controller.close_by_budget()
     states = [controller.history.trials[a.number].state for a in (first, second)]
     assert states == [State.PRUNED, State.RUNNING]
+    assert controller.history.trials[first.number].reason == "budget", "not the scheduler's verdict"
 
 
 def test_consecutive_failures_stop_the_search(tmp_path):
@@ -182,6 +184,37 @@ def test_diverging_trials_do_not_stop_the_search(tmp_path):
     while (assigned := controller.next()) is not None:
         controller.report(assigned.number, {"failure": {"reason": "nan", "message": "the loss became nan"}})
     assert controller.finished
+
+
+@pytest.mark.parametrize("between", ["nan", "duplicate"])
+def test_ends_without_a_report_do_not_reset_the_failures(tmp_path, between):
+    def suggest(space, history, seed, number):
+        same = between == "duplicate" and number % 2 == 0
+        params = {**space.fixed, "quality": 0.5 if same else 0.001 * number, "kind": "a"}
+        return Suggestion(params, {}, {}, "sampler", {})
+
+    space = simulated.space(30)
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0, suggest)
+    first = controller.next()
+    controller.report(first.number, outcome(first.params, 1))
+    while (assigned := controller.next()) is not None:
+        diverges = between == "nan" and assigned.number % 2 == 0
+        failure = {"reason": "nan" if diverges else "error", "message": "no space left"}
+        controller.report(assigned.number, {"failure": failure})
+    assert controller.stop_reason.startswith(f"{MAX_FAILURES} trials failed without a report in between")
+    reasons = [trial.reason for trial in controller.history.trials.values()]
+    assert reasons.count("error") == MAX_FAILURES
+    assert between in reasons
+
+
+def test_a_report_resets_the_failures(tmp_path):
+    space = simulated.space(12)
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
+    for turn in range(12):
+        assigned = controller.next()
+        failed = {"failure": {"reason": "error", "message": "x"}}
+        controller.report(assigned.number, outcome(assigned.params, 1) if turn % 4 == 3 else failed)
+    assert not controller.stop_reason
 
 
 def test_trial_that_reports_between_deaths_is_kept(tmp_path):

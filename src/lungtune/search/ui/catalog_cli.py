@@ -7,12 +7,14 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lungtune import catalog
 from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.errors import SpaceError
+from lungtune.search import sampler
 from lungtune.search.ui import live
 
 
@@ -44,12 +46,27 @@ def check(
     console.print(f"family {space.family}; objective {objective}; sampler {space.sampler}", highlight=False)
     for member in space.members or (space,):
         _parameters(member, console)
-    for number, point in enumerate(space.start):
-        told = ", ".join(f"{key}={live.short(value)}" for key, value in point.items())
-        console.print(f"trial {number} is the source configuration: {told}", highlight=False)
+    for line in _start_points(space, trials or space.trials):
+        console.print(line, highlight=False)
+    for note in space.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
     console.print(live.plan(space, trials or space.trials))
     console.print("Data and weights are looked at when a search starts: python scripts/data.py check --data ...")
     return 0
+
+
+def _start_points(space: SearchSpace, trials: int) -> list[str]:
+    """Return a line for each start point that is tried, by trial number: the first of a space is its source's."""
+    every: dict[int, str] = {}
+    for place, member in enumerate(space.members or (space,)):
+        points = member.start[: sampler.turns(space, trials)] if space.members else member.start
+        for turn, point in enumerate(points):
+            number = turn * max(1, len(space.members)) + place
+            what = "another start point" if turn else "the source configuration"
+            of = f" of {member.name}" if space.members else ""
+            told = ", ".join(f"{key}={live.short(value)}" for key, value in point.items())
+            every[number] = f"trial {number} is {what}{of}: {told}"
+    return [line for number, line in sorted(every.items()) if number < trials]
 
 
 def _parameters(space: SearchSpace, console: Console) -> None:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from lungtune.core.space import SearchSpace
-from lungtune.core.trial import History, State, Trial
-from lungtune.report import formatting
+from lungtune.core.trial import History
+from lungtune.search.ui import standing, trial_table
+from lungtune.search.ui.plain_lines import PlainLines
+from lungtune.search.ui.standing import short
 
-_STYLES = {
-    State.RUNNING: "cyan",
-    State.PAUSED: "blue",
-    State.COMPLETE: "green",
-    State.PRUNED: "yellow",
-    State.FAIL: "red",
-}
+__all__ = ["View", "plan", "short"]
+
 ROWS = 18
+AROUND = 9
+"""Lines around the rows of the table: title, heading, state, devices."""
+
+LASTING = 3.0
+"""Seconds after which a worker's occupation is told in a pipe; before the first trial, at once."""
 
 
 def plan(space: SearchSpace, trials: int, cases: int | None = None) -> Table:
@@ -44,11 +44,6 @@ def plan(space: SearchSpace, trials: int, cases: int | None = None) -> Table:
     return table
 
 
-def short(value: Any) -> str:
-    """Write a parameter's value in few characters."""
-    return f"{value:.2g}" if isinstance(value, float) else str(value)
-
-
 class View:
     """Shows a study's history as it grows. ``event`` is told every journal entry; ``tick`` may be called often."""
 
@@ -56,11 +51,20 @@ class View:
         self.console = console
         self.history = history
         self.space = space
-        self.began = time.monotonic()
-        self.work_before = history.work
+        self.waiting = "starting workers"
+        """What the search waits for before its first trial."""
+        self._work = standing.Work(space, history)
+        self._plain = PlainLines(space, history)
+        self._began = time.monotonic()
         self._drawn = 0.0
-        self._devices: list[str] = []
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._devices: dict[int, str] = {}
+        self._doing: dict[int, tuple[str, float]] = {}
+        self._said: set[str] = set()
+        self._size = console.size
+        self._live = self._new_live() if console.is_terminal else None
+
+    def _new_live(self) -> Live:
+        return Live(console=self.console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> View:
         if self._live is not None:
@@ -70,139 +74,97 @@ class View:
     def __exit__(self, *exc: object) -> None:
         if self._live is not None:
             self._live.stop()
-            self.console.print(self.render(rows=10_000))
+            if self.history.trials:
+                self.console.print(self.render(rows=10_000))
 
     def event(self, entry: Mapping[str, Any]) -> None:
         """Take in one journal entry (the history has it already)."""
         if entry["event"] == "host":
-            told = f"{entry['device']}: {entry['slots']} train together ({entry['why']})"
-            self._devices.append(f"device {entry['index']}, {told}")
+            about = f"{entry['device']}: {entry['slots']} train together ({entry['why']})"
+            self._devices[entry["index"]] = f"device {entry['index']}, {about}"
+            self._doing.pop(entry["index"], None)
         if self._live is not None:
             self._draw()
             return
-        line = self._line(entry)
-        if line:
-            self.console.print(line, highlight=False, soft_wrap=True)
+        if entry["event"] == "host":
+            self._print(self._devices[entry["index"]])
+        for line in self._plain.event(entry):
+            self._print(line)
+
+    def doing(self, index: int, what: str) -> None:
+        """Take in what the worker of a device does beside training; empty when nothing."""
+        before, since = self._doing.pop(index, ("", 0.0))
+        if what:
+            same = _name(what) == _name(before)
+            self._doing[index] = what, since if same else time.monotonic()
 
     def tick(self) -> None:
-        """Redraw at most twice a second."""
-        if self._live is not None and time.monotonic() - self._drawn > 0.5:
-            self._draw()
+        """Redraw at most twice a second; in a pipe, say what takes long."""
+        if self._live is not None:
+            if time.monotonic() - self._drawn > 0.5:
+                self._draw()
+            return
+        for line in self._news():
+            if line not in self._said:
+                self._said.add(line)
+                self._print(f"{line} ...")
+        for line in self._plain.silence():
+            self._print(line)
+
+    def _news(self) -> Iterator[str]:
+        """What a pipe is told of workers, without numbers that change."""
+        if not self.history.trials and not self._doing:
+            yield self.waiting
+        for index, (what, since) in sorted(self._doing.items()):
+            if not self.history.trials or time.monotonic() - since > LASTING:
+                yield f"device {index}: {_name(what)}"
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _draw(self) -> None:
-        if self._live is not None:
-            self._drawn = time.monotonic()
-            self._live.update(self.render(), refresh=True)
-
-    def _line(self, entry: Mapping[str, Any]) -> str:
-        kind, metric = entry["event"], self.space.objective.metric
-        if kind == "trial":
-            trial = self.history.trials[entry["trial"]]
-            chosen = " ".join(f"{k}={short(v)}" for k, v in trial.sampled.items())
-            return f"trial {entry['trial']:3d}  new ({trial.origin})  {chosen}"
-        if kind == "report":
-            value = entry["metrics"].get(metric, math.nan)
-            return f"trial {entry['trial']:3d}  {entry['fidelity']:.3g} passes  {metric} {value:.4f}"
-        if kind == "host":
-            return self._devices[-1]
-        if kind == "lost":
-            return f"trial {entry['trial']:3d}  its host died; it will be tried again ({entry['why'][:80]})"
-        if kind == "end":
-            trial = self.history.trials[entry["trial"]]
-            why = f" ({entry['reason']})" if entry.get("reason") else ""
-            return f"trial {entry['trial']:3d}  {entry['state']}{why}  {self._score(trial)}  |  {self._headline()}"
-        return ""
-
-    def _score(self, trial: Trial) -> str:
-        value = trial.value(self.space.objective)
-        return "" if math.isnan(value) else f"{value:.4f}"
+        if self._live is None:
+            return
+        if self.console.size != self._size:  # what was drawn is wrapped anew by the terminal: begin on an empty screen
+            self._size = self.console.size
+            self._live.stop()
+            self.console.clear()
+            self._live = self._new_live()
+            self._live.start()
+        self._drawn = time.monotonic()
+        self._live.update(self.render(), refresh=True)
 
     def _headline(self) -> str:
-        objective = self.space.objective
-        alive = self.history.of(State.RUNNING, State.PAUSED, State.COMPLETE, State.PRUNED)
-        scored = [t for t in alive if not math.isnan(t.value(objective))]
-        parts = [f"{self._ended()} of {self.history.target} trials"]
-        if scored:
-            pick = max if objective.mode == "max" else min
-            best = pick(scored, key=lambda trial: trial.value(objective))
-            parts.append(f"best {best.value(objective):.4f} (trial {best.number})")
-        start = next((t for t in self.history.trials.values() if t.origin == "start"), None)
-        if start is not None and not math.isnan(start.value(objective)):
-            parts.append(f"source configuration {start.value(objective):.4f}")
-        for group, scores in self.history.baselines.items():
-            if objective.metric in scores:
-                parts.append(f"{formatting.baseline(group)} {scores[objective.metric]:.4f}")
-        return " · ".join(parts)
+        best = standing.best(self.space, self.history)
+        return " · ".join(part for part in (standing.count(self.history), best) if part)
 
-    def _ended(self) -> int:
-        return len(self.history.of(State.COMPLETE, State.PRUNED, State.FAIL))
+    def render(self, rows: int | None = None) -> Group:
+        """Return the trials' table and the lines of state below it.
 
-    def _work(self) -> str:
-        done = self.history.work
-        ended = self.history.of(State.COMPLETE, State.PRUNED, State.PAUSED)
-        ended = [t for t in ended if t.duplicate_of is None and t.reason != "budget"]
-        full = len(ended) * self.space.fidelity.max
-        saved = 1 - sum(t.fidelity for t in ended) / full if full else 0.0
-        elapsed = time.monotonic() - self.began
-        planned = self._expected(ended)
-        rate = (done - self.work_before) / elapsed if elapsed > 0 else 0.0
-        left = max(planned - done, 0.0) / rate if rate > 0 else math.nan
-        eta = "" if math.isnan(left) else f" · about {_minutes(left)} left"
-        work = f"{done:.1f} of about {planned:.0f} passes · {100 * saved:.0f} % saved by early stopping"
-        return f"{work} · {_minutes(elapsed)}{eta}"
+        Args:
+            rows: most rows; by default as many as the terminal has room for.
+        """
+        if not self.history.trials:
+            return Group(*self._occupied())
+        if rows is None:
+            rows = max(3, min(ROWS, self.console.height - AROUND - len(self._doing)))
+        table, hidden = trial_table.table(self.space, self.history, rows, self.console.width)
+        lines = [Text(self._headline(), style="bold"), Text(self._work.text())]
+        if hidden:
+            names = ", ".join(name.removeprefix("lora_") for name in hidden)
+            lines.append(Text(f"no room for: {names}", style="dim"))
+        devices = [Text(told, style="dim") for _, told in sorted(self._devices.items())[-4:]]
+        return Group(table, *lines, *self._occupied(), *devices)
 
-    def _expected(self, ended: list[Trial]) -> float:
-        """Return the passes the whole search will take: as planned at first, then as trials ended so far."""
-        if len(ended) < 4 or self.history.of(State.PAUSED):  # which of them go on is not known yet
-            return max(
-                self.history.work,
-                sum(passes for _, _, passes in self.space.fidelity.planned(self.history.target, len(self.space.start))),
-            )
-        mean = sum(trial.fidelity for trial in ended) / len(ended)
-        running = sum(max(mean - trial.fidelity, 0.0) for trial in self.history.of(State.RUNNING))
-        return self.history.work + running + mean * max(0, self.history.target - len(self.history.trials))
-
-    def render(self, rows: int = ROWS) -> Group:
-        """Return the trials' table and two lines of state."""
-        axes = list(self.space.axes)
-        table = Table(
-            title=f"{self.space.name} · {self.space.objective.metric}", title_justify="left", box=box.SIMPLE_HEAD
-        )
-        for heading in ("#", "state", "passes", "best"):
-            table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
-        wide = self.console.width >= 34 + 10 * len(axes) and not self.space.members
-        for name in axes if wide else ():
-            heading = name.removeprefix("lora_").replace("_", " ")
-            table.add_column(heading, justify="right", overflow="ellipsis")
-        if not wide:
-            table.add_column("parameters", no_wrap=True, overflow="ellipsis")
-        ranked = [trial.number for trial in self.history.ranked()]
-        for trial in self._shown(rows):
-            top = bool(ranked) and trial.number == ranked[0]
-            names = self.space.searched(trial.params)
-            values = [short(trial.params[name]) for name in names]
-            state = trial.state.value.lower() + (f" ({trial.reason})" if trial.state is State.FAIL else "")
-            told = " ".join(f"{name.removeprefix('lora_')}={value}" for name, value in zip(names, values))
-            table.add_row(
-                str(trial.number) + ("*" if trial.origin == "start" else ""),
-                Text(state, style=_STYLES[trial.state]),
-                f"{trial.fidelity:.2f}",
-                Text(self._score(trial), style="bold green" if top else ""),
-                *(values if wide else [told[: max(20, self.console.width - 46)]]),
-            )
-        devices = [Text(told, style="dim") for told in dict.fromkeys(self._devices[-4:])]
-        return Group(table, Text(self._headline(), style="bold"), Text(self._work()), *devices)
-
-    def _shown(self, rows: int) -> list[Trial]:
-        """The running trials and the best of the ended ones, by number."""
-        running = self.history.of(State.RUNNING)
-        start = [t for t in self.history.trials.values() if t.origin == "start" and t.state is not State.RUNNING]
-        others = [t for t in self.history.ranked() if t.origin != "start"]
-        failed = self.history.of(State.FAIL)
-        chosen = (running + start + others + failed)[:rows]
-        return sorted(chosen, key=lambda trial: trial.number)
+    def _occupied(self) -> list[Text]:
+        """What is waited for: before the first trial in any case, then what workers do beside training."""
+        lines = [f"device {index}: {what}" for index, (what, _) in sorted(self._doing.items())]
+        if not self.history.trials:
+            lines = lines or [self.waiting]
+            lines[-1] += f" · {standing.minutes(time.monotonic() - self._began)}"
+        return [Text(line, style="cyan") for line in lines]
 
 
-def _minutes(seconds: float) -> str:
-    whole = int(seconds)
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+def _name(what: str) -> str:
+    """Return an occupation without its progress: ``Computing features`` of ``Computing features: 3 of 14``."""
+    return what.partition(": ")[0]

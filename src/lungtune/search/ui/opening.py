@@ -21,4 +21,6 @@ def show(study: Study, space: SearchSpace, history: History, console: Console) -
     console.print(told, highlight=False, soft_wrap=True)
     if space.profile != "full" and space.why:
         console.print(f"profile {space.profile}: {escape(space.why)}", highlight=False, soft_wrap=True)
+    for note in space.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
     console.print(live.plan(space, history.target, about["counts"]["train"]))

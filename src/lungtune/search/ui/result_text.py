@@ -44,7 +44,12 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     named = {"RUNNING": "unfinished"}
     states = ", ".join(f"{n} {named.get(state, state.lower())}" for state, n in result["states"].items() if n)
     work = result["work"]
-    out(f"{states}; {work['passes']:.1f} passes, {100 * work['saved']:.0f} % saved by early stopping; {seconds:.0f} s.")
+    told = [states or "no trial has begun"]
+    if work["passes"]:
+        told.append(f"{work['passes']:.1f} passes")
+    if work["saved"]:
+        told.append(f"{100 * work['saved']:.0f} % saved by early stopping")
+    out("; ".join([*told, f"{seconds:.0f} s."]))
     if best is None:
         out("no trial has ended with a score yet.")
         return

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lungtune.core import paths
+from lungtune.core import io, paths
 from lungtune.core.study import Study
 from lungtune.errors import TrialError
 from lungtune.search import device_session
@@ -52,6 +52,7 @@ class PackHost:
         self._threads = threads
         self._session: Any = None
         self._about: dict[str, Any] = {}
+        self._doing = ""
         self._problem: BaseException | None = None
         self._opened = threading.Event()
         self._calls: dict[int, _Call] = {}
@@ -69,6 +70,10 @@ class PackHost:
         if self._problem is not None:
             raise self._problem
         return self._about
+
+    def doing(self) -> str:
+        """Return what takes a while here at the moment, beside training; empty when nothing does."""
+        return self._doing
 
     def train(self, assignment: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
         """Train a trial to its next report; return it.
@@ -101,6 +106,7 @@ class PackHost:
 
     def _work(self) -> None:
         """The thread that owns the pack."""
+        io.listen(lambda what: setattr(self, "_doing", what))
         try:
             opened = self.open_session()
             self._session, self._about = opened.sessions, dict(opened.about)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import ray
 
 from lungtune.core import paths
 from lungtune.core.space import SearchSpace
-from lungtune.search.backend import Event, WorkerReady, WorkerUnusable
+from lungtune.search.backend import Event, WorkerDoing, WorkerReady, WorkerUnusable
 from lungtune.search.backends.ray_hosts import cluster
 from lungtune.search.backends.ray_hosts.host import PackHost
 from lungtune.search.controller import Assignment
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 MAX_DEATHS = 3
 """How often in a row a host may die before it is ready."""
+
+ASK_EVERY = 1.0
+"""Seconds between two questions to a host what it does."""
 
 
 @dataclass(eq=False)
@@ -35,6 +39,9 @@ class Worker:
         opening: Ray's promise of what ``PackHost.ready`` returns; None once it was taken.
         slots: trials at a time; 0 until it is ready.
         trials: number of each trial placed here: whether it must train alone.
+        doing: what it last said it does, see ``PackHost.doing``.
+        asked: Ray's promise of what it does now; None while it is not asked.
+        asked_at: when it was asked last.
     """
 
     device: int
@@ -43,6 +50,9 @@ class Worker:
     opening: Any
     slots: int = 0
     trials: dict[int, bool] = field(default_factory=dict)
+    doing: str = ""
+    asked: Any = None
+    asked_at: float = field(default_factory=time.monotonic)
 
     def has_room(self, alone: bool) -> bool:
         """Whether there is room for one more trial, or for one that must train alone."""
@@ -52,6 +62,24 @@ class Worker:
         """Ask for a trial's next report, see ``PackHost.train``; return Ray's promise of it."""
         fields = {name: getattr(assignment, name) for name in ("number", "seed", "known")}
         return self.handle.train.remote({**fields, "params": dict(assignment.params)}, fresh)
+
+    def news(self) -> WorkerDoing | None:
+        """Ask what the host does, now and then; return the answer if it is another one. Does not wait."""
+        if self.asked is None:
+            if time.monotonic() - self.asked_at > ASK_EVERY:
+                self.asked, self.asked_at = self.handle.doing.remote(), time.monotonic()
+            return None
+        if not ray.wait([self.asked], timeout=0)[0]:
+            return None
+        promise, self.asked = self.asked, None
+        try:
+            told = ray.get(promise)
+        except ray.exceptions.RayError:  # it died: its other promises say so
+            return None
+        if told == self.doing:
+            return None
+        self.doing = told
+        return WorkerDoing(self.device, told)
 
 
 class WorkerPool:
@@ -118,8 +146,8 @@ class WorkerPool:
             self.workers[self.workers.index(worker)] = self._make(worker.device, worker.deaths)
 
     def poll(self) -> list[Event]:
-        """Return which hosts became ready or cannot open their session since the last call; does not wait."""
-        events: list[Event] = []
+        """Return which hosts became ready, cannot open their session or do something else; does not wait."""
+        events: list[Event] = [news for worker in self.workers if (news := worker.news()) is not None]
         for worker in tuple(self.workers):
             if worker.opening is None or not ray.wait([worker.opening], timeout=0)[0]:
                 continue

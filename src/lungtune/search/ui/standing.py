@@ -1,0 +1,86 @@
+"""Where a search stands, in words: the best trial, what it is compared with, work done and saved."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from lungtune.core.space import SPACE, SearchSpace
+from lungtune.core.trial import History, State, Trial
+from lungtune.report import formatting
+
+
+def short(value: object) -> str:
+    """Write a parameter's value in few characters."""
+    return f"{value:.2g}" if isinstance(value, float) else str(value)
+
+
+def minutes(seconds: float) -> str:
+    """Write a time: ``12 s``, ``3 min 05 s``."""
+    whole = int(seconds)
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def count(history: History) -> str:
+    """Return how many trials have ended: ``3 of 24 trials``."""
+    ended = len(history.of(State.COMPLETE, State.PRUNED, State.FAIL))
+    return f"{ended} of {history.target} trials ended"
+
+
+def best(space: SearchSpace, history: History) -> str:
+    """Return the best score so far and those it is read beside; empty before the first."""
+    objective = space.objective
+    alive = history.of(State.RUNNING, State.PAUSED, State.COMPLETE, State.PRUNED)
+    scored = [t for t in alive if not math.isnan(t.value(objective))]
+    parts, leader = [], None
+    if scored:
+        leader = (max if objective.mode == "max" else min)(scored, key=lambda trial: trial.value(objective))
+        parts.append(f"best {leader.value(objective):.4f} (trial {leader.number})")
+    start = _reference(history, leader)
+    if start is not None and not math.isnan(start.value(objective)):
+        parts.append(f"source configuration {start.value(objective):.4f}")
+    for group, scores in history.baselines.items():
+        if objective.metric in scores:
+            parts.append(f"{formatting.baseline(group)} {scores[objective.metric]:.4f}")
+    return " · ".join(parts)
+
+
+def _reference(history: History, leader: Trial | None) -> Trial | None:
+    """Return the source configuration; of several spaces, that of the leading trial's space."""
+    starts = [trial for _, trial in sorted(history.trials.items()) if trial.origin == "start"]
+    own = [t for t in starts if leader is not None and t.params.get(SPACE) == leader.params.get(SPACE)]
+    return next(iter(own or starts), None)
+
+
+class Work:
+    """Passes trained, saved and left, since this object was made."""
+
+    def __init__(self, space: SearchSpace, history: History) -> None:
+        self.space, self.history = space, history
+        self._began, self._before = time.monotonic(), history.work
+
+    def text(self) -> str:
+        """Return one line; savings are those of trials that ended early, paused ones may go on."""
+        done, judged = self.history.work, self.history.judged()
+        elapsed = time.monotonic() - self._began
+        planned = self._expected(judged)
+        parts = [f"{done:.1f} of about {planned:.0f} passes"]
+        full = len(judged) * self.space.fidelity.max
+        saved = full - sum(trial.fidelity for trial in judged)
+        if saved > 0:
+            parts.append(f"{100 * saved / full:.0f} % saved by early stopping")
+        parts.append(minutes(elapsed))
+        rate = (done - self._before) / elapsed if elapsed > 0 else 0.0
+        if rate > 0:
+            parts.append(f"about {minutes(max(planned - done, 0.0) / rate)} left")
+        return " · ".join(parts)
+
+    def _expected(self, judged: list[Trial]) -> float:
+        """Return the passes the whole search will take: as planned at first, then as trials ended so far."""
+        history, fidelity = self.history, self.space.fidelity
+        if len(judged) < 4 or history.of(State.PAUSED):  # which of them go on is not known yet
+            planned = fidelity.planned(history.target, len(self.space.start))
+            return max(history.work, sum(passes for _, _, passes in planned))
+        mean = sum(trial.fidelity for trial in judged) / len(judged)
+        running = sum(max(mean - trial.fidelity, 0.0) for trial in history.of(State.RUNNING))
+        return history.work + running + mean * max(0, history.target - len(history.trials))
