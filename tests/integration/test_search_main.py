@@ -51,7 +51,7 @@ def searched(tmp_path_factory):
 def test_the_first_ctrl_c_stops_cleanly_and_says_how_to_go_on(searched):
     stopped = searched["stopped"]
     assert stopped["code"] == 3, stopped["err"]
-    assert "python scripts/search.py --resume --study main" in stopped["out"]
+    assert "lungtune search --resume --study main" in stopped["out"]
     assert "Traceback" not in stopped["err"]
 
 
@@ -85,7 +85,7 @@ def test_the_summary_holds_what_its_documentation_says(searched):
 
 
 def test_result_text_names_best_gain_and_next_commands(searched):
-    for words in ("best: trial", "95 % interval over patients", "gain", "constant-class baseline", "scripts/export.py"):
+    for words in ("best: trial", "95 % interval over patients", "gain", "constant-class baseline", "lungtune export"):
         assert words in searched["out"]
 
 
