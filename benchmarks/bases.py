@@ -41,7 +41,7 @@ def clip_features(images: torch.Tensor, recipe: pretrain.Recipe, seed: int | Non
     from open_clip.model import CLIP
 
     from lungtune.models import clip_model
-    from trainables import clip_head
+    from lungtune.trainables import clip_head
 
     clip = clip_model.plain_clip(clip_head.Base(weights="tiny_clip", image_size=64))
     if seed is not None:

@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lungtune.data.dataset import Part
 from lungtune.engine.pack import Pack
 from lungtune.models import clip_model, clip_weights
+from lungtune.trainables import clip_lora
 from peer import model as peer_models
-from trainables import clip_lora
 
 CLASSES = ("normal", "bacterial", "viral")
 IMAGES = 256

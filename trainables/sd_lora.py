@@ -157,7 +157,7 @@ class SdLora(GenerativeFamily[Base, Params]):
         import torch
 
         from lungtune.models import clip_model
-        from trainables import clip_lora
+        from lungtune.trainables import clip_lora
 
         clip = clip_model.plain_clip(clip_lora.Base(base.judge, base.judge_weights, base.judge_size))
         tower = clip_model.ClipImages(clip).requires_grad_(False).eval().to(device)

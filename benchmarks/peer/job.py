@@ -17,7 +17,7 @@ from lungtune.data.sources import index_source
 from lungtune.errors import DataError, SpaceError
 from lungtune.models import clip_weights
 from lungtune.models.clip_prompts import STYLES, prompts
-from trainables import clip_lora
+from lungtune.trainables import clip_lora
 
 
 def images(source: str, limit: int | None, folder: Path) -> str:

@@ -11,16 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import trainables
-from lungtune import schedulers, tasks
-from lungtune.core import contract, members, paths, spacefile, yamlfile
+from lungtune import schedulers, tasks, trainables
+from lungtune.core import contract, members, paths, shelf, spacefile, yamlfile
 from lungtune.core.contract import ContractError
 from lungtune.core.family import Family
-from lungtune.core.paths import ROOT
+from lungtune.core.paths import SPACES
 from lungtune.core.space import SearchSpace, together
 from lungtune.errors import LungtuneError, SpaceError, did_you_mean
-
-SPACES = ROOT / "search_spaces"
 
 OWN = "lungtune_user"
 """Package under which modules of a user's folders are imported, so that none can shadow a shipped one."""
@@ -56,7 +53,7 @@ def family(name: str) -> Family[Any, Any]:
     if name not in families():
         raise SpaceError(f"there is no model family '{name}'.{_or_own(name, families(), 'trainables/*.py')}")
     if name not in own:
-        return contract.load(importlib.import_module(f"trainables.{name}"))
+        return contract.load(importlib.import_module(f"{trainables.__name__}.{name}"))
     if name in _shipped():
         raise ContractError(
             f"{own[name]}:1: the family must have another name: lungtune has one of the name '{name}'. Rename the file."
@@ -138,21 +135,7 @@ def _innermost(error: BaseException) -> tuple[str, dict[str, Any]] | None:
 
 def spaces() -> dict[str, Path]:
     """Return the files of all search spaces by name: the shipped ones, then a user's own of other names."""
-    return dict(_spaces())
-
-
-def _spaces() -> Iterator[tuple[str, Path]]:
-    seen = set()
-    for folder in (SPACES, *(each / "search_spaces" for each in paths.own_folders())):
-        for path in sorted(folder.glob("*.yaml")):
-            if path.stem not in seen:
-                seen.add(path.stem)
-                yield path.stem, path
-
-
-def summary(name: str) -> str:
-    """Return the one-line summary of a shipped space."""
-    return str(yamlfile.load(spaces()[name]).get("summary", ""))
+    return shelf.files()
 
 
 def default_profile(names: str, *, with_data: bool) -> str:

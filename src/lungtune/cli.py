@@ -1,40 +1,110 @@
-"""What the scripts share: clear last words and exit codes.
+"""What the commands share: flags, clear last words and exit codes.
 
 Exit codes: 0 done; 1 an error of ours; 2 a user's mistake; 3 stopped, resumable (``errors.STOPPED``).
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import typer
+from typer.core import TyperCommand, TyperGroup
+
 from lungtune.core import yamlfile
 from lungtune.errors import LungtuneError, SpaceError, UserError, did_you_mean
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser that explains a wrong flag in one sentence."""
+class Command(TyperCommand):
+    """A command that shows its help as it is written, and explains a wrong flag in one sentence."""
 
-    def __init__(self, doc: str) -> None:
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the docstring, its line breaks kept."""
+        formatter.write_paragraph()
+        formatter.write("".join(f"{line}\n" for line in (self.help or "").splitlines()))
 
-    def error(self, message: str) -> NoReturn:
-        """Print ``error: ...`` and exit with code 2."""
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-            word = unknown.split()[0].split("=")[0]
-            message = f"there is no flag or argument '{word}'.{did_you_mean(word, flags)}"
-        self.exit(2, f"error: {message}\n")
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the flags.
+
+        Raises:
+            UserError: a flag or an argument is unknown, missing, or does not take the value.
+        """
+        ctx.allow_extra_args = True  # named below
+        try:
+            rest = super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            raise UserError(self._sentence(error)) from error
+        if rest:
+            raise UserError(self._unknown(rest[0]))
+        return rest
+
+    def _sentence(self, error: typer.TyperException) -> str:
+        if hasattr(error, "possibilities"):
+            return self._unknown(str(getattr(error, "option_name", "")))
+        param = getattr(error, "param", None)
+        if param is None:
+            return error.format_message()
+        name = param.opts[0] if param.opts[0].startswith("-") else param.metavar
+        told = error.message or "must be given, but is missing"
+        return f"{name} {told}{'' if told.endswith(('.', '?')) else '.'}"
+
+    def _unknown(self, word: str) -> str:
+        flags = [flag for param in self.params for flag in param.opts if flag.startswith("--")]
+        return f"there is no flag or argument '{word}'.{did_you_mean(word, [*flags, '--help'])}"
+
+
+class Group(TyperGroup):
+    """The commands; an unknown one is explained in one sentence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what stands before the command's name.
+
+        Raises:
+            UserError: there is no such flag.
+        """
+        try:
+            return super().parse_args(ctx, args or ["--help"])
+        except typer.TyperException as error:
+            word = str(getattr(error, "option_name", ""))
+            raise UserError(
+                f"there is no flag '{word}' before a command.{did_you_mean(word, self.commands)}"
+            ) from error
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Find the command.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        if args[0] not in self.commands:
+            raise UserError(f"there is no command '{args[0]}'.{did_you_mean(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+def option(flag: str, metavar: str | None, text: str, **more: Any) -> Any:
+    """Return a flag; its default is told by the text. ``metavar`` names the value; None where it takes none."""
+    return typer.Option(flag, metavar=metavar, help=text, show_default=False, **more)
+
+
+def argument(metavar: str, text: str, **more: Any) -> Any:
+    """Return a positional argument."""
+    return typer.Argument(metavar=metavar, help=text, show_default=False, **more)
+
+
+def whole(text: str) -> int:
+    """Read a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a whole number, but got '{text}'") from None
 
 
 def positive(text: str) -> int:
     """Read a whole number >= 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, but got '{text}'")
+    if not str(text).isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"must be a whole number >= 1, but got '{text}'")
     return int(text)
 
 
@@ -46,18 +116,18 @@ def duration(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 30m, 2h or 1d, but got '{text}'")
+        raise typer.BadParameter(f"must be a time such as 90s, 30m, 2h or 1d, but got '{text}'")
     return seconds
 
 
-def settings(pairs: Sequence[str]) -> dict[str, Any]:
+def settings(pairs: Sequence[str] | None) -> dict[str, Any]:
     """Read ``--set`` pairs: ``key=value``, the value as in a space file.
 
     Raises:
         SpaceError: a pair has no ``=``, or its value is not readable.
     """
     chosen: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise SpaceError(f"--set takes KEY=VALUE, but got '{pair}'.")
@@ -66,9 +136,11 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's ``main`` and leave with its exit code; a user's mistake ends in one sentence, no traceback."""
+    """Run ``main`` and leave with its exit code; a user's mistake ends in one sentence, no traceback."""
     try:
         code = main() or 0
+    except typer.Exit as left:
+        code = left.exit_code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2

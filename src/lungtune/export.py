@@ -50,7 +50,7 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
         states = [f"{len(history.of(state))} {state.value.lower()}" for state in State if history.of(state)]
         raise StudyError(
             f"the study '{study}' has no finished trial with a score yet ({', '.join(states) or 'no trial'}); "
-            f"go on with: python scripts/search.py --resume --study {study}"
+            f"go on with: lungtune search --resume --study {study}"
         )
     kept = StudyPredictions(opened, history)
     honest = kept.corrected(ranked)
@@ -74,7 +74,7 @@ def following(study: str, path: Path) -> list[str]:
     mine = next((m for m in searched.members if m.name == recipe.provenance.get("space")), searched)
     family = catalog.family(recipe.family)
     own = [command for command, _ in family.task(recipe.objective.task).next_commands(str(path))]
-    return [f"python scripts/retrain.py {path}", *own, *comparison.commands(path, family, mine, recipe.fixed)]
+    return [f"lungtune retrain {path}", *own, *comparison.commands(path, family, mine, recipe.fixed)]
 
 
 class StudyPredictions:
@@ -165,7 +165,7 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
     heading = (
         f"Recipe: trial {trial.number} of the study {study.name}, rank {rank} of {others + 1} by {metric}."
         f"\n{space.objective.metric} {score} on the validation patients{correction}."
-        f"\nRetrain: python scripts/retrain.py {path}"
+        f"\nRetrain: lungtune retrain {path}"
         f"\nSame format as a search space; every parameter is one value."
     )
     return recipe.dump(space, family, block, heading)

@@ -227,7 +227,7 @@ def _bank(folder: Path, key: str, made: Origin, found: Inspection, size: int) ->
         "seed": made.space.seed,
     }
     named = [str(made.path.absolute())] if made.path else ["--data", found.source, "--profile", made.profile]
-    command = ["python", "scripts/synthesize.py", *named, "--out", str(folder)]
+    command = ["lungtune", "synthesize", *named, "--out", str(folder)]
     return SyntheticBank.create(
         folder,
         key=key,

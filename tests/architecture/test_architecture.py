@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import grimp
@@ -52,7 +53,7 @@ def test_every_package_has_a_layer():
     named = {module.strip() for layer in layers for module in layer.split("|")}
     package = ROOT / "src" / "lungtune"
     result = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
-    assert {f"lungtune.{name}" for name in result - {"__init__"}} | {"trainables"} == named
+    assert {f"lungtune.{name}" for name in result - {"__init__"}} == named
 
 
 @pytest.mark.parametrize("package", ["lungtune.search.backends", "lungtune.schedulers"])
@@ -94,32 +95,63 @@ def test_scripts_are_thin(path):
     assert not [node for node in ast.walk(tree) if isinstance(node, (ast.ClassDef, ast.While))]
 
 
+def answered(door, *words, heavy=("torch", "ray", "mlflow", "open_clip", "sklearn", "pandas", "numpy")):
+    """Run a script or ``python -m lungtune``, none of whose imports may be heavy; return its text and CPU seconds."""
+    code = (
+        "import resource, runpy, sys; door, sys.argv[:] = sys.argv[1], sys.argv[1:]\n"
+        "try: (runpy.run_path if door.endswith('.py') else runpy.run_module)(door, run_name='__main__')\n"
+        "except SystemExit as left: assert not left.code\n"
+        f"heavy = set({heavy!r}) & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_utime)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(door), *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *out, used = done.stdout.splitlines()
+    return "\n".join(out), float(used)
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=names(SCRIPTS))
-def test_help_answers_without_the_heavy_libraries(path):
-    code = (
-        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as left: assert not left.code\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'open_clip', 'sklearn'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_help_of_a_script_imports_nothing_heavy(path):
+    assert "Usage:" in answered(path, "--help")[0]
 
 
-@pytest.mark.parametrize("words", [["--list"], ["--space", "clip_lora", "--check"]], ids=["list", "check"])
-def test_listing_and_checking_do_not_import_torch_or_ray(words):
-    code = (
-        "import runpy, sys; sys.argv = sys.argv[1:]\n"
-        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit as left: assert not left.code\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'open_clip'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
-    command = [sys.executable, "-c", code, str(ROOT / "scripts" / "search.py"), *words]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "clip_lora" in done.stdout
+def test_every_script_is_the_command_of_its_name():
+    out, _ = answered("lungtune", "--help")
+    assert {path.stem for path in SCRIPTS} | {"check", "list"} == set(re.findall(r"^  (\w+)  ", out, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("door", "words"),
+    [
+        ("lungtune", ["--help"]),
+        ("lungtune", ["list"]),
+        ("lungtune", ["search", "--list"]),
+        (ROOT / "scripts" / "search.py", ["--list"]),
+    ],
+    ids=["help", "list", "search", "script"],
+)
+def test_listing_imports_nothing_heavy_and_is_quick(door, words):
+    out, used = answered(door, *words)
+    assert "search" in out if "--help" in words else "clip_lora" in out
+    assert min(used, answered(door, *words)[1]) < 1  # the first may have had to compile
+
+
+@pytest.mark.parametrize("door", ["lungtune", ROOT / "scripts" / "search.py"], ids=["command", "script"])
+def test_checking_does_not_import_torch_or_ray(door):
+    words = ["search"] * (door == "lungtune") + ["--space", "clip_lora", "--check"]
+    assert "clip_lora" in answered(door, *words, heavy=("torch", "ray", "mlflow", "open_clip"))[0]
+
+
+def test_the_version_is_light():
+    code = "import sys, lungtune; print(lungtune.__version__, [m for m in sys.modules if m.startswith('lungtune.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{metadata.version('lungtune')} []\n"
+
+
+def test_the_product_names_commands_not_scripts():
+    for path in (path for path in PRODUCT if path.relative_to(ROOT).parts[0] != "scripts"):
+        assert not re.search(r"python scripts/", path.read_text()), path
 
 
 def test_the_mlflow_folder_shadows_nothing():

@@ -207,7 +207,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def classifier(family: Sample) -> Sample:
     """Every family that tells one class a case."""
     if all(task.name != "classification" for task in family.family.tasks):
-        pytest.skip("no classification")
+        pytest.skip(f"{family.name} has no task classification: one class a case")
     return family
 
 
@@ -215,7 +215,7 @@ def classifier(family: Sample) -> Sample:
 def predictor(family: Sample) -> Sample:
     """Every family that predicts something of each case."""
     if family.draws:
-        pytest.skip("it draws")
+        pytest.skip(f"{family.name} draws images and predicts nothing of a case")
     return family
 
 
@@ -223,5 +223,5 @@ def predictor(family: Sample) -> Sample:
 def generator(family: Sample) -> Sample:
     """Every family that draws."""
     if not family.draws:
-        pytest.skip("it does not draw")
+        pytest.skip(f"{family.name} draws no images")
     return family

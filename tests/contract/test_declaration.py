@@ -15,7 +15,7 @@ from lungtune.core import contract, synthetic
 from lungtune.core.family import Family as FamilyContract
 from lungtune.core.params import acting, build, inert, specs
 
-from .conftest import HOME, HORIZON, NAMES, Sample
+from .conftest import CLASSES, HOME, HORIZON, NAMES, Sample
 
 HEAVY = ("torch", "ray", "mlflow", "open_clip", "timm", "numpy", "pandas")
 LOOP_SINCE_0_1 = {"optimizer", "momentum", "lr_schedule", "warmup_start", "lr_cosine", "lr_step", "lr_gamma"}
@@ -33,7 +33,9 @@ def test_import_is_light(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not (HOME / "trainables" / f"{name}.py").exists()])
 def test_a_shipped_module_imports_without_numpy(name: str) -> None:
-    code = f"import sys, json, trainables.{name}; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    code = (
+        f"import sys, json, lungtune.trainables.{name}; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
 
@@ -109,6 +111,12 @@ def test_every_parameter_is_read(family: Sample) -> None:
     pack.step()
     family.told(pack, 0)
     assert specs(family.family.Params).keys() - spy.read == set()
+
+
+def test_the_miniature_is_small(family: Sample) -> None:
+    model = family.family.backbone(family.base, CLASSES)
+    assert family.base.image_size <= 32
+    assert sum(parameter.numel() for parameter in model.parameters()) <= 2_000_000
 
 
 def test_weights_of_the_miniature_are_located(family: Sample) -> None:

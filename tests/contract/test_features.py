@@ -26,7 +26,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 def kept(family: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
     """A family that keeps features, in a cache of its own."""
     if "views" not in specs(family.family.Base):
-        pytest.skip("keeps no features")
+        pytest.skip(f"{family.name} keeps no features: its Base has no views")
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
     return replace(family, base=replace(family.base, views=VIEWS))
 

@@ -122,4 +122,4 @@ def test_the_script_ends_a_mistake_in_one_sentence(home, door):
     first, _, output, following = done.out.splitlines()
     assert Path(first).is_file()
     assert output.startswith("2 written")
-    assert following == f"next: python scripts/retrain.py {first}"
+    assert following == f"next: lungtune retrain {first}"

@@ -26,7 +26,7 @@ from lungtune.errors import DataError, SpaceError
 from lungtune.search import driver
 from lungtune.search.backend import Startup
 from lungtune.synthesize import synthesize
-from trainables.sd_lora import FAMILY
+from lungtune.trainables.sd_lora import FAMILY
 
 ROOT = Path(__file__).parents[2]
 DATA = "phantom,n=100,test=30"
@@ -67,7 +67,7 @@ def recipe(home: Path) -> Path:
     assert done.returncode == 0, done.stderr
     assert "validation cmmd" in done.stdout
     assert "untrained base" in done.stdout
-    assert "scripts/synthesize.py" in done.stdout
+    assert "lungtune synthesize" in done.stdout
     return export.export("drawn")[0]
 
 

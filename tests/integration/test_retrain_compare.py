@@ -203,7 +203,7 @@ def test_dice_is_compared_as_the_objective(home, monkeypatch):
 
 
 def test_a_finished_search_and_an_export_give_the_command(home, recipe):
-    assert following("mini", recipe) == [f"python scripts/retrain.py {recipe}"]
+    assert following("mini", recipe) == [f"lungtune retrain {recipe}"]
     path = unet(home)
-    asked = f"python scripts/retrain.py {path} --compare lambda2=0,0.5 --seeds 3"
-    assert following("mini", path) == [f"python scripts/retrain.py {path}", asked]
+    asked = f"lungtune retrain {path} --compare lambda2=0,0.5 --seeds 3"
+    assert following("mini", path) == [f"lungtune retrain {path}", asked]

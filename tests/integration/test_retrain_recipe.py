@@ -90,7 +90,7 @@ def test_the_weights_load_without_lungtune(home, recipes, monkeypatch, capsys, f
     done = retrain(recipes[0])
     readme = (done.weights / "README.md").read_text()
     snippet = readme.split("```python\n")[1].split("```")[0]
-    blocked = "import sys; sys.modules['lungtune'] = sys.modules['trainables'] = None\n" + snippet
+    blocked = "import sys; sys.modules['lungtune'] = None\n" + snippet
     case = table(done.folder / "validation.csv")[0]
     entries = dataset.inspect(retrain_study.SOURCE, seed=3).manifest.parts["validation"]
     picture = entries.path[entries.case_id.index(case["case_id"])]
@@ -99,7 +99,7 @@ def test_the_weights_load_without_lungtune(home, recipes, monkeypatch, capsys, f
         reported = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
     else:
         with monkeypatch.context() as hidden:
-            for name in [name for name in sys.modules if name.split(".")[0] in ("lungtune", "trainables")]:
+            for name in [name for name in sys.modules if name.split(".")[0] == "lungtune"]:
                 hidden.setitem(sys.modules, name, None)
             hidden.setattr(sys, "argv", words[1:])
             capsys.readouterr()
@@ -233,7 +233,7 @@ def test_an_edited_recipe_trains_but_is_not_compared(home, recipes):
         ("  lr: ", "  lrr: ", r"mini-1.yaml:\d+: 'lrr' is not a parameter.*Did you mean 'lr'"),
         ("  lora_dropout: 0.1", "  lora_dropout: 7", r"mini-1.yaml:\d+: lora_dropout <= 0.9 must hold, but got 7"),
         ("  lora_dropout: 0.1", "  lora_dropout: {low: 0, high: 0.5}", "these are ranges: lora_dropout"),
-        ("  split_seed: 3", "", "provenance.split_seed is missing; write recipes with scripts/export.py"),
+        ("  split_seed: 3", "", "provenance.split_seed is missing; write recipes with lungtune export"),
         ("  study_id: ", "  study_id: 7 #", "provenance.study_id is 7"),
         ("\nseed: ", "\n# ", "'seed:' is missing"),
         ("  fidelity: ", "  fidelity: 0.7 # ", r"must be one of the recipe's reports \(0.5, 1, 1.5\), but is 0.7"),

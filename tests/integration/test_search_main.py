@@ -51,7 +51,7 @@ def searched(tmp_path_factory):
 def test_first_ctrl_c_stops_cleanly_and_prints_resume(searched):
     stopped = searched["stopped"]
     assert stopped["code"] == 3, stopped["err"]
-    assert "python scripts/search.py --resume --study main" in stopped["out"]
+    assert "lungtune search --resume --study main" in stopped["out"]
     assert "Traceback" not in stopped["err"]
 
 
@@ -85,7 +85,7 @@ def test_summary_matches_its_documentation(searched):
 
 
 def test_result_text_names_best_gain_and_next_commands(searched):
-    for words in ("best: trial", "95 % interval over patients", "gain", "constant-class baseline", "scripts/export.py"):
+    for words in ("best: trial", "95 % interval over patients", "gain", "constant-class baseline", "lungtune export"):
         assert words in searched["out"]
 
 

@@ -89,7 +89,7 @@ def test_journal_names_the_bank_and_trials_keep_their_length(searched: dict[str,
 def test_a_recipe_carries_its_bank_and_retrains_to_its_number(
     searched: dict[str, Any], home: Path, recipe: Path, tmp_path: Path
 ) -> None:
-    assert following("mixed", recipe)[1] == f"python scripts/retrain.py {recipe} {ASKED}"
+    assert following("mixed", recipe)[1] == f"lungtune retrain {recipe} {ASKED}"
     kept = yamlfile.load(recipe)["provenance"]["bank"]
     assert kept["key"] == searched["bank"].key
     (plain,) = (path for path in export("mixed", top=2) if path != recipe)
@@ -103,9 +103,9 @@ def test_a_recipe_carries_its_bank_and_retrains_to_its_number(
         retrain(recipe)
     done = retrain(recipe, bank=moved)
     assert done.reproduced == "yes"
-    assert done.content["unasked"] == f"python scripts/retrain.py {recipe} {ASKED}"
+    assert done.content["unasked"] == f"lungtune retrain {recipe} {ASKED}"
     reported = (done.folder / "report.md").read_text()
-    assert "Whether synthetic images helped was not asked here. This asks it: `python scripts/retrain.py" in reported
+    assert "Whether synthetic images helped was not asked here. This asks it: `lungtune retrain" in reported
     (moved / "bank.json").write_text((moved / "bank.json").read_text().replace("abab", "cdcd"))
     with pytest.raises(DataError, match="must be the bank of synthetic images abababababab, but is cdcdcdcdcdcd"):
         retrain(recipe, bank=moved)

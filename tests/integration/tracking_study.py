@@ -46,7 +46,7 @@ def head(name: str = "clip_lora-1", trials: int = 16, study_id: str = "5" * 32) 
     }  # fmt: skip
     data = {"source": "chest_xray:/data/chest_xray", "hash": "0123456789abcdef" * 4, "classes": CLASSES}
     data["counts"] = {"train": dict(zip(CLASSES, (1080, 2030, 1076), strict=True))}
-    about = {"command": "python scripts/search.py --space clip_lora", "git": "f" * 40}
+    about = {"command": "lungtune search --space clip_lora", "git": "f" * 40}
     versions = {"lungtune": "0.1.0", "torch": "2.13.0", "ray": "2.60.0"}
     return "study", {"schema": 1, "name": name, "id": study_id, "space": space, "data": data, "seed": 7, **about,
                      "versions": versions}  # fmt: skip

@@ -122,7 +122,7 @@ def test_the_last_words_name_what_the_best_is_measured_against(study, told):
     assert "constant-class" not in words
     assert "source configuration (trial 0)" in words
     assert "; gain +" in words
-    assert "scripts/synthesize.py" in words
+    assert "lungtune synthesize" in words
     assert "after the correction: beyond chance" in words
 
 

@@ -14,6 +14,7 @@ from lungtune.core import params as parameters
 from lungtune.core import synthetic, yamlfile
 from lungtune.core.family import Family
 from lungtune.core.space import SearchSpace
+from lungtune.core.synonyms import meant
 from lungtune.errors import SpaceError, did_you_mean
 
 MOST = 4
@@ -74,7 +75,7 @@ def read(text: str, space: SearchSpace, family: Family[Any, Any]) -> Comparison:
             f"models share.{did_you_mean(axis, known)}"
         )
     if axis not in known:
-        raise SpaceError(f"'{axis}' is not a parameter of {space.family}.{did_you_mean(axis, known)}")
+        raise SpaceError(f"'{axis}' is not a parameter of {space.family}.{meant(axis, known)}")
     given = yamlfile.parse(f"[{listed}]", f"--compare {axis}")
     if not isinstance(given, list) or not given:
         raise SpaceError(f"{_FORM}, but got no value of {axis}.")
@@ -136,13 +137,13 @@ def commands(recipe: Path, family: Family[Any, Any], space: SearchSpace, params:
         values = _values(space, axis, off, params.get(axis, off))
         if len(values) > 1:
             listed = ",".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values)
-            result.append(f"python scripts/retrain.py {recipe} --compare {axis}={listed} --seeds 3")
+            result.append(f"lungtune retrain {recipe} --compare {axis}={listed} --seeds 3")
     return result
 
 
 def question(recipe: Path | str) -> str:
     """Return the command that asks of a recipe whether its synthetic images help."""
-    return f"python scripts/retrain.py {recipe} --compare {synthetic.QUESTION} --seeds 3"
+    return f"lungtune retrain {recipe} --compare {synthetic.QUESTION} --seeds 3"
 
 
 def _values(space: SearchSpace, axis: str, off: Any, own: Any) -> list[Any]:

@@ -33,6 +33,10 @@ def process() -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any]:
+    unknown = {"commit": None, "changed": None}
+    if ROOT is None:
+        return unknown
+
     def ask(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip()
@@ -40,4 +44,4 @@ def _git() -> dict[str, Any]:
     try:
         return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "changed": None}
+        return unknown

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from lungtune.core.fields import IMAGE, Field
+from lungtune.core.synonyms import meant
 from lungtune.core.task import Metric, Task
 from lungtune.core.trial import Objective
 from lungtune.errors import SpaceError, did_you_mean
@@ -118,7 +119,7 @@ class Family(ABC, Generic[B, P]):
         if name not in known:
             short = [key for key in known if "." not in key or key.partition(".")[2] not in known]
             twice = [key for key in known if key.partition(".")[2] == name]
-            hint = did_you_mean(name, [key for key in known if "." in key] if "." in name else short)
+            hint = meant(name, [key for key in known if "." in key] if "." in name else short)
             hint = f" Several tasks have it: {', '.join(twice)}." if twice else hint
             raise SpaceError(f"objective must be a metric of this family, but got '{name}'.{hint}")
         task, metric = known[name]
@@ -134,7 +135,12 @@ class Family(ABC, Generic[B, P]):
 
     @abstractmethod
     def miniature(self, folder: Path) -> B:
-        """Return the smallest ``Base`` there is, from random weights written to ``folder``, for tests."""
+        """Return the smallest ``Base`` there is, from random weights written to ``folder``, for tests.
+
+        Small is, and is tested: ``image_size`` at most 32 px, or the least that the strides allow, and a backbone of
+        at most 2 million parameters, those of a text's vocabulary included; 300 000 are enough for the rest. It has
+        every kind of layer of the full size, and two blocks where that has many.
+        """
 
     @abstractmethod
     def backbone(self, base: B, classes: Sequence[str]) -> torch.nn.Module:

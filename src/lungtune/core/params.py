@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lungtune.core.synonyms import meant
 from lungtune.errors import SpaceError, did_you_mean
 
 KEY = "lungtune"
@@ -141,5 +142,5 @@ def build(cls: type, values: Mapping[str, Any]) -> Any:
     known = specs(cls)
     for name in values:
         if name not in known:
-            raise SpaceError(f"'{name}' is not a parameter of this family.{did_you_mean(name, known)}")
+            raise SpaceError(f"'{name}' is not a parameter of this family.{meant(name, known)}")
     return cls(**{name: known[name].check(value) for name, value in values.items()})

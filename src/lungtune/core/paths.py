@@ -10,16 +10,30 @@ import platformdirs
 
 from lungtune.errors import SpaceError
 
-ROOT = Path(__file__).resolve().parents[3]
-"""The checkout: holds ``search_spaces/``, ``trainables/`` and, by default, ``studies/``."""
+PACKAGE = Path(__file__).resolve().parents[1]
+"""The installed package."""
+
+
+def _is_checkout(folder: Path) -> bool:
+    return (folder / "pyproject.toml").is_file() and (folder / "src" / "lungtune" / "core").is_dir()
+
+
+ROOT = PACKAGE.parents[1] if _is_checkout(PACKAGE.parents[1]) else None
+"""The checkout: holds ``search_spaces/``, ``trainables/`` and, by default, ``studies/``. None in an installed wheel."""
+
+SPACES = (PACKAGE / "search_spaces").resolve()
+"""The shipped spaces: ``search_spaces/`` of the checkout, which the package links to, or of the wheel."""
 
 OWN = ("trainables", "tasks", "search_spaces")
-"""Folders of a user's own, in those that ``LUNGTUNE_PATH`` names."""
+"""Folders of a user's own, in those that :func:`own_folders` returns."""
 
 
 def home() -> Path:
-    """Return the folder that holds ``studies/`` and ``mlflow/state/`` (``LUNGTUNE_HOME``, default: the checkout)."""
-    return Path(os.environ.get("LUNGTUNE_HOME") or ROOT).expanduser().resolve()
+    """Return the folder that holds ``studies/`` and ``mlflow/state/``.
+
+    ``LUNGTUNE_HOME``, else the checkout if lungtune runs from one, else the working folder.
+    """
+    return Path(os.environ.get("LUNGTUNE_HOME") or ROOT or Path.cwd()).expanduser().resolve()
 
 
 def cache() -> Path:
@@ -35,8 +49,8 @@ def studies() -> Path:
 def own_folders() -> list[Path]:
     """Return the folders that hold a user's own ``trainables/``, ``tasks/`` and ``search_spaces/``.
 
-    Those of ``LUNGTUNE_PATH`` (separated as in ``PATH``), then lungtune's home where it holds one of these and is not
-    the checkout.
+    Those of ``LUNGTUNE_PATH`` (separated as in ``PATH``), then lungtune's home and the working folder where they hold
+    one of these and are not a checkout.
 
     Raises:
         SpaceError: ``LUNGTUNE_PATH`` names what is no folder, or one that holds none of these.
@@ -49,7 +63,8 @@ def own_folders() -> list[Path]:
         if not _holds_own(folder):
             above = f" Did you mean '{folder.parent}'?" if folder.name in OWN else ""
             raise SpaceError(f"folders of LUNGTUNE_PATH must hold {', '.join(OWN)}, but '{word}' holds none.{above}")
-    return list(dict.fromkeys([*named, *([home()] if home() != ROOT and _holds_own(home()) else [])]))
+    found = [each for each in (home(), Path.cwd()) if _holds_own(each) and not _is_checkout(each) and each != PACKAGE]
+    return list(dict.fromkeys([*named, *found]))
 
 
 def _holds_own(folder: Path) -> bool:

@@ -104,15 +104,15 @@ def provenance(space: SearchSpace, path: Path) -> Provenance:
         ranges = ", ".join(space.axes)
         raise SpaceError(
             f"{path}: every parameter of a recipe must be one value, but these are ranges: {ranges}. "
-            f"Search it with scripts/search.py --space {path}."
+            f"Search it with lungtune search --space {path}."
         )
     block = space.provenance
     for key, kind in _NEEDED.items():
         if key not in block or isinstance(block[key], bool) or not isinstance(block[key], kind):
             state = f"is {block[key]!r}" if key in block else "is missing"
-            raise SpaceError(f"{path}: provenance.{key} {state}; write recipes with scripts/export.py.")
+            raise SpaceError(f"{path}: provenance.{key} {state}; write recipes with lungtune export.")
     if space.seed is None:
-        raise SpaceError(f"{path}: 'seed:' is missing; write recipes with scripts/export.py.")
+        raise SpaceError(f"{path}: 'seed:' is missing; write recipes with lungtune export.")
     value = block["score"].get("value")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise SpaceError(f"{path}: provenance.score.value must be a number, but got {value!r}.")
@@ -126,9 +126,7 @@ def provenance(space: SearchSpace, path: Path) -> Provenance:
     wanted = {"path": str, "key": str, "hash": str, "counts": dict}
     known = bank if isinstance(bank, Mapping) else {}
     if bank is not None and not all(isinstance(known.get(key), kind) for key, kind in wanted.items()):
-        raise SpaceError(
-            f"{path}: provenance.bank must have {', '.join(wanted)}; write recipes with scripts/export.py."
-        )
+        raise SpaceError(f"{path}: provenance.bank must have {', '.join(wanted)}; write recipes with lungtune export.")
     plain = {key: block[key] for key in _NEEDED if key not in ("score", "fidelity")}
     return Provenance(fidelity=fidelity, score=float(value), bank=bank, **plain)
 

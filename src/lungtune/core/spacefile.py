@@ -20,6 +20,7 @@ from lungtune.core.params import ParamSpec
 from lungtune.core.resource import Fidelity
 from lungtune.core.scheduler import Scheduler, SchedulerConfig
 from lungtune.core.space import COUNTS, SAMPLERS, SearchSpace
+from lungtune.core.synonyms import meant
 from lungtune.core.yamlfile import Block
 from lungtune.errors import SpaceError, did_you_mean
 
@@ -185,7 +186,7 @@ def _resolve(
             for key, value in layer.get(group, {}).items():
                 line = layer[group].lines[key]
                 if key not in specs:
-                    hint = did_you_mean(key, specs)
+                    hint = meant(key, specs)
                     reader.problem(line, f"'{key}' is not a {what} of {block['family']}.{hint}")
                     continue
                 axes.pop(key, None)
@@ -245,7 +246,7 @@ def _point(reader: _Reader, specs: Mapping[str, ParamSpec], point: Any, line: in
     for key, value in point.items():
         try:
             if key not in specs:
-                raise SpaceError(f"start: '{key}' is not a parameter.{did_you_mean(key, specs)}")
+                raise SpaceError(f"start: '{key}' is not a parameter.{meant(key, specs)}")
             checked[key] = specs[key].check(value)
         except SpaceError as error:
             reader.problem(point.lines[key], str(error))
@@ -371,7 +372,7 @@ def apply(
         raise SpaceError(f"{key} must be a whole number >= {COUNTS[key]}, but got {value!r}.")
     if key == "sampler":
         raise SpaceError(f"{key} must be known.{did_you_mean(str(value), SAMPLERS)}")
-    raise UnknownSettingError(f"'{key}' can't be set.{did_you_mean(key, known)}")
+    raise UnknownSettingError(f"'{key}' can't be set.{meant(key, known)}")
 
 
 def _fixed_in_start(space: SearchSpace, key: str, value: Any) -> SearchSpace:

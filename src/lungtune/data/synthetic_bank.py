@@ -34,7 +34,7 @@ from lungtune.errors import DataError
 
 SCHEMA = 1
 _DESCRIPTION = "bank.json"
-_MAKE = "python scripts/synthesize.py"
+_MAKE = "lungtune synthesize"
 _OWN = ("folder", "limits")
 """Attributes that are not part of a description."""
 _KINDS = {"key": str, "generator": dict, "classes": list, "train_hash": str, "size": int, "seed": int, "about": dict}
@@ -188,7 +188,7 @@ class SyntheticBank:
         if folder is None and not (place / _DESCRIPTION).is_file():
             raise DataError(
                 f"the bank of synthetic images {about['key'][:12]} must be at {place}, but is not there; put it back "
-                "(scripts/retrain.py takes --bank DIR where it lies elsewhere)."
+                "(lungtune retrain takes --bank DIR where it lies elsewhere)."
             )
         bank = cls.open(place)
         if bank.key != about["key"]:

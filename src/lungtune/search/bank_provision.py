@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lungtune.core import synthetic
-from lungtune.core.paths import ROOT
 from lungtune.core.space import SearchSpace
 from lungtune.errors import DataError
 
@@ -63,14 +62,14 @@ def bank(
         highlight=False,
         soft_wrap=True,
     )
-    command = [sys.executable, str(ROOT / "scripts" / "synthesize.py"), "--data", inspection.source]
+    command = [sys.executable, "-P", "-m", "lungtune", "synthesize", "--data", inspection.source]
     command += ["--seed", str(manifest.seed), "--profile", "demo" if profile == "demo" else "full"]
     command += ["--per-class", ",".join(f"{name}={count}" for name, count in needed.items())]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise DataError(
             f"{space.name} needs synthetic images, but none could be made (see above); leave them out with "
-            f"--set {synthetic.RATIO}=0, or make a bank (python scripts/synthesize.py ... --set weights=DIR), "
+            f"--set {synthetic.RATIO}=0, or make a bank (lungtune synthesize ... --set weights=DIR), "
             "and name it with --bank DIR."
         )
     made = SyntheticBank.open(Path(done.stdout.splitlines()[-1]))

@@ -74,7 +74,7 @@ def _search(prepared: Prepared, options: Options, console: Console, startup: Sta
         console.print(f"note: {delivery.sentence}", highlight=False, soft_wrap=True)
     if not controller.finished:
         why = escape(stopped or controller.stop_reason)
-        resume = f"python scripts/search.py --resume --study {study.name}"
+        resume = f"lungtune search --resume --study {study.name}"
         console.print(f"stopped ({why}). Go on with:\n  {resume}", highlight=False, soft_wrap=True)
         return STOPPED
     return 0 if result["best"] else 1

@@ -146,7 +146,7 @@ def _check(path: Path) -> None:
     if revision is None:
         raise StudyError(
             f"{path} holds no complete MLflow store (its creation was cut short, or it is another database). "
-            f"Move it away; the runs of every study are rebuilt by 'python scripts/ui.py --sync STUDY'."
+            f"Move it away; the runs of every study are rebuilt by 'lungtune ui --sync STUDY'."
         )
     if revision in {script.revision for script in scripts.walk_revisions()}:
         raise StudyError(
@@ -155,7 +155,7 @@ def _check(path: Path) -> None:
         )
     raise StudyError(
         f"{path} was written by a newer MLflow than {mlflow.__version__}. Update mlflow, or move the file away and "
-        f"rebuild the runs with 'python scripts/ui.py --sync STUDY'."
+        f"rebuild the runs with 'lungtune ui --sync STUDY'."
     )
 
 

@@ -89,7 +89,7 @@ def test_a_mistake_is_one_sentence(text, message):
 )
 def test_suggested_values_are_control_winner_and_decades(own, listed):
     (command,) = commands(Path("r.yaml"), FAMILY, SPACE, DEFAULTS | {"lambda2": own})
-    assert command == f"python scripts/retrain.py r.yaml --compare lambda2={listed} --seeds 3"
+    assert command == f"lungtune retrain r.yaml --compare lambda2={listed} --seeds 3"
     compared = read(command.split("--compare ")[1].split()[0], recipe(lambda2=own), FAMILY)
     assert (len(compared.values), compared.control, compared.own) == (4, 0.0, own), "it can be given as it is"
 

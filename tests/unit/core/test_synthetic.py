@@ -100,7 +100,7 @@ def test_a_recipes_bank_must_be_whole(bank, tmp_path):
 
 
 def test_recipe_with_synthetic_images_suggests_comparison():
-    asked = "python scripts/retrain.py r.yaml --compare synthetic_images=none,duplicates,generated --seeds 3"
+    asked = "lungtune retrain r.yaml --compare synthetic_images=none,duplicates,generated --seeds 3"
     mixed = space(synthetic_ratio=1.0)
     assert comparison.commands(Path("r.yaml"), FAMILY, mixed, mixed.fixed) == [asked]
     assert comparison.commands(Path("r.yaml"), FAMILY, mixed, space().fixed) == []

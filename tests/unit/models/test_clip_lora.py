@@ -21,8 +21,8 @@ from lungtune.errors import SpaceError, WeightsError
 from lungtune.layers.layout import BatchLayout, LayoutContext
 from lungtune.models import clip_model, clip_weights
 from lungtune.models.clip_prompts import STYLES, prompts
+from lungtune.trainables.clip_lora import FAMILY, Base, Params
 from toy import part, told
-from trainables.clip_lora import FAMILY, Base, Params
 
 CLASSES = ("normal", "bacterial", "viral")
 

@@ -184,7 +184,7 @@ def test_misspelt_sizes_are_explained() -> None:
 
 
 def test_the_weights_of_another_kind_of_model_are_named() -> None:
-    from trainables.conformer_full import FAMILY
+    from lungtune.trainables.conformer_full import FAMILY
 
     with pytest.raises(WeightsError, match=r"tiny_resnet must be weights of resnet18, but: .*'drop_path'"):
         FAMILY.backbone(FAMILY.Base(weights="tiny_resnet", image_size=64), ("a", "b"))

@@ -14,8 +14,8 @@ import torch
 from lungtune.engine.pack import Pack
 from lungtune.errors import SpaceError, WeightsError
 from lungtune.models import diffusion_model, diffusion_weights
+from lungtune.trainables.sd_lora import FAMILY, Base, Params
 from toy import part
-from trainables.sd_lora import FAMILY, Base, Params
 
 CLASSES = ("normal", "viral")
 

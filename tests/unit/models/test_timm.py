@@ -208,6 +208,6 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     ],
 )
 def test_a_family_refuses_a_base_of_another_kind(family: str, base: str, what: str) -> None:
-    trainable = importlib.import_module(f"trainables.{family}").FAMILY
+    trainable = importlib.import_module(f"lungtune.trainables.{family}").FAMILY
     with pytest.raises(SpaceError, match=f"model must be {what}"):
         trainable.backbone(trainable.Base(weights=base, image_size=64), ("a", "b"))

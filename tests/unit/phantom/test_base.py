@@ -83,8 +83,8 @@ def test_captions_fit_the_text_tower(small):
     assert float(((tokens != 0).sum(1) <= length).float().mean()) > 0.9
 
 
-def test_the_script_names_every_base():
-    text = (Path(__file__).parents[3] / "scripts" / "pretrain.py").read_text()
+def test_the_command_names_every_base():
+    text = (Path(__file__).parents[3] / "src" / "lungtune" / "commands" / "pretrain.py").read_text()
     assert all(text.count(name) >= 2 for name in pretrain.RECIPES)
 
 

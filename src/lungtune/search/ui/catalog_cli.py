@@ -1,4 +1,4 @@
-"""``--list`` and ``--check``: what can be searched, and what a space would do. No torch, no ray."""
+"""``--check``: what a search of a space would do. No torch, no ray."""
 
 from __future__ import annotations
 
@@ -16,15 +16,6 @@ from lungtune.core.space import SearchSpace
 from lungtune.errors import SpaceError
 from lungtune.search import sampler
 from lungtune.search.ui import live
-
-
-def spaces() -> int:
-    """Print the shipped spaces, one line each."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name in catalog.spaces():
-        table.add_row(f"[bold]{name}[/bold]", catalog.summary(name))
-    Console().print(table)
-    return 0
 
 
 def check(
@@ -51,7 +42,7 @@ def check(
     for note in space.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
     console.print(live.plan(space, trials or space.trials))
-    console.print("Data and weights are looked at when a search starts: python scripts/data.py check --data ...")
+    console.print("Data and weights are looked at when a search starts: lungtune data check --data ...")
     return 0
 
 

@@ -83,12 +83,12 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
         out("[bold]leaderboard[/bold], best trial of each space; 95 % intervals over patients:")
         out(escape(leaderboard.text(result["leaderboard"])))
     out("next:")
-    out(f"  python scripts/export.py --study {study.name}")
+    out(f"  lungtune export --study {study.name}")
     recipe = paths.home() / "recipes" / f"{study.name}-1.yaml"
     recipe = recipe.relative_to(Path.cwd()) if recipe.is_relative_to(Path.cwd()) else recipe
-    out(f"  python scripts/retrain.py {recipe}   (with --test it opens the locked test set, once per study)")
+    out(f"  lungtune retrain {recipe}   (with --test it opens the locked test set, once per study)")
     for command, what in task.next_commands(str(recipe)):
         out(f"  {command}   ({what})")
     for command in comparison.commands(recipe, family, space.of(best["params"]), made.params):
         out(f"  {command}   (does it help? with --test it is asked of the test set too)")
-    out("  python scripts/ui.py")
+    out("  lungtune ui")

@@ -80,9 +80,7 @@ class Generation(Task):
 
     def next_commands(self, recipe: str) -> list[tuple[str, str]]:
         """See ``Task.next_commands``."""
-        return [
-            (f"python scripts/synthesize.py {recipe} --per-class 200", "a bank of images for classifiers to train on")
-        ]
+        return [(f"lungtune synthesize {recipe} --per-class 200", "a bank of images for classifiers to train on")]
 
     def summary_lines(self, best: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> list[str]:
         """See ``Task.summary_lines``: whether samples look like their class."""

@@ -17,7 +17,7 @@ from lungtune.tasks.generation.sample_metrics import Samples
 CAUTION = (
     "A distance near that of real images says that the embedding cannot tell samples from real images in the mean. "
     "It does not say that they show what patients have, nor that they help a classifier: train one and compare "
-    "(scripts/synthesize.py, scripts/search.py --bank)."
+    "(lungtune synthesize, lungtune search --bank)."
 )
 
 

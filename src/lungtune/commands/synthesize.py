@@ -1,0 +1,60 @@
+"""``lungtune synthesize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from lungtune import cli
+from lungtune.errors import SpaceError
+
+
+def synthesize(
+    recipe: Annotated[Path | None, cli.argument("RECIPE.yaml", "what lungtune export wrote")] = None,
+    per_class: Annotated[
+        str, cli.option("--per-class", "N", "images of each class, or A=N,B=M,... (default 100)")
+    ] = "100",
+    classes: Annotated[str | None, cli.option("--classes", "A,B,...", "only these classes")] = None,
+    data: Annotated[
+        str | None, cli.option("--data", "SOURCE[:PATH]", "the data; of a recipe, only where they lie elsewhere")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        cli.option("--profile", "NAME", "without a recipe: demo or full (default: full with --data)"),
+    ] = None,
+    seed: Annotated[
+        int, cli.option("--seed", "N", "without a recipe: seed of the split (default 0)", parser=cli.whole)
+    ] = 0,
+    set_: Annotated[list[str] | None, cli.option("--set", "KEY=VALUE", "without a recipe: one setting")] = None,
+    out: Annotated[Path | None, cli.option("--out", "DIR", "folder of the bank (default: one in banks/)")] = None,
+) -> None:
+    """Make a bank of synthetic X-rays from a generator's recipe, or go on with it.
+
+    lungtune synthesize RECIPE.yaml --per-class 500 [--classes A,B] [--out DIR]
+
+    The generator is trained on the training fold only, and the bank carries that fold's hash: a study of another fold
+    refuses it. Without a recipe the best one of a generator for the same split is taken, else the last start point of
+    the space sd_lora. Interrupted, the same command goes on; with a larger --per-class the bank grows. Search with it:
+
+    lungtune search --space clip_lora --set synthetic_ratio=[0,0.5,1] --bank DIR
+    """
+    from lungtune.synthesize import synthesize
+
+    named = [name.strip() for name in classes.split(",")] if classes else None
+    settings = cli.settings(set_)
+    print(synthesize(recipe, counts(per_class), named, data, profile, seed, out, settings))
+
+
+def counts(text: str) -> int | dict[str, int]:
+    """Read ``500``, or ``normal=100,viral=400``.
+
+    Raises:
+        SpaceError: a number is missing.
+    """
+    found: dict[str, int] = {}
+    for pair in text.split(","):
+        name, equals, number = pair.rpartition("=")
+        if not number.strip().isdigit() or (not equals and "," in text):
+            raise SpaceError(f"--per-class takes a whole number, or CLASS=NUMBER,..., but got '{text}'.")
+        found[name.strip()] = int(number)
+    return found.get("", 0) if "" in found else found

@@ -1,0 +1,21 @@
+"""The files of all search spaces by name, shipped and a user's own; light enough for a list of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lungtune.core import paths, yamlfile
+
+
+def files() -> dict[str, Path]:
+    """Return the files of all search spaces by name: the shipped ones, then a user's own of other names."""
+    found: dict[str, Path] = {}
+    for folder in (paths.SPACES, *(each / "search_spaces" for each in paths.own_folders())):
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def summary(path: Path) -> str:
+    """Return the one-line summary of a space."""
+    return str(yamlfile.load(path).get("summary", ""))

@@ -1,0 +1,68 @@
+"""The command line's mistakes are one sentence with a remedy, exit code 2; scripts are the same commands."""
+
+import sys
+
+import pytest
+
+from lungtune import __version__, commands
+
+
+@pytest.fixture
+def left(monkeypatch, capsys):
+    """Return a function that runs the command line and returns exit code, output and errors."""
+
+    def run(*words, name=None):
+        monkeypatch.setattr(sys, "argv", ["scripts/door.py", *words])
+        with pytest.raises(SystemExit, match=r"^\d$") as exit:
+            commands.run(name)
+        return int(str(exit.value)), *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("serach", "there is no command 'serach'. Did you mean 'search'?"),
+        ("--lsit", "there is no flag '--lsit' before a command. Did you mean 'list'?"),
+        ("search --spcae x", "there is no flag or argument '--spcae'. Did you mean '--space'?"),
+        ("search resume", "there is no flag or argument 'resume'. Did you mean '--resume'?"),
+        ("search --trials 0", "--trials must be a whole number >= 1, but got '0'."),
+        ("search --trials -3", "--trials must be a whole number >= 1, but got '-3'."),
+        ("search --seed x", "--seed must be a whole number, but got 'x'."),
+        ("search --budget 5", "--budget must be a time such as 90s, 30m, 2h or 1d, but got '5'."),
+        ("search --trials", "Option '--trials' requires an argument."),
+        ("export", "--study must be given, but is missing."),
+        ("retrain", "RECIPE.yaml must be given, but is missing."),
+        ("data chek", "check|sources must be one of these, but got 'chek'. Did you mean 'check'?"),
+        ("synthesize --per-class A=x", "--per-class takes a whole number, or CLASS=NUMBER,..., but got 'A=x'."),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(left, words, sentence):
+    command, *rest = words.split()
+    assert left(command, *rest) == (2, "", f"error: {sentence}\n")
+    if command in ("search", "export", "retrain", "data", "synthesize"):
+        assert left(*rest, name=command) == (2, "", f"error: {sentence}\n")
+
+
+def test_flags_may_stand_before_the_argument(left):
+    code, out, _ = left("--json", "sources", name="data")
+    assert code == 0
+    assert "phantom" in out
+
+
+def test_a_command_without_words_shows_help(left):
+    code, out, _ = left()
+    assert code == 0
+    assert out.startswith("Usage: lungtune [OPTIONS] COMMAND")
+
+
+def test_help_keeps_the_lines_of_its_text(left):
+    code, out, _ = left("--help", name="search")
+    assert code == 0
+    assert out.startswith("Usage: door.py [OPTIONS]\n")
+    assert "\nlungtune search --resume --study NAME [--trials N]         go on, or extend\n" in out
+
+
+def test_version_is_the_packages(left):
+    assert left("--version") == (0, f"{__version__}\n", "")
