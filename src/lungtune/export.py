@@ -11,7 +11,7 @@ from typing import Any
 from lungtune import catalog, summary
 from lungtune.core import comparison, paths, recipe, synthetic
 from lungtune.core import params as parameters
-from lungtune.core.io import write_atomic
+from lungtune.core.io import stage, write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.task import Predictions
@@ -53,7 +53,8 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
             f"go on with: lungtune search --resume --study {study}"
         )
     kept = StudyPredictions(opened, history)
-    honest = kept.corrected(ranked)
+    with stage("Computing intervals over patients"):
+        honest = kept.corrected(ranked)
     written = []
     for rank, trial in enumerate(ranked[:top], start=1):
         path = (out or recipes()) / f"{study}-{rank}.yaml"

@@ -11,7 +11,7 @@ from typing import Any
 
 from lungtune import catalog
 from lungtune.core import paths
-from lungtune.core.io import write_atomic
+from lungtune.core.io import stage, write_atomic
 from lungtune.errors import StudyError
 from lungtune.reopen import inspect, ledger_of, load, owned
 from lungtune.retraining import runs
@@ -91,13 +91,18 @@ def retrain(
         held.enter_context(owned(folder))  # created only now: a refusal leaves no folder behind
         one.open(inspection, folder)
         one.train()
-        _put(one, folder)
-        content = one.content()
+        with stage("Writing the weights"):
+            _put(one, folder)
+        with stage("Computing intervals over patients"):
+            content = one.content()
         if test:
-            one.before_test()
+            with stage("Reopening the trained models"):
+                one.before_test()
             ledger.opened(one.mark, path.name)
-            one.score(content)
-        one.write(content)
+            with stage("Scoring on the test set"):
+                one.score(content)
+        with stage("Writing the report"):
+            one.write(content)
         write_atomic(folder / "recipe.yaml", path.read_bytes())
         if test:
             values = {name: value["value"] for name, value in content["test"]["metrics"].items()}

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -95,8 +97,9 @@ def running(tmp_path_factory, furnish):
     assert sync(home / "studies/clip_lora-1", furnish(home / "mlflow/state/mlflow.db"))
     command = [sys.executable, "-c", DOOR, str(ROOT / "scripts/ui.py"), "--port", str(port)]
     opened = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=home)
+    first = opened.stdout.readline()  # before the server's process is made
     pid = int(opened.stdout.readline())
-    yield Running(pid, port, [opened.stdout.readline() for _ in range(2)])
+    yield Running(pid, port, [first, *(opened.stdout.readline() for _ in range(2))])
     opened.send_signal(signal.SIGINT)
     assert opened.wait(15) == 0
     opened.stdout.close()
@@ -220,10 +223,40 @@ def test_hung(running, patience, tmp_path, request):
 def test_ui_prints_its_address_and_uses_the_port(running):
     """That Ctrl-C shuts it, and leaves nothing behind, is looked at when its server is needed no more."""
     url = f"http://127.0.0.1:{running.port}"
-    assert f"{url} " in running.said[0]
-    assert f"clip_lora-1: {url}/#/experiments/" in running.said[1]
+    assert running.said[0] == f"starting MLflow at {url} ...\n"
+    assert f"{url} " in running.said[1]
+    assert f"clip_lora-1: {url}/#/experiments/" in running.said[2]
     with pytest.raises(StudyError, match=f"port {running.port} can't be used"):
         server.free_port(running.port)
+
+
+def test_first_page_leads_to_the_newest_study(running):
+    url = f"http://127.0.0.1:{running.port}"
+    with urllib.request.urlopen(url) as answer:
+        page, length = answer.read().decode(), int(answer.headers["content-length"])
+    view = running.said[2].split(url)[1].strip()
+    assert f'location.replace("{view}")' in page
+    assert page.index("location.replace") < page.index("<script defer")
+    assert len(page.encode()) == length
+    with urllib.request.urlopen(f"{url}/version") as answer:
+        assert "location" not in answer.read().decode(), "all else is MLflow's"
+
+
+def test_server_that_does_not_answer_is_told_until_it_does(monkeypatch):
+    answers = iter([OSError(), OSError(), OSError(), contextlib.nullcontext()])
+
+    def opened(self, url, timeout):
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(urllib.request.OpenerDirector, "open", opened)
+    monkeypatch.setattr(server, "PATIENCE", 0.3)
+    told = []
+    assert server._answers(SimpleNamespace(poll=lambda: None), "http://x", told.append)
+    assert len(told) == 1
+    assert not server._answers(SimpleNamespace(poll=lambda: 1), "http://x", told.append), "it has ended"
 
 
 def test_a_study_is_delivered_through_the_door(tmp_path, monkeypatch, furnish, door):

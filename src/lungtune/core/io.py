@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Item = TypeVar("Item")
 
@@ -172,6 +175,8 @@ class _Stages:
     def __init__(self) -> None:
         self.now = ""
         self.listener: Callable[[str], None] | None = None
+        self.console: Console | None = None
+        """Of the bars on the terminal; those of nested work share it."""
 
     def set(self, what: str) -> None:
         self.now = what
@@ -255,16 +260,21 @@ def _shown(what: str, total: float | None, unit: str, line: str | None, lines: i
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    stages = _local.stages
+    outer, stages.console = stages.console, stages.console or Console(stderr=True)
     count = TextColumn(f"{{task.completed:.1f}}/{{task.total:g}} {unit}") if unit else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=stages.console, transient=True) as bar:
         task = bar.add_task(what, total=total)
 
         def update(done: float, note: str = "") -> None:
             shown = done if total is None else min(done, total)
             bar.update(task, completed=shown, description=f"{what}, {note}" if note else what)
 
-        yield update
+        try:
+            yield update
+        finally:
+            stages.console = outer
 
 
 def _amount(done: float, unit: str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lungtune.core.fields import Field
+from lungtune.core.io import stage
 from lungtune.data import store
 from lungtune.data.audit import Audit, audit
 from lungtune.data.manifest import OPTIONAL, Entries, Manifest, Numbers
@@ -173,14 +174,19 @@ def inspect(
     Raises:
         DataError: the source cannot be indexed at all, or `folds`/`fold` is out of range.
     """
-    cases = index_source(source) if cases is None else cases
+    if cases is None:
+        with stage(f"Listing the cases of {source}"):
+            cases = index_source(source)
     facts = scan(list(cases["path"]), voi=cases.attrs["voi"])
     masks = scan_masks(cases)
-    links = link(cases, facts)
-    manifest = make_manifest(
-        cases, facts, folds=folds, fold=fold, seed=seed, source=absolute(source), links=links, masks=masks
-    )
-    checked = audit(cases, facts, manifest, links=links, masks=masks)
+    with stage("Looking for duplicates and shared patients"):
+        links = link(cases, facts)
+    with stage("Splitting by patient"):
+        manifest = make_manifest(
+            cases, facts, folds=folds, fold=fold, seed=seed, source=absolute(source), links=links, masks=masks
+        )
+    with stage("Checking what gives the classes away"):
+        checked = audit(cases, facts, manifest, links=links, masks=masks)
     return Inspection(cases, facts, masks, manifest, checked, manifest.source)
 
 

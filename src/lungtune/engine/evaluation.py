@@ -54,7 +54,7 @@ class Evaluation:
 
         Those of the objective's task are as they count for it (``Task.for_objective``).
         """
-        with stage(f"evaluating on {len(part):,} cases"):
+        with stage(f"Evaluating on {len(part):,} cases"):
             predictions = {name: evaluator.predict(pack, slot, part) for name, evaluator in self.evaluators.items()}
         name = self.objective.task
         return {**predictions, name: dict(self.family.task(name).for_objective(part, predictions[name]))}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lungtune.core.family import Family
+from lungtune.core.io import progress
 from lungtune.engine import memory
 from lungtune.inputs.feature_cache import CachedFeatures
 from lungtune.inputs.on_the_fly import OnTheFlyInputs
@@ -44,6 +45,9 @@ def draw(
     def some(first: int, last: int) -> Tensor:
         with using(last - first) as layout:
             images = family.draw(model, labels[first:last], seeds[first:last], layout)
-        return images[:, 0].float().mul(255).round().to(torch.uint8).cpu()
+        drawn = images[:, 0].float().mul(255).round().to(torch.uint8).cpu()
+        update(last)
+        return drawn
 
-    return torch.cat(memory.in_parts(len(labels), stride, some))
+    with progress("Drawing images", len(labels), line="") as update:
+        return torch.cat(memory.in_parts(len(labels), stride, some))

@@ -16,6 +16,7 @@ import torch
 from lungtune.core import params as parameters
 from lungtune.core.family import Family
 from lungtune.core.fields import Field
+from lungtune.core.io import stage
 from lungtune.core.resource import Fidelity
 from lungtune.core.space import SearchSpace
 from lungtune.core.task import Evaluator
@@ -81,15 +82,16 @@ class Session:
         self.dataset = dataset
         self.fidelity = fidelity
         self.objective = objective
-        self.pack = Pack(
-            family,
-            base,
-            dataset.classes,
-            dataset.train,
-            synthetic=dataset.synthetic,
-            capacity=slots,
-            device=device(),
-        )
+        with stage("Loading the model"):
+            self.pack = Pack(
+                family,
+                base,
+                dataset.classes,
+                dataset.train,
+                synthetic=dataset.synthetic,
+                capacity=slots,
+                device=device(),
+            )
         self.evaluation = Evaluation(family, base, dataset, self.pack.device, objective)
         self.runs: dict[int, Run] = {}
         self._reports = fidelity.reports

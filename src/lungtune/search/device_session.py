@@ -44,7 +44,7 @@ def open_session(folder: Path, threads: int) -> DeviceSession:
     Raises:
         UserError: the weights or the images cannot be had here, or a user's own family breaks the contract.
     """
-    with stage("importing torch"):
+    with stage("Importing torch"):
         import torch
 
         from lungtune.engine.session import Sessions, device
@@ -62,10 +62,10 @@ def open_session(folder: Path, threads: int) -> DeviceSession:
     )
     name, base = space.bases[0]
     with catalog.blamed(name):
-        with stage("opening the images and the model"):
+        with stage("Opening the images"):
             first = sessions.on(name, base)
         if catalog.is_own(name):
-            with stage("rehearsing the family on four cases"):
+            with stage("Rehearsing the family on four cases"):
                 _rehearse(space, first)
         told = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {threads} thread(s)"
         about = {"node": socket.gethostname(), "device": told, **_slots(space, first)}
@@ -92,7 +92,7 @@ def _slots(space: SearchSpace, first: Session) -> dict[str, Any]:
         return {"slots": 1, "why": "trials of different bases cannot share steps", "rates": []}
     if not first.family.packs:
         return {"slots": 1, "why": "each trial trains a whole network: there is nothing to share", "rates": []}
-    with stage("measuring how many trials train together (slots)"):
+    with stage("Measuring how many trials train fastest together (slots)"):
         found = first.fit(space.max_slots, _start_points(space))
     return {"slots": found.slots, "why": found.why, "rates": [asdict(rate) for rate in found.rates]}
 
@@ -102,7 +102,7 @@ def _references(space: SearchSpace, first: Session) -> Mapping[str, Mapping[str,
 
     With the last start point: the one chosen for this base.
     """
-    with stage("scoring the baselines"):
+    with stage("Scoring the baselines"):
         return first.references(_start_points(space)[-1])
 
 

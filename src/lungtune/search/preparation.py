@@ -14,6 +14,7 @@ from lungtune import catalog
 from lungtune.core import environment, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.family import Family
+from lungtune.core.io import stage
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError, StudyError
@@ -90,7 +91,8 @@ def new(options: Options, console: Console, likely: Callable[[], None]) -> Prepa
     families = _families(space)
     if options.bank is not None:
         synthetic.refuse_idle(space)
-    cases = study_data.index(source)  # before the weights, which may take a while to look for
+    with stage(f"Listing the cases of {source}"):
+        cases = study_data.index(source)  # before the weights, which may take a while to look for
     if cases is not None:
         _refuse(space, lambda family, name: study_data.unnamed(cases, source, family.fields, name))
     study = Study.new(options.study, space.name)
@@ -154,7 +156,7 @@ def _families(space: SearchSpace) -> list[tuple[Family[Any, Any], Any]]:
 
 def _check_weights(space: SearchSpace, families: list[tuple[Family[Any, Any], Any]]) -> None:
     for (name, _), (family, base) in zip(space.bases, families, strict=True):
-        with catalog.blamed(name):
+        with catalog.blamed(name), stage(f"Looking for the pretrained weights of {name}"):
             family.check(base)
 
 

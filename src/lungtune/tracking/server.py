@@ -10,14 +10,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from importlib import metadata
 
 from lungtune.errors import StudyError
-from lungtune.tracking import mlflow_views, store
+from lungtune.tracking import mlflow_views, server_app, store
 
 HOST = "127.0.0.1"
 PORT = 5000
-START = 90.0
-"""Seconds a server may take to answer: it imports MLflow twice, on a busy machine that is slow."""
+PATIENCE = 20.0
+"""Seconds between two notes that the server has not answered yet: it imports MLflow twice, slow on a busy machine."""
 
 
 def free_port(wanted: int | None) -> int:
@@ -46,7 +47,13 @@ def command(uri: str, port: int) -> list[str]:
         *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", uri, "--default-artifact-root", files, "--artifacts-destination", files),
         *("--uvicorn-opts", "--log-level warning"),
+        *(("--app-name", server_app.NAME) if _is_installed() else ()),
     ]
+
+
+def _is_installed() -> bool:
+    """Whether MLflow finds our application: not where lungtune lies on PYTHONPATH only."""
+    return any(point.name == server_app.NAME for point in metadata.entry_points(group="mlflow.app"))
 
 
 def serve(uri: str, port: int | None, say: Callable[[str], None]) -> int:
@@ -57,7 +64,7 @@ def serve(uri: str, port: int | None, say: Callable[[str], None]) -> int:
     Args:
         uri: a database URI.
         port: where to listen; None for the first free one from 5000 on.
-        say: gets one line when the server answers.
+        say: gets a line at once, another when the server answers, one every 20 s until then.
 
     Returns:
         the exit code: 0 after Ctrl-C, the server's own if it ended by itself.
@@ -66,18 +73,18 @@ def serve(uri: str, port: int | None, say: Callable[[str], None]) -> int:
         StudyError: the port is taken, or the store is of another MLflow version.
     """
     port = free_port(port)
+    url, log = f"http://{HOST}:{port}", store.log_file(uri)
+    say(f"starting MLflow at {url} ...")
     store.settle_environment()
     store.prepare(uri)
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    log = store.log_file(uri)
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", server_app.STORE: uri}
     with open(log, "ab") as output:
         server = subprocess.Popen(
             command(uri, port), env=environment, stdout=output, stderr=output, start_new_session=True
         )
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        url = f"http://{HOST}:{port}"
-        if _answers(server, url):
+        if _answers(server, url, lambda seconds: say(f"MLflow has not answered for {seconds:.0f} s; its log: {log}")):
             say(f"MLflow is open at {url} (Ctrl-C ends it)")
             for line in pages(uri, url):
                 say(line)
@@ -93,27 +100,27 @@ def serve(uri: str, port: int | None, say: Callable[[str], None]) -> int:
 
 def pages(uri: str, url: str) -> list[str]:
     """Return one line per study of this home: its name and the address where its trials are compared."""
-    client = store.client(uri)
-    lines = []
-    for experiment in client.search_experiments():
-        names = [key.removeprefix(mlflow_views.TAG) for key in experiment.tags if key.startswith(mlflow_views.TAG)]
-        lines += [f"  {name}: {mlflow_views.address(url, experiment.experiment_id, name)}" for name in names]
-    return sorted(lines)
+    found = server_app.studies(store.client(uri))
+    return [f"  {name}: {mlflow_views.address(url, experiment, name)}" for name, experiment in found]
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _answers(server: subprocess.Popen[bytes], url: str) -> bool:
-    deadline = time.monotonic() + START
+def _answers(server: subprocess.Popen[bytes], url: str, still: Callable[[float], None]) -> bool:
+    """Wait until the server answers or ends; tell ``still`` every now and then for how many seconds it has not."""
+    began = told = time.monotonic()
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while server.poll() is None and time.monotonic() < deadline:
+    while server.poll() is None:
         try:
             with opener.open(f"{url}/health", timeout=2):
                 return True
         except OSError:
             time.sleep(0.2)
+        if time.monotonic() - told > PATIENCE:
+            told = time.monotonic()
+            still(told - began)
     return False
 
 

@@ -191,6 +191,9 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, total, unit, shown):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with io.progress("Training", total, unit=unit) as update:
         update(7, "loss 1")
+        with io.progress("Computing features", 9) as inner:
+            inner(3)
     written = sys.stderr.getvalue()
     assert "Training, loss 1" in written
     assert shown in written
+    assert "Computing features" in written, "work within work has a bar of its own"

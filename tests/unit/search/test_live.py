@@ -16,7 +16,7 @@ NAMES = ("lr", "weight_decay", "batch_size", "augmentation", "class_weighting", 
 
 
 def history(space, *events):
-    told = [{"event": "study", "name": "s", "space": {**space.to_dict(), "trials": 8}}]
+    told = [{"event": "study", "schema": 2, "name": "s", "space": {**space.to_dict(), "trials": 8}}]
     return History([*told, *events])
 
 

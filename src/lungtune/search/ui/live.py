@@ -80,7 +80,7 @@ class View:
     def event(self, entry: Mapping[str, Any]) -> None:
         """Take in one journal entry (the history has it already)."""
         if entry["event"] == "host":
-            about = f"{entry['device']}: {entry['slots']} train together ({entry['why']})"
+            about = f"{entry['device']}: trains {entry['slots']} at a time ({entry['why']})"
             self._devices[entry["index"]] = f"device {entry['index']}, {about}"
             self._doing.pop(entry["index"], None)
         if self._live is not None:
