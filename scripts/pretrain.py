@@ -1,10 +1,12 @@
-"""Pretrain a shipped base on phantoms of domain A.
+"""Pretrain a shipped base on phantoms of domain A, or train the shipped generator on those of domain B.
 
     python scripts/pretrain.py tiny_vit --out /tmp/tiny_vit
+    python scripts/pretrain.py demo_generator
 
 Bases: tiny_clip (learns from captions), tiny_resnet, tiny_vit, tiny_convnext and tiny_conformer (learn which findings
 are where), tiny_diffusion (learns to draw what captions say). The default writes into the package, over the shipped
-base.
+base. demo_generator is tiny_diffusion as adapted by sd_lora's demo profile to the default phantoms: scripts/search.py
+draws with it instead of training it first.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from lungtune.cli import Parser, run
 def main() -> None:
     parser = Parser(__doc__)
     parser.add_argument(
-        "base", help="tiny_clip, tiny_resnet, tiny_vit, tiny_convnext, tiny_conformer or tiny_diffusion"
+        "base", help="tiny_clip, tiny_resnet, tiny_vit, tiny_convnext, tiny_conformer, tiny_diffusion, demo_generator"
     )
     parser.add_argument("--out", type=Path, help="folder to write (default: the shipped one)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and phantoms (default 0)")
@@ -27,6 +29,13 @@ def main() -> None:
         "--threads", type=int, default=1, help="CPU threads; another number rounds differently (default 1)"
     )
     args = parser.parse_args()
+    if args.base == "demo_generator":
+        if (args.seed, args.patients, args.passes, args.threads) != (0, None, None, 1):
+            parser.error("demo_generator is trained in one way: it takes --out only")
+        from lungtune.synthesize import ship
+
+        print(f"Wrote {ship(args.out)}.")
+        return
 
     import torch
 

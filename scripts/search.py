@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument(
         "--data", metavar="SOURCE[:PATH]", help="phantom, chest_xray:DIR, folder:DIR, ... (scripts/data.py sources)"
     )
-    parser.add_argument("--profile", metavar="NAME", help="demo or full (default: full with --data, else demo)")
+    parser.add_argument("--profile", metavar="NAME", help="demo or full (default: full on real data, else demo)")
     parser.add_argument("--trials", type=cli.positive, metavar="N", help="how many trials (default: the space's)")
     parser.add_argument("--budget", type=cli.duration, metavar="30m", help="wall time of this run: 90s, 30m, 2h, 1d")
     parser.add_argument("--study", metavar="NAME", help="the study's name (default: the space's, numbered)")
@@ -38,7 +38,7 @@ def main() -> int:
     if args.check:
         from lungtune.search.ui import catalog_cli
 
-        return catalog_cli.check(args.space, args.profile, settings, args.trials, with_data=args.data is not None)
+        return catalog_cli.check(args.space, args.profile, settings, args.trials, args.data)
     from rich.console import Console
 
     from lungtune.search import driver

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--per-class", default="100", metavar="N", help="images of each class, or A=N,B=M,...")
     parser.add_argument("--classes", metavar="A,B,...", help="only these classes")
     parser.add_argument("--data", metavar="SOURCE[:PATH]", help="the data; of a recipe, only where they lie elsewhere")
-    parser.add_argument("--profile", metavar="NAME", help="without a recipe: demo or full (default: full with --data)")
+    parser.add_argument("--profile", metavar="NAME", help="without a recipe: demo or full (default: full on real data)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="without a recipe: seed of the split")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="without a recipe: one setting")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the bank (default: one in banks/)")
