@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from lungtune.core.family import Family
 from lungtune.core.paths import SPACES
 from lungtune.core.space import SearchSpace, together
 from lungtune.errors import LungtuneError, SpaceError, did_you_mean
+
+PHANTOM = "phantom"
+"""The data source that needs no data."""
 
 OWN = "lungtune_user"
 """Package under which modules of a user's folders are imported, so that none can shadow a shipped one."""
@@ -138,11 +142,29 @@ def spaces() -> dict[str, Path]:
     return shelf.files()
 
 
-def default_profile(names: str, *, with_data: bool) -> str:
-    """Return the profile of a search that names none: ``full`` with one's own data, else ``demo`` if there is one."""
+def default_profile(names: str, source: str | None) -> str:
+    """Return the profile of a search that names none: ``full`` on real data, else ``demo`` if there is one.
+
+    Args:
+        names: of the spaces.
+        source: the data source as the user named it; None: phantoms.
+    """
+    return "full" if is_real(source) or not has_demo(names) else "demo"
+
+
+def is_real(source: str | None) -> bool:
+    """Whether a data source as the user named it holds anything but phantoms."""
+    return re.split("[:,]", source or PHANTOM, maxsplit=1)[0].strip() != PHANTOM
+
+
+def has_demo(names: str) -> bool:
+    """Whether all these spaces have a profile ``demo``.
+
+    Raises:
+        SpaceError: there is no such space.
+    """
     profiles = [yamlfile.load(_file(name)).get("profiles", {}) for name in _split(names)]
-    demo = all(isinstance(each, dict) and "demo" in each for each in profiles)
-    return "demo" if not with_data and demo else "full"
+    return all(isinstance(each, dict) and "demo" in each for each in profiles)
 
 
 def _split(names: str) -> list[str]:

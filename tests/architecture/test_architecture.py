@@ -1,6 +1,7 @@
 """Architecture rules: layers, module sizes, docstrings, thin scripts, start-up without heavy libraries."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -152,6 +153,30 @@ def test_the_version_is_light():
 def test_the_product_names_commands_not_scripts():
     for path in (path for path in PRODUCT if path.relative_to(ROOT).parts[0] != "scripts"):
         assert not re.search(r"python scripts/", path.read_text()), path
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--data", "folder:/nowhere"], "/nowhere"),
+        (["--data", "phantom,n=many"], "n must be a whole number"),
+        (["--set", "lorarank=3"], "lorarank"),
+        (["--study", "a/b"], "--study must be letters"),
+    ],
+)
+def test_mistakes_are_told_without_the_heavy_libraries(words, told, tmp_path):
+    code = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as left: assert left.code == 2\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'open_clip', 'sklearn', 'scipy.stats'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / "scripts" / "search.py"), "--space", "clip_lora", *words]
+    env = {**os.environ, "LUNGTUNE_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert told in done.stderr
 
 
 def test_the_mlflow_folder_shadows_nothing():

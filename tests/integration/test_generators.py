@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,11 +22,13 @@ from lungtune.core import journal, params, yamlfile
 from lungtune.data import dataset
 from lungtune.data.manifest import Manifest
 from lungtune.data.synthetic_bank import SyntheticBank
+from lungtune.engine import checkpoint
 from lungtune.engine.session import Session
 from lungtune.errors import DataError, SpaceError
+from lungtune.retraining import runs
 from lungtune.search import driver
 from lungtune.search.backend import Startup
-from lungtune.synthesize import synthesize
+from lungtune.synthesize import generator, synthesize
 from lungtune.trainables.sd_lora import FAMILY
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +160,40 @@ def test_a_bank_that_lacks_nothing_opens_no_model(
     monkeypatch.setattr(type(FAMILY), "backbone", lambda *_: pytest.fail("a model was opened"))
     assert synthesize(recipe, per_class={bank.classes[0]: 3, bank.classes[2]: 9}) == bank.folder
     assert capsys.readouterr().err == ""
+
+
+def test_a_shipped_generator_draws_the_same_without_training(
+    bank: SyntheticBank, home: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work,) = (home / "generators").iterdir()
+    monkeypatch.setattr(generator, "SHIPPED", tmp_path)
+    generator.pack(work, "", tmp_path / f"{work.name}.safetensors")
+    shutil.move(work, tmp_path / "trained")
+    try:
+        monkeypatch.setattr(runs, "train", lambda *_: pytest.fail("a generator was trained"))
+        other = SyntheticBank.open(synthesize(recipe, per_class=2, out=tmp_path / "bank"))
+        assert [[e.sha256 for e in other.entries(name)] for name in other.classes] == [
+            [e.sha256 for e in bank.entries(name)[:2]] for name in bank.classes
+        ]
+        told = [json.loads((each.folder / "generator.json").read_text()) for each in (bank, other)]
+        assert told[0] == told[1]
+    finally:
+        shutil.rmtree(work)
+        shutil.move(tmp_path / "trained", work)
+
+
+def test_an_unfinished_training_gives_way_to_what_is_shipped(bank: SyntheticBank, home: Path, tmp_path: Path) -> None:
+    (work,) = (home / "generators").iterdir()
+    generator.pack(work, "", tmp_path / "shipped")
+    (tmp_path / "work").mkdir()
+    first = sorted(work.glob("*.safetensors"))[0]
+    shutil.copy(first, tmp_path / "work")
+    _, meta = checkpoint.load(first)
+    reached = meta["fidelity"]
+    assert generator._scores(tmp_path / "work", reached + 0.1) is None
+    assert generator.unpack(tmp_path / "shipped", tmp_path / "work")
+    assert generator._scores(tmp_path / "work", 0.9) == generator._scores(work, 0.9)
+    assert not generator.unpack(tmp_path / "none", tmp_path / "work")
 
 
 def test_other_weights_in_the_same_folder_make_another_bank(

@@ -12,7 +12,9 @@ _Data = Annotated[
     str | None,
     cli.option("--data", "SOURCE[:PATH]", "phantom, chest_xray:DIR, folder:DIR, ... (lungtune data sources)"),
 ]
-_Profile = Annotated[str | None, cli.option("--profile", "NAME", "demo or full (default: full with --data, else demo)")]
+_Profile = Annotated[
+    str | None, cli.option("--profile", "NAME", "demo or full (default: full on real data, else demo)")
+]
 _Trials = Annotated[
     int | None, cli.option("--trials", "N", "how many trials (default: the space's)", parser=cli.positive)
 ]
@@ -85,7 +87,7 @@ def check(
     """
     from lungtune.search.ui import catalog_cli
 
-    return catalog_cli.check(space, profile, cli.settings(set_), trials, with_data=data is not None)
+    return catalog_cli.check(space, profile, cli.settings(set_), trials, data)
 
 
 def listing() -> int:

@@ -20,7 +20,7 @@ def synthesize(
     ] = None,
     profile: Annotated[
         str | None,
-        cli.option("--profile", "NAME", "without a recipe: demo or full (default: full with --data)"),
+        cli.option("--profile", "NAME", "without a recipe: demo or full (default: full on real data)"),
     ] = None,
     seed: Annotated[
         int, cli.option("--seed", "N", "without a recipe: seed of the split (default 0)", parser=cli.whole)

@@ -35,15 +35,21 @@ def write(
         picture: PNG, or None.
         meta: JSON-able; ``best`` is (score, file name).
     """
-    tensors = {_STATE + name: tensor for name, tensor in state.items()}
-    tensors |= {name: torch.from_numpy(np.ascontiguousarray(t)) for name, t in kept.tensors().items()}
+    predictions = {name: torch.from_numpy(np.ascontiguousarray(t)) for name, t in kept.tensors().items()}
     table = io.BytesIO()
     np.save(table, kept.table())
     write_atomic(path.with_suffix(".npy"), table.getvalue())
     if picture is not None:
         write_atomic(path.with_suffix(".png"), picture)
-    checkpoint.save(path, tensors, dict(meta))
+    keep(path, state, meta, predictions)
     checkpoint.prune(path.parent, keep=[meta["best"][1]])
+
+
+def keep(
+    path: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any], further: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a checkpoint alone: ``state`` and ``further`` tensors."""
+    checkpoint.save(path, {**{_STATE + name: tensor for name, tensor in state.items()}, **(further or {})}, dict(meta))
 
 
 def latest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:

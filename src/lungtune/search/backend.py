@@ -5,9 +5,11 @@ Members lie in ``search/backends``.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -171,23 +173,39 @@ class Backend(ABC):
 class Startup:
     """Context in which a backend is started in a thread, while the data are prepared; stopped at exit.
 
+    Who leaves the context waits for no start, so that an error is told at once: the thread then stops the backend when
+    it has started, unless the process ends before.
+
     Args:
         make: imports and returns the backend, not started.
     """
 
     def __init__(self, make: Callable[[], Backend]) -> None:
         self._make = make
-        self._thread = ThreadPoolExecutor(1)
         self._started: Future[Backend] | None = None
+        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
+        self._abandoned = False
 
     def begin(self) -> None:
         """Start the backend in the background."""
-        self._started = self._thread.submit(self._start)
+        self._started = Future()
+        self._thread = threading.Thread(target=self._run, args=(self._started,), daemon=True)
+        self._thread.start()
 
-    def _start(self) -> Backend:
-        backend = self._make()
-        backend.start()
-        return backend
+    def _run(self, started: Future[Backend]) -> None:
+        """Start the backend and stay until it is stopped: what a thread started may die with it."""
+        try:
+            backend = self._make()
+            backend.start()
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result(backend)
+        self._over.wait()
+        if self._abandoned:
+            with contextlib.suppress(Exception):
+                backend.stop()
 
     @property
     def done(self) -> bool:
@@ -208,6 +226,11 @@ class Startup:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._started is not None and self._started.exception() is None:
+        if self._started is None or self._thread is None:
+            return
+        self._abandoned = not self._started.done()
+        if not self._abandoned and self._started.exception() is None:
             self._started.result().stop()
-        self._thread.shutdown()
+        self._over.set()
+        if not self._abandoned:
+            self._thread.join()

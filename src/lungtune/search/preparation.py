@@ -17,8 +17,9 @@ from lungtune.core.family import Family
 from lungtune.core.io import stage
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.errors import DataError, SpaceError, StudyError
+from lungtune.errors import DataError, SpaceError, StudyError, WeightsError
 from lungtune.search import bank_provision, study_data
+from lungtune.search.ui import opening
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,19 +85,21 @@ def new(options: Options, console: Console, likely: Callable[[], None]) -> Prepa
     """Check everything that can be checked, then begin the study; see :func:`prepare`."""
     if options.space is None:
         raise SpaceError(f"--space must be given; shipped are {', '.join(catalog.spaces())}.")
-    profile = options.profile or catalog.default_profile(options.space, with_data=options.data is not None)
+    profile = options.profile or catalog.default_profile(options.space, options.data)
     space = catalog.space(options.space, profile, options.settings)
+    opening.profile(space, console)
     source = options.data or space.data or "phantom"
     seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
     families = _families(space)
     if options.bank is not None:
         synthetic.refuse_idle(space)
+        study_data.refuse_no_bank(options.bank)
+    study = Study.new(options.study, space.name)
     with stage(f"Listing the cases of {source}"):
         cases = study_data.index(source)  # before the weights, which may take a while to look for
     if cases is not None:
         _refuse(space, lambda family, name: study_data.unnamed(cases, source, family.fields, name))
-    study = Study.new(options.study, space.name)
-    _check_weights(space, families)
+    _check_weights(space, families, _shipped_base(options, profile))
     likely()
 
     inspection = _inspected(source, seed, cases, console)
@@ -131,6 +134,7 @@ def resumed(options: Options, console: Console, likely: Callable[[], None]) -> P
         console.print(f"healed: the journal's last line was cut short ({study.healed} bytes put aside).")
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
+    opening.profile(space, console)
     if options.trials is not None and options.trials < len(history.trials):
         raise StudyError(
             f"--trials must be at least {len(history.trials)}, the trials this study has, but got {options.trials}."
@@ -154,10 +158,22 @@ def _families(space: SearchSpace) -> list[tuple[Family[Any, Any], Any]]:
     return [(family, parameters.build(family.Base, base)) for family, base in families]
 
 
-def _check_weights(space: SearchSpace, families: list[tuple[Family[Any, Any], Any]]) -> None:
+def _check_weights(space: SearchSpace, families: list[tuple[Family[Any, Any], Any]], remedy: str = "") -> None:
+    """Make sure of the weights of every base; ``remedy`` is said where they can't be had."""
     for (name, _), (family, base) in zip(space.bases, families, strict=True):
         with catalog.blamed(name), stage(f"Looking for the pretrained weights of {name}"):
-            family.check(base)
+            try:
+                family.check(base)
+            except WeightsError as error:
+                raise WeightsError(f"{error}{remedy}") from error
+
+
+def _shipped_base(options: Options, profile: str) -> str:
+    """Return how a search does without weights of the hub; empty where it can't, or names weights of its own."""
+    named = any(key.endswith("weights") for key in options.settings)
+    if profile != "full" or named or not catalog.has_demo(options.space or ""):
+        return ""
+    return " Or search with the tiny base that is shipped: `--profile demo`."
 
 
 def _inspected(source: str, seed: int, cases: pd.DataFrame | None, console: Console) -> Inspection:

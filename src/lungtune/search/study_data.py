@@ -17,15 +17,25 @@ if TYPE_CHECKING:
 
 
 def index(source: str) -> pd.DataFrame | None:
-    """Return the cases of a source that lies at a path; None of one that is made or written first, which takes a while.
+    """Return the cases of a source that lies on disk; None of one whose images are made first, which takes a while.
 
     Raises:
-        DataError: the source is unknown, or its images can't be listed.
+        DataError: the source or an option of it is unknown or wrong, or its images can't be listed.
     """
     from lungtune.data import sources
 
-    _, path, _ = sources.parse_source(source)
-    return None if path is None else sources.index_source(source)
+    return None if sources.checked(source) else sources.index_source(source)
+
+
+def refuse_no_bank(folder: Path) -> None:
+    """Make sure that a folder is a bank of synthetic images, whatever it holds.
+
+    Raises:
+        DataError: it is none.
+    """
+    from lungtune.data.synthetic_bank import SyntheticBank
+
+    SyntheticBank.open(folder)
 
 
 def inspect(source: str, seed: int, cases: pd.DataFrame | None = None) -> Inspection:

@@ -2,8 +2,10 @@
 
 A module `sources/<name>.py` has `SUMMARY` (one line), `OPTIONS` (option name -> what it does) and
 `index(path, options) -> DataFrame`, the table described in `lungtune.data.cases`. A source only indexes: it opens
-no image, at most a DICOM header. Options that are paths are named in `PATHS`; a source whose own path may be
-something else than a path has `located(path) -> Path`. Files that begin with an underscore are helpers, not sources.
+no image, at most a DICOM header. One that makes its images when indexed, which takes a while, has
+`check(path, options)`, which raises what is wrong with them at once. Options that are paths are named in `PATHS`; a
+source whose own path may be something else than a path has `located(path) -> Path`. Files that begin with an
+underscore are helpers, not sources.
 """
 
 from __future__ import annotations
@@ -83,6 +85,33 @@ def absolute(spec: str) -> str:
     return f"{name}:{getattr(source, 'located', Path.resolve)(path)}{tail}" if path else f"{name}{tail}"
 
 
+def checked(spec: str) -> bool:
+    """Check a source that makes its images when it is indexed; return whether it is one of these.
+
+    Raises:
+        DataError: the source is unknown, or an option of it is unknown or wrong.
+    """
+    name, path, options = parse_source(spec)
+    check = getattr(module(name), "check", None)
+    if check is not None:
+        _common(options)
+        check(path, options)
+    return check is not None
+
+
+def _common(options: dict[str, str]) -> dict[str, str]:
+    """Take the options in `COMMON_OPTIONS` out of a source's.
+
+    Raises:
+        DataError: one has an unknown value.
+    """
+    common = {key: options.pop(key) for key in COMMON_OPTIONS if key in options}
+    for key, value in common.items():
+        if value not in _COMMON_VALUES[key]:
+            raise DataError(f"{key} must be one of {', '.join(_COMMON_VALUES[key])}, but got {value!r}.")
+    return common
+
+
 def index_source(spec: str) -> pd.DataFrame:
     """Index a data source; the options in `COMMON_OPTIONS` work with every source.
 
@@ -96,10 +125,7 @@ def index_source(spec: str) -> pd.DataFrame:
 
     name, path, options = parse_source(spec)
     source = module(name)
-    common = {key: options.pop(key) for key in COMMON_OPTIONS if key in options}
-    for key, value in common.items():
-        if value not in _COMMON_VALUES[key]:
-            raise DataError(f"{key} must be one of {', '.join(_COMMON_VALUES[key])}, but got {value!r}.")
+    common = _common(options)
     known = getattr(source, "OPTIONS", None)
     for key in options:
         if known is not None and key not in known:

@@ -83,9 +83,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     from lungtune.data.cases import table
     from lungtune.data.phantom import CLASSES
 
-    if path is not None:
-        raise DataError(f"The source 'phantom' takes no path, but got {path}. Write phantom or phantom,n=300.")
-    root = ensure(recipe(options))
+    root = ensure(check(path, options))
     rows = [
         {
             "case_id": row["path"],
@@ -100,6 +98,17 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
         for row in _read(root)
     ]
     return table(rows, classes=CLASSES)
+
+
+def check(path: Path | None, options: dict[str, str]) -> Recipe:
+    """Return the resolved options; nothing is rendered.
+
+    Raises:
+        DataError: a path was given, or an option is unknown or out of its range.
+    """
+    if path is not None:
+        raise DataError(f"The source 'phantom' takes no path, but got {path}. Write phantom or phantom,n=300.")
+    return recipe(options)
 
 
 def recipe(options: dict[str, str]) -> Recipe:

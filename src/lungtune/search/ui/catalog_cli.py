@@ -19,7 +19,7 @@ from lungtune.search.ui import live
 
 
 def check(
-    name: str | None, profile: str | None, settings: Mapping[str, Any], trials: int | None, *, with_data: bool
+    name: str | None, profile: str | None, settings: Mapping[str, Any], trials: int | None, data: str | None = None
 ) -> int:
     """Print a space's parameters, rungs and planned work.
 
@@ -28,7 +28,7 @@ def check(
     """
     if name is None:
         raise SpaceError(f"--check needs --space; shipped are {', '.join(catalog.spaces())}.")
-    space = catalog.space(name, profile or catalog.default_profile(name, with_data=with_data), settings)
+    space = catalog.space(name, profile or catalog.default_profile(name, data), settings)
     console = Console()
     console.print(f"[bold]{space.name}[/bold] ({space.profile}): {space.summary}", highlight=False)
     if space.why:

@@ -1,0 +1,93 @@
+"""The trained generator of a bank: as it was left in lungtune's home, as it is shipped, or trained now.
+
+A generator that is shipped is `models/generators/<mark>.safetensors`: what it trains (float32), without moments; its
+meta: `fidelity`, `samples`, `steps`, `metrics`, `split`. The mark is that of its folder in lungtune's home: it is found
+only where all that decides the trained weights is the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lungtune import models
+from lungtune.core.space import SearchSpace
+from lungtune.engine import checkpoint, report_files
+from lungtune.engine.capacity import set_reproducible_threads
+from lungtune.errors import TrialError
+from lungtune.retraining import runs
+
+if TYPE_CHECKING:
+    from lungtune.engine.session import Session
+
+SHIPPED = Path(models.__file__).parent / "generators"
+"""Where trained generators are shipped."""
+
+_PROGRESS = "progress"
+
+
+def trained(session: Session, space: SearchSpace, fidelity: float, work: Path, what: str) -> dict[str, float]:
+    """Train a generator in its folder ``work``, unless it was before or is shipped; return its scores.
+
+    Args:
+        session: of its family and base.
+        space: no axes, a seed.
+        fidelity: passes it is trained for.
+        work: named by the generator's mark.
+        what: is trained, in words.
+
+    Raises:
+        TrialError: the training failed.
+    """
+    found = _scores(work, fidelity)
+    if found is None and unpack(SHIPPED / f"{work.name}{checkpoint.SUFFIX}", work):
+        found = _scores(work, fidelity)
+    if found is not None:
+        return found
+    assert space.seed is not None
+    run = runs.Run(space.seed, work)
+    set_reproducible_threads()
+    runs.train(session, space, [run], fidelity, f"training {what}")
+    if run.failure is not None:
+        raise TrialError("error", f"{what} failed: {run.failure}")
+    return run.scores
+
+
+def _scores(work: Path, fidelity: float) -> dict[str, float] | None:
+    """Return the scores of a generator that is trained to the end; None of any other."""
+    found = report_files.latest(work)
+    if found is None or found[2]["fidelity"] < fidelity - 1e-6:
+        return None
+    return {name: float(value) for name, value in found[2]["metrics"].items()}
+
+
+def pack(work: Path, split: str, file: Path) -> None:
+    """Write the newest checkpoint of a generator's folder as one to be shipped.
+
+    Args:
+        work: where it was trained.
+        split: hash of the split.
+        file: to write.
+    """
+    found = report_files.latest(work)
+    assert found is not None
+    _, state, meta = found
+    steps, _ = (int(number) for number in state[_PROGRESS])
+    weights = {name: tensor[0] for name, tensor in state.items() if name != _PROGRESS}
+    kept = {name: meta[name] for name in ("fidelity", "samples", "metrics")}
+    checkpoint.save(file, weights, {**kept, "steps": steps, "split": split})
+
+
+def unpack(file: Path, work: Path) -> bool:
+    """Write a shipped generator as a checkpoint into its folder; return whether there is such a file."""
+    if not file.is_file():
+        return False
+    weights, meta = checkpoint.load(file)
+    state = {name: torch.stack([w, torch.zeros_like(w), torch.zeros_like(w)]) for name, w in weights.items()}
+    state[_PROGRESS] = torch.tensor([meta["steps"], meta["samples"]])
+    path = work / checkpoint.name(meta["samples"])
+    about = {name: meta[name] for name in ("fidelity", "samples", "metrics")}
+    report_files.keep(path, state, about | {"best": [float("nan"), path.name]})
+    return True
