@@ -96,6 +96,7 @@ def new(options: Options, console: Console, likely: Callable[[], None]) -> Prepa
     if cases is not None:
         _refuse(space, lambda family, name: study_data.unnamed(cases, source, family.fields, name))
     study = Study.new(options.study, space.name)
+    console.print(f"{space.name} ({space.profile}) on {escape(source)}: checking weights and data ...", highlight=False)
     _check_weights(space, families)
     likely()
 
@@ -136,6 +137,7 @@ def resumed(options: Options, console: Console, likely: Callable[[], None]) -> P
             f"--trials must be at least {len(history.trials)}, the trials this study has, but got {options.trials}."
         )
     families = _families(space)
+    console.print(f"{study.name}: reopening weights and data ...", highlight=False)
     _check_weights(space, families)
     bank = study_data.reopen_bank(history)
     likely()
