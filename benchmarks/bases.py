@@ -28,9 +28,9 @@ from lungtune.pretrain.supervised import Supervised, branches
 PICTURES, SEEDS = 1150, 3
 
 
-def pictures() -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+def pictures(count: int = PICTURES) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
     """Return images ``(N, 1, 64, 64)`` in [0, 1], their labels and their patients."""
-    drawn = [phantom for phantom, _ in zip(generate(PICTURES, domain="B"), range(PICTURES))]
+    drawn = [phantom for phantom, _ in zip(generate(count, domain="B"), range(count))]
     small = [np.asarray(Image.fromarray(p.image).resize((64, 64), Image.Resampling.BICUBIC)) for p in drawn]
     patients = np.unique([p.patient_id for p in drawn], return_inverse=True)[1]
     return torch.from_numpy(np.stack(small))[:, None].float() / 255, np.array([p.label for p in drawn]), patients
@@ -84,13 +84,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("bases", nargs="*", help="default: all")
     every = [name for name, recipe in pretrain.RECIPES.items() if not isinstance(recipe, Diffusion)]
-    names = parser.parse_args().bases or every
+    parser.add_argument("--pictures", type=int, default=PICTURES, help=f"default {PICTURES}; fewer for a quick try")
+    parser.add_argument("--random", type=int, default=SEEDS, help=f"networks with random weights (default {SEEDS})")
+    args = parser.parse_args()
+    names = args.bases or every
     torch.set_num_threads(1)
-    images, labels, patients = pictures()
+    images, labels, patients = pictures(args.pictures)
     print("| base | linear probe | random weights |\n|---|---|---|")
     for name in names:
         pretrained, *random = (
-            probe(features(name, images, seed).numpy(), labels, patients) for seed in (None, *range(SEEDS))
+            probe(features(name, images, seed).numpy(), labels, patients) for seed in (None, *range(args.random))
         )
         print(f"| `{name}` | {pretrained:.3f} | {np.mean(random):.3f} |", flush=True)
 

@@ -22,23 +22,24 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from bases import clip_features, pictures, probe
+from bases import PICTURES, clip_features, pictures, probe
 from lungtune import pretrain
 from lungtune.data.phantom.captions import FINDINGS
 from lungtune.pretrain.corpus import MEAN, STD, Corpus, corpus
 
 KIND, STEPS, GUIDANCE = 27, 20, 3.0  # pictures of each finding, and of clear lungs
+CORPUS = 1200
 
 
-def chosen(data: Corpus) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return rows ``(10 * KIND)`` of pictures, finding by finding and clear lungs last, twice, no row in both.
+def chosen(data: Corpus, kind: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows ``(10 * kind)`` of pictures, finding by finding and clear lungs last, twice, no row in both.
 
     They are the pictures of a finding that show the fewest others: a cavity comes with an infiltrate.
     """
     shown = torch.cat([data.kinds, 1 - data.kinds.sum(1, keepdim=True).clamp(max=1)], 1)
     fewest = data.kinds.sum(1).argsort(stable=True)
-    rows = torch.stack([fewest[shown[fewest, kind] > 0][: 2 * KIND] for kind in range(shown.shape[1])])
-    return rows[:, :KIND].flatten(), rows[:, KIND:].flatten()
+    rows = torch.stack([fewest[shown[fewest, finding] > 0][: 2 * kind] for finding in range(shown.shape[1])])
+    return rows[:, :kind].flatten(), rows[:, kind:].flatten()
 
 
 def copies(pipe: Any, images: torch.Tensor) -> torch.Tensor:
@@ -48,10 +49,10 @@ def copies(pipe: Any, images: torch.Tensor) -> torch.Tensor:
     return ((back.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
 
 
-def drawings(pipe: Any, captions: list[str]) -> torch.Tensor:
+def drawings(pipe: Any, captions: list[str], steps: int) -> torch.Tensor:
     """Return a drawing of each caption, ``(N, 1, S, S)`` in [0, 1]."""
     torch.manual_seed(0)
-    ask = partial(pipe, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="pt")
+    ask = partial(pipe, num_inference_steps=steps, guidance_scale=GUIDANCE, output_type="pt")
     parts = (captions[i : i + 30] for i in range(0, len(captions), 30))
     return torch.cat([ask(part).images for part in parts]).mean(1, keepdim=True)
 
@@ -82,7 +83,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=pretrain.SHIPPED / "tiny_diffusion")
     parser.add_argument("--sheet", type=Path, help="write pictures, copies and drawings, three rows for each finding")
+    parser.add_argument("--kind", type=int, default=KIND, help=f"pictures of each finding (default {KIND})")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of the sampler (default {STEPS})")
+    parser.add_argument("--corpus", type=int, default=CORPUS, help=f"pictures to choose from (default {CORPUS})")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help=f"of the probe (default {PICTURES})")
     args = parser.parse_args()
+    kind = args.kind
     from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
     torch.set_num_threads(1)
@@ -94,28 +100,28 @@ def main() -> None:
     def seen(images: torch.Tensor) -> torch.Tensor:
         return clip.encode_image(((images - MEAN) / STD).expand(-1, 3, -1, -1), normalize=True)
 
-    data = corpus(1200, render_size=96, size=64, seed=1)
-    these, others = chosen(data)
+    data = corpus(args.corpus, render_size=96, size=64, seed=1)
+    these, others = chosen(data, kind)
     captions = [data.captions[row] for row in these]
     texts = clip.encode_text(open_clip.SimpleTokenizer(context_length=32)(data.captions), normalize=True)
-    centres = functional.normalize(texts[others].unflatten(0, (-1, KIND)).mean(1), dim=-1)
+    centres = functional.normalize(texts[others].unflatten(0, (-1, kind)).mean(1), dim=-1)
     images = data.images[:, None].float() / 255
     start = time.perf_counter()
-    drawn = drawings(pipe, captions)
+    drawn = drawings(pipe, captions, args.steps)
     seconds = time.perf_counter() - start
     real = images[these]
     shown = {"pictures": real, "copies": copies(pipe, real), "drawings": drawn}
     print(f"{len(captions)} drawings: {seconds:.0f} s\n\n| | distance | finding right |\n|---|---|---|")
     for name, these_images in shown.items():
         vectors = seen(these_images)
-        right = ((vectors @ centres.T).argmax(1) == torch.arange(1 + len(FINDINGS)).repeat_interleave(KIND)).float()
+        right = ((vectors @ centres.T).argmax(1) == torch.arange(1 + len(FINDINGS)).repeat_interleave(kind)).float()
         print(f"| {name} | {discrepancy(vectors, seen(images[others])):.1f} | {right.mean():.2f} |", flush=True)
-        by_finding = zip((*FINDINGS, "clear"), right.unflatten(0, (-1, KIND)).mean(1).tolist())
+        by_finding = zip((*FINDINGS, "clear"), right.unflatten(0, (-1, kind)).mean(1).tolist())
         print("  ", ", ".join(f"{finding} {share:.2f}" for finding, share in by_finding))
     if args.sheet:
-        kinds = [rows.unflatten(0, (-1, KIND))[:, :8] for rows in shown.values()]
+        kinds = [rows.unflatten(0, (-1, kind))[:, :8] for rows in shown.values()]
         sheet([rows[k] for k in range(1 + len(FINDINGS)) for rows in kinds], args.sheet)
-    images, labels, patients = pictures()
+    images, labels, patients = pictures(args.pictures)
     recipe = pretrain.RECIPES["tiny_clip"]
     for name, these_images in {"originals": images, "copies": copies(pipe, images)}.items():
         score = probe(clip_features(these_images, recipe, None).numpy(), labels, patients)

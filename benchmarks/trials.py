@@ -33,9 +33,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--trials", type=int, nargs=2, default=(10, 110), metavar="N", help="of the two searches")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    few, more = 10, 110
+    few, more = chosen.trials
     pairs = [(run(few), run(more)) for _ in range(chosen.repeat)]
     each = {kind: [(many[kind] - some[kind]) / (more - few) for some, many in pairs] for kind in ("wall", "cpu")}
     for kind, values in each.items():

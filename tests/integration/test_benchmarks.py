@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
+import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,13 +69,101 @@ def test_peer_search_runs_all_sides_at_a_tiny_size(tmp_path: Path) -> None:
     [
         "features.py --trials 2 --uncached 1 --data phantom,n=120,test=40",
         "packing.py --quick --models tiny_clip --batches 8 --counts 1 2 --processes 2 --seconds 0.3 --turns 1",
+        "trials.py --repeat 1 --trials 2 4",
     ],
-    ids=["features", "packing"],
+    ids=["features", "packing", "trials"],
 )
 def test_benchmark_runs_at_a_tiny_size(command: str, tmp_path: Path) -> None:
     script, *words = command.split()
-    environment = os.environ | {"LUNGTUNE_HOME": str(tmp_path), "PYTHONPATH": f"{ROOT}/src:{ROOT}:{ROOT}/benchmarks"}
-    run = [sys.executable, str(ROOT / "benchmarks" / script), *words, "--json", str(tmp_path / "found.json")]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=200, env=environment)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    benchmark(tmp_path, script, *words, "--json", str(tmp_path / "found.json"))
     assert json.loads((tmp_path / "found.json").read_text())
+
+
+def benchmark(folder: Path, script: str, *words: str) -> str:
+    """Run a benchmark to its end; return what it printed."""
+    environment = os.environ | {"LUNGTUNE_HOME": str(folder), "PYTHONPATH": f"{ROOT}/src:{ROOT}:{ROOT}/benchmarks"}
+    run = [sys.executable, str(ROOT / "benchmarks" / script), *words]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=220, env=environment)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_bases_are_probed_at_a_tiny_size(tmp_path: Path) -> None:
+    told = benchmark(tmp_path, "bases.py", "tiny_resnet", "tiny_clip", "--pictures", "240", "--random", "1")
+    found = re.findall(r"\| `(\w+)` \| (\d\.\d+) \| (\d\.\d+) \|", told)
+    assert [name for name, *_ in found] == ["tiny_resnet", "tiny_clip"]
+
+
+@pytest.mark.slow
+def test_drawings_are_judged_at_a_tiny_size(tmp_path: Path) -> None:
+    words = ["--kind", "2", "--steps", "2", "--corpus", "200", "--pictures", "240"]
+    told = benchmark(tmp_path, "drawings.py", *words, "--sheet", str(tmp_path / "sheet.png"))
+    assert re.findall(r"^\| (\w+) \|", told, re.MULTILINE) == ["pictures", "copies", "drawings"]
+    assert "linear probe on domain B, copies: 0." in told
+    assert (tmp_path / "sheet.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_schedulers_are_compared_on_a_tiny_table(tmp_path: Path) -> None:
+    rows = ["lr,kind," + ",".join(f"epoch_{n}" for n in range(1, 10))]
+    for number in range(30):
+        curve = ",".join(f"{(0.5 + number / 100) * n / (n + 1):.4f}" for n in range(1, 10))
+        rows.append(f"{1e-4 * (number + 1):.4g},{'ab'[number % 2]},{curve}")
+    (tmp_path / "mine.csv").write_text("\n".join(rows))
+    words = ["--table", str(tmp_path / "mine.csv"), "--seeds", "1", "--out", str(tmp_path / "out")]
+    told = benchmark(tmp_path, "schedulers.py", *words, "--methods", "default,random,stop,short,stock")
+    assert told.count("\n| ") == 6
+    (part,) = json.loads((tmp_path / "out" / "mine" / "summary.json").read_text()).values()
+    assert [row["method"] for row in part] == ["default", "random", "stop", "short", "stock"]
+
+
+DOCUMENTS = ("README.md", "benchmarks/README.md", "search_spaces/README.md", "CONTRIBUTING.md")
+
+
+def commands() -> list[tuple[str, str]]:
+    """Return every command of the documents that runs a script of ours: its file and its words."""
+    found = {}
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text().replace("\\\n", " ")
+        for line in re.findall(r"python ((?:scripts|benchmarks)/\w+\.py[^`\n]*)", text):
+            script, _, words = line.partition(" ")
+            found[script, words.strip()] = None
+    return list(found)
+
+
+class Parsed(Exception):
+    """A command line was parsed."""
+
+
+@pytest.mark.parametrize(("script", "words"), commands(), ids=lambda value: value[:50])
+def test_documented_command_parses(script: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_args(self: argparse.ArgumentParser, *given: Any) -> None:
+        parse(self, *given)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(sys, "argv", [script, *shlex.split(words, comments=True)])
+    with pytest.raises(Parsed, match=r"^$"):
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_options_named_in_the_readme_exist(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    _, _, section = text.partition(f"## {path.name}\n")
+    spans = re.findall(r"`([^`]*)`", section.partition("\n## ")[0])
+    named = {word for span in spans if span.startswith("--") for word in span.split() if word.startswith("--")}
+    known: set[str] = set()
+
+    def parse_args(self: argparse.ArgumentParser, *given: Any) -> None:
+        known.update(self._option_string_actions)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    monkeypatch.setattr(sys, "argv", [str(path)])
+    with pytest.raises(Parsed, match=r"^$"):
+        runpy.run_path(str(path), run_name="__main__")
+    assert named <= known

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,7 +58,22 @@ def test_first_ctrl_c_stops_cleanly_and_prints_resume(searched):
 
 def test_the_plan_comes_before_the_first_trial(searched):
     out = searched["stopped"]["out"]
-    assert out.index("rung 1") < out.index("trial   0")
+    assert out.index("rung 1") < re.search(r"^trial +\d+  ", out, re.MULTILINE).start()
+
+
+def test_piped_search_repeats_no_line(searched):
+    lines = [line for text in (searched["stopped"]["out"], searched["out"]) for line in text.splitlines()]
+    trials = [line for line in lines if re.match(r"trial +\d+  ", line)]
+    assert len(trials) == len(set(trials))
+    for text in (searched["stopped"]["out"], searched["out"]):
+        best = [line for line in text.splitlines() if re.match(r"best \d", line)]
+        assert len(best) == len(set(best))
+
+
+def test_a_search_says_what_it_waits_for(searched):
+    out = searched["stopped"]["out"]
+    first = re.search(r"^trial +\d+  ", out, re.MULTILINE).start()
+    assert 0 < out.index("starting a worker process for each device ...") < first
 
 
 def test_resume_goes_on_with_the_same_trials_and_ends(searched):

@@ -140,6 +140,7 @@ def resumed(options: Options, console: Console, likely: Callable[[], None]) -> P
             f"--trials must be at least {len(history.trials)}, the trials this study has, but got {options.trials}."
         )
     families = _families(space)
+    console.print(f"{study.name}: reopening weights and data ...", highlight=False)
     _check_weights(space, families)
     bank = study_data.reopen_bank(history)
     likely()

@@ -99,9 +99,12 @@ def test_eighty_columns_hold_six_of_ten_parameters():
 
 def test_table_leaves_room_for_the_lines_below_it(space):
     events = [trial(n, **dict.fromkeys(NAMES, 0.1 * n)) for n in range(8)]
-    console = screen(height=14)
+    console = screen(height=20)
     view = live.View(console, history(space, *events), space)
-    assert len(shown(view, console).splitlines()) <= 14
+    for index in range(6):
+        view.event({"event": "host", "index": index, "device": "GPU", "slots": 2, "why": "x" * 100})
+    view.doing(0, "Loading")
+    assert len(shown(view, console).splitlines()) <= 20
 
 
 def test_view_says_what_it_waits_for_before_the_first_trial(space):

@@ -21,7 +21,10 @@ __all__ = ["View", "plan", "short"]
 
 ROWS = 18
 AROUND = 9
-"""Lines around the rows of the table: title, heading, state, devices."""
+"""Lines around the rows of the table but for those on devices: title, heading, state."""
+
+DEVICES = 4
+"""Most lines on devices that train."""
 
 LASTING = 3.0
 """Seconds after which a worker's occupation is told in a pipe; before the first trial, at once."""
@@ -147,13 +150,15 @@ class View:
         if not self.history.trials:
             return Group(*self._occupied())
         if rows is None:
-            rows = max(3, min(ROWS, self.console.height - AROUND - len(self._doing)))
+            lines_on_devices = len(self._doing) + min(DEVICES, len(self._devices))
+            rows = max(3, min(ROWS, self.console.height - AROUND - lines_on_devices))
         table, hidden = trial_table.table(self.space, self.history, rows, self.console.width)
         lines = [Text(self._headline(), style="bold"), Text(self._work.text())]
         if hidden:
             names = ", ".join(name.removeprefix("lora_") for name in hidden)
             lines.append(Text(f"no room for: {names}", style="dim"))
-        devices = [Text(told, style="dim") for _, told in sorted(self._devices.items())[-4:]]
+        told = [told for _, told in sorted(self._devices.items())[-DEVICES:]]
+        devices = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in told]
         return Group(table, *lines, *self._occupied(), *devices)
 
     def _occupied(self) -> list[Text]:
@@ -162,7 +167,7 @@ class View:
         if not self.history.trials:
             lines = lines or [self.waiting]
             lines[-1] += f" · {standing.minutes(time.monotonic() - self._began)}"
-        return [Text(line, style="cyan") for line in lines]
+        return [Text(line, style="cyan", no_wrap=True, overflow="ellipsis") for line in lines]
 
 
 def _name(what: str) -> str:
