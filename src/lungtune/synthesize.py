@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lungtune.data.dataset import Dataset, Inspection
     from lungtune.data.synthetic_bank import SyntheticBank
     from lungtune.engine.session import Session
+    from lungtune.tasks.generation.evaluator import GenerationEvaluator
 
 DEFAULT = "sd_lora"
 """The space whose last start point makes a bank where there is no recipe."""
@@ -115,7 +116,7 @@ def synthesize(
         default = _default(found, profile or ("full" if data else "demo"), settings or {})
         made = default if settings else _best(found, default) or default
         print(f"no recipe was named: the bank is made with {made.name}", file=sys.stderr, flush=True)
-    family = catalog.family(made.space.family)
+    family = cast("GenerativeFamily[Any, Any]", catalog.family(made.space.family))
     if made.space.objective.task != Generation.name:
         raise SpaceError(
             f"{path} must be a recipe of a generator, such as sd_lora's, but is one of {made.space.family}."
@@ -140,7 +141,7 @@ def synthesize(
 
 
 def _make(
-    family: GenerativeFamily,
+    family: GenerativeFamily[Any, Any],
     base: Any,
     opened: Dataset,
     bank: SyntheticBank,
@@ -249,8 +250,9 @@ def _fill(session: Session, bank: SyntheticBank, run: runs.Run, made: Origin, wa
     from lungtune.layers.layout import derive_seed
 
     missing = bank.missing(wanted)
-    values = parameters.build(session.family.Params, made.space.fixed)
-    captions = session.family.captions(values, bank.classes)
+    family = cast("GenerativeFamily[Any, Any]", session.family)
+    captions = family.captions(parameters.build(family.Params, made.space.fixed), bank.classes)
+    evaluator = cast("GenerationEvaluator", session.evaluators[Generation.name])
     slot = session.runs[run.number].slot
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # threads that share cores with others wait for them
     what = f"drawing {len(missing)} images"
@@ -259,7 +261,7 @@ def _fill(session: Session, bank: SyntheticBank, run: runs.Run, made: Origin, wa
             batch = missing[first : first + _BATCH]
             labels = [bank.classes.index(name) for name, _ in batch]
             seeds = [derive_seed(bank.seed, label, index) for label, (_, index) in zip(labels, batch, strict=True)]
-            images = session.evaluators[Generation.name].draw(session.pack, slot, labels, seeds)
+            images = evaluator.draw(session.pack, slot, labels, seeds)
             rows = zip(batch, labels, seeds, images, strict=True)
             bank.add([Item(name, index, captions[k], seed, image) for (name, index), k, seed, image in rows])
             update(first + len(batch))

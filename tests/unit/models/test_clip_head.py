@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from lungtune.engine.pack import Pack
 from lungtune.models import clip_model
 from toy import part
-from trainables.clip_head import FAMILY, Base, Params
+from trainables.clip_head import FAMILY
+from trainables.clip_head import ClipHeadBase as Base
+from trainables.clip_head import ClipHeadParams as Params
 
 CLASSES = ("normal", "bacterial", "viral")
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 16, 16), dtype=np.uint8)

@@ -22,7 +22,9 @@ from lungtune.layers.layout import BatchLayout, LayoutContext
 from lungtune.models import clip_model, clip_weights
 from lungtune.models.clip_prompts import STYLES, prompts
 from toy import part, told
-from trainables.clip_lora import FAMILY, Base, Params
+from trainables.clip_lora import FAMILY
+from trainables.clip_lora import ClipLoraBase as Base
+from trainables.clip_lora import ClipLoraParams as Params
 
 CLASSES = ("normal", "bacterial", "viral")
 

@@ -15,7 +15,9 @@ from lungtune.engine.pack import Pack
 from lungtune.errors import SpaceError, WeightsError
 from lungtune.models import diffusion_model, diffusion_weights
 from toy import part
-from trainables.sd_lora import FAMILY, Base, Params
+from trainables.sd_lora import FAMILY
+from trainables.sd_lora import SdLoraBase as Base
+from trainables.sd_lora import SdLoraParams as Params
 
 CLASSES = ("normal", "viral")
 

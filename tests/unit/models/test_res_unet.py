@@ -20,7 +20,8 @@ from lungtune.engine.trial_state import VERIFY_STEPS
 from lungtune.errors import SpaceError, TrialError
 from lungtune.stats import bootstrap
 from lungtune.tasks import stored_predictions
-from trainables.res_unet import FAMILY, Params
+from trainables.res_unet import FAMILY
+from trainables.res_unet import ResUnetParams as Params
 
 CLASSES = ("normal", "ill")
 COUNT = 12
