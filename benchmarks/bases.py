@@ -43,7 +43,7 @@ def clip_features(images: torch.Tensor, recipe: pretrain.Recipe, seed: int | Non
     from lungtune.models import clip_model
     from lungtune.trainables import clip_head
 
-    clip = clip_model.plain_clip(clip_head.Base(weights="tiny_clip", image_size=64))
+    clip = clip_model.plain_clip(clip_head.ClipHeadBase(weights="tiny_clip", image_size=64))
     if seed is not None:
         torch.manual_seed(seed)
         clip.load_state_dict(CLIP(**recipe.model).state_dict())

@@ -62,7 +62,7 @@ class Packed:
 
     def __init__(self, setting: Setting, capacity: int) -> None:
         self.setting = setting
-        base = clip_lora.Base(weights=setting.weights, image_size=setting.size)
+        base = clip_lora.ClipLoraBase(weights=setting.weights, image_size=setting.size)
         train = Part.of(image=setting.pixels()[:, None].numpy(), label=np.arange(IMAGES) % len(CLASSES))
         self.pack = Pack(clip_lora.FAMILY, base, CLASSES, train, capacity=capacity, device=DEVICE)
 
@@ -70,7 +70,7 @@ class Packed:
         """Let ``count`` trials in; return a step that tells how many images it trained."""
         for slot in self.pack.slots:
             self.pack.leave(slot)
-        params = clip_lora.Params(batch_size=batch, augmentation=0, **self.setting.params)
+        params = clip_lora.ClipLoraParams(batch_size=batch, augmentation=0, **self.setting.params)
         for seed in range(count):
             self.pack.join(params, seed=seed, horizon=10**7)
 

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
+    from lungtune.models.clip_model import ClipImages
 
 
 @dataclass(frozen=True)
-class Base:
+class ClipHeadBase:
     """The frozen CLIP; trials with equal ones may share a pack."""
 
     model: str = param("ViT-L-14", help="open_clip's name of the architecture; not read when weights is a folder")
@@ -35,7 +36,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(Synthetic, Classes, Loop):
+class ClipHeadParams(Synthetic, Classes, Loop):
     """Hyperparameters of a trial. The defaults are the plain linear probe."""
 
     lr: float = param(1e-3, low=1e-7, high=1.0, help="peak learning rate")
@@ -49,7 +50,7 @@ class Params(Synthetic, Classes, Loop):
     dropout: float = param(0.0, low=0.0, high=0.9, help="share of the features dropped in training")
 
 
-class ClipHead(Family[Base, Params]):
+class ClipHead(Family[ClipHeadBase, ClipHeadParams]):
     """``x W + b``, plus ``gelu(x U + u) V`` where there are hidden units, over the tower's features x.
 
     x is what the tower puts out before its projection into the space shared with the text, as in the linear probes
@@ -58,42 +59,47 @@ class ClipHead(Family[Base, Params]):
 
     summary: ClassVar[str] = "CLIP's frozen image tower with a trained classifier head"
     tasks = (Classification(),)
-    Base = Base
-    Params = Params
+    Base = ClipHeadBase
+    Params = ClipHeadParams
 
-    def check(self, base: Base) -> None:
+    def check(self, base: ClipHeadBase) -> None:
         """See ``Family.check``. Downloads from the hub when it answers within five seconds."""
         clip_weights.find(base.model, base.weights, fetch=True)
 
-    def miniature(self, folder: Path) -> Base:
+    def miniature(self, folder: Path) -> ClipHeadBase:
         """See ``Family.miniature``: two blocks of width 32."""
         from lungtune.models import clip_model
 
         clip_model.write_random(folder)
-        return Base(weights=str(folder), image_size=16, views=0)
+        return ClipHeadBase(weights=str(folder), image_size=16, views=0)
 
-    def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
+    def backbone(self, base: ClipHeadBase, classes: Sequence[str]) -> torch.nn.Module:
         """See ``Family.backbone``."""
         from lungtune.models import clip_model
 
         return clip_model.ClipImages(clip_model.plain_clip(base)).eval()
 
     def trainable_parameters(
-        self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
+        self, model: ClipImages, params: ClipHeadParams, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
         """See ``Family.trainable_parameters``."""
         return feature_head.draw(model.width, params.hidden, len(classes), generator)
 
-    def features(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    def features(self, model: ClipImages, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """See ``Family.features``: ``features`` ``(N, width)`` float32."""
         return {"features": model.upper(model.lower(batch["image"])).float()}
 
-    def outputs(self, model: torch.nn.Module, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
+    def outputs(self, model: ClipImages, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
         """See ``Family.outputs``."""
         return {"logits": feature_head.scores(batch["features"], layout)}
 
     def export(
-        self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+        self,
+        base: ClipHeadBase,
+        params: ClipHeadParams,
+        classes: Sequence[str],
+        adapter: dict[str, torch.Tensor],
+        folder: Path,
     ) -> None:
         """See ``Family.export``: CLIP in open_clip's local-dir format, with the head in a separate file."""
         from lungtune.models import clip_export

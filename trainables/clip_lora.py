@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lungtune.core.family import Family, LoraTarget
 from lungtune.core.params import param
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
+    from lungtune.models.clip_model import ClipClassifier
 
 _PROJECTIONS = {
     "qv": ("attn.q_proj", "attn.v_proj"),
@@ -34,7 +35,7 @@ _TOWERS = {"image": ("visual",), "text": ("text",), "both": ("visual", "text")}
 
 
 @dataclass(frozen=True)
-class Base:
+class ClipLoraBase:
     """The frozen CLIP; trials with equal ones may share a pack."""
 
     model: str = param("ViT-L-14", help="open_clip's name of the architecture; not read when weights is a folder")
@@ -49,7 +50,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(Synthetic, Classes, Loop):
+class ClipLoraParams(Synthetic, Classes, Loop):
     """Hyperparameters of a trial. The defaults are the source project's configuration."""
 
     weight_decay: float = param(
@@ -65,7 +66,7 @@ class Params(Synthetic, Classes, Loop):
     prompt_style: str = param("paper", choices=STYLES, help="how the classes are put into words")
 
 
-class ClipLora(Family[Base, Params]):
+class ClipLora(Family[ClipLoraBase, ClipLoraParams]):
     """Cosine of image and class caption, times CLIP's temperature; LoRA on chosen projections of either tower.
 
     The captions are those of the *classes*, the same for every batch. Scoring images against the captions of their
@@ -74,10 +75,10 @@ class ClipLora(Family[Base, Params]):
 
     summary: ClassVar[str] = "CLIP with LoRA, scored against fixed class captions"
     tasks = (Classification(),)
-    Base = Base
-    Params = Params
+    Base = ClipLoraBase
+    Params = ClipLoraParams
 
-    def check(self, base: Base) -> None:
+    def check(self, base: ClipLoraBase) -> None:
         """See ``Family.check``. Downloads from the hub when it answers within five seconds.
 
         Raises:
@@ -90,25 +91,25 @@ class ClipLora(Family[Base, Params]):
             )
         clip_weights.find(base.model, base.weights, fetch=True)
 
-    def miniature(self, folder: Path) -> Base:
+    def miniature(self, folder: Path) -> ClipLoraBase:
         """See ``Family.miniature``: two blocks of width 32 in either tower."""
         from lungtune.models import clip_model
 
         clip_model.write_random(folder)
-        return Base(weights=str(folder), image_size=16)
+        return ClipLoraBase(weights=str(folder), image_size=16)
 
-    def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
+    def backbone(self, base: ClipLoraBase, classes: Sequence[str]) -> torch.nn.Module:
         """See ``Family.backbone``."""
         from lungtune.models import clip_model
 
         clip = clip_model.plain_clip(base)
         return clip_model.ClipClassifier(clip, classes, clip_model.tokenizer(base), base.frozen_blocks).eval()
 
-    def lora_targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
+    def lora_targets(self, model: ClipClassifier, params: ClipLoraParams) -> Sequence[LoraTarget]:
         """See ``Family.lora_targets``: one pattern for each tower and projection, so that each must match."""
         patterns = []
         for tower in _TOWERS[params.lora_tower]:
-            count = len(model.get_submodule(f"{tower}.transformer.resblocks"))
+            count = len(getattr(model, tower).transformer.resblocks)
             frozen = model.frozen if tower == "visual" else 0
             first = frozen + (count - frozen) // 2 if params.lora_blocks == "upper_half" else frozen
             blocks = "|".join(map(str, range(first, count)))
@@ -118,7 +119,7 @@ class ClipLora(Family[Base, Params]):
             ]
         return [LoraTarget(p, params.lora_rank, params.lora_alpha, params.lora_dropout) for p in patterns]
 
-    def features(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    def features(self, model: ClipClassifier, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """See ``Family.features``: ``tokens`` ``(N, L, width)``, in bf16 where that halves what is kept."""
         import torch
 
@@ -126,7 +127,7 @@ class ClipLora(Family[Base, Params]):
         halved = model.frozen and torch.is_autocast_enabled(kind)
         return {"tokens": tokens.to(torch.get_autocast_dtype(kind)) if halved else tokens}
 
-    def outputs(self, model: torch.nn.Module, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
+    def outputs(self, model: ClipClassifier, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
         """See ``Family.outputs``."""
         import torch
 
@@ -135,7 +136,12 @@ class ClipLora(Family[Base, Params]):
             return {"logits": layout.matmul(features, matrices.transpose(1, 2)) * model.scale}
 
     def export(
-        self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+        self,
+        base: ClipLoraBase,
+        params: ClipLoraParams,
+        classes: Sequence[str],
+        adapter: dict[str, torch.Tensor],
+        folder: Path,
     ) -> None:
         """See ``Family.export``: merged CLIP in open_clip's local-dir format, with the adapter in a separate file."""
         from lungtune.models import clip_export
@@ -143,7 +149,7 @@ class ClipLora(Family[Base, Params]):
         clip_export.write(base, params, classes, adapter, folder)
 
 
-def _matrices(model: torch.nn.Module, layout: BatchLayout) -> torch.Tensor:
+def _matrices(model: ClipClassifier, layout: BatchLayout) -> torch.Tensor:
     """Return ``(len(layout), C, D)``: each slot's class matrix; text is run only for slots that adapt its tower."""
     import torch
 
@@ -152,7 +158,7 @@ def _matrices(model: torch.nn.Module, layout: BatchLayout) -> torch.Tensor:
         return layout.memo[key]
     styles = [p.prompt_style for p in layout.params]
     adapted = [i for i, p in enumerate(layout.params) if p.lora_tower != "image"]
-    matrices: list[torch.Tensor] = [
+    matrices: list[Any] = [
         None if i in adapted else model.fixed_matrix(style, layout) for i, style in enumerate(styles)
     ]
     if adapted:

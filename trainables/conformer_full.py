@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
+    from lungtune.models.grey_images import Normalised
 
 
 @dataclass(frozen=True)
-class Base:
+class ConformerBase:
     """The Conformer and where its weights come from."""
 
     model: str = param(
@@ -34,7 +35,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(whole_network.Params):
+class ConformerParams(whole_network.NetworkParams):
     """Hyperparameters of a trial."""
 
     drop_path: float = param(
@@ -50,16 +51,16 @@ class Conformer(whole_network.Network):
 
     tasks = (Classification(heads=_BRANCHES),)
     summary: ClassVar[str] = "Conformer, trained as a whole; both of its heads are reported"
-    Base = Base
-    Params = Params
+    Base = ConformerBase
+    Params = ConformerParams
     heads = ("conv_cls_head", "trans_cls_head")
     small = ("conformer_micro", {"base": 8, "width": 24, "heads": 2, "depth": 3})
 
-    def build(self, base: Base, classes: Sequence[str]) -> timm_models.Built:
+    def build(self, base: ConformerBase, classes: Sequence[str]) -> timm_models.Built:
         """See ``Network.build``."""
         return timm_models.build(base.model, base.weights, base.image_size, num_classes=len(classes), drop_path=0.1)
 
-    def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
+    def backbone(self, base: ConformerBase, classes: Sequence[str]) -> Normalised:
         """See ``Family.backbone``."""
         from lungtune.layers import network
 
@@ -67,11 +68,11 @@ class Conformer(whole_network.Network):
         model.drop_path = network.DropPath(model.net)
         return model
 
-    def prepare(self, model: torch.nn.Module, params: Params) -> None:
+    def prepare(self, model: Normalised, params: ConformerParams) -> None:
         """See ``Network.prepare``."""
         model.drop_path.set(params.drop_path)
 
-    def run(self, model: torch.nn.Module, params: Params, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    def run(self, model: Normalised, params: ConformerParams, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """See ``Network.run``."""
         convolutions, transformer = model(images)
         return {"logits": convolutions + transformer, "convolutions": convolutions, "transformer": transformer}
@@ -82,7 +83,12 @@ class Conformer(whole_network.Network):
         return (losses[0] + losses[1]) / 2
 
     def export(
-        self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+        self,
+        base: ConformerBase,
+        params: ConformerParams,
+        classes: Sequence[str],
+        adapter: dict[str, torch.Tensor],
+        folder: Path,
     ) -> None:
         """See ``Family.export``: a program for torch alone."""
         from lungtune.models import grey_images, timm_export

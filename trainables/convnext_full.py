@@ -10,11 +10,11 @@ from lungtune.core.params import param
 from lungtune.models import timm_models, whole_network
 
 if TYPE_CHECKING:
-    import torch
+    from lungtune.models.grey_images import Normalised
 
 
 @dataclass(frozen=True)
-class Base:
+class ConvNeXtBase:
     """The pretrained ConvNeXt."""
 
     model: str = param("convnext_tiny", help="timm's name of the architecture; not read when weights is a folder")
@@ -25,7 +25,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(whole_network.Params):
+class ConvNeXtParams(whole_network.NetworkParams):
     """Hyperparameters of a trial."""
 
     drop_path: float = param(
@@ -40,18 +40,18 @@ class ConvNeXt(whole_network.Network):
     """Liu et al., "A ConvNet for the 2020s" (arXiv 2201.03545), fine-tuned as there, with layer-wise decay."""
 
     summary: ClassVar[str] = "ConvNeXt, fine-tuned as a whole; its size is an axis"
-    Base = Base
-    Params = Params
+    Base = ConvNeXtBase
+    Params = ConvNeXtParams
     small = ("convnext_atto", {"depths": [1, 1, 2, 1], "dims": [8, 8, 16, 16]})
 
-    def build(self, base: Base, classes: Sequence[str]) -> timm_models.Built:
+    def build(self, base: ConvNeXtBase, classes: Sequence[str]) -> timm_models.Built:
         """See ``Network.build``; there are layers for stochastic depth."""
         built = timm_models.build(
             base.model, base.weights, base.image_size, num_classes=len(classes), drop_path_rate=0.1
         )
         return timm_models.having(built, "stages", "a ConvNeXt of timm's")
 
-    def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
+    def backbone(self, base: ConvNeXtBase, classes: Sequence[str]) -> Normalised:
         """See ``Family.backbone``."""
         from lungtune.layers import network
 
@@ -59,11 +59,11 @@ class ConvNeXt(whole_network.Network):
         model.drop_path = network.DropPath(model.net)
         return model
 
-    def prepare(self, model: torch.nn.Module, params: Params) -> None:
+    def prepare(self, model: Normalised, params: ConvNeXtParams) -> None:
         """See ``Network.prepare``."""
         model.drop_path.set(params.drop_path)
 
-    def lr_multipliers(self, model: torch.nn.Module, params: Params) -> Mapping[str, float]:
+    def lr_multipliers(self, model: Normalised, params: ConvNeXtParams) -> Mapping[str, float]:
         """See ``Family.lr_multipliers``: ``layer_decay`` to the power of the layer's distance from the head.
 
         Layers are grouped as timm groups them (Bao et al., BEiT, arXiv 2106.08254).

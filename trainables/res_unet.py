@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
     from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
+    from lungtune.models.grey_images import Normalised
 
 _DECODER = ("net.decoder.", "net.mask.")
 
 
 @dataclass(frozen=True)
-class Base:
+class ResUnetBase:
     """The pretrained encoder and the decoder's width."""
 
     model: str = param("resnet50", help="timm's name of the encoder; not read when weights is a folder")
@@ -36,7 +37,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(whole_network.Params):
+class ResUnetParams(whole_network.NetworkParams):
     """Hyperparameters of a trial."""
 
     lambda2: float = param(
@@ -54,16 +55,16 @@ class ResUnet(whole_network.Network):
     summary: ClassVar[str] = "Res-UNet: lung segmentation as a second task, its weight lambda2 searched"
     tasks = (Classification(), Segmentation())
     ablation: ClassVar[Mapping[str, Any]] = {"lambda2": 0.0}
-    Base = Base
-    Params = Params
+    Base = ResUnetBase
+    Params = ResUnetParams
     heads = ("head",)
     small = ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]})
 
-    def miniature(self, folder: Path) -> Base:
+    def miniature(self, folder: Path) -> ResUnetBase:
         """See ``Family.miniature``."""
         return dataclasses.replace(super().miniature(folder), decoder_width=2)
 
-    def build(self, base: Base, classes: Sequence[str]) -> timm_models.Built:
+    def build(self, base: ResUnetBase, classes: Sequence[str]) -> timm_models.Built:
         """See ``Network.build``."""
         import torch
 
@@ -78,12 +79,12 @@ class ResUnet(whole_network.Network):
                 name = built.architecture
                 raise SpaceError(f"model must have five maps, as a ResNet has, but got {name}.") from error
 
-    def trained(self, model: torch.nn.Module, params: Params) -> Callable[[str], bool]:
+    def trained(self, model: Normalised, params: ResUnetParams) -> Callable[[str], bool]:
         """See ``Network.trained``: a decoder whose loss does not count stays out."""
         return lambda name: params.lambda2 > 0 or not name.startswith(_DECODER)
 
     def trainable_parameters(
-        self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
+        self, model: Normalised, params: ResUnetParams, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
         """See ``Family.trainable_parameters``; the decoder is reinitialised."""
         from lungtune.models import unet
@@ -92,11 +93,11 @@ class ResUnet(whole_network.Network):
         unet.redraw(own, generator)
         return own
 
-    def prepare(self, model: torch.nn.Module, params: Params) -> None:
+    def prepare(self, model: Normalised, params: ResUnetParams) -> None:
         """See ``Network.prepare``."""
         model.net.drop.p = params.drop_rate
 
-    def run(self, model: torch.nn.Module, params: Params, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    def run(self, model: Normalised, params: ResUnetParams, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """See ``Network.run``: ``mask`` are logits ``(N, 1, H, W)``, NaN from a trial without a decoder."""
         logits, mask = model.net(model.pixels(images), segment=params.lambda2 > 0)
         return {"logits": logits, "mask": images.new_full(images.shape, float("nan")) if mask is None else mask}
@@ -111,7 +112,12 @@ class ResUnet(whole_network.Network):
         return classification + torch.where(weights > 0, weights * segmentation, 0.0)
 
     def export(
-        self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+        self,
+        base: ResUnetBase,
+        params: ResUnetParams,
+        classes: Sequence[str],
+        adapter: dict[str, torch.Tensor],
+        folder: Path,
     ) -> None:
         """See ``Family.export``: a program for torch alone."""
         from lungtune.models import grey_images, timm_export

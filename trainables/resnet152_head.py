@@ -10,7 +10,7 @@ from lungtune.models.feature_head import ImageHead
 
 
 @dataclass(frozen=True)
-class Base:
+class ResNetHeadBase:
     """The frozen ResNet; trials with equal ones may share a pack."""
 
     model: str = param("resnet152", help="timm's name of the architecture; not read when weights is a folder")
@@ -27,7 +27,7 @@ class ResNetHead(ImageHead):
     """He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385); the head sees the pooled map."""
 
     summary: ClassVar[str] = "frozen ResNet-152 with a trained classifier head"
-    Base = Base
+    Base = ResNetHeadBase
     small = ("resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]})
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
+    from lungtune.models.diffusion_model import Diffusion
 
 _HEADS = r"to_q|to_k|to_v|to_out\.0"
 _TARGETS = {
@@ -31,7 +32,7 @@ _TEXT = r"(q_proj|k_proj|v_proj|out_proj)"
 
 
 @dataclass(frozen=True)
-class Base:
+class SdLoraBase:
     """The frozen latent-diffusion model, and the CLIP that judges what it draws."""
 
     weights: str = param(
@@ -47,7 +48,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(Classes, Loop):
+class SdLoraParams(Classes, Loop):
     """Hyperparameters of a trial. The defaults are the configuration that the source project intended."""
 
     lr: float = param(1e-4, low=1e-7, high=1.0, help="peak learning rate")
@@ -73,15 +74,15 @@ class Params(Classes, Loop):
     sampler_steps: int = param(50, low=1, high=1000, help="steps of the sampler")
 
 
-class SdLora(GenerativeFamily[Base, Params]):
+class SdLora(GenerativeFamily[SdLoraBase, SdLoraParams]):
     """A Stable Diffusion whose UNet, and text encoder if wanted, is adapted to the images of each class's caption."""
 
     summary: ClassVar[str] = "Stable Diffusion with LoRA, drawing X-rays of each class"
     tasks = (Generation(),)
-    Base = Base
-    Params = Params
+    Base = SdLoraBase
+    Params = SdLoraParams
 
-    def check(self, base: Base) -> None:
+    def check(self, base: SdLoraBase) -> None:
         """See ``Family.check``. Downloads from the hub when it answers within five seconds.
 
         Raises:
@@ -90,16 +91,16 @@ class SdLora(GenerativeFamily[Base, Params]):
         diffusion_weights.fits(diffusion_weights.find(base.weights, fetch=True), base.image_size)
         clip_weights.find(base.judge, base.judge_weights, fetch=True)
 
-    def miniature(self, folder: Path) -> Base:
+    def miniature(self, folder: Path) -> SdLoraBase:
         """See ``Family.miniature``: latents of 8 px, 16 channels; a CLIP of two blocks judges."""
         from lungtune.models import clip_model, diffusion_model
 
         diffusion_model.write_random(folder / "diffusion")
         clip_model.write_random(folder / "judge")
         judge = str(folder / "judge")
-        return Base(str(folder / "diffusion"), image_size=16, samples=4, judge_weights=judge, judge_size=16)
+        return SdLoraBase(str(folder / "diffusion"), image_size=16, samples=4, judge_weights=judge, judge_size=16)
 
-    def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
+    def backbone(self, base: SdLoraBase, classes: Sequence[str]) -> torch.nn.Module:
         """See ``Family.backbone``."""
         from lungtune.models import diffusion_model
 
@@ -107,17 +108,17 @@ class SdLora(GenerativeFamily[Base, Params]):
         model.image_size = base.image_size
         return model.eval()
 
-    def lora_targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
+    def lora_targets(self, model: Diffusion, params: SdLoraParams) -> Sequence[LoraTarget]:
         """See ``Family.lora_targets``: one pattern for each kind of layer, so that each must match."""
         patterns = [rf"unet\..*\.{name}" for name in _TARGETS[params.lora_targets]]
         patterns += [rf"text_encoder\..*\.{_TEXT}"] if params.lora_text else []
         return [LoraTarget(p, params.lora_rank, params.lora_alpha, params.lora_dropout) for p in patterns]
 
-    def features(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    def features(self, model: Diffusion, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """See ``Family.features``: ``moments``, mean and log-variance of the latents ``(N, 2 c, h, w)``."""
         return {"moments": model.moments(batch["image"]).float()}
 
-    def losses(self, model: torch.nn.Module, batch: Batch, layout: BatchLayout) -> torch.Tensor:
+    def losses(self, model: Diffusion, batch: Batch, layout: BatchLayout) -> torch.Tensor:
         """See ``Family.losses``: how far the UNet's word is from the noise, or velocity, that each row was given."""
         import torch
 
@@ -146,20 +147,18 @@ class SdLora(GenerativeFamily[Base, Params]):
         predicted = model.unet(noised, torch.cat(times), encoder_hidden_states=torch.cat(prompts)).sample
         return (predicted.float() - wanted).square().mean((1, 2, 3)) * torch.cat(weights) * batch.weights
 
-    def draw(
-        self, model: torch.nn.Module, labels: Sequence[int], seeds: Sequence[int], layout: BatchLayout
-    ) -> torch.Tensor:
+    def draw(self, model: Diffusion, labels: Sequence[int], seeds: Sequence[int], layout: BatchLayout) -> torch.Tensor:
         """See ``GenerativeFamily.draw``."""
         return model.draw(labels, seeds, model.image_size, layout, layout.params[0].lora_text)
 
-    def embedder(self, base: Base, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    def embedder(self, base: SdLoraBase, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
         """See ``GenerativeFamily.embedder``: the normalised embeddings of the judging CLIP's image tower."""
         import torch
 
         from lungtune.models import clip_model
         from lungtune.trainables import clip_lora
 
-        clip = clip_model.plain_clip(clip_lora.Base(base.judge, base.judge_weights, base.judge_size))
+        clip = clip_model.plain_clip(clip_lora.ClipLoraBase(base.judge, base.judge_weights, base.judge_size))
         tower = clip_model.ClipImages(clip).requires_grad_(False).eval().to(device)
 
         @torch.no_grad()
@@ -172,17 +171,19 @@ class SdLora(GenerativeFamily[Base, Params]):
 
         return embed
 
-    def content(self, base: Base) -> str:
+    def content(self, base: SdLoraBase) -> str:
         """See ``GenerativeFamily.content``."""
         return diffusion_weights.content(diffusion_weights.find(base.weights, fetch=True))
 
-    def captions(self, params: Params, classes: Sequence[str]) -> list[str]:
+    def captions(self, params: SdLoraParams, classes: Sequence[str]) -> list[str]:
         """See ``GenerativeFamily.captions``."""
         from lungtune.models.clip_prompts import prompts
 
         return [each[0] for each in prompts(classes, params.prompt_style)]
 
-    def export(self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, Any], folder: Path) -> None:
+    def export(
+        self, base: SdLoraBase, params: SdLoraParams, classes: Sequence[str], adapter: dict[str, Any], folder: Path
+    ) -> None:
         """See ``Family.export``: the adapters in diffusers' LoRA format."""
         from lungtune.models import diffusion_export
 
@@ -190,7 +191,7 @@ class SdLora(GenerativeFamily[Base, Params]):
 
 
 def _styles() -> tuple[str, ...]:
-    return tuple(Params.__dataclass_fields__["prompt_style"].metadata["lungtune"]["choices"])
+    return tuple(SdLoraParams.__dataclass_fields__["prompt_style"].metadata["lungtune"]["choices"])
 
 
 FAMILY = SdLora()

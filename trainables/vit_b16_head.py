@@ -10,7 +10,7 @@ from lungtune.models.feature_head import ImageHead
 
 
 @dataclass(frozen=True)
-class Base:
+class VitHeadBase:
     """The frozen transformer; trials with equal ones may share a pack."""
 
     model: str = param("vit_base_patch16_224", help="timm's name of the architecture; not read for a folder of weights")
@@ -27,7 +27,7 @@ class VitHead(ImageHead):
     """Dosovitskiy et al., "An Image is Worth 16x16 Words" (arXiv 2010.11929); the head sees what their own would."""
 
     summary: ClassVar[str] = "frozen ViT-B/16 with a trained classifier head"
-    Base = Base
+    Base = VitHeadBase
     small = (
         "vit_tiny_patch16_224",
         {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2},

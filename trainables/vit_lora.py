@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
+    from lungtune.models.grey_images import Normalised
 
 _ATTENTION = {name: f"attn.{name}_proj" for name in ("q", "k", "v", "out")}
 _MLP = ("mlp.fc1", "mlp.fc2")
@@ -33,7 +34,7 @@ _PROJECTIONS = {
 
 
 @dataclass(frozen=True)
-class Base:
+class VitLoraBase:
     """The frozen transformer; trials with equal ones may share a pack."""
 
     model: str = param("vit_base_patch16_224", help="timm's name of the architecture; not read for a folder of weights")
@@ -44,7 +45,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Params(Synthetic, Classes, Loop):
+class VitLoraParams(Synthetic, Classes, Loop):
     """Hyperparameters of a trial. The defaults are the source project's configuration."""
 
     lr: float = param(2e-5, low=1e-7, high=1.0, help="peak learning rate")
@@ -55,27 +56,27 @@ class Params(Synthetic, Classes, Loop):
     lora_blocks: str = param("all", choices=("all", "upper_half"), help="blocks that are adapted")
 
 
-class VitLora(Family[Base, Params]):
+class VitLora(Family[VitLoraBase, VitLoraParams]):
     """LoRA (Hu et al., arXiv 2106.09685) on a ViT whose fused ``qkv`` is taken apart, so that each can be adapted."""
 
     summary: ClassVar[str] = "ViT-B/16 with LoRA and a linear head"
     tasks = (Classification(),)
-    Base = Base
-    Params = Params
+    Base = VitLoraBase
+    Params = VitLoraParams
 
-    def check(self, base: Base) -> None:
+    def check(self, base: VitLoraBase) -> None:
         """See ``Family.check``. Downloads from the hub when it answers within five seconds."""
         timm_models.check(base.model, base.weights)
 
-    def miniature(self, folder: Path) -> Base:
+    def miniature(self, folder: Path) -> VitLoraBase:
         """See ``Family.miniature``: two blocks of width 24."""
         from lungtune.models import timm_export
 
         settings = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
         timm_export.write_random("vit_tiny_patch16_224", settings, folder)
-        return Base(weights=str(folder), image_size=32)
+        return VitLoraBase(weights=str(folder), image_size=32)
 
-    def backbone(self, base: Base, classes: Sequence[str]) -> torch.nn.Module:
+    def backbone(self, base: VitLoraBase, classes: Sequence[str]) -> Normalised:
         """See ``Family.backbone``."""
         from lungtune.models import grey_images, timm_vit
 
@@ -85,7 +86,7 @@ class VitLora(Family[Base, Params]):
         timm_vit.split(model.net)
         return model
 
-    def lora_targets(self, model: torch.nn.Module, params: Params) -> Sequence[LoraTarget]:
+    def lora_targets(self, model: Normalised, params: VitLoraParams) -> Sequence[LoraTarget]:
         """See ``Family.lora_targets``: one pattern for each projection, so that each must match."""
         count = len(model.net.blocks)
         first = count // 2 if params.lora_blocks == "upper_half" else 0
@@ -101,17 +102,22 @@ class VitLora(Family[Base, Params]):
         ]
 
     def trainable_parameters(
-        self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
+        self, model: Normalised, params: VitLoraParams, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
         """See ``Family.trainable_parameters``: the head."""
         return feature_head.draw(model.width, 0, len(classes), generator)
 
-    def outputs(self, model: torch.nn.Module, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
+    def outputs(self, model: Normalised, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
         """See ``Family.outputs``."""
         return {"logits": feature_head.linear(model.embed(batch["image"]).float(), layout)}
 
     def export(
-        self, base: Base, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+        self,
+        base: VitLoraBase,
+        params: VitLoraParams,
+        classes: Sequence[str],
+        adapter: dict[str, torch.Tensor],
+        folder: Path,
     ) -> None:
         """See ``Family.export``: timm's format with the adapters merged in, and the adapters in a separate file."""
         from safetensors.torch import save_file

@@ -223,9 +223,9 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
                 where = "" if mine else f"in {file.stem}, "
                 raise SpaceError(f"--set {key}={value}: {where}{error}") from error
         joined.append(member)
-    for key, error in unknown.items():
+    for key, reason in unknown.items():
         if key not in known:
-            raise SpaceError(f"--set {key}={settings[key]}: {error}") from error
+            raise SpaceError(f"--set {key}={settings[key]}: {reason}") from reason
     return together(joined)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lungtune.core.resource import TOLERANCE
@@ -31,7 +32,7 @@ def empty(
     objective: Objective, sampler: optuna.samplers.BaseSampler | None = None, name: str | None = None
 ) -> optuna.Study:
     """Return a study without trials, of the objective's direction."""
-    direction = "maximize" if objective.mode == "max" else "minimize"
+    direction = StudyDirection.MAXIMIZE if objective.mode == "max" else StudyDirection.MINIMIZE
     return optuna.create_study(direction=direction, sampler=sampler, study_name=name)
 
 

@@ -150,7 +150,7 @@ def _candidates(study: Study, trials: Sequence[Trial], like: Predictions, task: 
 
 
 def corrected(
-    study: Study, ranked: Sequence[Trial], patients: np.ndarray, objective: Objective, task: Task
+    study: Study, ranked: Sequence[Trial], patients: Sequence[str] | np.ndarray, objective: Objective, task: Task
 ) -> bootstrap.Interval | None:
     """Return what the best report of the best trial can be expected to score on new patients.
 
@@ -242,6 +242,6 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
     other = _best_kept(study, history, start) if start else None
     if predictions is not None and other is not None:
         groups = bootstrap.groups_of(patients, len(predictions))
-        pair = (predictions.scorer(groups), other.scorer(groups))[::sign]
-        result["gain_over_start"] = bootstrap.between(*pair, history.objective.own).to_dict()
+        one, two = (predictions.scorer(groups), other.scorer(groups))[::sign]
+        result["gain_over_start"] = bootstrap.between(one, two, history.objective.own).to_dict()
     return result

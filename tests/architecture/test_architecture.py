@@ -72,6 +72,14 @@ def test_lint_is_clean():
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_types_are_clean(tmp_path):
+    mypy = Path(sys.executable).with_name("mypy")
+    done = subprocess.run([mypy, "--cache-dir", tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("path", PYTHON, ids=names(PYTHON))
 def test_modules_are_short(path):
     assert len(path.read_text().splitlines()) <= 500

@@ -181,7 +181,7 @@ def _tasks(kind: type, tasks: Any, here: str, shipped: Collection[str]) -> Itera
                 remedy = f" Derive it: class {type(task).__name__}(Task)."
             yield here, f"{wanted}, but holds {_shown(task)}.{remedy}"
             continue
-        name = getattr(task, "name", None)
+        name: Any = getattr(task, "name", None)
         if name in names:
             yield here, f"{kind.__name__}.tasks must each have a name of their own, but '{name}' comes twice."
         names.append(name)

@@ -7,7 +7,7 @@ import inspect
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from lungtune.core.params import KEY, ParamSpec
 from lungtune.core.space import COUNTS, SPACE
@@ -94,7 +94,7 @@ def _dataclass(
         return {}
     if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         yield where, f"{who} must be frozen: write @dataclass(frozen=True)."
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
     missing = [each for each in needed if each not in fields]
     if missing:
         others = {*fields} - {*needed}

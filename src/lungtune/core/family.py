@@ -158,12 +158,12 @@ class Family(ABC, Generic[B, P]):
         """
         raise NotImplementedError(f"{type(self).__name__} takes text in, so it must have a method tokenize")
 
-    def lora_targets(self, model: torch.nn.Module, params: P) -> Sequence[LoraTarget]:
+    def lora_targets(self, model: Any, params: P) -> Sequence[LoraTarget]:
         """Return what this trial adapts. Every pattern must match at least one Linear of the backbone ``model``."""
         return ()
 
     def trainable_parameters(
-        self, model: torch.nn.Module, params: P, classes: Sequence[str], generator: torch.Generator
+        self, model: Any, params: P, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
         """Return a trial's own parameters other than adapters, such as a head, at their initial values on the CPU.
 
@@ -178,15 +178,15 @@ class Family(ABC, Generic[B, P]):
         """
         return {}
 
-    def statistics(self, model: torch.nn.Module, params: P) -> Sequence[str]:
+    def statistics(self, model: Any, params: P) -> Sequence[str]:
         """Return the names of the backbone's buffers of which this trial keeps its own: statistics training moves."""
         return ()
 
-    def lr_multipliers(self, model: torch.nn.Module, params: P) -> Mapping[str, float]:
+    def lr_multipliers(self, model: Any, params: P) -> Mapping[str, float]:
         """Return factors on the learning rate of the trial's own parameters, by name; those not named have 1."""
         return {}
 
-    def features(self, model: torch.nn.Module, batch: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
+    def features(self, model: Any, batch: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
         """Return what no trial of this base changes: the part of the model below everything that trains.
 
         A function of each case's inputs by themselves. It is run without adapters and without gradients, once for each
@@ -202,7 +202,7 @@ class Family(ABC, Generic[B, P]):
         """
         return {field.name: batch[field.name] for field in self.inputs}
 
-    def outputs(self, model: torch.nn.Module, batch: Mapping[str, Any], layout: Any) -> Mapping[str, torch.Tensor]:
+    def outputs(self, model: Any, batch: Any, layout: Any) -> Mapping[str, torch.Tensor]:
         """Run a batch; return what the tasks' losses and predictions want, N rows each, such as ``logits``.
 
         Args:
@@ -217,7 +217,7 @@ class Family(ABC, Generic[B, P]):
         """Return each row's loss ``(N,)``; by default the sum of the tasks' losses. Arguments as ``Task.loss``."""
         return sum(task.loss(outputs, batch, layout) for task in self.tasks)  # type: ignore[return-value]
 
-    def losses(self, model: torch.nn.Module, batch: Any, layout: Any) -> torch.Tensor:
+    def losses(self, model: Any, batch: Any, layout: Any) -> torch.Tensor:
         """Run a batch of training and return each row's loss ``(N,)``, float32; by default ``loss`` of ``outputs``."""
         return self.loss(self.outputs(model, batch, layout), batch, layout)
 

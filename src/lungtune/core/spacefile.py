@@ -299,8 +299,9 @@ def base_axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
 
 def start_value(axis: BaseDistribution, value: Any) -> Any:
     """Return the value of start points that do not name a searched base setting: ``value``, else the first choice."""
-    outside = isinstance(axis, CategoricalDistribution) and value not in axis.choices
-    return axis.choices[0] if outside else value
+    if isinstance(axis, CategoricalDistribution) and value not in axis.choices:
+        return axis.choices[0]
+    return value
 
 
 def merge_nested(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,7 +361,8 @@ def apply(
         entry = value if key == "scheduler" else {key.removeprefix("scheduler."): value}
         return dataclasses.replace(space, scheduler=space.scheduler.changed(entry, scheduler))
     if key in COUNTS and isinstance(value, int) and value >= COUNTS[key]:
-        return dataclasses.replace(space, **{key: value})
+        changed: dict[str, Any] = {key: value}
+        return dataclasses.replace(space, **changed)
     if key == "sampler" and value in SAMPLERS:
         return dataclasses.replace(space, sampler=value)
     if key == "objective":

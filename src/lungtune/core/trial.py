@@ -155,13 +155,12 @@ class History:
         elif kind == "baselines":
             self.baselines = {key: value for key, value in event.items() if isinstance(value, dict)}
         elif kind == "trial":
-            fields = ("params", "sampled", "distributions", "seed", "origin")
+            known = {name: event[name] for name in ("params", "sampled", "distributions", "seed", "origin")}
             attrs = event.get("sampler_attrs", {})
-            self.trials[event["trial"]] = Trial(event["trial"], *(event[name] for name in fields), attrs)
+            self.trials[event["trial"]] = Trial(event["trial"], **known, sampler_attrs=attrs)
         elif kind == "report":
             metrics = {name: float(value) for name, value in event["metrics"].items()}
-            fields = (event["fidelity"], event["samples"], metrics, event["checkpoint"], event["time"])
-            report = Report(*fields)
+            report = Report(event["fidelity"], event["samples"], metrics, event["checkpoint"], event["time"])
             trial = self.trials[event["trial"]]
             trial.reports.append(report)
             trial.lost = 0

@@ -221,7 +221,7 @@ def _leave_out_leaks(draft: _Draft, cases: pd.DataFrame, links: Links) -> None:
     ids = cases["case_id"].to_numpy(dtype=object)
     if cases.attrs.get("leaks") == "drop":
         tested = {int(links.sure[row]): row for row in np.flatnonzero(draft.part == "test")[::-1]}
-        for row in np.flatnonzero(draft.part == "train"):
+        for row in map(int, np.flatnonzero(draft.part == "train")):
             if int(links.sure[row]) in tested:
                 draft.drop(row, f"same patient or picture as the test case {ids[tested[int(links.sure[row])]]}")
     same = {row: group for group in links.exact for row in group}
@@ -235,7 +235,7 @@ def _leave_out_leaks(draft: _Draft, cases: pd.DataFrame, links: Links) -> None:
             reason = f"{pair.kind} of the test case {ids[tests[0]]}"
             for twin in rows:
                 draft.drop(twin, reason)
-            mates = np.flatnonzero(links.groups == links.groups[row]) if pair.kind == "copy" else []
+            mates = [int(k) for k in np.flatnonzero(links.groups == links.groups[row])] if pair.kind == "copy" else []
             for mate in mates:
                 if draft.part[mate] == "train":
                     draft.drop(int(mate), f"same patient or picture as {ids[rows[0]]}, a {reason}")

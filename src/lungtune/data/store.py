@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -86,9 +86,8 @@ def open_images(paths: Sequence[str], hashes: Sequence[str], size: int, name: st
 
     def decode(row: int) -> np.ndarray:
         data, options = _read("image", paths[row], hashes[row])
-        if channels != 1:
-            options["channels"] = channels
-        return _usable("image", paths[row], lambda: letterboxed(data, size, **options))
+        more: dict[str, Any] = {**options} if channels == 1 else {**options, "channels": channels}
+        return _usable("image", paths[row], lambda: letterboxed(data, size, **more))
 
     row = (size, size) if channels == 1 else (channels, size, size)
     pixels = _open(_Layout(name, size, row, f"Decoding {name} images"), hashes, decode)

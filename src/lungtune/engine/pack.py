@@ -161,8 +161,9 @@ class Pack:
         slots = self._layout(chosen, [len(b) for b in batches], training=True)
         batch = self._train.take(batches, members)
         if "label" in batch:
-            weights = [m.weights(batch["label"][rows]) for m, rows in zip(members, slots.rows, strict=True)]
-            batch = batch.replaced((), {}, None if weights[0] is None else torch.cat(weights))
+            each_weights = (m.weights(batch["label"][rows]) for m, rows in zip(members, slots.rows, strict=True))
+            weights = [one for one in each_weights if one is not None]  # all or none have classes
+            batch = batch.replaced((), {}, torch.cat(weights) if weights else None)
         stack, size = self._stack, batch.size
         each = size if len(chosen) > 1 else min(size, self.rows or size)  # only a lone slot's batch is cut
         losses = torch.zeros(len(chosen), device=self.device)

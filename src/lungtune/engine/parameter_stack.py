@@ -99,7 +99,8 @@ class ParameterStack:
             if end == len(places) or places[end] != places[end - 1] + 1 or updates[end].optimizer != kind:
                 rows = slice(places[first], places[end - 1] + 1)
                 scales = None if self._scales is None else self._scales[rows]
-                OPTIMIZERS[kind](*(stack[rows] for stack in stacks), updates[first:end], scales)
+                values, mean, square, grads = (stack[rows] for stack in stacks)
+                OPTIMIZERS[kind](values, mean, square, grads, updates[first:end], scales)
                 first = end
 
     def read(self, slot: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -117,7 +117,7 @@ class Session:
             if done > known:
                 pending.append(Report(done, meta["samples"], meta["metrics"], str(path)))
         slot = self.pack.join(values, seed=seed, horizon=horizon, state=state)
-        self.runs[number] = Run(slot, folder, done, pending, best=best)  # type: ignore[arg-type]
+        self.runs[number] = Run(slot, folder, done, pending, best=best)
 
     def leave(self, number: int) -> None:
         """Let a trial leave; its checkpoints stay."""

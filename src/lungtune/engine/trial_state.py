@@ -87,7 +87,7 @@ class TrialState:
             CheckpointError: ``state`` belongs to a trial with other parameters.
         """
         generator = torch.Generator().manual_seed(derive_seed(self.seed, _INIT))
-        fresh = {}
+        fresh: dict[str, Tensor] = {}
         for name, adapter in self.adapters.items():
             pair = lora.initial(lora.plain(model, name), adapter.rank, generator)
             fresh |= {f"{name}.{part}": value for part, value in zip(lora.PARTS, pair, strict=True)}
@@ -141,13 +141,14 @@ class TrialState:
 
         None where there are no classes.
         """
-        if self.phases[0].weights is None:
+        weights = [phase.weights for phase in self.phases if phase.weights is not None]  # all or none
+        if not weights:
             return None
-        if len(self.phases) == 1:
-            return self.phases[0].weights[labels]
+        if len(weights) == 1:
+            return weights[0][labels]
         turns = self._turns()
         parts = labels.split([len(places) for _, _, places in turns])
-        return torch.cat([self.phases[phase].weights[part] for (phase, _, _), part in zip(turns, parts, strict=True)])
+        return torch.cat([weights[phase][part] for (phase, _, _), part in zip(turns, parts, strict=True)])
 
     def _turns(self) -> list[_Turn]:
         """Return the consecutive pool ranges of the next batch."""

@@ -76,7 +76,7 @@ class Column:
         """Return a hash of all values in their order."""
         sums = hashlib.blake2b(f"{self._host.dtype}{tuple(self._host.shape)}".encode(), digest_size=16)
         for first in range(0, len(self), _UPLOAD):
-            sums.update(np.ascontiguousarray(self._host[first : first + _UPLOAD]))
+            sums.update(np.ascontiguousarray(self._host[first : first + _UPLOAD]).data)
         return sums.hexdigest()
 
 

@@ -107,8 +107,9 @@ class InputFactory:
 
     def of(self, part: Part, synthetic: Part | None = None) -> OnTheFlyInputs | CachedFeatures:
         """Return the batches of a part; the indices of ``synthetic`` cases, which only training is given, follow on."""
-        for known, bank, inputs in self._last:
-            if known is part and bank is synthetic:
+        inputs: OnTheFlyInputs | CachedFeatures
+        for seen, bank, inputs in self._last:
+            if seen is part and bank is synthetic:
                 return inputs
         columns = self._columns(part)
         missing = [name for name in self._inputs if name not in columns]
@@ -118,7 +119,6 @@ class InputFactory:
             name: torch.from_numpy(part.has(name).copy()).to(self._device) for name in columns if name in part.known
         }
         further = None if synthetic is None else self._columns(synthetic)
-        inputs: OnTheFlyInputs | CachedFeatures
         if self._views:
             more = None if further is None else self._cached(further, {}, None)
             inputs = self._cached(columns, known, more)

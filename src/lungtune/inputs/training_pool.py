@@ -61,8 +61,8 @@ class TrainingPool:
             given = "none" if labels is None else len(labels)
             raise ValueError(f"one label a case must be given, but got {count} cases and {given} labels")
         self._classes, self._device, self._count = tuple(classes), device, count
-        given = [] if labels is None else [labels] if further is None else [labels, further]
-        self._labels = torch.cat([torch.as_tensor(each, dtype=torch.int64) for each in given]) if given else None
+        known = [] if labels is None else [labels] if further is None else [labels, further]
+        self._labels = torch.cat([torch.as_tensor(each, dtype=torch.int64) for each in known]) if known else None
         self._real = torch.arange(self._count)
 
     def phases(self, params: Any, seed: int, horizon: int) -> tuple[Phase, ...]:
@@ -94,6 +94,7 @@ class TrainingPool:
         return class_weights(labels, len(self._classes), weighting).to(self._device)
 
     def _more(self, settings: Settings, seed: int) -> Tensor:
+        assert self._labels is not None  # additional images are drawn by class
         real = self._labels[: self._count]
         counts = torch.bincount(real, minlength=len(self._classes)).tolist()
         wanted = extra(counts, settings.ratio, settings.balance)
@@ -102,6 +103,7 @@ class TrainingPool:
 
     def _generated(self, label: int, count: int, settings: Settings, seed: int) -> Tensor:
         """The bank's first images of a class, so that larger ratios hold smaller ones."""
+        assert self._labels is not None
         held = (self._labels[self._count :] == label).nonzero().squeeze(1)[:count]
         if len(held) < count:
             raise DataError(
@@ -112,6 +114,7 @@ class TrainingPool:
 
     def _duplicates(self, label: int, count: int, settings: Settings, seed: int) -> Tensor:
         """As many real images of a class, each as often as any other, give or take one."""
+        assert self._labels is not None
         own = (self._labels[: self._count] == label).nonzero().squeeze(1)
         if count and not len(own):
             raise DataError(f"there is no training image of {self._classes[label]} to take again.")

@@ -75,7 +75,7 @@ def augment(
         some = [i for i, moves in enumerate(moving) if moves]
         parts = [list(each.split(list(counts))) for each in (*pixels, *masks)]
         chosen = [torch.cat([rows[i] for i in some]) for rows in parts]
-        few = [[each[i] for i in some] for each in (levels, counts, generators)]
+        few = [levels[i] for i in some], [counts[i] for i in some], [generators[i] for i in some]
         changed = augment(chosen[: len(pixels)], chosen[len(pixels) :], *few)
         for rows, new in zip(parts, (*changed[0], *changed[1]), strict=True):
             for i, part in zip(some, new.split([counts[i] for i in some]), strict=True):

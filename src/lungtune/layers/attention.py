@@ -6,6 +6,8 @@ hung on it are bypassed, or applied twice. ``split`` swaps every one inside a mo
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,7 +47,8 @@ class SplitAttention(nn.Module):
         linears = (split.q_proj, split.k_proj, split.v_proj, split.out_proj)
         for linear, weight, shift in zip(linears, weights, biases, strict=True):
             linear.weight = nn.Parameter(weight.clone())
-            linear.bias = None if shift is None else nn.Parameter(shift.clone())
+            if shift is not None:
+                linear.bias = nn.Parameter(shift.clone())
         return split.train(fused.training)
 
     def forward(
@@ -90,7 +93,8 @@ def split(model: nn.Module) -> list[str]:
     ]
     for name in modules:
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, SplitAttention.of(model.get_submodule(name)))
+        fused: Any = model.get_submodule(name)
+        setattr(model.get_submodule(parent), child, SplitAttention.of(fused))
     return modules
 
 

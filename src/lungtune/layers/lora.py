@@ -54,6 +54,12 @@ class SlotLora(nn.Module):
         self._dropout: tuple[float, ...] = ()
         self._scales: dict[bool, Tensor] = {}
 
+    def _bound(self) -> tuple[nn.Parameter, nn.Parameter]:
+        a, b = self.lora_a, self.lora_b
+        assert a is not None, "a pack binds its layers before it runs them"
+        assert b is not None
+        return a, b
+
     def bind(self, a: nn.Parameter, b: nn.Parameter, adapters: Sequence[Adapter | None]) -> None:
         """Use these stacked weights from now on.
 
@@ -78,7 +84,8 @@ class SlotLora(nn.Module):
         if len(layout) == 1 and not layout.training and not mixed:  # bf16 would round the sum, not the summands
             return F.linear(x, self._merged(layout), bias)
         keep = layout.kept(x, [self._dropout[place] for place in layout.places])
-        tensors = [x, weight, bias, layout.pick(self.lora_a), layout.pick(self.lora_b), keep]
+        a, b = self._bound()
+        tensors = [x, weight, bias, layout.pick(a), layout.pick(b), keep]
         if mixed:
             dtype = torch.get_autocast_dtype(x.device.type)
             tensors = [None if t is None else t.to(dtype) for t in tensors]
@@ -88,8 +95,8 @@ class SlotLora(nn.Module):
         """Return ``W + alpha / r * B A`` of the only slot there is; computed once for as long as weights stay."""
         if self not in layout.memo:
             place = layout.places[0]
-            scaled = self._scales[False][place] * self.lora_b[place]
-            layout.memo[self] = torch.addmm(self.linear.weight, scaled, self.lora_a[place])
+            a, b = self._bound()
+            layout.memo[self] = torch.addmm(self.linear.weight, self._scales[False][place] * b[place], a[place])
         return layout.memo[self]
 
 
@@ -166,7 +173,7 @@ class AdaptedLinear(torch.autograd.Function):
 def _cut(
     groups: tuple[Group, ...],
     group: Group,
-    batches: tuple[Tensor, Tensor],
+    batches: tuple[Tensor, ...],
     stacks: tuple[Tensor, ...],
     keep: Tensor | None,
 ) -> list[Any]:
@@ -251,6 +258,8 @@ def attach(model: nn.Module, name: str, context: LayoutContext) -> SlotLora:
     module = model.get_submodule(name)
     if isinstance(module, SlotLora):
         return module
+    if not isinstance(module, nn.Linear):
+        raise TypeError(f"{name} must be a Linear, but is a {type(module).__name__}")
     wrapped = SlotLora(module, context)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, wrapped)
@@ -275,4 +284,6 @@ def initial(linear: nn.Linear, rank: int, generator: torch.Generator) -> tuple[T
 def plain(model: nn.Module, name: str) -> nn.Linear:
     """Return the frozen Linear called ``name``, wrapped or not."""
     module = model.get_submodule(name)
-    return module.linear if isinstance(module, SlotLora) else module
+    linear = module.linear if isinstance(module, SlotLora) else module
+    assert isinstance(linear, nn.Linear)
+    return linear

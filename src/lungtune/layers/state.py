@@ -14,5 +14,5 @@ def digest(tensors: dict[str, Tensor], text: str) -> str:
     for key in sorted(tensors):
         tensor = tensors[key]
         sums.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sums.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        sums.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sums.hexdigest()

@@ -127,7 +127,9 @@ def write_head(base: Any, classes: Sequence[str], head: dict[str, Tensor], folde
 
 def _linear(clip: nn.Module, name: str) -> nn.Linear:
     """Find a layer of the classifier in a plain CLIP, which may keep its text tower at its top."""
-    return clip.get_submodule(name if hasattr(clip, "text") else name.removeprefix("text."))
+    linear = clip.get_submodule(name if hasattr(clip, "text") else name.removeprefix("text."))
+    assert isinstance(linear, nn.Linear)
+    return linear
 
 
 def _adapter_config(params: Any, adapter: dict[str, Tensor]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from lungtune.models.clip_parts import (
 from lungtune.models.clip_prompts import STYLES, prompts
 
 
-def plain_clip(base: Any) -> nn.Module:
+def plain_clip(base: Any) -> Any:
     """Return the pretrained CLIP as open_clip builds it, on the CPU, in eval mode."""
     weights = clip_weights.find(base.model, base.weights, fetch=True)
     patch = open_clip.get_model_config(weights.model)["vision_cfg"].get("patch_size", 16)
@@ -57,7 +57,12 @@ class ClipImages(nn.Module):
         SpaceError: there are not that many.
     """
 
-    def __init__(self, clip: nn.Module, frozen: int = 0) -> None:
+    visual: Any
+    patch_weight: Tensor
+    patch_bias: Tensor
+    class_token: Tensor
+
+    def __init__(self, clip: Any, frozen: int = 0) -> None:
         super().__init__()
         attention.split(clip)
         blocks = len(clip.visual.transformer.resblocks)
@@ -135,7 +140,10 @@ class ClipClassifier(ClipImages):
         frozen: see ``ClipImages``.
     """
 
-    def __init__(self, clip: nn.Module, classes: Sequence[str], tokenizer: Any, frozen: int = 0) -> None:
+    text: Any
+    scale: Tensor
+
+    def __init__(self, clip: Any, classes: Sequence[str], tokenizer: Any, frozen: int = 0) -> None:
         super().__init__(clip, frozen)
         self.text = getattr(clip, "text", None) or _TextTower(clip)
         self.register_buffer("scale", clip.logit_scale.detach().exp().float())
@@ -188,7 +196,7 @@ class ClipClassifier(ClipImages):
 class _TextTower(nn.Module):
     """The text half of a CLIP that keeps its parts at its top, under the names of open_clip's ``TextTransformer``."""
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, clip: Any) -> None:
         super().__init__()
         self.token_embedding = clip.token_embedding
         self.positional_embedding = clip.positional_embedding
@@ -209,14 +217,14 @@ def _embedding(x: Tensor, projection: Tensor | nn.Linear | None) -> Tensor:
         return F.normalize(x.float(), dim=-1)
 
 
-def _few(block: nn.Module, x: Tensor, wanted: Tensor, mask: Tensor | None) -> Tensor:
+def _few(block: Any, x: Tensor, wanted: Tensor, mask: Tensor | None) -> Tensor:
     """Run a residual block for the ``wanted (N, k, D)`` tokens of ``x (N, L, D)`` only: the last block's saving."""
     keys = block.ln_1(x)
     wanted = wanted + block.ls_1(block.attn(block.ln_1(wanted), keys, keys, attn_mask=mask)[0])
     return wanted + block.ls_2(block.mlp(block.ln_2(wanted)))
 
 
-def pixel_statistics(clip: nn.Module) -> tuple[Sequence[float], Sequence[float]]:
+def pixel_statistics(clip: Any) -> tuple[Sequence[float], Sequence[float]]:
     """Return the pixel mean and standard deviation a CLIP was trained with, for each of its three channels."""
     config = clip.visual.preprocess_cfg
     return config["mean"], config["std"]

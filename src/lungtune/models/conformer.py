@@ -176,6 +176,9 @@ class Conformer(nn.Module):
         drop_path: chance of the last transformer block to be skipped in training; falls linearly to zero at the first.
     """
 
+    conv_cls_head: nn.Module
+    trans_cls_head: nn.Module
+
     def __init__(
         self,
         in_chans: int = 3,
@@ -223,6 +226,7 @@ class Conformer(nn.Module):
             head: nn.Module = nn.Identity()
             if classes:
                 head = nn.utils.skip_init(nn.Linear, size, classes, device=self.cls_token.device)
+                assert isinstance(head, nn.Linear)
                 nn.init.trunc_normal_(head.weight, std=0.02, generator=generator)
                 nn.init.zeros_(head.bias)
             setattr(self, name, head)

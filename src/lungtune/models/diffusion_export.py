@@ -61,8 +61,8 @@ def write(
     """Write adapters, captions and README into ``folder``, and read the adapters back as diffusers does.
 
     Args:
-        base: ``sd_lora.Base``.
-        params: ``sd_lora.Params``.
+        base: ``SdLoraBase``.
+        params: ``SdLoraParams``.
         captions: what the trial calls each class.
         classes: class names.
         adapter: what ``Pack.adapter`` returned.

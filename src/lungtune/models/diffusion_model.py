@@ -45,6 +45,12 @@ class Diffusion(nn.Module):
         WeightsError: weights are missing in a file or left over.
     """
 
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    kept: Tensor
+    image_size: int
+
     def __init__(self, folder: Path, classes: Sequence[str], styles: Sequence[str]) -> None:
         super().__init__()
         self.unet = _loaded(diffusers.UNet2DConditionModel, folder, "unet")
@@ -151,14 +157,14 @@ class Diffusion(nn.Module):
         drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
         sampler = self.sampler(params.sampler, params.sampler_steps, device)
         x = torch.stack(drawn).to(device) * sampler.init_noise_sigma
-        prompts = context[torch.as_tensor(labels, device=device)]
+        conditions = context[torch.as_tensor(labels, device=device)]
         guided = params.guidance != 1
         if guided:
-            prompts = torch.cat([context[-1:].expand(len(prompts), -1, -1), prompts])
-        with layout.over({0: len(prompts)}):
+            conditions = torch.cat([context[-1:].expand(len(conditions), -1, -1), conditions])
+        with layout.over({0: len(conditions)}):
             for time in sampler.timesteps:
                 seen = sampler.scale_model_input(torch.cat([x, x]) if guided else x, time)
-                prediction = self.unet(seen, time, encoder_hidden_states=prompts).sample.float()
+                prediction = self.unet(seen, time, encoder_hidden_states=conditions).sample.float()
                 if guided:
                     without, with_caption = prediction.chunk(2)
                     prediction = without + params.guidance * (with_caption - without)
@@ -166,7 +172,7 @@ class Diffusion(nn.Module):
         return self.images(x)
 
 
-def _loaded(kind: Any, folder: Path, part: str) -> nn.Module:
+def _loaded(kind: Any, folder: Path, part: str) -> Any:
     """Load one network in float32, all of it."""
     file = weights.file_of(folder, part)
     variant = "fp16" if file is not None and ".fp16." in file.name else None
@@ -247,7 +253,7 @@ def write_random(folder: Path, *, velocity: bool = True) -> None:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    diffusers.StableDiffusionPipeline(
+    pipeline: Any = diffusers.StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
         tokenizer=tokenizer,
@@ -256,7 +262,8 @@ def write_random(folder: Path, *, velocity: bool = True) -> None:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder)
+    )
+    pipeline.save_pretrained(folder)
 
 
 def _spelling() -> list[str]:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
+    from lungtune.models.grey_images import Normalised
 
 
 @dataclass(frozen=True)
-class Params(Synthetic, Classes, Loop):
+class HeadParams(Synthetic, Classes, Loop):
     """Hyperparameters of a feature head."""
 
     hidden: int = param(256, low=0, high=4096, unit="units", help="hidden units beside the linear map; 0: linear probe")
@@ -71,14 +72,14 @@ def scores(inputs: torch.Tensor, layout: BatchLayout) -> torch.Tensor:
         return logits + layout.matmul(torch.nn.functional.gelu(hidden), layout.parameter("hidden.head"))
 
 
-class ImageHead(Family[Any, Params]):
+class ImageHead(Family[Any, Any]):
     """A head on a frozen model of timm's, which stays in eval mode: batch norm uses what it learned in pretraining.
 
     A family gives ``Base`` (with ``model``, ``weights``, ``image_size`` and ``views``), ``Params`` and ``small``.
     """
 
     tasks = (Classification(),)
-    Params = Params
+    Params = HeadParams
     small: ClassVar[tuple[str, Mapping[str, Any]]]
     """Architecture and arguments of the miniature, for images of 32 px."""
 
@@ -93,7 +94,7 @@ class ImageHead(Family[Any, Params]):
         timm_export.write_random(*self.small, folder)
         return self.Base(weights=str(folder), image_size=32, views=0)
 
-    def backbone(self, base: Any, classes: Sequence[str]) -> torch.nn.Module:
+    def backbone(self, base: Any, classes: Sequence[str]) -> Normalised:
         """See ``Family.backbone``."""
         from lungtune.models import grey_images
 
@@ -103,21 +104,21 @@ class ImageHead(Family[Any, Params]):
         return model
 
     def trainable_parameters(
-        self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
+        self, model: Normalised, params: HeadParams, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
         """See ``Family.trainable_parameters``."""
         return draw(model.width, params.hidden, len(classes), generator)
 
-    def features(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    def features(self, model: Normalised, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """See ``Family.features``: ``features`` ``(N, width)`` float32."""
         return {"features": model.embed(batch["image"]).float()}
 
-    def outputs(self, model: torch.nn.Module, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
+    def outputs(self, model: Normalised, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
         """See ``Family.outputs``."""
         return {"logits": scores(batch["features"], layout)}
 
     def export(
-        self, base: Any, params: Params, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
+        self, base: Any, params: HeadParams, classes: Sequence[str], adapter: dict[str, torch.Tensor], folder: Path
     ) -> None:
         """See ``Family.export``: timm's format, with the head in a separate file."""
         from lungtune.models import timm_export

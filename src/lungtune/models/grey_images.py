@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lungtune.layers.network import DropPath
 from lungtune.models import timm_models
 
 
@@ -17,7 +18,13 @@ class Normalised(nn.Module):
     Attributes:
         net: the model, as its library builds it.
         mean, std: of one grey channel.
+        width: size of ``embed``; set by families that use it.
+        drop_path: stochastic depth of the model; set by families that use it.
     """
+
+    net: Any
+    width: int
+    drop_path: DropPath
 
     def __init__(self, built: timm_models.Built) -> None:
         super().__init__()
@@ -34,7 +41,8 @@ class Normalised(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Return what the classifier of timm's models would see, ``(N, width)``."""
-        return self.net.forward_head(self.net.forward_features(self.pixels(images)), pre_logits=True)
+        embedded: Tensor = self.net.forward_head(self.net.forward_features(self.pixels(images)), pre_logits=True)
+        return embedded
 
 
 @torch.no_grad()

@@ -202,8 +202,8 @@ def build(model: str, weights: str, image_size: int, in_chans: int = 1, num_clas
         torch.manual_seed(0)
         net = make(located, state, image_size, in_chans, num_classes, settings)
     config = {**_IMAGENET, **located.config}
-    statistics = (_each(config[key], in_chans) for key in ("mean", "std"))
-    return Built(net.eval(), *statistics, located.architecture, settings)
+    mean, std = (_each(config[key], in_chans) for key in ("mean", "std"))
+    return Built(net.eval(), mean, std, located.architecture, settings)
 
 
 def having(built: Built, part: str, what: str) -> Built:

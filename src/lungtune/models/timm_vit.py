@@ -17,7 +17,7 @@ _PARTS = ("q_proj", "k_proj", "v_proj")
 class Attention(SplitAttention):
     """Self-attention with the interface of timm's."""
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]  # timm's interface
         """Attend; ``x (N, L, width)``."""
         return super().forward(x, x, x)[0]
 
@@ -70,7 +70,7 @@ def merge(net: nn.Module, adapter: Mapping[str, Tensor], scale: float) -> None:
         delta = scale * (adapter[name.replace(".lora_A.", ".lora_B.")].double() @ down.double())
         parent, _, part = layer.rpartition(".")
         if part in _PARTS:
-            weight = net.get_submodule(f"{parent}.qkv").weight.chunk(3)[_PARTS.index(part)]
+            weight = net.get_parameter(f"{parent}.qkv.weight").chunk(3)[_PARTS.index(part)]
         else:
-            weight = net.get_submodule(layer.replace(".out_proj", ".proj")).weight
+            weight = net.get_parameter(layer.replace(".out_proj", ".proj") + ".weight")
         weight += delta.to(weight)

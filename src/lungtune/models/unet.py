@@ -27,7 +27,7 @@ class ClassifyingUnet(nn.Module):
         super().__init__()
         from timm.models._features import FeatureListNet
 
-        self.encoder = FeatureListNet(net, out_indices=range(len(_WIDTHS)))
+        self.encoder = FeatureListNet(net, out_indices=tuple(range(len(_WIDTHS))))
         channels = self.encoder.feature_info.channels()
         self.decoder = UnetDecoder((1, *channels), [width * factor for factor in _WIDTHS], n_blocks=len(_WIDTHS))
         self.mask = SegmentationHead(width, 1)

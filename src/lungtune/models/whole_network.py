@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lungtune.core.family import Family
 from lungtune.core.params import param
+from lungtune.core.task import Task
 from lungtune.models import timm_models
 from lungtune.models.params import Classes, Loop, Synthetic
 from lungtune.tasks.classification import Classification
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 
     from lungtune.inputs.batch import Batch
     from lungtune.layers.layout import BatchLayout
+    from lungtune.models.grey_images import Normalised
 
 
 @dataclass(frozen=True)
-class Params(Synthetic, Classes, Loop):
+class NetworkParams(Synthetic, Classes, Loop):
     """Hyperparameters of a fully trained network."""
 
     label_smoothing: float = param(
@@ -36,9 +38,9 @@ class Network(Family[Any, Any]):
     overrides what is different about it.
     """
 
-    tasks = (Classification(),)
+    tasks: ClassVar[tuple[Task, ...]] = (Classification(),)
     packs = False
-    Params = Params
+    Params = NetworkParams
     heads: ClassVar[tuple[str, ...]] = ()
     """Names of the Linears that every trial reinitialises; () for the classifier of a timm model."""
     small: ClassVar[tuple[str, Mapping[str, Any]]]
@@ -59,21 +61,21 @@ class Network(Family[Any, Any]):
         """Build the network for so many classes."""
         return timm_models.build(base.model, base.weights, base.image_size, num_classes=len(classes))
 
-    def backbone(self, base: Any, classes: Sequence[str]) -> torch.nn.Module:
+    def backbone(self, base: Any, classes: Sequence[str]) -> Normalised:
         """See ``Family.backbone``."""
         from lungtune.models import grey_images
 
         return grey_images.Normalised(self.build(base, classes))
 
-    def trained(self, model: torch.nn.Module, params: Any) -> Callable[[str], bool]:
+    def trained(self, model: Normalised, params: Any) -> Callable[[str], bool]:
         """Return which parameters and statistics, by full name, a trial trains."""
         return lambda name: True
 
-    def prepare(self, model: torch.nn.Module, params: Any) -> None:
+    def prepare(self, model: Normalised, params: Any) -> None:
         """Set what the network does differently for each trial, such as its dropout; called before every run."""
 
     def trainable_parameters(
-        self, model: torch.nn.Module, params: Any, classes: Sequence[str], generator: torch.Generator
+        self, model: Normalised, params: Any, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
         """See ``Family.trainable_parameters``."""
         from lungtune.layers import network
@@ -83,17 +85,17 @@ class Network(Family[Any, Any]):
         network.redraw(own, [f"net.{head}" for head in heads], generator)
         return own
 
-    def statistics(self, model: torch.nn.Module, params: Any) -> Sequence[str]:
+    def statistics(self, model: Normalised, params: Any) -> Sequence[str]:
         """See ``Family.statistics``."""
         from lungtune.layers import network
 
         return network.statistics(model, self.trained(model, params))
 
-    def run(self, model: torch.nn.Module, params: Any, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    def run(self, model: Normalised, params: Any, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """Run the network for one trial; see ``Family.outputs``."""
         return {"logits": model(images)}
 
-    def outputs(self, model: torch.nn.Module, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
+    def outputs(self, model: Normalised, batch: Batch, layout: BatchLayout) -> Mapping[str, torch.Tensor]:
         """See ``Family.outputs``."""
         from lungtune.layers import network
 
@@ -127,6 +129,6 @@ class Network(Family[Any, Any]):
         timm_export.write_timm(built, base.image_size, classes, folder)
 
 
-def _classifier(net: torch.nn.Module) -> tuple[str, ...]:
+def _classifier(net: Any) -> tuple[str, ...]:
     name = net.pretrained_cfg["classifier"]
     return (name,) if isinstance(name, str) else tuple(name)

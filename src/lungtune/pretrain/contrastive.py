@@ -62,7 +62,8 @@ class Contrastive(Recipe):
         length = self.model["text_cfg"]["context_length"]
         tokens = open_clip.SimpleTokenizer(context_length=length)(data.captions)
         reading = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit_"))]
-        how = {"steps": self.text_steps, "lr": self.text_lr, "batch": 2 * self.batch, "temperature": self.temperature}
+        how: dict[str, Any] = {"steps": self.text_steps, "lr": self.text_lr, "batch": 2 * self.batch}
+        how["temperature"] = self.temperature
         for loss in read(partial(model.encode_text, normalize=True), reading, tokens, data.meaning, generator, **how):
             tick(loss)
         with torch.no_grad():
@@ -140,9 +141,7 @@ def read(
         yield float(loss.detach())
 
 
-def _see(
-    model: torch.nn.Module, texts: Tensor, recipe: Contrastive, data: Corpus, generator: torch.Generator
-) -> Iterator[float]:
+def _see(model: Any, texts: Tensor, recipe: Contrastive, data: Corpus, generator: torch.Generator) -> Iterator[float]:
     """Teach the image tower to meet the captions; yield the contrastive loss of every step."""
     visual = model.visual
     head = torch.nn.Linear(recipe.model["vision_cfg"]["width"], 1 + len(FINDINGS))

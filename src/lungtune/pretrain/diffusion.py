@@ -18,7 +18,6 @@ from lungtune.pretrain.recipe import Recipe, descend, set_lr
 from lungtune.pretrain.spelling import tokenizer
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
     from transformers import CLIPTokenizer
 
 SCHEDULE: dict[str, Any] = {
@@ -38,7 +37,12 @@ _ENOUGH = 600  # pictures, for mean and variance of a channel
 class Parts(nn.Module):
     """The networks of a latent diffusion model, and the tokenizer of its prompts."""
 
-    def __init__(self, vae: AutoencoderKL, unet: nn.Module, text: nn.Module, words: CLIPTokenizer):
+    vae: Any
+    unet: Any
+    text: Any
+    words: Any
+
+    def __init__(self, vae: Any, unet: Any, text: Any, words: CLIPTokenizer) -> None:
         super().__init__()
         self.vae, self.unet, self.text, self.words = vae, unet, text, words
 
@@ -101,7 +105,8 @@ class Diffusion(Recipe):
         parts.vae.requires_grad_(False)
         _standardise(parts.vae, data.images[:_ENOUGH])
         mean, std = _encode(parts.vae, data.images)
-        how = {"steps": self.text_steps, "lr": self.text_lr, "batch": 128, "temperature": self.temperature}
+        how: dict[str, Any] = {"steps": self.text_steps, "lr": self.text_lr, "batch": 128}
+        how["temperature"] = self.temperature
         reading, tokens = list(parts.text.parameters()), parts.tokens(data.captions)
         for loss in read(parts.meaning, reading, tokens, data.meaning, generator, **how):
             tick(loss)
@@ -121,7 +126,7 @@ class Diffusion(Recipe):
         from transformers import CLIPTextConfig, CLIPTextModel
 
         words = tokenizer(captions, self.text["max_position_embeddings"])
-        vae = AutoencoderKL(sample_size=self.size, **self.vae)
+        vae: Any = AutoencoderKL(sample_size=self.size, **self.vae)
         for name, weight in vae.named_parameters():
             if name.endswith(("conv2.weight", "to_out.0.weight")):
                 nn.init.zeros_(weight)  # residual blocks start as identity: sharp copies come sooner
@@ -135,7 +140,7 @@ class Diffusion(Recipe):
         )
         marks = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
         config = CLIPTextConfig(vocab_size=len(words), pad_token_id=words.pad_token_id, **marks, **self.text)
-        text = CLIPTextModel(config)
+        text: Any = CLIPTextModel(config)
         # Words that no caption holds, such as the names of diseases, stay as they are drawn: wide enough to differ.
         nn.init.normal_(text.get_input_embeddings().weight, std=0.3)
         return Parts(vae, unet, text, words)
@@ -144,8 +149,8 @@ class Diffusion(Recipe):
         """See ``Recipe.write``: the folder of a Stable Diffusion, as diffusers saves it."""
         from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-        parts = copy.deepcopy(model).half()
-        StableDiffusionPipeline(
+        parts: Any = copy.deepcopy(model).half()
+        pipeline: Any = StableDiffusionPipeline(
             vae=parts.vae,
             text_encoder=parts.text,
             tokenizer=parts.words,
@@ -154,7 +159,8 @@ class Diffusion(Recipe):
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
-        ).save_pretrained(folder)
+        )
+        pipeline.save_pretrained(folder)
         parts.words.backend_tokenizer.model.save(str(folder / "tokenizer"))  # vocab.json, merges.txt: older readers
 
 
@@ -173,7 +179,7 @@ def _vary(images: Tensor, generator: torch.Generator) -> Tensor:
     return (((grey - 0.5) * (1 + 0.4 * light[:, 1]) + 0.5 + 0.2 * light[:, 2]).clamp(0, 1) * 255).round().byte()
 
 
-def _copy(vae: AutoencoderKL, recipe: Diffusion, images: Tensor, generator: torch.Generator) -> Iterator[float]:
+def _copy(vae: Any, recipe: Diffusion, images: Tensor, generator: torch.Generator) -> Iterator[float]:
     """Teach the autoencoder to copy images ``(N, S, S)`` through its latents; yield the loss of every step."""
     weights = list(vae.parameters())
     optimiser = torch.optim.AdamW(weights, lr=recipe.vae_lr, betas=(0.9, 0.98), weight_decay=0.0)
@@ -193,14 +199,14 @@ def _copy(vae: AutoencoderKL, recipe: Diffusion, images: Tensor, generator: torc
 
 
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
+def _encode(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return means and standard deviations ``(N, C, S', S')`` of the latents of images ``(N, S, S)``."""
     latents = [vae.encode(_pixels(part)).latent_dist for part in images.split(128)]
     return torch.cat([latent.mean for latent in latents]), torch.cat([latent.std for latent in latents])
 
 
 @torch.no_grad()
-def _standardise(vae: AutoencoderKL, images: Tensor) -> None:
+def _standardise(vae: Any, images: Tensor) -> None:
     """Give every channel of the latents of images ``(N, S, S)`` mean 0 and variance 1; what is decoded stays the same.
 
     One factor for all, as in Stable Diffusion, would leave channels of a sixth of another's width under noise.
@@ -232,7 +238,7 @@ def _draw(
     """
     from diffusers import DDIMScheduler
 
-    noise_of = DDIMScheduler(**SCHEDULE)
+    noise_of: Any = DDIMScheduler(**SCHEDULE)
     times = noise_of.config.num_train_timesteps
     with torch.no_grad():
         nothing = parts.text(parts.tokens([""])).last_hidden_state

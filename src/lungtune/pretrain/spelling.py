@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -42,7 +42,8 @@ def tokenizer(captions: Iterable[str], length: int) -> CLIPTokenizer:
     letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(letter + LAST for letter in letters), *("".join(pair) for pair in merged), START, END]
     vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab, merged, model_max_length=length)
+    pairs: Any = merged  # annotated as strings, read as pairs
+    return CLIPTokenizer(vocab, pairs, model_max_length=length)
 
 
 def merges(words: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -40,7 +40,7 @@ class Supervised(Recipe):
         generator = torch.Generator().manual_seed(seed)
         body = self.body()
         if hasattr(body, "patch_embed"):
-            whiten(body.patch_embed.proj.weight, body.pos_embed[0], data.images)
+            whiten(body.get_parameter("patch_embed.proj.weight"), body.get_parameter("pos_embed")[0], data.images)
         with torch.no_grad():
             shapes = [(pooled.shape[1], cells.shape[2]) for pooled, cells in branches(body.eval(), self._blank())]
         tell = nn.ModuleList(nn.Linear(width, data.places.shape[1]) for width, _ in shapes)
@@ -51,7 +51,7 @@ class Supervised(Recipe):
         for step, rows in enumerate(self.batches(len(data.images), generator)):
             set_lr(optimiser, self.lr, step, steps)
             images, maps = augment(data.images[rows], data.maps[rows], generator)
-            classified, dense = 0.0, 0.0
+            classified, dense = torch.zeros(()), torch.zeros(())
             for (pooled, cells), head, painter in zip(branches(body, images), tell, show, strict=True):
                 loss = functional.binary_cross_entropy_with_logits(head(pooled), data.places[rows], reduction="none")
                 classified = classified + loss.sum(1).mean() / len(tell)
@@ -99,7 +99,7 @@ class Supervised(Recipe):
         return torch.zeros(1, 1, self.size, self.size)
 
 
-def branches(body: nn.Module, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+def branches(body: Any, images: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return what each branch of a body makes of images: pooled features ``(N, D)``, cells ``(N, L, D)`` row by row.
 
     A Conformer has two branches, everything else one.

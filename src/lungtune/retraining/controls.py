@@ -80,8 +80,8 @@ class Blackout:
             "the recipe is trained once more, on images with black lungs: as long again (--no-blackout leaves it out)"
         )
         self._inputs = family.inputs
-        parts = {name: darkened(getattr(dataset, name), self._inputs) for name in ("train", "validation")}
-        dark = dataclasses.replace(dataset, **parts, synthetic=None)
+        train, validation = (darkened(part, self._inputs) for part in (dataset.train, dataset.validation))
+        dark = dataclasses.replace(dataset, train=train, validation=validation, synthetic=None)
         assert space.seed is not None
         # synthetic images show lungs, and have no masks: as many real ones, blackened, take their place
         mixed = synthetic.Settings.from_mapping(space.fixed).wants_bank

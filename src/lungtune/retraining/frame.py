@@ -135,7 +135,8 @@ class Retraining:
 
     def content(self) -> dict[str, Any]:
         """Return the report content while the test set is locked (:func:`lungtune.report.retrain_report.content`)."""
-        about = {"recipe": self.path.name, "fingerprint": self.mark, "weights": str(self.folder / "weights")}
+        about: dict[str, Any] = {"recipe": self.path.name, "fingerprint": self.mark}
+        about["weights"] = str(self.folder / "weights")
         data = {"source": self.inspection.source, "split": self.origin.split, "classes": list(self.dataset.classes)}
         about |= {"data": data, "versions": environment.describe()["versions"]}
         section = self.section("validation", self.dataset.validation, self.each[0].prediction)

@@ -72,7 +72,7 @@ class TrialController:
         self.failures = 0
         self.running: set[int] = set()
         self._stop_reason = ""
-        self.watchers: list[Callable[[Mapping[str, Any]], None]] = []
+        self.watchers: list[Callable[[Mapping[str, Any]], object]] = []
         self._lock = threading.RLock()
         self._replay()
         self.unfinished = [trial.number for trial in self.history.of(State.RUNNING)]

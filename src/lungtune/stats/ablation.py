@@ -37,8 +37,8 @@ def gain(
     Positive is better: ``mode`` is the metric's direction.
     """
     groups = groups_of(patients, len(control[0]))
-    pair = (seed_mean(treatment, groups), seed_mean(control, groups))[:: 1 if mode == "max" else -1]
-    return between(*pair, metric, draws, seed, level)
+    one, two = (seed_mean(treatment, groups), seed_mean(control, groups))[:: 1 if mode == "max" else -1]
+    return between(one, two, metric, draws, seed, level)
 
 
 def seed_mean(seeds: Seeds, groups: np.ndarray) -> Scorer:
@@ -82,7 +82,10 @@ def effect(
     if not treatments:
         raise ValueError(f"At least one value of {axis} other than {shown(against)} must be given.")
     groups = groups_of(patients, len(control[0]))
-    score = lambda seeds: plain(seed_mean(seeds, groups), objective.own)  # noqa: E731
+
+    def score(seeds: Sequence[Predictions]) -> float:
+        return plain(seed_mean(seeds, groups), objective.own)
+
     how = {"draws": draws, "seed": seed}
     joint = 1 - (1 - level) / len(treatments)
     arms, gains = [], {}

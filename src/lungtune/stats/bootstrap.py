@@ -151,7 +151,8 @@ class CaseMeans:
         """
         total, count = self._of(metric)
         counted = weights @ count
-        return np.divide(weights @ total, counted, out=np.full(len(weights), np.nan), where=counted > 0)
+        result: np.ndarray = np.divide(weights @ total, counted, out=np.full(len(weights), np.nan), where=counted > 0)
+        return result
 
     def outside(self, metric: Any, weights: np.ndarray) -> np.ndarray:
         """Return the mean ``(D,)`` on the patients that draws ``(D, P)`` leave out."""
@@ -176,12 +177,15 @@ class SeedMean:
 
     def score(self, metric: Any, weights: np.ndarray) -> np.ndarray:
         """Return the mean of the scores ``(D,)`` under patient weights ``(D, P)``."""
-        return np.mean([each.score(metric, weights) for each in self.scorers], axis=0)
+        result: np.ndarray = np.mean([each.score(metric, weights) for each in self.scorers], axis=0)
+        return result
 
     def outside(self, metric: Any, weights: np.ndarray) -> np.ndarray:
         """Return the mean of the scores ``(D,)`` on the patients that draws ``(D, P)`` leave out."""
-        return np.mean([each.outside(metric, weights) for each in self.scorers], axis=0)
+        result: np.ndarray = np.mean([each.outside(metric, weights) for each in self.scorers], axis=0)
+        return result
 
     def cases(self, metric: Any) -> np.ndarray:
         """Return how many cases of each patient count in every report ``(P,)``."""
-        return np.min([each.cases(metric) for each in self.scorers], axis=0)
+        result: np.ndarray = np.min([each.cases(metric) for each in self.scorers], axis=0)
+        return result

@@ -75,7 +75,10 @@ def board(
     known = {name: (candidates or {}).get(name, ()) for name in names}
     honest = _corrected(patients, known, objective, seed, level)
     joint = 1 - (1 - level) / max(1, len(ranked) - 1)
-    gained = lambda name: own[name].value - honest[name].value  # noqa: E731
+
+    def gained(name: str) -> float:
+        return own[name].value - honest[name].value
+
     winner, rows = ranked[0], []
     for rank, each in enumerate(ranked, 1):
         row: dict[str, Any] = {"rank": rank, "name": each.name, "value": score[each.name]}
@@ -84,8 +87,8 @@ def board(
         if each.name in honest:
             row["corrected"] = honest[each.name].to_dict()
         if each is not winner:
-            pair = (scorers[winner.name], scorers[each.name])[::sign]
-            lead = bootstrap.between(*pair, metric, draws, seed, joint)
+            one, two = (scorers[winner.name], scorers[each.name])[::sign]
+            lead = bootstrap.between(one, two, metric, draws, seed, joint)
             shift = 0.0
             if winner.name in honest and each.name in honest:  # how much more the winner owes to its own choice
                 shift = sign * (gained(winner.name) - gained(each.name))

@@ -63,7 +63,8 @@ def verdict(
         seeds = min(len(each) for each in arms.values())
         trained = f"{seeds} trainings each" if seeds > 1 else "one training each, too few to trust: take --seeds 3"
         sentence += f"; {100 * _LEVEL:g} % over patients, jointly for both comparisons; {trained}"
-    open_ = [gains[name]["high"] for name in failed if (gains[name]["high"] or 0) > 0]
+    highs = [gains[name]["high"] or 0.0 for name in failed]
+    open_ = [high for high in highs if high > 0]
     if failed and len(open_) == len(failed):
         sentence += f". A gain of up to {min(open_):.3f} can't be excluded"
     helped = False if failed else None if missing else True

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lungtune.data.dataset import Dataset, Inspection
     from lungtune.data.synthetic_bank import SyntheticBank
     from lungtune.engine.session import Session
+    from lungtune.tasks.generation.evaluator import GenerationEvaluator
 
 DEFAULT = "sd_lora"
 """The space whose last start point makes a bank where there is no recipe."""
@@ -119,7 +120,7 @@ def synthesize(
         default = _default(found, profile or catalog.default_profile(DEFAULT, data), settings or {})
         made = default if settings else _best(found, default) or default
         print(f"no recipe was named: the bank is made with {made.name}", file=sys.stderr, flush=True)
-    family = catalog.family(made.space.family)
+    family = cast("GenerativeFamily[Any, Any]", catalog.family(made.space.family))
     if made.space.objective.task != Generation.name:
         raise SpaceError(
             f"{path} must be a recipe of a generator, such as sd_lora's, but is one of {made.space.family}."
@@ -176,7 +177,7 @@ def _mark(made: Origin, family: GenerativeFamily, base: Any) -> str:
 
 
 def _make(
-    family: GenerativeFamily,
+    family: GenerativeFamily[Any, Any],
     base: Any,
     opened: Dataset,
     bank: SyntheticBank,
@@ -282,8 +283,9 @@ def _fill(session: Session, bank: SyntheticBank, run: runs.Run, made: Origin, wa
     from lungtune.layers.layout import derive_seed
 
     missing = bank.missing(wanted)
-    values = parameters.build(session.family.Params, made.space.fixed)
-    captions = session.family.captions(values, bank.classes)
+    family = cast("GenerativeFamily[Any, Any]", session.family)
+    captions = family.captions(parameters.build(family.Params, made.space.fixed), bank.classes)
+    evaluator = cast("GenerationEvaluator", session.evaluators[Generation.name])
     slot = session.runs[run.number].slot
     cores = os.cpu_count() or 1
     torch.set_num_threads(cores if cores <= _CORES else max(_CORES, cores // 2))
@@ -293,7 +295,7 @@ def _fill(session: Session, bank: SyntheticBank, run: runs.Run, made: Origin, wa
             batch = missing[first : first + _BATCH]
             labels = [bank.classes.index(name) for name, _ in batch]
             seeds = [derive_seed(bank.seed, label, index) for label, (_, index) in zip(labels, batch, strict=True)]
-            images = session.evaluators[Generation.name].draw(session.pack, slot, labels, seeds)
+            images = evaluator.draw(session.pack, slot, labels, seeds)
             rows = zip(batch, labels, seeds, images, strict=True)
             bank.add([Item(name, index, captions[k], seed, image) for (name, index), k, seed, image in rows])
             update(first + len(batch))

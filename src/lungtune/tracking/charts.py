@@ -121,7 +121,7 @@ def _charts(history: History) -> Iterator[tuple[str, str, Any]]:
         whole, equal = optuna_study.for_charts(history), optuna_study.for_charts(history, level)
         count = len(equal.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
         fair = f"All {count} trials that trained for {level:.3g} passes, by their best {metric} up to there"
-        label = {"target_name": metric}
+        label: dict[str, Any] = {"target_name": metric}
         charts: list[tuple[str, str, Callable[[], Any], bool]] = [
             ("History", f"Best {metric} of every finished trial; stopped ones have seen less data.",
              lambda: draw.plot_optimization_history(_all_complete(whole), **label), len(whole.trials) > 0),

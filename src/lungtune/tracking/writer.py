@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 import zlib
@@ -17,8 +18,17 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
     from mlflow.tracking import MlflowClient
 
-REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
-REFUSED += ("INVALID_STATE", "PERMISSION_DENIED", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED")
+REFUSED = (
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "BAD_REQUEST",
+    "INVALID_STATE",
+    "PERMISSION_DENIED",
+    "ENDPOINT_NOT_FOUND",
+    "NOT_IMPLEMENTED",
+    "FEATURE_DISABLED",
+)
 """MLflow's codes for "asking again won't help"; everything else (down, hung, locked, 5xx) is tried again later."""
 
 
@@ -76,7 +86,7 @@ class Writer:
             old = remembered.get(key)
             self.sent[key] = old if old and old.id in ids else Sent(min(ids))
             for extra in set(ids) - {self.sent[key].id}:
-                self._try(key, lambda extra=extra: self.client.delete_run(extra))
+                self._try(key, functools.partial(self.client.delete_run, extra))
         self._doubtful = False
 
     def deliver(self, projection: Projection) -> None:
@@ -193,7 +203,7 @@ class Writer:
                 return False
         return True
 
-    def _send(self, sent: Sent, key: str, batch: dict[str, list]) -> bool:
+    def _send(self, sent: Sent, key: str, batch: dict[str, Any]) -> bool:
         """Send one batch; what MLflow refuses is narrowed down to the part at fault, which is passed over."""
         if not any(batch.values()) or self._try("", lambda: self.client.log_batch(sent.id, **batch)):
             return True
@@ -201,8 +211,8 @@ class Writer:
             return False
         for name, items in batch.items():
             for item in items:
-                single = {name: [item]}
-                self._try(f"{key}: {item.key}", lambda single=single: self.client.log_batch(sent.id, **single))
+                single: dict[str, Any] = {name: [item]}
+                self._try(f"{key}: {item.key}", functools.partial(self.client.log_batch, sent.id, **single))
         return True
 
     def _alive(self, sent: Sent) -> bool:
@@ -229,9 +239,9 @@ class Writer:
         for number in range(1, 100):
             candidate = name if number == 1 else f"{name} ({number})"  # the plain name may lie in MLflow's trash
             try:
-                return self._reach(lambda n=candidate: self.client.create_experiment(n, location, tags))
+                return self._reach(functools.partial(self.client.create_experiment, candidate, location, tags))
             except MlflowException:
-                held = self._reach(lambda n=candidate: self.client.get_experiment_by_name(n))
+                held = self._reach(functools.partial(self.client.get_experiment_by_name, candidate))
                 if held is not None and held.lifecycle_stage == "active":
                     return held.experiment_id
         raise Unreachable(f"no experiment could be made for '{name}'")
@@ -240,7 +250,7 @@ class Writer:
         text, token, runs = f"tags.`lungtune.study_id` = '{study_id}'", None, []
         search, where = self.client.search_runs, [self.experiment_id]
         while True:
-            page = self._reach(lambda token=token: search(where, text, max_results=500, page_token=token))
+            page = self._reach(functools.partial(search, where, text, max_results=500, page_token=token))
             runs += page
             token = page.token
             if not token:

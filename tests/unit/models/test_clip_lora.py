@@ -21,7 +21,8 @@ from lungtune.errors import SpaceError, WeightsError
 from lungtune.layers.layout import BatchLayout, LayoutContext
 from lungtune.models import clip_model, clip_weights
 from lungtune.models.clip_prompts import STYLES, prompts
-from lungtune.trainables.clip_lora import FAMILY, Base, Params
+from lungtune.trainables.clip_lora import ClipLoraBase as Base
+from lungtune.trainables.clip_lora import ClipLoraParams as Params
 from toy import part, told
 
 CLASSES = ("normal", "bacterial", "viral")

@@ -20,7 +20,8 @@ from lungtune.engine.trial_state import VERIFY_STEPS
 from lungtune.errors import SpaceError, TrialError
 from lungtune.stats import bootstrap
 from lungtune.tasks import stored_predictions
-from lungtune.trainables.res_unet import FAMILY, Params
+from lungtune.trainables.res_unet import FAMILY
+from lungtune.trainables.res_unet import ResUnetParams as Params
 
 CLASSES = ("normal", "ill")
 COUNT = 12

@@ -8,8 +8,10 @@ dome higher than the left.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lungtune.data.phantom import textures
 from lungtune.data.phantom.geometry import Array, ellipsoid, radius, step, tube, union
@@ -62,7 +64,7 @@ def _wall(y: Array | np.float32, width: float, apex: float, base: float) -> Arra
     return np.float32(width) * (np.sqrt(np.maximum(1 - up**2.3, 1e-4)) ** np.float32(0.95) + np.float32(0.03) * below)
 
 
-def _inner(y: Array | np.float32, apex: float) -> Array:
+def _inner(y: Array | np.float32, apex: float) -> Any:
     """Distance of the lungs' inner borders from the midline: wide at the great vessels, narrow at the hila."""
     top = np.clip((apex + 0.5 - y) / 0.5, 0, 1)
     return np.float32(0.075) + np.float32(0.115) * top**1.5
@@ -119,7 +121,7 @@ def body(patient: Patient, shot: Shot, f: Frame) -> Array:
     return total
 
 
-def lung(f: Frame) -> tuple[Array, Array]:
+def lung(f: Frame) -> tuple[Array, NDArray[np.bool_]]:
     """Return the air path length of both lungs without the heart, and their silhouette above the domes (bool)."""
     t = np.clip(2 * f.across - 1, -1, 1)
     cross = np.sqrt(np.maximum(1 - np.abs(t) ** 2.4, 0))

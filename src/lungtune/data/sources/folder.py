@@ -37,6 +37,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     pattern = _pattern(options.get("patient"))
     below = folders(root)
     parts = {p: SPLIT_NAMES.get(p.name.lower()) for p in below}
+    groups: list[tuple[str | None, Path]]
     if any(parts.values()):
         strangers = [p.name for p, split in parts.items() if split is None and images(p)]
         if strangers:

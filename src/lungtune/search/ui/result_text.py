@@ -39,7 +39,10 @@ def _baselines(groups: Mapping[str, Any], metric: str) -> list[str]:
 
 def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: Console, seconds: float) -> None:
     """Print the result and the next commands."""
-    out = lambda text: console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+
+    def out(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
     metric, best, start = result["objective"]["metric"], result["best"], result["baselines"]["start"]
     named = {"RUNNING": "unfinished"}
     states = ", ".join(f"{n} {named.get(state, state.lower())}" for state, n in result["states"].items() if n)

@@ -77,7 +77,8 @@ def fit(labels: np.ndarray, probabilities: np.ndarray) -> Temperature:
 
 def apply(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Return ``softmax(log(p) / temperature)`` of probabilities ``(N, C)``."""
-    return np.exp(_log_softmax(_logs(np.asarray(probabilities, dtype=np.float64)) / temperature))
+    result: np.ndarray = np.exp(_log_softmax(_logs(np.asarray(probabilities, dtype=np.float64)) / temperature))
+    return result
 
 
 def before_and_after(
@@ -105,9 +106,11 @@ def before_and_after(
 
 
 def _logs(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(probabilities, metrics.FLOOR))
+    result: np.ndarray = np.log(np.maximum(probabilities, metrics.FLOOR))
+    return result
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result

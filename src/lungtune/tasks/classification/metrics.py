@@ -135,7 +135,8 @@ def bins(confidence: np.ndarray) -> np.ndarray:
     """Return the ECE bin (0-based) of each probability of the predicted class; bins are closed on the right."""
     import numpy as np
 
-    return np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    result: np.ndarray = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    return result
 
 
 def _ece(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> float:

@@ -101,10 +101,12 @@ class ProbabilityScorer:
             return self._ordered(metric, weights)
         if metric in ("nll", "brier"):
             total = weights @ self._per_patient("cases")
-            return (weights @ self._per_patient(metric) / np.maximum(total, 1))[:, 0]
+            mean: np.ndarray = (weights @ self._per_patient(metric) / np.maximum(total, 1))[:, 0]
+            return mean
         if metric == "ece":
             total = weights @ self._per_patient("cases")
-            return np.abs(weights @ self._per_patient("ece")).sum(axis=1) / np.maximum(total[:, 0], 1)
+            error: np.ndarray = np.abs(weights @ self._per_patient("ece")).sum(axis=1) / np.maximum(total[:, 0], 1)
+            return error
         counts = (weights @ self._per_patient("confusion")).reshape(-1, self.classes, self.classes)
         return _from_counts(metric, counts)
 
@@ -166,7 +168,8 @@ def _area(cases: np.ndarray, others: np.ndarray) -> np.ndarray:
     below = np.cumsum(others, axis=1) - others
     pairs = cases.sum(axis=1) * others.sum(axis=1)
     won = (cases * (below + others / 2)).sum(axis=1)
-    return np.divide(won, pairs, out=np.full(len(cases), np.nan), where=pairs > 0)
+    result: np.ndarray = np.divide(won, pairs, out=np.full(len(cases), np.nan), where=pairs > 0)
+    return result
 
 
 def _precision(cases: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -175,7 +178,8 @@ def _precision(cases: np.ndarray, others: np.ndarray) -> np.ndarray:
     true_positives = np.cumsum(cases[:, ::-1], axis=1)
     called = np.cumsum((cases + others)[:, ::-1], axis=1)
     won = (cases[:, ::-1] * true_positives / np.maximum(called, 1)).sum(axis=1)
-    return np.divide(won, total, out=np.full(len(cases), np.nan), where=total > 0)
+    result: np.ndarray = np.divide(won, total, out=np.full(len(cases), np.nan), where=total > 0)
+    return result
 
 
 def _from_counts(metric: str, counts: np.ndarray) -> np.ndarray:
@@ -184,16 +188,22 @@ def _from_counts(metric: str, counts: np.ndarray) -> np.ndarray:
     cases, called = counts.sum(axis=2), counts.sum(axis=1)
     total = np.maximum(cases.sum(axis=1), 1)
     recall = hits / np.maximum(cases, 1)
+    value: np.ndarray
     if metric == "macro_f1":
-        return (2 * hits / np.maximum(cases + called, 1)).sum(axis=1) / np.maximum((cases + called > 0).sum(axis=1), 1)
+        f1 = 2 * hits / np.maximum(cases + called, 1)
+        value = f1.sum(axis=1) / np.maximum((cases + called > 0).sum(axis=1), 1)
+        return value
     if metric == "balanced_accuracy":
-        return recall.sum(axis=1) / np.maximum((cases > 0).sum(axis=1), 1)
+        value = recall.sum(axis=1) / np.maximum((cases > 0).sum(axis=1), 1)
+        return value
     if metric == "accuracy":
-        return hits.sum(axis=1) / total
+        value = hits.sum(axis=1) / total
+        return value
     if metric == "mcc":
         covariance = hits.sum(axis=1) * total - (cases * called).sum(axis=1)
         spread = (total**2 - (cases**2).sum(axis=1)) * (total**2 - (called**2).sum(axis=1))
-        return np.divide(covariance, np.sqrt(spread), out=np.zeros(len(counts)), where=spread > 0)
+        value = np.divide(covariance, np.sqrt(spread), out=np.zeros(len(counts)), where=spread > 0)
+        return value
     known = {*METRICS, *(f"recall_{k}" for k in range(counts.shape[1]))}
     if metric not in known:
         raise ValueError(f"'{metric}' is not a metric.{did_you_mean(metric, known)}")

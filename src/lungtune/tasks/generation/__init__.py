@@ -61,8 +61,8 @@ class Generation(Task):
         names = ("real", "labels", "samples", "drawn", "sigma")
         if not all(name in tensors for name in names):
             return None
-        *arrays, sigma = (tensors[name] for name in names)
-        return Samples(*arrays, sigma=float(sigma.reshape(-1)[0]))
+        real, labels, samples, drawn, sigma = (tensors[name] for name in names)
+        return Samples(real, labels, samples, drawn, float(sigma.reshape(-1)[0]))
 
     def retraining(self) -> type[Retraining]:
         """See ``Task.retraining``: with the untrained base and real images as references."""
@@ -102,9 +102,7 @@ class GenerativeFamily(Family[B, P]):
     tasks: ClassVar[tuple[Task, ...]] = (Generation(),)
 
     @abstractmethod
-    def draw(
-        self, model: torch.nn.Module, labels: Sequence[int], seeds: Sequence[int], layout: BatchLayout
-    ) -> torch.Tensor:
+    def draw(self, model: Any, labels: Sequence[int], seeds: Sequence[int], layout: BatchLayout) -> torch.Tensor:
         """Draw images of one trial with its weights as they are.
 
         Args:

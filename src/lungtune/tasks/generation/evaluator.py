@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -113,9 +114,13 @@ class GenerationEvaluator(Evaluator):
         for first in range(0, len(images), _AT_ONCE):
             some = torch.from_numpy(np.array(images[first : first + _AT_ONCE])).to(self.device)
             pixels = some.reshape(len(some), 1, *some.shape[-2:]).float().div_(255)
-            parts = memory.in_parts(len(pixels), _AT_ONCE, lambda a, b, pixels=pixels: self._embed(pixels[a:b]))
-            embeddings += [part.float().cpu() for part in parts]
+            embed = functools.partial(self._embed_rows, pixels)
+            embeddings += [part.float().cpu() for part in memory.in_parts(len(pixels), _AT_ONCE, embed)]
         return torch.cat(embeddings).numpy()
+
+    def _embed_rows(self, pixels: torch.Tensor, first: int, last: int) -> torch.Tensor:
+        rows: torch.Tensor = self._embed(pixels[first:last])
+        return rows
 
     @cached_property
     def _embed(self) -> Any:

@@ -64,7 +64,7 @@ def small(images: np.ndarray) -> np.ndarray:
     """
     if len(images) > _AT_ONCE:  # a fold of large images need not be in memory as floats
         return np.concatenate([small(images[i : i + _AT_ONCE]) for i in range(0, len(images), _AT_ONCE)])
-    pooled = np.asarray(images, np.float32)
+    pooled: np.ndarray = np.asarray(images, np.float32)
     for axis in (1, 2):
         side = pooled.shape[axis]
         edges = np.linspace(0, side, min(side, SIDE), endpoint=False).astype(np.int64)
@@ -72,7 +72,8 @@ def small(images: np.ndarray) -> np.ndarray:
         pooled = np.add.reduceat(pooled, edges, axis=axis) / counts
     flat = pooled.reshape(len(pooled), -1).astype(np.float64)
     flat -= flat.mean(axis=1, keepdims=True)
-    return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-9)
+    result: np.ndarray = flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-9)
+    return result
 
 
 def copies(samples: Pictures, train: Pictures, validation: Pictures) -> Copies:

@@ -24,7 +24,7 @@ CAUTION = (
 def section(
     samples: Samples,
     others: Mapping[str, Samples],
-    patients: Sequence[str],
+    patients: Sequence[str] | np.ndarray,
     classes: Sequence[str],
     copies: float,
     recognised: Mapping[str, Mapping[str, float]],

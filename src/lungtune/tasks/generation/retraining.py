@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lungtune.report import contact_sheet
 from lungtune.retraining.frame import Retraining
@@ -24,7 +24,7 @@ class GenerationRetraining(Retraining):
     @property
     def evaluator(self) -> GenerationEvaluator:
         """The session's evaluator of samples."""
-        return self.session.evaluators[self.task.name]
+        return cast("GenerationEvaluator", self.session.evaluators[self.task.name])
 
     def train(self) -> None:
         """See ``Retraining.train``."""

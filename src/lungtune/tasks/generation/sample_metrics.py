@@ -191,7 +191,8 @@ class _Part:
         real = _ratio(((w @ self._between) * w).sum(axis=1) + w @ self._within, pairs)
         within = _ratio(((v @ self._among) * v).sum(axis=1), samples**2 - (v**2).sum(axis=1))
         both = _ratio(((w @ self._across) * v).sum(axis=1), images * samples)
-        return SCALE * (real + within - 2 * both)
+        result: np.ndarray = SCALE * (real + within - 2 * both)
+        return result
 
     def coverage(self, weights: np.ndarray) -> np.ndarray:
         """Return the share of images ``(D,)`` that have a sample nearer than their k-th nearest image."""
@@ -259,16 +260,19 @@ def bandwidth(embeddings: np.ndarray) -> float:
 def normalised(embeddings: np.ndarray) -> np.ndarray:
     """Return embeddings ``(N, D)`` as float64 of length 1."""
     values = np.asarray(embeddings, np.float64)
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    result: np.ndarray = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return result
 
 
 def _squared(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return squared distances ``(N, M)`` of vectors of length 1."""
-    return np.maximum(2 - 2 * (one @ other.T), 0)
+    result: np.ndarray = np.maximum(2 - 2 * (one @ other.T), 0)
+    return result
 
 
 def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+    result: np.ndarray = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+    return result
 
 
 def _checked(kept: Samples) -> tuple[np.ndarray, np.ndarray]:

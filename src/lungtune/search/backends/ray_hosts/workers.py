@@ -112,7 +112,7 @@ class WorkerPool:
         self.workers += [self._make(device) for device in chosen]
 
     def _make(self, device: int, deaths: int = 0) -> Worker:
-        handle = self._class.remote(*self._arguments)
+        handle: Any = self._class.remote(*self._arguments)
         return Worker(device, deaths, handle, handle.ready.remote())
 
     @property
