@@ -203,7 +203,12 @@ def stage(what: str) -> Iterator[None]:
     stages = _local.stages
     before = stages.now
     stages.set(what)
-    timer = threading.Timer(_LATE, lambda: stages.now == what and log_stderr(f"{what} ..."))
+
+    def late() -> None:
+        if stages.now == what:
+            log_stderr(f"{what} ...")
+
+    timer = threading.Timer(_LATE, late)
     timer.daemon = True
     if stages.listener is None:
         timer.start()

@@ -156,7 +156,7 @@ def ship(out: Path | None = None) -> Path:
 
     found = dataset.inspect(catalog.PHANTOM)
     made = _default(found, "demo", {})
-    family = catalog.family(made.space.family)
+    family = cast("GenerativeFamily[Any, Any]", catalog.family(made.space.family))
     base = parameters.build(family.Base, made.space.base)
     folder = out or generator.SHIPPED
     file = folder / f"{_mark(made, family, base)}.safetensors"
@@ -171,7 +171,7 @@ def ship(out: Path | None = None) -> Path:
     return file
 
 
-def _mark(made: Origin, family: GenerativeFamily, base: Any) -> str:
+def _mark(made: Origin, family: GenerativeFamily[Any, Any], base: Any) -> str:
     """Return the hash of all that decides the trained generator."""
     return _hash(made.mark, family.content(base), VERSION)
 

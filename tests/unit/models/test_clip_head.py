@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from lungtune.engine.pack import Pack
 from lungtune.models import clip_model
+from lungtune.trainables.clip_head import FAMILY
 from lungtune.trainables.clip_head import ClipHeadBase as Base
 from lungtune.trainables.clip_head import ClipHeadParams as Params
 from toy import part

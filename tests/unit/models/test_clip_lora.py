@@ -21,6 +21,7 @@ from lungtune.errors import SpaceError, WeightsError
 from lungtune.layers.layout import BatchLayout, LayoutContext
 from lungtune.models import clip_model, clip_weights
 from lungtune.models.clip_prompts import STYLES, prompts
+from lungtune.trainables.clip_lora import FAMILY
 from lungtune.trainables.clip_lora import ClipLoraBase as Base
 from lungtune.trainables.clip_lora import ClipLoraParams as Params
 from toy import part, told

@@ -14,6 +14,7 @@ import torch
 from lungtune.engine.pack import Pack
 from lungtune.errors import SpaceError, WeightsError
 from lungtune.models import diffusion_model, diffusion_weights
+from lungtune.trainables.sd_lora import FAMILY
 from lungtune.trainables.sd_lora import SdLoraBase as Base
 from lungtune.trainables.sd_lora import SdLoraParams as Params
 from toy import part

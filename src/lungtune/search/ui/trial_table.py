@@ -68,7 +68,7 @@ def table(space: SearchSpace, history: History, rows: int, width: int) -> tuple[
             shown.add_row(*cells, _listed(trial, space, history))
         return shown, []
     names, hidden = ordered(list(space.axes), list(history.trials.values())), []
-    columns = []
+    columns: list[tuple[str, int, int, list[str]]] = []
     for name in names:
         values = [short(trial.params[name])[:_VALUE] for trial in trials]
         heading = name.removeprefix("lora_").replace("_", " ")
@@ -77,14 +77,14 @@ def table(space: SearchSpace, history: History, rows: int, width: int) -> tuple[
         if needed >= width:
             hidden.append(name)
             continue
-        columns.append([heading, min(max(needed, longest), width - 1), needed, values])
+        columns.append((heading, min(max(needed, longest), width - 1), needed, values))
         width -= needed + 1
-    for column in columns:  # what is left of the width goes to headings that are cut
-        more = min(column[1] - column[2], max(0, width - 1))
+    for heading, wanted, needed, _ in columns:  # what is left of the width goes to headings that are cut
+        more = min(wanted - needed, max(0, width - 1))
         width -= more
-        shown.add_column(column[0], justify="right", overflow="ellipsis", width=column[2] + more)
+        shown.add_column(heading, justify="right", overflow="ellipsis", width=needed + more)
     for row, cells in enumerate(first):
-        shown.add_row(*cells, *(column[3][row] for column in columns))
+        shown.add_row(*cells, *(values[row] for *_, values in columns))
     return shown, hidden
 
 
