@@ -20,8 +20,9 @@ _PIXELS = 1 << 23
 """Most input numbers of these: an autoencoder of images of 768 px holds a GB for each."""
 _LARGE, _IN_CACHE = 1 << 14, 1 << 18
 """On a CPU, cases of more numbers than the first are computed in batches of the second, whose activations stay in its
-caches. Images a core-second of batches of 1, 4, 8, 32 at 224 px: EfficientNet-Lite0 43, 53, 42, 25; ResNet-50 13, 14, 13.
-Not measured anew on each machine: another batch rounds otherwise, and equal names promise equal features."""
+caches. Images a core-second in batches of 1, 4, 8, 16 at 224 px: EfficientNet-Lite0 43, 53, 42, 36 (of 32: 25),
+ResNet-50 13, 14, 13, 12. Not measured on each machine: another batch rounds otherwise, and equal names promise equal
+features."""
 
 
 class Backbone:
