@@ -81,15 +81,17 @@ def retrain(
     family = catalog.family(space.family)
     kind: type[Retraining] = family.task(space.objective.task).retraining() or Retraining
     one = kind(path, space, origin, Options(seeds, test, blackout, compare, bank), family)
-    family.check(one.base)
+    with stage("Looking for the pretrained weights"):
+        family.check(one.base)
     folder = out or paths.home() / "models" / path.stem
     ledger = ledger_of(path, origin)
     with ExitStack() as held:
         if test:
             held.enter_context(ledger.hold(one.mark))
-        inspection = inspect(space, origin, data, test)
-        held.enter_context(owned(folder))  # created only now: a refusal leaves no folder behind
-        one.open(inspection, folder)
+        with stage("Opening weights and data"):
+            inspection = inspect(space, origin, data, test)
+            held.enter_context(owned(folder))  # made only now: a refusal leaves no folder behind
+            one.open(inspection, folder)
         one.train()
         with stage("Writing the weights"):
             _put(one, folder)

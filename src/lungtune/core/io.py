@@ -177,6 +177,10 @@ class _Stages:
         self.listener: Callable[[str], None] | None = None
         self.console: Console | None = None
         """Of the bars on the terminal; those of nested work share it."""
+        self.bars = 0
+        """How many :func:`progress` blocks are open."""
+        self.timer: threading.Timer | None = None
+        """Of the outermost :func:`stage`, until it has named one."""
 
     def set(self, what: str) -> None:
         self.now = what
@@ -199,23 +203,30 @@ def listen(listener: Callable[[str], None]) -> None:
 
 @contextmanager
 def stage(what: str) -> Iterator[None]:
-    """Name what the thread does in the ``with`` block; where nobody listens, on stderr after five seconds."""
+    """Name what the thread does in the ``with`` block.
+
+    Where nobody listens, five seconds after the outermost block began the innermost one is named on stderr.
+    """
     stages = _local.stages
     before = stages.now
     stages.set(what)
 
     def late() -> None:
-        if stages.now == what:
-            log_stderr(f"{what} ...")
+        stages.timer = None
+        if not stages.bars:
+            log_stderr(f"{stages.now} ...")
 
     timer = threading.Timer(_LATE, late)
-    timer.daemon = True
-    if stages.listener is None:
+    if stages.listener is None and stages.timer is None:
+        timer.daemon = True
+        stages.timer = timer
         timer.start()
     try:
         yield
     finally:
-        timer.cancel()
+        if stages.timer is timer:
+            timer.cancel()
+            stages.timer = None
         stages.set(before)
 
 
@@ -247,10 +258,12 @@ def progress(
         stages.set(f"{what}: {_amount(done, unit)}{of}")
         update(done, note)
 
+    stages.bars += 1
     try:
         with _shown(what, total, unit, line, lines) as update:
             yield update if stages.listener is None else both
     finally:
+        stages.bars -= 1
         stages.set(before)
 
 

@@ -163,6 +163,16 @@ def test_stage_is_told_only_when_it_lasts(capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == ["Computing intervals ..."]
 
 
+def test_short_stages_within_a_long_one_are_told_once(capsys, monkeypatch):
+    monkeypatch.setattr(io, "_LATE", 0.3)
+    with io.stage("Opening"):
+        with io.stage("Looking for weights"):
+            time.sleep(0.1)
+        with io.stage("Loading the model"):
+            time.sleep(0.5)
+    assert capsys.readouterr().err.splitlines() == ["Loading the model ..."]
+
+
 def test_listener_hears_stages_and_progress_of_its_thread(capsys):
     heard = []
 

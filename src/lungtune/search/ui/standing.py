@@ -71,8 +71,8 @@ class Work:
             parts.append(f"{100 * saved / full:.0f} % saved by early stopping")
         parts.append(minutes(elapsed))
         rate = (done - self._before) / elapsed if elapsed > 0 else 0.0
-        if rate > 0:
-            parts.append(f"about {minutes(max(planned - done, 0.0) / rate)} left")
+        if rate > 0 and planned > done:
+            parts.append(f"about {minutes((planned - done) / rate)} left")
         return " · ".join(parts)
 
     def _expected(self, judged: list[Trial]) -> float:
