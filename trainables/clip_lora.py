@@ -87,7 +87,7 @@ class ClipLora(Family[ClipLoraBase, ClipLoraParams]):
         if base.views and not base.frozen_blocks:
             raise SpaceError(
                 f"frozen_blocks >= 1 must hold where views are kept, but got frozen_blocks 0 and views {base.views}: "
-                "nothing worth keeping lies below the first block."
+                "nothing worth keeping is below the first block."
             )
         clip_weights.find(base.model, base.weights, fetch=True)
 

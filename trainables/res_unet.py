@@ -126,7 +126,7 @@ class ResUnet(whole_network.Network):
         segments = params.lambda2 > 0
         more = " and those of the lung mask" if segments else ""
         what = f"A Res-UNet: it puts out the logits of the classes{more}."
-        program = grey_images.Outputs(built.model, lambda found: found if segments else found[:1])
+        program = grey_images.Outputs(built.model, lambda outputs: outputs if segments else outputs[:1])
         timm_export.write_program(program, built, base.image_size, classes, folder, what)
 
 

@@ -21,10 +21,10 @@ import pytest
 from lungtune.core.paths import ROOT
 from lungtune.errors import StudyError
 from lungtune.tracking import Tracker, server, sync
-from tests.integration import tracking_study as made
+from tests.integration import tracking_study
 
 TRIALS = 5
-EVENTS = len(list(made.script(TRIALS)))
+EVENTS = len(list(tracking_study.script(TRIALS)))
 
 
 class Proxy:
@@ -93,7 +93,7 @@ def running(tmp_path_factory, furnish):
     home, port = tmp_path_factory.mktemp("server"), free()
     environment = {**os.environ, "LUNGTUNE_HOME": str(home)}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    made.write(home / "studies/clip_lora-1", made.script(3))
+    tracking_study.write(home / "studies/clip_lora-1", tracking_study.script(3))
     assert sync(home / "studies/clip_lora-1", furnish(home / "mlflow/state/mlflow.db"))
     command = [sys.executable, "-c", DOOR, str(ROOT / "scripts/ui.py"), "--port", str(port)]
     opened = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=home)
@@ -124,9 +124,11 @@ def free() -> int:
         return probe.getsockname()[1]
 
 
-def study_of(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, list[made.Event]]:
+def study_of(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, list[tracking_study.Event]]:
     name = request.node.name[5:40]
-    return tmp_path / name, list(made.script(TRIALS, name=name, study_id=name.encode().hex()[:32].ljust(32, "0")))
+    return tmp_path / name, list(
+        tracking_study.script(TRIALS, name=name, study_id=name.encode().hex()[:32].ljust(32, "0"))
+    )
 
 
 def check_whole(uri: str, study: Path) -> None:
@@ -138,7 +140,7 @@ def check_whole(uri: str, study: Path) -> None:
     )
     keys = Counter(run.data.tags.get("lungtune.trial", "study") for run in logged)
     assert keys == {"study": 1, **{str(n): 1 for n in range(TRIALS)}}
-    reports = Counter(str(f["trial"]) for kind, f in made.script(TRIALS) if kind == "report")
+    reports = Counter(str(f["trial"]) for kind, f in tracking_study.script(TRIALS) if kind == "report")
     for run in logged:
         key = run.data.tags.get("lungtune.trial")
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "macro_f1")] if key else []
@@ -149,7 +151,7 @@ def test_down_then_up(running, proxy, tmp_path, request):
     study, events = study_of(tmp_path, request)
     proxy.mode = "refuse"
     tracker = Tracker(study, proxy.uri).start()
-    made.write(study, events)
+    tracking_study.write(study, events)
     began = time.monotonic()
     delivery = tracker.stop(timeout=1.0)
     assert time.monotonic() - began < 1.5
@@ -163,11 +165,11 @@ def test_down_then_up(running, proxy, tmp_path, request):
 def test_comes_back_while_the_search_runs(running, proxy, tmp_path, request):
     study, events = study_of(tmp_path, request)
     tracker = Tracker(study, proxy.uri).start()
-    made.write(study, events[:20])
+    tracking_study.write(study, events[:20])
     proxy.mode = "refuse"
-    made.write(study, events[20:30], pause=0.05)
+    tracking_study.write(study, events[20:30], pause=0.05)
     proxy.mode = "pass"
-    made.write(study, events[30:])
+    tracking_study.write(study, events[30:])
     assert tracker.stop(60)
     check_whole(proxy.uri, study)
 
@@ -177,7 +179,7 @@ def test_answers_that_get_lost_make_no_second_run(running, proxy, patience, tmp_
     tracker = Tracker(study, proxy.uri).start()
     for count in range(0, len(events), 6):
         proxy.mode = "lose" if count % 4 else "pass"
-        made.write(study, events[count : count + 6], pause=0.06)
+        tracking_study.write(study, events[count : count + 6], pause=0.06)
     proxy.mode = "pass"
     assert tracker.stop(60)
     check_whole(proxy.uri, study)
@@ -187,7 +189,7 @@ def test_slow(running, proxy, tmp_path, request):
     study, events = study_of(tmp_path, request)
     proxy.mode = "slow"
     tracker = Tracker(study, proxy.uri).start()
-    made.write(study, events)
+    tracking_study.write(study, events)
     began = time.monotonic()
     delivery = tracker.stop(timeout=1.0)
     assert time.monotonic() - began < 1.5
@@ -201,12 +203,12 @@ def test_hung(running, patience, tmp_path, request):
     study, events = study_of(tmp_path, request)
     uri = f"http://127.0.0.1:{running.port}"
     tracker = Tracker(study, uri).start()
-    made.write(study, events[:15])
+    tracking_study.write(study, events[:15])
     while tracker.state().undelivered:
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGSTOP)
     try:
-        slowest = made.write(study, events[15:], pause=0.02)
+        slowest = tracking_study.write(study, events[15:], pause=0.02)
         began = time.monotonic()
         delivery = tracker.stop(timeout=2.0)
         took = time.monotonic() - began
@@ -263,7 +265,7 @@ def test_a_study_is_delivered_through_the_door(tmp_path, monkeypatch, furnish, d
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
     furnish(tmp_path / "mlflow/state/mlflow.db")
-    made.write(tmp_path / "studies/clip_lora-1", made.script(3))
+    tracking_study.write(tmp_path / "studies/clip_lora-1", tracking_study.script(3))
     done = door("ui", "--sync", "clip_lora-1")
     assert (done.code, done.err) == (0, "")
     assert "MLflow holds all of 'clip_lora-1'" in done.out

@@ -20,7 +20,7 @@ import pytest
 from lungtune.core.journal import Journal
 from lungtune.errors import StudyError
 from lungtune.tracking import Tracker, store, sync
-from tests.integration import tracking_study as made
+from tests.integration import tracking_study
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"])
@@ -51,7 +51,7 @@ def check_whole(uri, trials=16, seed=0):
     """MLflow holds exactly the journal: one run per trial, each report once."""
     client, logged = runs(uri)
     assert set(logged) == {"study", *map(str, range(trials))}
-    reports = Counter(str(f["trial"]) for kind, f in made.script(trials, seed) if kind == "report")
+    reports = Counter(str(f["trial"]) for kind, f in tracking_study.script(trials, seed) if kind == "report")
     for key, run in logged.items():
         if key == "study":
             continue
@@ -76,8 +76,8 @@ def dump(uri):
 
 def test_a_whole_study(uri, study):
     tracker = Tracker(study, uri).start()  # before the journal exists
-    made.write_files(study)
-    made.write(study, made.script())
+    tracking_study.write_files(study)
+    tracking_study.write(study, tracking_study.script())
     delivery = tracker.stop(60)
     assert (bool(delivery), delivery.undelivered, delivery.refused) == (True, 0, 0), delivery
 
@@ -98,7 +98,7 @@ def test_a_whole_study(uri, study):
     assert first.info.run_name == "trial 000 · clip_lora"
     assert (first.data.params["lr"], first.data.params["family"]) == ("0.0005", "clip_lora")
     assert first.inputs.dataset_inputs[0].dataset.digest == "0123456789abcdef0123456789abcdef0123"
-    reported = made.metrics(0.5, made.np.random.default_rng(0))
+    reported = tracking_study.metrics(0.5, tracking_study.np.random.default_rng(0))
     assert set(first.data.metrics) - {f"{p}{k}" for k in reported for p in ("", "best_")} == {"passes"}
     parent = result["study"]
     assert parent.data.metrics["baseline_constant_macro_f1"] == 0.218
@@ -120,7 +120,7 @@ def test_a_whole_study(uri, study):
 
 
 def test_sent_again_nothing_changes(uri, study):
-    made.write(study, made.script())
+    tracking_study.write(study, tracking_study.script())
     assert Tracker(study, uri).start().stop(60)
     before = dump(uri)
     assert sync(study, uri)
@@ -133,36 +133,36 @@ def test_sent_again_nothing_changes(uri, study):
 
 
 def test_restarts_go_on_with_the_same_runs(uri, study):
-    events = made.script()
+    events = tracking_study.script()
     for size in (1, 9, 30, 31, 200):
-        made.write(study, list(itertools.islice(events, size)))
+        tracking_study.write(study, list(itertools.islice(events, size)))
         assert Tracker(study, uri).start().stop(60)
     check_whole(uri)
 
 
 def test_a_study_that_waits_is_shown_as_waiting(uri, study):
-    events = [e for e in made.script() if e[0] not in ("summary", "stop")]
+    events = [e for e in tracking_study.script() if e[0] not in ("summary", "stop")]
     until = next(i for i, (kind, f) in enumerate(events) if kind == "report" and f["trial"] == 1) + 1
-    made.write(study, [*events[:until], ("stop", {"pid": 1, "host": "h", "why": "interrupted"})])
+    tracking_study.write(study, [*events[:until], ("stop", {"pid": 1, "host": "h", "why": "interrupted"})])
     assert Tracker(study, uri).start().stop(60)
     _, logged = runs(uri)
     assert (logged["1"].info.status, logged["1"].data.tags["state"]) == ("SCHEDULED", "PAUSED")
     assert (logged["study"].info.status, logged["study"].data.tags["state"]) == ("SCHEDULED", "PAUSED")
-    made.write(study, [("open", {"pid": 2, "host": "h", "why": "resume"})])
+    tracking_study.write(study, [("open", {"pid": 2, "host": "h", "why": "resume"})])
     assert Tracker(study, uri).start().stop(60)
     _, logged = runs(uri)
     assert {r.info.status for k, r in logged.items() if k in ("1", "study")} == {"RUNNING"}
 
 
 def test_what_a_user_deletes_or_changes_by_hand(uri, study):
-    events = list(made.script())
-    made.write(study, events[:60])
+    events = list(tracking_study.script())
+    tracking_study.write(study, events[:60])
     assert Tracker(study, uri).start().stop(60)
     client, logged = runs(uri)
     client.delete_run(logged["2"].info.run_id)
     client.delete_run(logged["study"].info.run_id)
     client.log_param(logged["3"].info.run_id, "extra", "mine")
-    made.write(study, events[60:])
+    tracking_study.write(study, events[60:])
     assert Tracker(study, uri).start().stop(60)
     check_whole(uri)
     client.delete_experiment(logged["3"].info.experiment_id)
@@ -172,7 +172,7 @@ def test_what_a_user_deletes_or_changes_by_hand(uri, study):
 
 
 def test_of_two_runs_for_one_trial_one_stays(uri, study):
-    made.write(study, made.script())
+    tracking_study.write(study, tracking_study.script())
     assert Tracker(study, uri).start().stop(60)
     client, logged = runs(uri)
     twin = logged["4"]
@@ -184,19 +184,19 @@ def test_of_two_runs_for_one_trial_one_stays(uri, study):
 
 
 def test_a_changed_parameter_is_passed_over(uri, study):
-    events = list(made.script(4))
-    made.write(study, events)
+    events = list(tracking_study.script(4))
+    tracking_study.write(study, events)
     assert Tracker(study, uri).start().stop(60)
     (study / "journal.jsonl").unlink()
     changed = [(kind, {**f, "params": {**f["params"], "lr": 9.0}} if kind == "trial" else f) for kind, f in events]
-    made.write(study, changed)
+    tracking_study.write(study, changed)
     delivery = sync(study, uri)
     assert (bool(delivery), delivery.refused) == (True, 4)
     assert runs(uri)[1]["0"].data.params["lr"] == "0.0005"
 
 
 def test_a_second_tracker_waits_for_the_first(uri, study):
-    made.write(study, list(made.script())[:20])
+    tracking_study.write(study, list(tracking_study.script())[:20])
     first = Tracker(study, uri).start()
     while first.state().undelivered:
         time.sleep(0.05)
@@ -207,7 +207,7 @@ def test_a_second_tracker_waits_for_the_first(uri, study):
 
 
 def test_files_that_cannot_be_stored_hold_nothing_up(uri, study):
-    made.write(study, made.script())
+    tracking_study.write(study, tracking_study.script())
     (study.parents[1] / "state/artifacts").write_text("a file where the folder should be")
     delivery = Tracker(study, uri).start().stop(60)
     assert delivery.undelivered == 0
@@ -223,7 +223,7 @@ def _write_and_track(study: Path, uri: str) -> None:
     done = len((study / "journal.jsonl").read_bytes().split(b"\n")) - 1 if (study / "journal.jsonl").exists() else 0
     study.mkdir(parents=True, exist_ok=True)
     tracker = Tracker(study, uri).start()
-    made.write(study, itertools.islice(made.script(), done, None), pause=0.012)
+    tracking_study.write(study, itertools.islice(tracking_study.script(), done, None), pause=0.012)
     tracker.stop(60)
 
 
@@ -289,17 +289,17 @@ def test_store_of_another_version_is_refused(tmp_path, furnish, revision, words)
         db.execute(change)
     with pytest.raises(StudyError, match=words):
         store.prepare(uri)
-    made.write(study, made.script(2))
+    tracking_study.write(study, tracking_study.script(2))
     delivery = Tracker(study, uri).start().stop(20)
     assert words in delivery.sentence
-    assert delivery.undelivered == len(list(made.script(2)))
+    assert delivery.undelivered == len(list(tracking_study.script(2)))
 
 
 def test_not_a_word_on_the_terminal_and_a_light_import(tmp_path):
     code = (
         "import sys, pathlib\n"
         "import lungtune.tracking; assert not {'mlflow', 'torch', 'ray', 'pandas', 'plotly'} & set(sys.modules)\n"
-        "from tests.integration import tracking_study as made; made.write(pathlib.Path('s'), made.script(5))\n"
+        "from tests.integration import tracking_study as study; study.write(pathlib.Path('s'), study.script(5))\n"
         "assert lungtune.tracking.Tracker(pathlib.Path('s')).start().stop(60)\n"
         "assert 'mlruns' not in [p.name for p in pathlib.Path().iterdir()]\n"
     )

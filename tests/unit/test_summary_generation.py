@@ -66,14 +66,14 @@ def study(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(study):
+def reported(study):
     summarised = summary.build(study, PATIENTS)
     assert json.loads(json.dumps(summarised)) == summarised
     return summarised
 
 
-def test_best_has_the_least_distance_and_gains_are_positive(study, told):
-    best, start, history = told["best"], told["baselines"]["start"], study.history()
+def test_best_has_the_least_distance_and_gains_are_positive(study, reported):
+    best, start, history = reported["best"], reported["baselines"]["start"], study.history()
     assert (best["trial"], best["fidelity"], start["trial"]) == (1, 2.0, 0)
     assert best["value"] == min(r.metrics["cmmd"] for t in history.trials.values() for r in t.reports)
     assert best["interval"]["value"] == pytest.approx(best["value"], abs=1e-3)
@@ -82,14 +82,14 @@ def test_best_has_the_least_distance_and_gains_are_positive(study, told):
     assert best["gain_over_start"]["low"] > 0
     assert best["gains"] == pytest.approx({"untrained": 131.25 - best["value"], "real": 0.8 - best["value"]})
     assert (best["gain_over_constant"], best["collapsed"]) == (None, "")
-    assert told["baselines"] == {"constant": {}, **BASELINES, "start": start}
+    assert reported["baselines"] == {"constant": {}, **BASELINES, "start": start}
 
 
-def test_the_corrected_score_is_that_of_all_reports(study, told):
+def test_the_corrected_score_is_that_of_all_reports(study, reported):
     """The best one is far ahead of the others: the choice costs next to nothing."""
     tables = [summary.reported(study, trial, summary.task_of(study.history())) for trial in study.history().ranked()]
     assert [[table.shape for table in each] for each in tables] == [[(60, 8)] * 2] * 3
-    best = told["best"]
+    best = reported["best"]
     assert best["corrected"]["value"] == pytest.approx(best["value"], abs=5)
     assert best["corrected"]["low"] < best["corrected"]["value"] < best["corrected"]["high"]
 
@@ -100,23 +100,23 @@ def test_two_spaces_are_ranked_by_the_least_distance(tmp_path):
     assert board["rows"][1]["lead"]["value"] > 0
 
 
-def test_a_recipe_has_the_interval_of_its_samples(study, told, monkeypatch):
+def test_a_recipe_has_the_interval_of_its_samples(study, reported, monkeypatch):
     part = SimpleNamespace(group=PATIENTS)
     monkeypatch.setattr(Manifest, "load", lambda path: SimpleNamespace(parts={"validation": part}, source="phantom"))
     history = study.history()
     kept = export.StudyPredictions(study, history)
     interval = kept.interval(history.trials[1])
-    assert interval.to_dict() == pytest.approx({**told["best"]["interval"], "value": told["best"]["value"]})
-    assert kept.corrected(history.ranked()).to_dict() == pytest.approx(told["best"]["corrected"])
+    assert interval.to_dict() == pytest.approx({**reported["best"]["interval"], "value": reported["best"]["value"]})
+    assert kept.corrected(history.ranked()).to_dict() == pytest.approx(reported["best"]["corrected"])
 
 
-def test_the_last_words_name_what_the_best_is_measured_against(study, told):
+def test_the_last_words_name_what_the_best_is_measured_against(study, reported):
     console = Console(file=io.StringIO(), width=200)
     space = spaces()[0]
     family = catalog.family(space.family)
     defaults = {name: getattr(family.Params(), name) for name in space.axes}
-    told = {**told, "best": {**told["best"], "params": {**space.fixed, **defaults}}}
-    result_text.show(study, space, told, console, 1.0)
+    reported = {**reported, "best": {**reported["best"], "params": {**space.fixed, **defaults}}}
+    result_text.show(study, space, reported, console, 1.0)
     words = console.file.getvalue()
     assert "  untrained base 131.2; real images 0.8\n" in words
     assert "constant-class" not in words

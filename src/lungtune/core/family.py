@@ -190,7 +190,7 @@ class Family(ABC, Generic[B, P]):
         """Return what no trial of this base changes: the part of the model below everything that trains.
 
         A function of each case's inputs by themselves. It is run without adapters and without gradients, once for each
-        case and view where ``Base.views`` says so. The return value replaces the inputs in the batch.
+        case and view if ``Base.views`` is positive. The return value replaces the inputs in the batch.
 
         Args:
             model: the backbone.

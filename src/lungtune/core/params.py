@@ -39,7 +39,7 @@ class ParamSpec:
         """Return ``value`` as this field's type.
 
         Raises:
-            SpaceError: the value has another type, is not finite, or lies outside bounds or choices.
+            SpaceError: the value has another type, is not finite, or is outside bounds or choices.
         """
         value = self._coerce(value)
         if self.choices is not None and value not in self.choices:

@@ -25,7 +25,7 @@ class Audit:
     Attributes:
         source: the data source as the user wrote it.
         classes: in label order.
-        official: official part (`train`, `validation`, `test`, `none`) -> class -> images, as found; without classes
+        official: official part (`train`, `validation`, `test`, `none`) -> class -> images, as indexed; without classes
             all images are counted under the empty name.
         parts: resulting part -> `cases`, `groups`, `classes` (class -> cases); where cases have several labels also
             `labels` (label -> number of `positive`, `negative` and `unknown` cases).

@@ -54,7 +54,7 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def made(tiny):
+def trained_parts(tiny):
     """Product of the recipe, and the losses of its steps."""
     recipe, data = tiny
     losses = []
@@ -143,43 +143,45 @@ def test_two_steps_draw_something(pipe):
     assert (drawn.std((1, 2, 3)) > 0.1).all()
 
 
-def test_training_is_reproducible(tiny, made):
+def test_training_is_reproducible(tiny, trained_parts):
     recipe, data = tiny
-    one, losses = made
+    one, losses = trained_parts
     assert len(losses) == recipe.steps(len(data.images))
     for (name, a), b in zip(one.state_dict().items(), recipe.train(data, 0).state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 
-def test_words_no_caption_holds_stay_as_drawn(tiny, made):
+def test_words_no_caption_holds_stay_as_drawn(tiny, trained_parts):
     recipe, data = tiny
     torch.manual_seed(0)
-    drawn, trained = (parts.text.get_input_embeddings().weight for parts in (recipe.parts(data.captions), made[0]))
-    seen = made[0].tokens([*data.captions, ""]).unique()
+    drawn, trained = (
+        parts.text.get_input_embeddings().weight for parts in (recipe.parts(data.captions), trained_parts[0])
+    )
+    seen = trained_parts[0].tokens([*data.captions, ""]).unique()
     unseen = torch.ones(len(drawn), dtype=torch.bool).index_fill(0, seen, False)
     assert torch.equal(drawn[unseen], trained[unseen])
     assert not torch.equal(drawn[seen], trained[seen])
 
 
-def test_what_is_saved_loads(tiny, made, tmp_path):
+def test_what_is_saved_loads(tiny, trained_parts, tmp_path):
     from diffusers import StableDiffusionPipeline
 
-    pretrain.save(made[0], tiny[0], tmp_path / "base")
+    pretrain.save(trained_parts[0], tiny[0], tmp_path / "base")
     assert _files(tmp_path / "base") == FILES
     assert all(file.stat().st_mode & 0o044 == 0o044 for file in (tmp_path / "base").rglob("*"))
     loaded = StableDiffusionPipeline.from_pretrained(tmp_path / "base", dtype=torch.float32)
-    for name, value in made[0].unet.state_dict().items():
+    for name, value in trained_parts[0].unet.state_dict().items():
         assert torch.allclose(loaded.unet.state_dict()[name], value, atol=1e-3, rtol=1e-3), name
-    assert loaded.vae.config.scaling_factor == pytest.approx(made[0].vae.config.scaling_factor)
+    assert loaded.vae.config.scaling_factor == pytest.approx(trained_parts[0].vae.config.scaling_factor)
 
 
-def test_a_base_appears_complete_or_not_at_all(tiny, made, tmp_path, monkeypatch):
+def test_a_base_appears_complete_or_not_at_all(tiny, trained_parts, tmp_path, monkeypatch):
     def fails(*_, **__):
         raise OSError("disk full")
 
     monkeypatch.setattr("diffusers.DDIMScheduler.save_pretrained", fails)
     with pytest.raises(OSError, match="disk full"):
-        pretrain.save(made[0], tiny[0], tmp_path / "base")
+        pretrain.save(trained_parts[0], tiny[0], tmp_path / "base")
     assert not list(tmp_path.iterdir())
 
 

@@ -13,7 +13,7 @@ from lungtune.core.space import SPACE, together
 from lungtune.search.ui import result_text
 
 
-def told(space, chosen, scores=None, **baselines):
+def closing_text(space, chosen, scores=None, **baselines):
     best = {"trial": 4, "params": chosen, "fidelity": 9.0, "value": 0.8, "interval": None, "corrected": None}
     best |= {"scores": scores or {}, "collapsed": "The model has collapsed: it predicts 'a' for 99 % of the cases."}
     result = {
@@ -42,13 +42,13 @@ def test_a_family_with_an_addition_is_asked_whether_it_helps(several):
     if several:
         space = together([replace(catalog.space("clip_lora", "demo"), start=()), replace(space, start=())])
         chosen[SPACE] = "res_unet"
-    words = told(space, chosen)
+    words = closing_text(space, chosen)
     assert "mine-1.yaml --compare lambda2=0,0.01,0.1,1 --seeds 3   (does it help?" in words
 
 
 def test_a_family_without_one_is_not():
     space = catalog.space("clip_lora", "demo")
-    words = told(space, point(space))
+    words = closing_text(space, point(space))
     assert "--compare" not in words
     assert "The model has collapsed" in words
 
@@ -58,6 +58,8 @@ def test_generator_result_reports_recognition():
     chosen, mine = point(space), {"cmmd": 90.0, "recognised": 0.614}
     others = {"untrained": {"cmmd": 280.0, "recognised": 0.17}, "real": {"cmmd": 10.0, "recognised": 0.93}}
     line = "taken for their class by a classifier of real images, mean over the classes: "
-    assert line + "its samples 61 %; untrained base 17 %; real images 93 %" in told(space, chosen, mine, **others)
-    assert line not in told(space, chosen, mine), "a share alone says little"
-    assert line not in told(space, chosen, {"macro_f1": 0.8}, **others)
+    assert line + "its samples 61 %; untrained base 17 %; real images 93 %" in closing_text(
+        space, chosen, mine, **others
+    )
+    assert line not in closing_text(space, chosen, mine), "a share alone says little"
+    assert line not in closing_text(space, chosen, {"macro_f1": 0.8}, **others)

@@ -29,47 +29,47 @@ MADE = {
     "segmentation": (Segmentation(), measures(), "dice"),
     "generation": (Generation(), generated.samples_of(0, classes=3), "cmmd"),
 }
-every = pytest.mark.parametrize(("task", "made", "metric"), MADE.values(), ids=MADE)
+every = pytest.mark.parametrize(("task", "kept", "metric"), MADE.values(), ids=MADE)
 
 
 @every
-def test_predictions_go_through_a_checkpoint(tmp_path, task, made, metric):
+def test_predictions_go_through_a_checkpoint(tmp_path, task, kept, metric):
     path = tmp_path / "000000000010.safetensors"
-    save_file({**made.tensors(), "state.weight": np.zeros(3)}, path)
+    save_file({**kept.tensors(), "state.weight": np.zeros(3)}, path)
     read = stored_predictions.load(path, task)
-    assert type(read) is type(made)
-    assert len(read) == len(made)
-    groups, ones = np.arange(len(made)), np.ones((1, len(made)), int)
-    assert read.scorer(groups).score(metric, ones) == pytest.approx(made.scorer(groups).score(metric, ones), abs=1e-3)
-    assert task.predictions(made.tensors()).tensors().keys() == made.tensors().keys()
+    assert type(read) is type(kept)
+    assert len(read) == len(kept)
+    groups, ones = np.arange(len(kept)), np.ones((1, len(kept)), int)
+    assert read.scorer(groups).score(metric, ones) == pytest.approx(kept.scorer(groups).score(metric, ones), abs=1e-3)
+    assert task.predictions(kept.tensors()).tensors().keys() == kept.tensors().keys()
 
 
 @every
-def test_a_table_makes_another_report_on_the_same_cases(task, made, metric):
-    table = made.table()
+def test_a_table_makes_another_report_on_the_same_cases(task, kept, metric):
+    table = kept.table()
     assert table.dtype == np.float32
-    other = made.with_table(table[::-1])
+    other = kept.with_table(table[::-1])
     np.testing.assert_array_equal(other.table(), table[::-1])
-    assert len(other) == len(made)
+    assert len(other) == len(kept)
     if task.name != "segmentation":  # which has no labels
-        assert other.labels is made.labels
+        assert other.labels is kept.labels
 
 
 @every
-def test_no_task_reads_anothers_checkpoint(tmp_path, task, made, metric):
+def test_no_task_reads_anothers_checkpoint(tmp_path, task, kept, metric):
     path = tmp_path / "other.safetensors"
-    save_file({"state.weight": np.zeros(3), **made.tensors()}, path)
+    save_file({"state.weight": np.zeros(3), **kept.tensors()}, path)
     for name, (other, _, _) in MADE.items():
         assert (stored_predictions.load(path, other) is None) == (name != task.name)
 
 
 @every
-def test_every_scorer_name_of_a_task_is_scored(task, made, metric):
-    scorer = made.scorer(np.arange(len(made)))
-    ones = np.ones((1, len(made)), int)
+def test_every_scorer_name_of_a_task_is_scored(task, kept, metric):
+    scorer = kept.scorer(np.arange(len(kept)))
+    ones = np.ones((1, len(kept)), int)
     for shown, name in task.scorer_names(generated.CLASSES).items():
         assert scorer.score(name, ones).shape == (1,), shown
-        assert scorer.cases(name).shape == (len(made),)
+        assert scorer.cases(name).shape == (len(kept),)
 
 
 def test_a_generators_checkpoint_holds_what_scoring_it_needs():

@@ -16,11 +16,13 @@ from lungtune.tasks.classification.figures import confusion_png, roc_png
 from lungtune.tracking import charts, limits, mlflow_views, run_markdown, store
 from lungtune.tracking.projection import STUDY, Projection, data_name
 from lungtune.tracking.tail import Tail
-from tests.integration import tracking_study as made
+from tests.integration import tracking_study
 
 
 def events(trials=16, **kwargs):
-    return [{"event": kind, "time": 1000.0 + i, **f} for i, (kind, f) in enumerate(made.script(trials, **kwargs))]
+    return [
+        {"event": kind, "time": 1000.0 + i, **f} for i, (kind, f) in enumerate(tracking_study.script(trials, **kwargs))
+    ]
 
 
 def project(stream):
@@ -152,7 +154,7 @@ def test_lengths_stay_within_the_limits():
 
 
 def test_saved_view_of_a_wide_space_fits_in_a_tag():
-    kind, study = made.head()
+    kind, study = tracking_study.head()
     study["space"]["axes"] = {f"parameter_{i:04d}": "{}" for i in range(3000)}
     name, value = mlflow_views.tag(History([{"event": kind, "time": 1, **study}]))
     assert name == "mlflow.sharedViewState.clip_lora-1"
@@ -161,7 +163,7 @@ def test_saved_view_of_a_wide_space_fits_in_a_tag():
 
 
 def test_ranges_are_abbreviated():
-    axes = {key: run_markdown.axis(text) for key, text in made.head()[1]["space"]["axes"].items()}
+    axes = {key: run_markdown.axis(text) for key, text in tracking_study.head()[1]["space"]["axes"].items()}
     assert axes["lr"] == "0.0005 .. 0.02 log"
     assert axes["lora_rank"] == "4 | 8 | 16 | 32"
     assert run_markdown.axis("not json") == "not json"
@@ -174,7 +176,7 @@ def test_charts_compare_trials_at_a_common_fidelity():
     compared = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     assert len(compared) >= 2 / 3 * len(history.ranked()) - 1
     for trial in compared:
-        assert max(trial.intermediate_values) >= level * made.CASES
+        assert max(trial.intermediate_values) >= level * tracking_study.CASES
         assert trial.params == history.trials[trial.number].sampled
 
 
@@ -213,11 +215,11 @@ def test_figures_are_pictures():
     labels = np.array([0, 1, 2, 0, 1, 2])
     probabilities = np.eye(3)[labels] * 0.7 + 0.1
     for draw in (confusion_png, roc_png):
-        assert draw(labels, probabilities, made.CLASSES, "title").startswith(b"\x89PNG")
-        assert draw(labels[:0], probabilities[:0], made.CLASSES).startswith(b"\x89PNG")
+        assert draw(labels, probabilities, tracking_study.CLASSES, "title").startswith(b"\x89PNG")
+        assert draw(labels[:0], probabilities[:0], tracking_study.CLASSES).startswith(b"\x89PNG")
     with pytest.raises(ValueError, match=r"probabilities must be \(N, C\)"):
-        roc_png(labels, probabilities[:, :2], made.CLASSES)
+        roc_png(labels, probabilities[:, :2], tracking_study.CLASSES)
     with pytest.raises(ValueError, match="must be finite"):
-        roc_png(labels, probabilities * np.nan, made.CLASSES)
+        roc_png(labels, probabilities * np.nan, tracking_study.CLASSES)
     with pytest.raises(ValueError, match=r"labels must lie in 0 \.\. 2"):
-        confusion_png(labels + 1, probabilities, made.CLASSES)
+        confusion_png(labels + 1, probabilities, tracking_study.CLASSES)

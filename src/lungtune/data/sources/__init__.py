@@ -1,4 +1,4 @@
-"""Data sources: one module per on-disk format, found by file name.
+"""Data sources: one module per on-disk format, discovered by file name.
 
 A module `sources/<name>.py` has `SUMMARY` (one line), `OPTIONS` (option name -> what it does) and
 `index(path, options) -> DataFrame`, the table described in `lungtune.data.cases`. A source only indexes: it opens

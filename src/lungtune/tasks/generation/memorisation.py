@@ -82,7 +82,7 @@ def copies(samples: Pictures, train: Pictures, validation: Pictures) -> Copies:
     Both must hold, of embeddings and of pixels: the distance to the nearest training image over the mean one to the
     nearest 50 is less than the first percentile of the same over the validation images. So of an honest generator's
     samples, one in a hundred or fewer are called copies; images made from one training image by changing what the
-    embedding sees are not found.
+    embedding sees are not detected.
 
     Args:
         samples: the M samples.

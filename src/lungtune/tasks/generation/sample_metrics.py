@@ -86,7 +86,7 @@ class SampleScorer:
     draws spread more than they should (the bootstrap of a degenerate U-statistic), so intervals are too wide there.
 
     Args:
-        found: embeddings and classes.
+        samples: embeddings and classes.
         groups: patient index ``(N,)`` in 0..P-1.
 
     Raises:
@@ -206,7 +206,7 @@ def scores(samples: Samples, classes: Sequence[str]) -> dict[str, float]:
     """Score samples: every metric of :data:`METRICS`, ``cmmd_<class>`` of each class that can be scored, all finite.
 
     Args:
-        found: embeddings and classes.
+        samples: embeddings and classes.
         classes: the names.
 
     Raises:
@@ -226,7 +226,7 @@ def real_images(samples: Samples, train: np.ndarray, train_labels: np.ndarray) -
     """Put real training images in the place of the samples: what they score is the floor, a perfect generator's score.
 
     Args:
-        found: whose samples are replaced, in each class by as many images; by all where a class has fewer.
+        samples: whose samples are replaced, in each class by as many images; by all where a class has fewer.
         train: embeddings of the training images ``(T, D)``.
         train_labels: ``(T,)``.
 
