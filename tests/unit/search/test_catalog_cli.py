@@ -7,7 +7,7 @@ from lungtune.search.ui import catalog_cli
 
 
 def lines(capsys, *arguments):
-    catalog_cli.check(*arguments, None, with_data=False)
+    catalog_cli.check(*arguments, None)
     out = capsys.readouterr().out
     return [line for line in out.splitlines() if line.startswith("trial ")], " ".join(out.split())
 
