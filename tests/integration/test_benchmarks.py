@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from lungtune.commands import app
 from lungtune.core.paths import ROOT
 from lungtune.errors import SpaceError
 from peer import job
@@ -121,23 +123,36 @@ def test_schedulers_are_compared_on_a_tiny_table(tmp_path: Path) -> None:
 DOCUMENTS = ("README.md", "benchmarks/README.md", "search_spaces/README.md", "CONTRIBUTING.md")
 
 
-def commands() -> list[tuple[str, str]]:
-    """Return every command of the documents that runs a script of ours: its file and its words."""
-    found = {}
+def commands(pattern: str) -> list[tuple[str, str]]:
+    """Return every command of the documents that a pattern finds: what runs, and its words."""
+    lines = {}
     for document in DOCUMENTS:
         text = (ROOT / document).read_text().replace("\\\n", " ")
-        for line in re.findall(r"python ((?:scripts|benchmarks)/\w+\.py[^`\n]*)", text):
-            script, _, words = line.partition(" ")
-            found[script, words.strip()] = None
-    return list(found)
+        for line in re.findall(pattern, text):
+            name, _, words = line.partition(" ")
+            lines[name, words.strip()] = None
+    return list(lines)
 
 
 class Parsed(Exception):
     """A command line was parsed."""
 
 
-@pytest.mark.parametrize(("script", "words"), commands(), ids=lambda value: value[:50])
-def test_documented_command_parses(script: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    commands(r"(?:uv run lungtune |^lungtune |python scripts/)((?:search|data|export|retrain|synthesize|ui)\b[^`\n]*)"),
+    ids=lambda value: value[:50],
+)
+def test_documented_command_parses(name: str, words: str) -> None:
+    command = typer.main.get_command(app).commands[name.removesuffix(".py")]  # type: ignore[attr-defined]
+    words = words.removeprefix(".py").strip()
+    assert command.make_context(name, shlex.split(words, comments=True)).command is command
+
+
+@pytest.mark.parametrize(
+    ("script", "words"), commands(r"python (benchmarks/\w+\.py[^`\n]*)"), ids=lambda value: value[:50]
+)
+def test_documented_benchmark_parses(script: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parse = argparse.ArgumentParser.parse_args
 
     def parse_args(self: argparse.ArgumentParser, *given: Any) -> None:
