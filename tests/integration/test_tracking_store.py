@@ -303,7 +303,7 @@ def test_not_a_word_on_the_terminal_and_a_light_import(tmp_path):
         "assert lungtune.tracking.Tracker(pathlib.Path('s')).start().stop(60)\n"
         "assert 'mlruns' not in [p.name for p in pathlib.Path().iterdir()]\n"
     )
-    environment = {**os.environ, "LUNGTUNE_HOME": str(tmp_path)}
+    environment = {**os.environ, "LUNGTUNE_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180)
