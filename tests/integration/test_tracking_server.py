@@ -67,7 +67,8 @@ class Proxy:
 
 
 DOOR = """
-import runpy, subprocess, sys
+import runpy, signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits that it is ignored
 class Told(subprocess.Popen):
     def __init__(self, *words, **more):
         super().__init__(*words, **more)

@@ -145,7 +145,7 @@ def test_resize_begins_on_an_empty_screen(space, monkeypatch):
     assert cleared == [60]
 
 
-def test_a_piped_trial_has_one_line_and_the_best_is_told_when_it_changes(piped):
+def test_piped_trial_has_one_line_and_a_new_best_is_shown(piped):
     point = dict.fromkeys(NAMES, 0.5)
     assert piped.feed(*(trial(n, **point) for n in range(3)), report(0, 1, 0.5), report(1, 1, 0.4)) == []
     told = piped.feed(pause(0, 1))
