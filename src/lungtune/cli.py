@@ -1,4 +1,4 @@
-"""What the commands share: flags, clear last words and exit codes.
+"""Flags, error sentences and exit codes shared by the commands.
 
 Exit codes: 0 done; 1 an error of ours; 2 a user's mistake; 3 stopped, resumable (``errors.STOPPED``).
 """

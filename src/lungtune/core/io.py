@@ -170,7 +170,7 @@ def exclusive(path: Path, refusal: Callable[[str], Exception]) -> Iterator[None]
 
 
 class _Stages:
-    """What a thread does, and who is told."""
+    """Present work of a thread, and its listener."""
 
     def __init__(self) -> None:
         self.now = ""
@@ -178,7 +178,7 @@ class _Stages:
         self.console: Console | None = None
         """Of the bars on the terminal; those of nested work share it."""
         self.bars = 0
-        """How many :func:`progress` blocks are open."""
+        """Number of open :func:`progress` blocks."""
         self.timer: threading.Timer | None = None
         """Of the outermost :func:`stage`, until it has named one."""
 

@@ -73,7 +73,7 @@ class SearchSpace:
     inert: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Conditions under which a parameter is inert, see ``params.inert``; {} in studies of version 0.1."""
     notes: tuple[str, ...] = ()
-    """What settings changed beside what they name, as sentences."""
+    """Sentences on start points that a setting changed."""
 
     def of(self, params: Mapping[str, Any]) -> SearchSpace:
         """Return the space of one family that a trial's ``params`` are from."""

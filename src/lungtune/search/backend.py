@@ -74,7 +74,7 @@ class WorkerUnusable:
 
 @dataclass(frozen=True)
 class WorkerDoing:
-    """What a worker does that takes a while, for display only.
+    """Long work of a worker, for display only.
 
     Attributes:
         index: of its device.
