@@ -87,7 +87,7 @@ def augment(
         [torch.rand(n, _DRAWS, generator=g, device=device) for n, g in zip(counts, generators, strict=True)]
     )
     limits = _limits(levels, counts, device)
-    noises = [_noise(each, levels, counts, generators) for each in pixels]
+    noises = [level_noise(each, levels, counts, generators) for each in pixels]
     moved = [_intensity(_geometry(x, draws, limits), draws, limits, noise) for x, noise in zip(pixels, noises)]
     return moved, [(_geometry(mask, draws, limits) > 0.5).float() for mask in masks]
 
@@ -127,7 +127,7 @@ def _intensity(images: Tensor, draws: Tensor, limits: Tensor, noise: Tensor | No
     return images.addcmul_(noise, draws[:, 8].view(-1, 1, 1, 1) * wide[6]).clamp_(0, 1)
 
 
-def _noise(
+def level_noise(
     images: Tensor, levels: Sequence[int], counts: Sequence[int], generators: Sequence[torch.Generator]
 ) -> Tensor | None:
     """Return standard normal noise for the rows of noisy levels, zeros for others; None when no level is noisy."""

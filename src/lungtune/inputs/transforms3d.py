@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lungtune.inputs.transforms2d import LEVELS
+from lungtune.inputs.transforms2d import LEVELS, level_noise
 
 _DRAWS = 14
 _TILTED = 3
@@ -53,7 +53,7 @@ def augment(
         draws.append(drawn)
         rows += [[float(value) for value in vars(LEVELS[level]).values()] + [float(level >= _TILTED)]] * count
     drawn, limits = torch.cat(draws), torch.tensor(rows, device=device).T
-    noises = [_noise(each, levels, counts, generators) for each in pixels]
+    noises = [level_noise(each, levels, counts, generators) for each in pixels]
     moved = [_intensity(_geometry(x, drawn, limits), drawn, limits, noise) for x, noise in zip(pixels, noises)]
     return moved, [(_geometry(mask, drawn, limits) > 0.5).float() for mask in masks]
 
@@ -93,16 +93,3 @@ def _intensity(x: Tensor, draws: Tensor, limits: Tensor, noise: Tensor | None) -
         return x
     x = x.pow(torch.exp2(signed[12] * wide[5]))
     return x.addcmul_(noise, draws[:, 13].view(-1, 1, 1, 1, 1) * wide[6]).clamp_(0, 1)
-
-
-def _noise(
-    x: Tensor, levels: Sequence[int], counts: Sequence[int], generators: Sequence[torch.Generator]
-) -> Tensor | None:
-    """Return standard normal noise for the rows of noisy levels, zeros for others; None when no level is noisy."""
-    if not any(LEVELS[level].noise for level in levels):
-        return None
-    noise = torch.zeros_like(x)
-    for part, level, generator in zip(noise.split(list(counts)), levels, generators, strict=True):
-        if LEVELS[level].noise:
-            part.normal_(generator=generator)
-    return noise
