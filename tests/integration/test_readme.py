@@ -13,6 +13,7 @@ import pytest
 from lungtune.core.paths import ROOT
 
 README = ROOT / "README.md"
+SCRIPT = "#!/bin/sh\n"
 INSTALL = "pip install --upgrade --target .uv uv"
 
 
@@ -64,6 +65,6 @@ def test_install_works_where_the_system_is_managed(tmp_path: Path) -> None:
     for _ in range(2):  # the second command installs it again
         done = pip(*INSTALL.split()[1:])
         assert done.returncode == 0, done.stderr
-    assert subprocess.run([tmp_path / ".uv" / "bin" / "uv"], capture_output=True, text=True).stdout == "uv\n"
+    assert (tmp_path / ".uv" / "bin" / "uv").read_text() == SCRIPT
     if "externally-managed" not in pip("install", "uv").stderr:
         pytest.skip("this pip does not know the marker")
