@@ -13,7 +13,7 @@ import pytest
 from lungtune.core.paths import ROOT
 
 README = ROOT / "README.md"
-SCRIPT = "#!/bin/sh\n"
+SCRIPT = "#!/bin/sh\necho uv\n"
 INSTALL = "pip install --upgrade --target .uv uv"
 
 
