@@ -36,7 +36,7 @@ def wheel(folder: Path) -> None:
     about = "Metadata-Version: 2.1\nName: uv\nVersion: 1.0\n"
     kind = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     with zipfile.ZipFile(folder / "uv-1.0-py3-none-any.whl", "w") as file:
-        file.writestr("uv-1.0.data/scripts/uv", "#!/bin/sh\necho uv\n")
+        file.writestr("uv-1.0.data/scripts/uv", SCRIPT)
         file.writestr("uv-1.0.dist-info/METADATA", about)
         file.writestr("uv-1.0.dist-info/WHEEL", kind)
         file.writestr("uv-1.0.dist-info/RECORD", "")
@@ -46,7 +46,7 @@ MANAGED = """
 import pathlib, runpy, sys, sysconfig
 folder, real = sys.argv.pop(1), sysconfig.get_path
 sysconfig.get_path = lambda name, *args, **named: folder if name == "stdlib" else real(name, *args, **named)
-sys.argv[0] = "pip"
+sys.base_prefix, sys.argv[0] = sys.prefix, "pip"  # not a virtual environment
 runpy.run_module("pip", run_name="__main__")
 """
 
