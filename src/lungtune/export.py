@@ -64,7 +64,7 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
 
 
 def following(study: str, path: Path) -> list[str]:
-    """Return the commands that come next for a recipe: retrain it, the task's own, ask if what its family adds helps.
+    """Return the next commands for a recipe: ``retrain``, the task's own, and ``retrain --compare`` of its ablations.
 
     Args:
         study: name of the study.

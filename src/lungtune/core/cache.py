@@ -73,7 +73,7 @@ class Shared:
         """Return the file, building it first if it is missing or damaged (reported in one line).
 
         Args:
-            build: fills the file it is given, which has its full length already.
+            build: fills the file at a path; the file already has its full length.
 
         Raises:
             DataError: the cache cannot be written, the disk is full or failing, or `build` raises it.
@@ -129,7 +129,7 @@ class Shared:
         write_atomic(sidecar, json.dumps({**self.about, "adler32": sums}).encode())
 
     def _reserve(self, file: Path) -> None:
-        """Give a file its length and its blocks: writing through a map to a full disk would kill the process.
+        """Allocate all blocks of a file: writing through a memory map to a full disk would kill the process.
 
         Raises:
             DataError: the disk is full or the cache may not be written.

@@ -22,7 +22,7 @@ NAME = "FAMILY"
 """Name of the family instance in its module."""
 
 _TARGETS = ("label", "labels", "mask")
-"""Kinds of fields that can't be shown to a model that is asked for them."""
+"""Kinds of fields that can't be an input of a model that also predicts them."""
 
 
 class ContractError(SpaceError):
@@ -81,7 +81,7 @@ def _assignment(module: ModuleType) -> int:
 
 
 def wrong(method: Callable[..., Any], wanted: str, got: str, hint: str = "") -> ContractError:
-    """Return the error that names a method which returned what it must not, with its file and line.
+    """Return the error for a method whose return value breaks the contract, with the method's file and line.
 
     Args:
         method: bound, of a family or a task.
@@ -331,7 +331,7 @@ def _near(name: str, kind: type) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as a message tells it: no addresses."""
+    """Return a value's ``repr`` for messages, without memory addresses."""
     if inspect.isclass(value):
         return f"the class {value.__name__}"
     text = repr(value)

@@ -25,7 +25,7 @@ class Read:
         type: of the parameter.
         low: its smallest value, for numbers.
         high: its largest value, for numbers.
-        choices: all it may be, for text.
+        choices: its allowed values, for text.
     """
 
     type: type
@@ -53,7 +53,7 @@ LOOP: Mapping[str, Read] = {
 _BASE: Mapping[str, Read] = {"image_size": Read(int, 1)}
 _OPTIONAL_BASE: Mapping[str, Read] = {"views": Read(int, 0)}
 _SETTINGS = ("objective", "scheduler", "fidelity", SPACE, *COUNTS)
-"""Names that ``--set`` and space files use otherwise."""
+"""Names that are reserved in ``--set`` and space files."""
 
 
 def breaches(family: Any, here: str) -> Iterator[Breach]:

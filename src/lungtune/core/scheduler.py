@@ -25,10 +25,10 @@ class Decision(Enum):
 
 
 class Scheduler(ABC, Generic[S]):
-    """Decides after each report whether a trial continues, pauses or stops.
+    """Decides after each report if a trial continues, pauses or stops.
 
-    The state must be a function of the recorded reports in their order: on resume a new instance is shown the
-    journal's reports again and must decide alike.
+    The state must be a function of the recorded reports in their order: on resume the journal's reports are recorded
+    again by a new instance, which must return the same decisions.
 
     Args:
         fidelity: training length, and the levels at which trials can be compared.
@@ -46,7 +46,7 @@ class Scheduler(ABC, Generic[S]):
 
     @abstractmethod
     def record(self, trial: Trial, fidelity: float) -> Decision:
-        """Record that ``trial`` reported at ``fidelity`` passes; return what becomes of it.
+        """Record that ``trial`` reported at ``fidelity`` passes; return the decision.
 
         Args:
             trial: with this report in ``trial.reports``; on replay later ones too, which must not count.
@@ -59,7 +59,7 @@ class Scheduler(ABC, Generic[S]):
 
         Args:
             trials: every trial by number, in its present state.
-            last: no new trials will come and none is running; what is not named now stays paused for good.
+            last: True if no trial is running and none will start; a trial not returned now stays paused for good.
         """
 
 
@@ -81,7 +81,7 @@ class SchedulerConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SchedulerConfig:
-        """Undo :meth:`to_dict`."""
+        """Inverse of :meth:`to_dict`."""
         return cls(data["name"], {key: value for key, value in data.items() if key != "name"})
 
     def changed(self, value: Any, lookup: Callable[[str], type[Scheduler[Any]]]) -> SchedulerConfig:

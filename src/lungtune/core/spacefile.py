@@ -71,10 +71,10 @@ class _Reader:
             if key in block and (not isinstance(block[key], wanted) or isinstance(block[key], bool)):
                 kind = {dict: "a mapping", list: "a list", int: "a whole number", str: "text"}.get(wanted)
                 self.problem(block.lines[key], f"{key} must be {kind or 'text or a mapping'}, but got {block[key]!r}.")
-                del block[key]  # the rest is looked at as if it were not there
+                del block[key]  # the rest is checked as if the key were absent
 
     def tried(self, line: int, make: Callable[..., Any], *values: Any) -> Any:
-        """Return what ``make`` builds of ``values``; None, and the problem noted, when it can't."""
+        """Return ``make(*values)``; on SpaceError, record the problem and return None."""
         try:
             return make(*values)
         except SpaceError as error:

@@ -1,7 +1,7 @@
 """Reading and writing of YAML files with ruamel.yaml.
 
 Scalars are those of the YAML 1.2 core schema (``1e-4`` is a number, ``no`` and ``2026-01-31`` are text). Stricter than
-YAML: a key may occur once, aliases are refused, nesting is limited. Every key knows its line.
+YAML: a key may occur once, aliases are refused, nesting is limited. The line of every key is recorded.
 """
 
 from __future__ import annotations
