@@ -140,7 +140,7 @@ class Manifest:
 
     @cached_property
     def train_hash(self) -> str:
-        """Hex SHA-256 of the classes and the training part alone: it names the cases a generator may learn from."""
+        """Hex SHA-256 of the classes and the training part alone: it identifies a generator's training cases."""
         train = self.parts["train"]
         rows = sorted(zip(train.case_id, train.label, train.group, train.sha1, strict=True), key=lambda row: row[0])
         text = json.dumps({"classes": self.classes, "train": rows}, separators=(",", ":"), ensure_ascii=True)
@@ -163,7 +163,7 @@ class Manifest:
         return {name: counts[name] for name in self.classes}
 
     def matches(self, digest: str) -> bool:
-        """Tell whether `digest` is this split's hash, or was before masks, texts, labels or table were known."""
+        """True if `digest` is this split's hash, or its hash without masks, texts, labels or table."""
         return any(digest == known.hash for known in self._earlier())
 
     def _earlier(self) -> Iterator[Manifest]:

@@ -44,7 +44,7 @@ def scan(files: Sequence[str], *, voi: bool = False, what: str = "images") -> pd
     Args:
         files: absolute paths.
         voi: apply the VOI window of DICOM images; their facts are cached apart.
-        what: what the files are called while one waits.
+        what: noun for the files in progress messages.
 
     Returns:
         A table indexed by path, in the order of `files`, with the fields of `Facts` and `error`: None, or why the file
@@ -76,7 +76,7 @@ def facts(path: str, *, voi: bool = False) -> Facts:
         voi: apply the VOI window of DICOM images.
 
     Raises:
-        UnreadableImageError: it cannot be.
+        UnreadableImageError: it cannot be read or decoded.
     """
     data = read(path)
     if readers.find(data, path).KIND == "volume":

@@ -17,7 +17,7 @@ MAX_PIXELS = 89_478_485
 
 
 MAX_VOXELS = 1 << 30
-"""Of one channel: four times a CT of 512 x 512 x 1024."""
+"""Maximum number of voxels of one channel: four times a CT of 512 x 512 x 1024."""
 
 
 class UnreadableImageError(Exception):
