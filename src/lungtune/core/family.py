@@ -236,5 +236,5 @@ class Family(ABC, Generic[B, P]):
             params: the trial's ``Params``.
             classes: class names.
             adapter: what ``Pack.adapter`` returned: own parameters and statistics by name, LoRA by PEFT's names.
-            folder: where to.
+            folder: output folder.
         """

@@ -66,7 +66,7 @@ class Audit:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Audit:
-        """Undo `to_dict`."""
+        """Inverse of `to_dict`."""
         lists = {name: tuple(values[name]) for name in ("classes", "notes", "problems", "warnings")}
         return cls(**{**values, **lists, "shortcuts": tuple(Leakage(**s) for s in values["shortcuts"])})
 

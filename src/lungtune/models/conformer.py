@@ -153,7 +153,7 @@ class CoupledBlock(nn.Module):
     def forward(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the next map ``(N, outside, H, W)`` and tokens ``(N, 1 + L, width)``."""
         x, middle = self.cnn_block(x)
-        # The class token meets itself where the branches are added: as published, and the checkpoints rely on it.
+        # The class token is added to itself, as published; the checkpoints rely on it.
         seen = torch.cat([tokens[:, :1], self.squeeze_block(middle)], 1)
         tokens = self.trans_block(seen + tokens)
         high, wide = middle.shape[-2:]

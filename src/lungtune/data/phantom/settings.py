@@ -84,7 +84,7 @@ MACHINES: dict[Domain, Machine] = {
 
 
 def defaults(domain: Domain) -> Settings:
-    """Return the domain's own settings: A, for pretraining, is clearer, more mixed, never mislabelled; B is searched on."""
+    """Return the domain's own settings: A, for pretraining, is clearer, more mixed, never mislabelled; B is harder."""
     if domain == "A":
         return Settings(contrast=1.5, ambiguity=0.15, label_noise=0.0, prior=PRIOR_A)
     return Settings(prior=PRIOR_B)
