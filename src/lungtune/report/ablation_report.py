@@ -1,6 +1,6 @@
 """Report section on one parameter: the models of every value against the control, per data part.
 
-The recipe was chosen with one of the values, which flatters that value; ``notes`` say so, as nothing here can mend it.
+The recipe was chosen with one of the values, which biases the comparison towards that value; ``notes`` say so.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _measure(seeds: Sequence[Predictions], metric: Any, groups: np.ndarray) -> d
 
 
 def confirmed(compared: Comparison, validation: Mapping[str, Any], test: Mapping[str, Any]) -> str:
-    """Say what the value that was best on validation does on test, the one question a test set can answer once."""
+    """Return a sentence with the test gain of the value that was best on validation."""
     if validation["problem"] or test["problem"]:
         return ""
     best, control = validation["effect"]["best"], shown(compared.control)
@@ -118,13 +118,13 @@ def confirmed(compared: Comparison, validation: Mapping[str, Any], test: Mapping
 def notes(
     compared: Comparison, searched: int, left_out: bool, edited: bool, failed: Sequence[tuple[Any, int]]
 ) -> list[str]:
-    """Return what to keep in mind when reading a comparison.
+    """Return the caveats of a comparison, a sentence each.
 
     Args:
         compared: the axis and its values.
         searched: the recipe's seed, whose score was selected by the search.
-        left_out: whether that seed is.
-        edited: the recipe was changed after its export, so that it is not known what was chosen with what.
+        left_out: True if that seed is left out.
+        edited: True if the recipe was changed after its export, so that the selection history is not known.
         failed: (value, seed) of the trainings that failed.
     """
     axis, own = compared.axis, shown(compared.own)

@@ -29,7 +29,7 @@ def content(
     validation: Mapping[str, Any],
     tolerance: float,
 ) -> dict[str, Any]:
-    """Return what ``report.json`` holds of a retraining whose test set stays locked.
+    """Return the content of ``report.json`` of a retraining whose test set stays locked.
 
     Args:
         space: the recipe.
@@ -45,8 +45,8 @@ def content(
         ``fidelity`` (passes), ``date``; ``reproduction`` {reproduced, metric, searched, retrained, tolerance, edited,
         differences}; ``runs``; ``spread`` {mean, sd}, ``spread_others``: without the first, null for fewer than three
         runs; ``validation``, ``test``: sections; ``test_spread``; ``effect``: of one parameter, where it was compared
-        (:meth:`lungtune.retraining.arms.Arms.content`); ``unasked``: the command that asks whether the recipe's
-        synthetic images helped, where that was not asked.
+        (:meth:`lungtune.retraining.arms.Arms.content`); ``unasked``: the command that measures the effect of the
+        recipe's synthetic images, where it was not measured.
     """
     edited = about["fingerprint"] != origin.fingerprint
     values = [run["value"] for run in runs if run["value"] is not None]
@@ -209,7 +209,7 @@ def write(folder: Path, report: Mapping[str, Any], words: str, files: Mapping[st
     A report with a test section is kept as ``test_report`` as well: a later one without a test leaves that alone.
 
     Args:
-        folder: where to.
+        folder: output folder.
         report: what :func:`content` returned.
         words: the same as Markdown.
         files: name -> content of figures and tables.

@@ -30,7 +30,7 @@ def verdict(
     Args:
         patients: an id per case ``(N,)``.
         arms: predictions of each seed's model, by what its further images were.
-        compared: what was to be trained.
+        compared: the parameter and the values to be trained.
         objective: the metric that decides, and its direction.
 
     Returns:

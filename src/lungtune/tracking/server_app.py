@@ -37,7 +37,7 @@ def app() -> App:
 
 
 class FirstPage:
-    """Sends a browser that asks for MLflow's home to the newest study; all else is MLflow's.
+    """Redirects requests of MLflow's home to the newest study; all else is MLflow's.
 
     Pages of MLflow are fragments of one file (``/#/experiments/1``), which no server sees: a script in that file looks.
 
@@ -91,7 +91,7 @@ def first_page(uri: str) -> str:
     """Return the address, from ``/`` on, of the newest study's runs; of the list of experiments where there is none."""
     try:
         found = studies(_client(uri))
-    except Exception:  # MLflow's own page then says what is wrong with the store
+    except Exception:  # MLflow's own page then reports the store's error
         return "/#/experiments"
     if not found:
         return "/#/experiments"

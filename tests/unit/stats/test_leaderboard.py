@@ -100,7 +100,7 @@ def test_the_value_of_the_journal_ranks_where_it_is_given():
 def test_one_contender_and_one_patient():
     assert "nothing to compare" in board(PATIENTS, contenders(0.9), MACRO_F1, draws=50)["sentence"]
     ranking = board(np.zeros(240), contenders(0.9, 0.5), MACRO_F1, draws=50, candidates={"a": [model(0.9)]})
-    assert "can't be told from one patient" in ranking["sentence"]
+    assert "can't be decided from one patient" in ranking["sentence"]
     assert not ranking["rows"][1]["beyond_chance"]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from lungtune.tasks.classification import metrics
 
 LEAST, MOST = 0.05, 20.0
-"""A temperature is looked for between these."""
+"""Range of the temperature's search."""
 
 SHOWN = ("nll", "brier", "ece")
 HOW = "p = softmax(log(p) / temperature), row by row; predictions stay as they are"
@@ -87,7 +87,7 @@ def before_and_after(
     """Return NLL, Brier score and ECE without and with a temperature.
 
     Args:
-        fitted_here: the temperature was fitted on these very cases, so ``after`` flatters.
+        fitted_here: the temperature was fitted on these cases, so ``after`` is optimistic.
 
     Returns:
         JSON-able: ``temperature``, ``fitted_cases``, ``fitted_here``, ``note``, ``before`` and ``after``

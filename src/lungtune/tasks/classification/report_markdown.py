@@ -44,7 +44,7 @@ def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]
 
 
 def _baselines(part: Mapping[str, Any]) -> list[str]:
-    """Models that cannot know, on the same cases."""
+    """Comparisons with baselines on the same cases."""
     known = {name: each for name, each in part["baselines"].items() if each["computed"]}
     lines = []
     if known:

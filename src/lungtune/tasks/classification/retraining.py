@@ -1,4 +1,4 @@
-"""Retraining of classifiers: thresholds, a temperature, controls that see no lung, predictions as CSV."""
+"""Retraining of classifiers: thresholds, a temperature, controls without lungs, predictions as CSV."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class ClassificationRetraining(Retraining):
         return predicted[self.task.name]["probabilities"]
 
     def _controls(self, name: str, part: Part, probabilities: np.ndarray) -> dict[str, Any]:
-        """Return the comparisons with what cannot know: from outside of files; on test, with black lungs."""
+        """Return the comparisons with the controls: file properties and, on test, black lungs."""
         classes = self.dataset.classes
         facts = [controls.outside(self.inspection, each) for each in ("train", name)]
         blind = baselines.metadata(facts[0], self.dataset.train["label"], facts[1], classes)
