@@ -86,7 +86,7 @@ def test_modules_are_short(path):
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=names(PRODUCT))
-def test_public_names_say_what_they_are(path):
+def test_public_names_have_docstrings(path):
     """Every module, public class and public function has a docstring; nested functions and overrides may go without."""
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree) or path.name == "__init__.py", "a module says what it is for"
@@ -152,7 +152,7 @@ def test_checking_does_not_import_torch_or_ray(door):
     assert "clip_lora" in answered(door, *words, heavy=("torch", "ray", "mlflow", "open_clip"))[0]
 
 
-def test_the_version_is_light():
+def test_version_imports_nothing_heavy():
     code = "import sys, lungtune; print(lungtune.__version__, [m for m in sys.modules if m.startswith('lungtune.')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"{metadata.version('lungtune')} []\n"
@@ -172,7 +172,7 @@ def test_the_product_names_commands_not_scripts():
         (["--study", "a/b"], "--study must be letters"),
     ],
 )
-def test_mistakes_are_told_without_the_heavy_libraries(words, told, tmp_path):
+def test_user_errors_import_nothing_heavy(words, told, tmp_path):
     code = (
         "import runpy, sys; sys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -187,7 +187,7 @@ def test_mistakes_are_told_without_the_heavy_libraries(words, told, tmp_path):
     assert told in done.stderr
 
 
-def test_the_mlflow_folder_shadows_nothing():
+def test_mlflow_folder_shadows_no_package():
     assert not [path for path in PYTHON if path.relative_to(ROOT).parts[0] == "mlflow"]
     code = "import importlib.util; print(importlib.util.find_spec('mlflow').origin)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -53,7 +53,7 @@ def test_it_learns_to_denoise(generator: Sample) -> None:
     assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:20])
 
 
-def test_embeddings_tell_images_apart(generator: Sample) -> None:
+def test_embeddings_differ_between_images(generator: Sample) -> None:
     embed = generator.family.embedder(generator.base, torch.device("cpu"))
     images = torch.from_numpy(generator.part["image"][:, 0]).unsqueeze(1).float() / 255
     result = embed(images)

@@ -49,7 +49,7 @@ def test_same_seed_same_losses_other_seed_other_losses(family: Sample) -> None:
     assert first != other
 
 
-def test_a_pack_gives_each_trial_what_it_gets_alone(family: Sample) -> None:
+def test_pack_gives_each_trial_its_solo_result(family: Sample) -> None:
     """Six trials that differ in everything, of different age; one leaves midway and another takes its place."""
     variants = family.variants(6)
     pack = family.pack(6)
@@ -74,7 +74,7 @@ def test_a_pack_gives_each_trial_what_it_gets_alone(family: Sample) -> None:
         torch.testing.assert_close(family.told(pack, slot), family.told(solo, 0), **family.told_close)
 
 
-def test_a_checkpoint_goes_through_a_file_into_another_pack(family: Sample, tmp_path: Path) -> None:
+def test_checkpoint_file_resumes_in_another_pack(family: Sample, tmp_path: Path) -> None:
     variants = family.variants(3)
     expected, solo = alone(family, variants[0], 0, 6)
     pack = family.pack(3)
@@ -116,7 +116,7 @@ def test_targets_match_and_trained_parameters_get_gradients(family: Sample) -> N
     assert len(seen) > 1 or not any("targets" in f.name for f in fields(family.family.Params))
 
 
-def test_every_axis_acts(family: Sample) -> None:
+def test_every_axis_has_an_effect(family: Sample) -> None:
     """Each value of each parameter leads to other weights or, with equal weights, to other predictions.
 
     A parameter that acts for one value of another only is varied with that value.

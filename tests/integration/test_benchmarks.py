@@ -98,7 +98,7 @@ def test_bases_are_probed_at_a_tiny_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_drawings_are_judged_at_a_tiny_size(tmp_path: Path) -> None:
+def test_drawings_are_scored_at_a_tiny_size(tmp_path: Path) -> None:
     words = ["--kind", "2", "--steps", "2", "--corpus", "200", "--pictures", "240"]
     told = benchmark(tmp_path, "drawings.py", *words, "--sheet", str(tmp_path / "sheet.png"))
     assert re.findall(r"^\| (\w+) \|", told, re.MULTILINE) == ["pictures", "copies", "drawings"]

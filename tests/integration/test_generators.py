@@ -154,7 +154,7 @@ def test_bank_is_reused_extended_and_repaired(bank: SyntheticBank, recipe: Path,
     assert (bank.folder / "samples.png").stat().st_size > 1000
 
 
-def test_a_bank_that_lacks_nothing_opens_no_model(
+def test_complete_bank_opens_no_model(
     bank: SyntheticBank, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(type(FAMILY), "backbone", lambda *_: pytest.fail("a model was opened"))
@@ -182,7 +182,7 @@ def test_a_shipped_generator_draws_the_same_without_training(
         shutil.move(tmp_path / "trained", work)
 
 
-def test_an_unfinished_training_gives_way_to_what_is_shipped(bank: SyntheticBank, home: Path, tmp_path: Path) -> None:
+def test_shipped_generator_replaces_an_unfinished_one(bank: SyntheticBank, home: Path, tmp_path: Path) -> None:
     (work,) = (home / "generators").iterdir()
     generator.pack(work, "", tmp_path / "shipped")
     (tmp_path / "work").mkdir()
@@ -215,7 +215,7 @@ def test_images_of_a_class_are_drawn_from_its_caption(bank: SyntheticBank, recip
     assert all(image.shape == (16, 16) and image.std() > 1 for image in pixels)
 
 
-def test_only_a_generators_recipe_and_its_own_data_make_a_bank(recipe: Path, tmp_path: Path) -> None:
+def test_bank_requires_a_generator_recipe_and_its_data(recipe: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     text = recipe.read_text()
     other.write_text(text)
@@ -238,7 +238,7 @@ def test_without_a_recipe_the_best_comparable_one_is_taken(
     assert maker._best(inspection, maker._default(inspection, "demo", {})) is None
 
 
-def test_another_fold_refuses_the_bank(bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bank_of_another_fold_is_refused(bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Startup, "begin", lambda self: None)
     settings: dict[str, Any] = {"synthetic_ratio": 0.05}
     options = driver.Options(

@@ -86,7 +86,7 @@ def test_journal_names_the_bank_and_trials_keep_their_length(searched: dict[str,
     assert lengths[0] == lengths[1] == [(level, 8 * -(-round(level * real) // 8)) for level in (0.5, 1.0, 1.5)]
 
 
-def test_a_recipe_carries_its_bank_and_retrains_to_its_number(
+def test_recipe_with_a_bank_retrains_to_its_score(
     searched: dict[str, Any], home: Path, recipe: Path, tmp_path: Path
 ) -> None:
     assert following("mixed", recipe)[1] == f"lungtune retrain {recipe} {ASKED}"
@@ -127,7 +127,7 @@ def test_both_controls_are_compared_on_the_same_seeds(home: Path, recipe: Path) 
     assert "On test, synthetic images did not help here" in words
 
 
-def test_the_control_with_black_lungs_sees_no_synthetic_lungs(
+def test_blackout_control_trains_without_synthetic_images(
     home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Synthetic images have no masks to blacken: as many real ones, blackened, take their place."""

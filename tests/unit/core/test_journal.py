@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path):
     assert path.read_bytes().endswith(b"\n")
 
 
-def test_history_tells_the_best_report_not_the_last():
+def test_history_returns_the_best_report_not_the_last():
     events = [
         {"event": "study", "space": {"trials": 1, "objective": {"metric": "m", "mode": "max"}}},
         {"event": "trial", "trial": 0, "params": {}, "sampled": {}, "distributions": {}, "seed": 0, "origin": "start"},

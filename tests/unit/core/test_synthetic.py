@@ -42,7 +42,7 @@ def space(start=(), axes=None, **fixed):
         (space(synthetic_ratio=1.0, axes={"synthetic_images": CategoricalDistribution(["none", "generated"])}), 1),
     ],
 )
-def test_a_bank_is_wanted_where_a_trial_may_take_from_it(made, ratio):
+def test_bank_is_needed_if_a_trial_may_use_it(made, ratio):
     assert synthetic.wanted(made) == ratio
     assert synthetic.wanted(SearchSpace.from_dict(made.to_dict())) == ratio
     other = replace(space(), name="other")
@@ -54,7 +54,7 @@ def test_a_bank_is_wanted_where_a_trial_may_take_from_it(made, ratio):
         synthetic.refuse_idle(made)
 
 
-def test_studies_from_before_there_were_any_want_none():
+def test_older_studies_need_no_bank():
     old = replace(space(), fixed={name: value for name, value in FIXED.items() if name not in synthetic.NAMES})
     assert synthetic.wanted(old) == 0
 

@@ -62,7 +62,7 @@ def test_masks_lie_over_their_images(source, tmp_path):
                 assert mask.max() == 0
 
 
-def test_masks_are_decoded_only_when_wanted(source, cache):
+def test_masks_are_decoded_only_on_request(source, cache):
     inspection = inspect(source)
     part = load(inspection, [IMAGE, LABEL], 16).train
     assert "mask" not in part
@@ -290,7 +290,7 @@ OLD = (
 )
 
 
-def test_files_from_before_there_were_masks(tmp_path):
+def test_manifests_without_masks_load(tmp_path):
     (tmp_path / "old.json").write_text(OLD)
     manifest = Manifest.load(tmp_path / "old.json")
     assert manifest.parts["train"].mask == (None, None)

@@ -236,7 +236,7 @@ def test_too_few_groups_leave_a_part_empty(make_facts):
     assert [len(manifest.parts[part]) for part in PARTS] == [18, 0, 0]
 
 
-def test_draw_searches_for_a_shuffle_that_holds_every_class():
+def test_draw_repeats_until_every_class_is_in_every_part():
     labels = np.array(list("aaaaaaabbbbbbbaabbbbb"))  # the first shuffle of seed 0 leaves a fold without a class
     groups = np.array(["0", "0", *"112345567888889", *"9999"])
     for fold in range(5):

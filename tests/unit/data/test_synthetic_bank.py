@@ -48,7 +48,7 @@ def filled(folder, per_class=3):
     return bank
 
 
-def test_what_was_put_in_comes_out(tmp_path):
+def test_added_images_are_read_back(tmp_path):
     filled(tmp_path / "bank")
     bank = SyntheticBank.open(tmp_path / "bank")
     assert bank.counts() == {"normal": 3, "viral": 3}
@@ -182,7 +182,7 @@ def test_a_damaged_description_is_refused(tmp_path, change, message):
         SyntheticBank.open(file.parent)
 
 
-def test_other_pixels_and_classes_are_a_mistake_of_the_writer(tmp_path):
+def test_wrong_pixels_and_classes_raise_valueerror(tmp_path):
     bank = create(tmp_path / "bank")
     with pytest.raises(ValueError, match="an image must be of normal, viral, from 0 up"):
         bank.add([Item("covid", 0, "", 0, np.zeros((SIZE, SIZE), np.uint8))])

@@ -198,7 +198,7 @@ def test_facts_of_a_volume_come_from_the_cache_too(tmp_path, monkeypatch):
     assert scan([str(tmp_path / "a.npy")]).equals(first)
 
 
-def test_middle_slice_tells_copies(tmp_path):
+def test_copies_are_detected_by_the_middle_slice(tmp_path):
     values = blob(3)
     np.save(tmp_path / "a.npy", values)
     values[0] = 0

@@ -179,7 +179,7 @@ def test_prediction_does_not_depend_on_how_images_are_batched() -> None:
     assert members.predict(PART, [slots[1]]).keys() == {slots[1]}
 
 
-def test_prediction_leaves_no_trace_in_training() -> None:
+def test_prediction_does_not_change_training() -> None:
     quiet, asked = pack(), pack()
     a, b = (members.join(HARD, seed=1, horizon=100) for members in (quiet, asked))
     run(quiet, 3)

@@ -139,7 +139,7 @@ def test_slots_share_no_parameters_statistics_or_randomness() -> None:
             torch.testing.assert_close(mine[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_the_shared_network_stays_as_it_was() -> None:
+def test_shared_network_is_unchanged() -> None:
     shared = pack()
     before = {name: tensor.clone() for name, tensor in shared.model.state_dict().items()}
     state = torch.random.get_rng_state()
@@ -185,7 +185,7 @@ def test_a_frozen_part_stays_in_eval_mode() -> None:
     assert trains.model.body[3].training
 
 
-def test_a_network_goes_when_its_pack_goes() -> None:
+def test_network_is_freed_with_its_pack() -> None:
     """Cached facts about a backbone must not keep it alive: a search over several opens many."""
     built = pack(1)
     built.join(Params(), seed=0, horizon=HORIZON)
@@ -196,7 +196,7 @@ def test_a_network_goes_when_its_pack_goes() -> None:
     assert left() is None
 
 
-def test_a_step_that_fails_moves_no_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_step_changes_no_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that runs out behind the forward pass: the step is taken again, and batch norm counts it once."""
     left = []
     for fails in (False, True):
@@ -238,7 +238,7 @@ def test_training_starts_at_pretrained_weights_in_bf16() -> None:
     assert torch.equal(held, expected), "a Linear that a trial starts from must not be rounded"
 
 
-def test_parts_of_a_batch_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_batch_have_own_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that passes in parts, for want of memory, must not drop the same units in each."""
     built = pack(1)
     built.join(Params(drop=0.5, batch_size=4), seed=0, horizon=HORIZON)

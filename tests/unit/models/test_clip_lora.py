@@ -61,7 +61,7 @@ def test_embeddings_are_open_clips(base: Base, shipped: bool) -> None:
     torch.testing.assert_close(logits, clip.logit_scale.exp() * expected @ matrix.T, atol=1e-4, rtol=0)
 
 
-def test_every_style_words_known_and_unknown_classes() -> None:
+def test_every_style_has_captions_for_any_class() -> None:
     classes = ["NORMAL", "Lung_Opacity", "Viral Pneumonia", "TURBERCULOSIS", "COVID19", "left-sidedEffusion"]
     for style in STYLES:
         captions = prompts(classes, style)
@@ -121,14 +121,14 @@ def test_frozen_blocks_are_not_run_again_and_not_adapted(
     assert runs == [9, 2]  # one image for the shape, then all
 
 
-def test_frozen_blocks_that_make_no_sense_are_explained(base: Base) -> None:
+def test_invalid_frozen_blocks_are_refused(base: Base) -> None:
     with pytest.raises(SpaceError, match="frozen_blocks < 2 must hold, the blocks of this image tower, but got 2"):
         FAMILY.backbone(replace(base, frozen_blocks=2), CLASSES)
     with pytest.raises(SpaceError, match="frozen_blocks >= 1 must hold where views are kept"):
         FAMILY.check(replace(base, views=2))
 
 
-def test_text_is_not_run_again_for_trials_that_leave_it_alone(base: Base) -> None:
+def test_text_tower_runs_once_for_trials_without_text_adapters(base: Base) -> None:
     images, labels = np.zeros((4, 16, 16), np.uint8), np.array([0, 1, 2, 0])
     pack = Pack(FAMILY, base, CLASSES, part(images, labels), capacity=2)
     rows = []
@@ -181,14 +181,14 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-def test_missing_weights_are_explained_at_once() -> None:
+def test_missing_weights_fail_fast_with_a_remedy() -> None:
     start = time.monotonic()
     with pytest.raises(WeightsError, match=r"'openai' of ViT-L-14 .* `hf download timm/vit_large.*weights=DIR"):
         FAMILY.check(Base())
     assert time.monotonic() - start < 5.0
 
 
-def test_an_unreachable_hub_is_given_up_soon(
+def test_unreachable_hub_times_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unreachable(_request: object, *, timeout: float) -> None:

@@ -55,7 +55,7 @@ def params(**changes: Any) -> Params:
     return replace(Params(lr=1e-2, batch_size=6, augmentation=0, warmup=0.0), **changes)
 
 
-def test_the_mask_is_learnt_and_judged(base: Any) -> None:
+def test_mask_is_learnt_and_scored(base: Any) -> None:
     torch.set_num_threads(1)
     part = data()
     built = pack(base, part)
@@ -70,7 +70,7 @@ def test_the_mask_is_learnt_and_judged(base: Any) -> None:
     assert (after["probabilities"].argmax(1).numpy() == part["label"]).mean() > 0.9
 
 
-def test_zero_trains_no_decoder_and_tells_no_dice(base: Any) -> None:
+def test_lambda2_zero_trains_no_decoder_and_predicts_nan(base: Any) -> None:
     part = data()
     built = pack(base, part)
     without = built.join(params(lambda2=0.0), seed=1, horizon=HORIZON)
@@ -108,7 +108,7 @@ def test_lambda2_weighs_one_minus_dice(base: Any) -> None:
     assert 0 < slope < 1
 
 
-def test_a_trial_may_wait_for_its_first_mask(base: Any) -> None:
+def test_gradient_check_waits_for_the_first_mask(base: Any) -> None:
     """With few masked cases the decoder's gradient may come late; without any in a batch it cannot come."""
     known = np.zeros(COUNT, bool)
     built = pack(base, data(known))

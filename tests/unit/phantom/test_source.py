@@ -80,7 +80,7 @@ def test_damaged_set_is_rendered_again(shelf, renders, harm):
     assert again.equals(cases)
 
 
-def test_leftovers_of_a_dead_process_are_swept(shelf, renders):
+def test_leftovers_of_a_dead_process_are_removed(shelf, renders):
     source.index(None, SMALL)
     root = next(p for p in shelf.iterdir() if p.is_dir())
     left = shelf / f"{root.name}.abc.part"

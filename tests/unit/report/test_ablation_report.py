@@ -26,7 +26,7 @@ def tables(*shares):
     ("shares", "said"),
     [((0.9, 0.9, 0.3), "above the control in 2 of 3. Patients tell a gain, but seeds don't"), ((0.9,) * 3, "3 of 3.")],
 )
-def test_patients_and_seeds_are_two_questions(shares, said):
+def test_report_states_patients_and_seeds_separately(shares, said):
     """An interval over patients can leave out 0 though one of three trainings was worse."""
     predictions = {0.0: tables(0.4, 0.4, 0.4), 1.0: tables(*shares)}
     result = ablation_report.part(PATIENTS, COMPARED, predictions, Objective("macro_f1"))
@@ -41,7 +41,7 @@ def test_patients_and_seeds_are_two_questions(shares, said):
     assert held["problem"] == "Not computed: no seed's training ended with all values; give more --seeds."
 
 
-def test_notes_say_only_what_is_known():
+def test_notes_omit_what_is_unknown():
     known = ablation_report.notes(COMPARED, 3, left_out=True, edited=False, failed=[])
     assert "its score with lambda2 1 was selected and leans high, so it is left out" in known[0]
     assert "chosen on the validation cases with lambda2 1: that favours 1" in known[1]

@@ -125,7 +125,7 @@ def test_poor_trial_never_paused_occupies_no_rank():
     assert rungs.promotable(trials) == 1
 
 
-def test_ray_lets_nan_go_on_and_counts_it():
+def test_ray_continues_and_counts_nan_trials():
     """The defect of the stock scheduler that the test above guards against."""
     from ray.tune.schedulers.async_hyperband import _Bracket
 
@@ -144,7 +144,7 @@ ARRIVALS = st.lists(st.tuples(st.integers(0, 15), st.floats(0, 1)), max_size=60)
 
 
 @given(ARRIVALS, st.integers(0, 60), st.sampled_from(["promote", "stop"]))
-def test_rungs_rebuilt_from_the_reports_decide_alike(arrivals, cut, mode):
+def test_rungs_rebuilt_from_reports_decide_equally(arrivals, cut, mode):
     """Cutting a run anywhere and showing a new ASHA the same reports changes no later decision."""
     reached: dict[int, int] = {}
     reports = []

@@ -86,7 +86,7 @@ def test_search_without_a_bank_builds_one_first(
         assert len(data.synthetic) == sum(study.history().study["data"]["bank"]["counts"].values())
 
 
-def test_a_bank_that_no_trial_wants_is_a_mistake(bank: SyntheticBank) -> None:
+def test_bank_that_no_trial_uses_is_refused(bank: SyntheticBank) -> None:
     for settings in ({}, {"synthetic_ratio": 1, "synthetic_images": "duplicates"}):
         with pytest.raises(SpaceError, match=r"--bank is given, but no trial of clip_head wants synthetic images; did"):
             begin(bank.folder, **settings)

@@ -30,6 +30,6 @@ def test_start_points_of_several_spaces_have_their_trial_numbers(capsys):
 
 
 @pytest.mark.parametrize(("setting", "note"), [({"batch_size": 8}, True), ({"batch_size": 4}, False)])
-def test_check_tells_what_a_setting_changes_in_start_points(capsys, setting, note):
+def test_check_lists_start_points_changed_by_a_setting(capsys, setting, note):
     _, text = lines(capsys, "clip_lora", "demo", setting)
     assert ("note: batch_size is fixed at 8 in every trial; start point 1 had 4." in text) is note

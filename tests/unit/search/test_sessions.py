@@ -113,7 +113,7 @@ def test_parameters_of_another_family_are_named(sessions: Any, tmp_path: Path) -
         built.start(0, {**trial("one", "a"), "rnak": 2}, 0, tmp_path / "0")
 
 
-def test_what_is_due_outlives_a_neighbours_exception(sessions: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_due_reports_survive_another_trials_exception(sessions: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """A rung whose report is lost would never be decided on."""
     built, _ = sessions
     which = {0: trial("one", "a"), 1: trial("one", "a"), 2: trial("two", "c")}

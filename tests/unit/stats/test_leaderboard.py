@@ -84,7 +84,7 @@ def test_lead_explained_by_the_choice_is_not_beyond_chance():
     assert "Corrected for choosing the best of all trials" in ranking["sentence"]
 
 
-def test_choice_is_corrected_only_with_everyones_candidates():
+def test_correction_requires_candidates_of_all_contenders():
     pair = contenders(0.9, 0.5)
     ranking = board(PATIENTS, pair, MACRO_F1, candidates={"a": [model(0.9)]}, draws=100)
     assert ranking["corrected"] is None
@@ -92,7 +92,7 @@ def test_choice_is_corrected_only_with_everyones_candidates():
     assert ranking["rows"][1]["corrected"] is None
 
 
-def test_the_value_of_the_journal_ranks_where_it_is_given():
+def test_journal_value_decides_the_rank():
     ranking = board(PATIENTS, [Contender("a", model(0.7), 0.6), Contender("b", model(0.7), 0.8)], MACRO_F1, draws=50)
     assert [row["value"] for row in ranking["rows"]] == [0.8, 0.6]
 

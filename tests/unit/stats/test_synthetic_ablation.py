@@ -97,7 +97,7 @@ def test_one_patient_is_no_evidence():
     assert validation["synthetic"]["helped"] is False
 
 
-def test_other_axes_say_nothing_of_synthetic_images():
+def test_other_axes_have_no_verdict_on_synthetic_images():
     axis = Comparison("lambda2", (0.0, 1.0), 0.0, 1.0)
     validation, words, lines = compared({0.0: 0.5, 1.0: 0.9}, axis)
     assert validation["synthetic"] is None

@@ -100,6 +100,6 @@ def test_constant_class_is_chosen_on_training():
 
 
 @pytest.mark.parametrize(("metric", "mode", "sign"), [("macro_f1", "max", 1), ("nll", "min", -1)])
-def test_metrics_know_their_direction(metric, mode, sign):
+def test_metrics_have_their_direction(metric, mode, sign):
     result = Classification().metrics[metric]
     assert (result.mode, result.sign) == (mode, sign)

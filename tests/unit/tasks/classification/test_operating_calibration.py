@@ -124,7 +124,7 @@ def test_twenty_cases_are_enough_for_ninety_five_percent():
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 1.5, float("nan")])
-def test_a_sensitivity_that_cannot_be_wanted_is_named(wanted):
+def test_sensitivity_out_of_range_is_refused(wanted):
     with pytest.raises(ValueError, match="0 < wanted sensitivity < 1 must hold"):
         operating.fit(*predictions(), CLASSES, wanted)
 
