@@ -105,7 +105,7 @@ def test_scripts_are_thin(path):
 
 
 def answered(door, *words, heavy=("torch", "ray", "mlflow", "open_clip", "sklearn", "pandas", "numpy")):
-    """Run a script or ``python -m lungtune``, none of whose imports may be heavy; return its text and CPU seconds."""
+    """Run a script or ``python -m lungtune`` without heavy imports; return its output and CPU seconds."""
     code = (
         "import resource, runpy, sys; door, sys.argv[:] = sys.argv[1], sys.argv[1:]\n"
         "try: (runpy.run_path if door.endswith('.py') else runpy.run_module)(door, run_name='__main__')\n"
@@ -164,7 +164,7 @@ def test_the_product_names_commands_not_scripts():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "sentence"),
     [
         (["--data", "folder:/nowhere"], "/nowhere"),
         (["--data", "phantom,n=many"], "n must be a whole number"),
@@ -172,7 +172,7 @@ def test_the_product_names_commands_not_scripts():
         (["--study", "a/b"], "--study must be letters"),
     ],
 )
-def test_user_errors_import_nothing_heavy(words, told, tmp_path):
+def test_user_errors_import_nothing_heavy(words, sentence, tmp_path):
     code = (
         "import runpy, sys; sys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -184,7 +184,7 @@ def test_user_errors_import_nothing_heavy(words, told, tmp_path):
     env = {**os.environ, "LUNGTUNE_HOME": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    assert told in done.stderr
+    assert sentence in done.stderr
 
 
 def test_mlflow_folder_shadows_no_package():

@@ -109,7 +109,7 @@ def test_every_parameter_is_read(family: Sample) -> None:
     spy = Spy(family.default)
     pack.join(spy, seed=1, horizon=HORIZON)
     pack.step()
-    family.told(pack, 0)
+    family.predicted(pack, 0)
     assert specs(family.family.Params).keys() - spy.read == set()
 
 

@@ -52,7 +52,7 @@ def seeded(seed: int) -> torch.Generator:
 def train(family: Sample, level: int, steps: int = 4) -> tuple[list[float], Tensor]:
     pack = replace(family, synthetic=None).pack(1)
     slot = pack.join(replace(family.default, augmentation=level), seed=1, horizon=HORIZON)
-    return [pack.step()[slot] for _ in range(steps)], family.told(pack, slot)
+    return [pack.step()[slot] for _ in range(steps)], family.predicted(pack, slot)
 
 
 def test_level_zero_trains_equally_with_and_without_cache(family: Sample, kept: Sample) -> None:
@@ -63,7 +63,7 @@ def test_level_zero_trains_equally_with_and_without_cache(family: Sample, kept: 
 
 @pytest.mark.parametrize("level", [1, 3])
 def test_views_do_not_depend_on_batch_or_trial(kept: Sample, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each image of a batch is one of its views; two passes show both, and another trial gets its own turn."""
+    """Each image of a batch is one of its views; two passes show both, and another trial begins at its own view."""
     field = kept.family.inputs[0]
     pack, seen, pixels = kept.pack(2), [], torch.from_numpy(kept.part[field.name]).float() / 255
     true, (name,) = type(kept.family).losses, kept.family.features(pack.model, {field.name: pixels[:1]})

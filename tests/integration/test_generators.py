@@ -97,7 +97,7 @@ def test_search_minimises_distance_and_reports_references(home: Path, recipe: Pa
 
 
 def test_untrained_base_draws_as_the_last_start_point(home: Path, recipe: Path) -> None:
-    """The source's configuration may ask in a way that this base never learnt, and nothing is easier to beat."""
+    """The source's captions may be unknown to this base, which would make a reference that is too easy to beat."""
     space, study = catalog.space(str(home / "tiny.yaml")), home / "studies" / "drawn"
     base = params.build(FAMILY.Base, space.base)
     data = dataset.load(study / "split.json", FAMILY.fields, base.image_size)
@@ -175,8 +175,8 @@ def test_a_shipped_generator_draws_the_same_without_training(
         assert [[e.sha256 for e in other.entries(name)] for name in other.classes] == [
             [e.sha256 for e in bank.entries(name)[:2]] for name in bank.classes
         ]
-        told = [json.loads((each.folder / "generator.json").read_text()) for each in (bank, other)]
-        assert told[0] == told[1]
+        described = [json.loads((each.folder / "generator.json").read_text()) for each in (bank, other)]
+        assert described[0] == described[1]
     finally:
         shutil.rmtree(work)
         shutil.move(tmp_path / "trained", work)
@@ -228,7 +228,7 @@ def test_bank_requires_a_generator_recipe_and_its_data(recipe: Path, tmp_path: P
 def test_without_a_recipe_the_best_comparable_one_is_taken(
     bank: SyntheticBank, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Scores of another judge, or of other sizes, are of another scale: such a recipe is no candidate."""
+    """Scores by another CLIP, or of other sizes, have another scale: such a recipe is no candidate."""
     maker = importlib.import_module("lungtune.synthesize")
     monkeypatch.setattr(maker, "DEFAULT", str(home / "tiny.yaml"))
     assert synthesize(data=DATA, profile="full", per_class={bank.classes[0]: 2}) == bank.folder

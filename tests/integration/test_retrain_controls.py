@@ -40,7 +40,7 @@ def recipe(home):
 
 @pytest.fixture
 def masks(monkeypatch):
-    """Data with masks; return what every opening asked for."""
+    """Use data with masks; return the arguments of every opening."""
     load, asked = dataset.load, []
 
     def opened(data, fields, size, *, test=False, bank=None):

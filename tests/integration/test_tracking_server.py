@@ -28,7 +28,7 @@ EVENTS = len(list(tracking_study.script(TRIALS)))
 
 
 class Proxy:
-    """Stands between client and server: ``mode`` is pass, refuse, slow, or lose (the answer)."""
+    """Proxy between client and server: ``mode`` is pass, refuse, slow, or lose (the answer)."""
 
     def __init__(self, port: int) -> None:
         self.mode, self.target = "pass", port
@@ -81,7 +81,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 class Running(NamedTuple):
-    """The server behind the door, and what the door said when it opened."""
+    """The server that ``lungtune ui`` started, and the output of its start."""
 
     pid: int
     port: int
@@ -224,7 +224,7 @@ def test_hung_server_delays_no_search(running, patience, tmp_path, request):
 
 
 def test_ui_prints_its_address_and_uses_the_port(running):
-    """That Ctrl-C shuts it, and leaves nothing behind, is looked at when its server is needed no more."""
+    """Shutdown by Ctrl-C without leftovers is checked at the end of the fixture."""
     url = f"http://127.0.0.1:{running.port}"
     assert running.said[0] == f"starting MLflow at {url} ...\n"
     assert f"{url} " in running.said[1]
@@ -256,10 +256,10 @@ def test_unanswered_start_is_reported_until_answered(monkeypatch):
 
     monkeypatch.setattr(urllib.request.OpenerDirector, "open", opened)
     monkeypatch.setattr(server, "PATIENCE", 0.3)
-    told = []
-    assert server._answers(SimpleNamespace(poll=lambda: None), "http://x", told.append)
-    assert len(told) == 1
-    assert not server._answers(SimpleNamespace(poll=lambda: 1), "http://x", told.append), "it has ended"
+    notes = []
+    assert server._answers(SimpleNamespace(poll=lambda: None), "http://x", notes.append)
+    assert len(notes) == 1
+    assert not server._answers(SimpleNamespace(poll=lambda: 1), "http://x", notes.append), "it has ended"
 
 
 def test_ui_sync_delivers_a_study(tmp_path, monkeypatch, furnish, door):

@@ -21,7 +21,7 @@ from tests.integration import version_0_1 as old
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory):
-    """All that 0.1 left; tests write elsewhere."""
+    """All artefacts of 0.1, read-only; tests write elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         yield old.settle(tmp_path_factory.mktemp("home"), patch)
 

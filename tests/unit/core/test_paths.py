@@ -1,4 +1,4 @@
-"""Where studies and a user's own families lie: in a checkout, and where lungtune is installed."""
+"""Locations of studies and of a user's own families, in a checkout and with an installed lungtune."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Names of other libraries are understood where a parameter or metric is named wrongly."""
+"""Names of other libraries in the suggestions for unknown parameters and metrics."""
 
 import pytest
 

@@ -136,7 +136,7 @@ def test_duplicates_stay_together(make_facts):
 
 
 def near(facts: pd.DataFrame, first: int, second: int, *, bits: int, noise: float) -> None:
-    """Make two rows resemble each other."""
+    """Set two rows' facts to those of look-alikes."""
     facts.iat[second, 6] = facts.iat[first, 6] ^ ((1 << bits) - 1)
     detail = np.frombuffer(facts.iat[first, 7], np.int8).astype(float)
     changed = detail + np.random.default_rng(0).normal(0, noise, detail.shape) * detail.std()

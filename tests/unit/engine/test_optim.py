@@ -99,7 +99,7 @@ RISING = {"warmup": 5 / 30, "warmup_start": 0.1}
 
 @pytest.mark.usefixtures("double")
 def test_a_mixed_pack_steps_each_trial_as_torch() -> None:
-    """Eight trials, each with its own optimiser and schedule; slots are stepped in changing company."""
+    """Eight trials, each with its own optimiser and schedule; slots are stepped in changing groups."""
     torch.manual_seed(0)
     more = [{}, STEPPED, RISING, {**RISING, "lr_schedule": "constant"}, STEPPED, RISING, STEPPED, {"lr_cosine": 0.5}]
     stack = ParameterStack({"a": (5,), "b": (3, 7)}, len(SETTINGS), torch.device("cpu"))

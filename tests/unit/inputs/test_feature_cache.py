@@ -1,4 +1,4 @@
-"""Feature cache: built once by the first comer, views in order, independent of pack composition."""
+"""Feature cache: built once by one process, views in order, independent of pack composition."""
 
 from __future__ import annotations
 

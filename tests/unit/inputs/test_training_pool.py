@@ -205,7 +205,7 @@ def test_fidelity_counts_samples_whatever_the_ratio(tmp_path: Any) -> None:
 
 
 def test_validation_never_sees_a_synthetic_image(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judged are the validation images alone, and a trial that mixes nothing in is the same with a bank and without."""
+    """Only validation images are scored, and a trial without synthetic images is the same with and without a bank."""
     shown: list[Tensor] = []
     true = Toy.outputs
 
@@ -246,7 +246,7 @@ def test_trial_resumes_exactly_from_its_checkpoint(use: str) -> None:
 
 
 def test_kept_features_of_both_sets_have_tables_of_their_own(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real images' tables are the ones of a study without a bank; the bank's are made when one is first shown."""
+    """Real images' tables are those of a study without a bank; the bank's are computed at their first use."""
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path))
     computed: list[int] = []
 

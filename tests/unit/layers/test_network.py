@@ -18,7 +18,7 @@ from lungtune.engine.pack import Pack
 from lungtune.inputs.batch import Batch
 from lungtune.layers import network
 from lungtune.layers.layout import BatchLayout
-from toy import CLASSES, IMAGES, LABELS, PART, Base, N, Toy, told
+from toy import CLASSES, IMAGES, LABELS, PART, Base, N, Toy, predicted
 from toy import Params as ToyParams
 
 HORIZON = 5 * N
@@ -121,7 +121,7 @@ def test_a_slot_trains_as_torch_does(whole: bool, decay: float) -> None:
     for name, tensor in ours.adapter(slot).items():
         torch.testing.assert_close(tensor, oracle.state_dict()[name], rtol=1e-3, atol=1e-5)
     oracle.eval()
-    torch.testing.assert_close(told(ours, slot), oracle(images).softmax(1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(predicted(ours, slot), oracle(images).softmax(1), rtol=1e-3, atol=1e-4)
 
 
 def test_slots_share_no_parameters_statistics_or_randomness() -> None:
@@ -186,7 +186,7 @@ def test_a_frozen_part_stays_in_eval_mode() -> None:
 
 
 def test_network_is_freed_with_its_pack() -> None:
-    """Cached facts about a backbone must not keep it alive: a search over several opens many."""
+    """A cache per backbone must not keep it in memory: a search over several bases opens many."""
     built = pack(1)
     built.join(Params(), seed=0, horizon=HORIZON)
     built.step()
@@ -197,7 +197,7 @@ def test_network_is_freed_with_its_pack() -> None:
 
 
 def test_failed_step_changes_no_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that runs out behind the forward pass: the step is taken again, and batch norm counts it once."""
+    """Memory runs out after the forward pass: the step is repeated, and batch norm counts it once."""
     left = []
     for fails in (False, True):
         built, calls = pack(2), []

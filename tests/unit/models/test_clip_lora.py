@@ -24,7 +24,7 @@ from lungtune.models.clip_prompts import STYLES, prompts
 from lungtune.trainables.clip_lora import FAMILY
 from lungtune.trainables.clip_lora import ClipLoraBase as Base
 from lungtune.trainables.clip_lora import ClipLoraParams as Params
-from toy import part, told
+from toy import part, predicted
 
 CLASSES = ("normal", "bacterial", "viral")
 
@@ -163,7 +163,7 @@ def test_mixed_precision_stays_near_float32(base: Base) -> None:
         for tower in ("image", "both"):
             pack.join(Params(lora_tower=tower, lr=1e-3, lora_targets="qkvo_mlp"), seed=0, horizon=100)
         losses = [list(pack.step().values()) for _ in range(4)]
-        results.append((torch.tensor(losses), told(pack, 1, part(images, labels)), pack.adapter(1)))
+        results.append((torch.tensor(losses), predicted(pack, 1, part(images, labels)), pack.adapter(1)))
     (full, scores, adapter), (mixed, scores_16, adapter_16) = results
     torch.testing.assert_close(mixed, full, atol=0.1, rtol=0.05)
     torch.testing.assert_close(scores_16, scores, atol=0.05, rtol=0)

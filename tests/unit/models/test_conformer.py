@@ -79,7 +79,7 @@ def test_every_parameter_gets_a_gradient(micro: Conformer) -> None:
 
 
 def test_branches_exchange_features(micro: Conformer) -> None:
-    """Logits of either branch hang on weights of the other's blocks."""
+    """Logits of either branch depend on weights of the other's blocks."""
     conv, trans = micro(_images())
     there = torch.autograd.grad(conv.sum(), micro.trans_1.mlp.fc2.weight, retain_graph=True)[0]
     back = torch.autograd.grad(trans.sum(), micro.blocks[-1].cnn_block.conv2.weight)[0]

@@ -131,7 +131,7 @@ def test_an_encoder_without_five_maps_is_named(model: str) -> None:
 
 
 def test_unmasked_synthetic_images_train_the_class_only(base: Any) -> None:
-    """Whatever stands where their masks would be, black or not, changes nothing; real ones keep theirs."""
+    """Values in the place of their missing masks, black or not, change nothing; real images keep their masks."""
     part = data()
     synthetic = Part.of(image=part["image"][::-1].copy(), label=part["label"][::-1].copy())
     built = Pack(FAMILY, base, CLASSES, part, synthetic=synthetic, capacity=1)
@@ -184,7 +184,7 @@ def test_no_decoder_reports_no_dice(base: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", ["dice", "macro_f1"])
 def test_a_decoder_that_became_nan_fails_the_trial(base: Any, tmp_path: Path, metric: str) -> None:
-    """Neither the loss, which passes over NaN masks, nor the class shows it."""
+    """Neither the loss, which ignores NaN masks, nor the class shows it."""
     failed = reported(base, metric, tmp_path, spoil=True, lambda2=0.5)
     assert isinstance(failed, TrialError)
     assert failed.reason == "nan"

@@ -17,7 +17,7 @@ from tests.unit.retraining import fakes
 
 
 class Regression(Segmentation):
-    """A user's task: one number a case, less is better; nothing but what the protocol asks for."""
+    """A user's task: one number a case, less is better; only the required members of ``Task``."""
 
     name = "regression"
     metrics = {"iou": Metric("min", "an error"), "dice": Metric("max", "unused")}  # noqa: RUF012
@@ -195,7 +195,7 @@ def test_masks_are_not_opened_without_request(tmp_path, opened):
 
 
 def test_unscorable_value_is_reported(tmp_path, monkeypatch):
-    """It costs no other model its score."""
+    """The other models keep their scores."""
     predict = fakes.FakeSession.predict
 
     def broken(session, number, part):

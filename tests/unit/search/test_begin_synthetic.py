@@ -48,7 +48,7 @@ def fill(bank: SyntheticBank, per_class: int) -> None:
 
 @pytest.fixture
 def bank(tmp_path: Path) -> SyntheticBank:
-    """Twelve images of each class, made for the data split with seed 3."""
+    """Bank of twelve images per class for the data split with seed 3."""
     manifest = dataset.inspect(SOURCE, seed=3).manifest
     about = {"key": "ab" * 16, "generator": {"recipe": "sd-1.yaml"}, "size": 16, "seed": 0}
     made = SyntheticBank.create(tmp_path / "bank", classes=manifest.classes, train_hash=manifest.train_hash, **about)

@@ -65,7 +65,7 @@ class Waiting(threading.Thread):
 
 
 def settle(host, joined):
-    """Let the work thread pass until these trials are in the pack."""
+    """Release the work thread until these trials are in the pack."""
     end = time.monotonic() + 10
     while not joined <= set(host._session.runs):
         host._session.gate.release()

@@ -16,8 +16,8 @@ NAMES = ("lr", "weight_decay", "batch_size", "augmentation", "class_weighting", 
 
 
 def history(space, *events):
-    told = [{"event": "study", "schema": 2, "name": "s", "space": {**space.to_dict(), "trials": 8}}]
-    return History([*told, *events])
+    printed = [{"event": "study", "schema": 2, "name": "s", "space": {**space.to_dict(), "trials": 8}}]
+    return History([*printed, *events])
 
 
 def trial(number, origin="sampler", **params):
@@ -148,9 +148,9 @@ def test_resize_begins_on_an_empty_screen(space, monkeypatch):
 def test_piped_trial_has_one_line_and_a_new_best_is_shown(piped):
     point = dict.fromkeys(NAMES, 0.5)
     assert piped.feed(*(trial(n, **point) for n in range(3)), report(0, 1, 0.5), report(1, 1, 0.4)) == []
-    told = piped.feed(pause(0, 1))
-    assert told[0].startswith("trial   0  1 passes  macro_f1 0.5000  paused  lr=0.5 weight_decay=0.5")
-    assert told[1:] == ["best 0.5000 (trial 0)"]
+    printed = piped.feed(pause(0, 1))
+    assert printed[0].startswith("trial   0  1 passes  macro_f1 0.5000  paused  lr=0.5 weight_decay=0.5")
+    assert printed[1:] == ["best 0.5000 (trial 0)"]
     (line,) = piped.feed(pause(1, 1))
     assert line.startswith("trial   1  1 passes  macro_f1 0.4000  paused")
     assert piped.feed(end(1)) == [], "it has had its line"

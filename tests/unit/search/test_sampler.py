@@ -68,7 +68,7 @@ def test_stopped_trial_is_pruned_with_its_reports():
 
 
 def test_ray_optuna_search_calls_a_stopped_trial_complete():
-    """The defect of ``OptunaSearch`` that the test above guards against."""
+    """Defect of ``OptunaSearch``; the test above excludes it here."""
     from ray.tune.search.optuna import OptunaSearch
 
     stock = OptunaSearch({"x": FloatDistribution(0, 1)}, metric="m", mode="max")

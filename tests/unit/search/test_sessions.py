@@ -114,7 +114,7 @@ def test_parameters_of_another_family_are_named(sessions: Any, tmp_path: Path) -
 
 
 def test_due_reports_survive_another_trials_exception(sessions: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    """A rung whose report is lost would never be decided on."""
+    """If a rung's report were lost, its decision would never be made."""
     built, _ = sessions
     which = {0: trial("one", "a"), 1: trial("one", "a"), 2: trial("two", "c")}
     for number, params in which.items():
@@ -171,7 +171,7 @@ def test_a_host_opens_a_base_that_is_searched(monkeypatch: Any, tmp_path: Path) 
 
 
 def test_recipe_trains_with_the_threads_of_its_trial() -> None:
-    """Hosts on cores have one; two add up in another order, and what a trial at a high rate ends with is another."""
+    """Hosts on cores have one thread; two sum in another order, which changes the result at a high learning rate."""
     torch.set_num_threads(2)
     capacity.set_reproducible_threads()
     assert torch.get_num_threads() == (2 if torch.cuda.is_available() else 1)

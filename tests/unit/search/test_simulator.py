@@ -16,7 +16,7 @@ AXES = {"x": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b"]
 
 
 def table(rows=120, epochs=27, mode="max", misleading=False):
-    """The best ``x`` is the largest; learning curves that misled would show it as the worst up to epoch 5."""
+    """The best ``x`` is the largest; with ``misleading`` curves it is the worst up to epoch 5."""
     rng = np.random.default_rng(0)
     x = rng.permutation(rows) / (rows - 1)
     time = np.arange(1, epochs + 1)
@@ -127,4 +127,4 @@ def test_stock_ray_is_rays_own_scheduler_and_searcher():
     assert [milestone for milestone, _ in rungs] == [16, 4, 1]
     assert len(rungs[2][1]) == len(stock._trials)
     trials = stock.searcher._ot_study.trials
-    assert {t.params["x"] for t in trials} <= {row["x"] for row in curves.rows}, "told which row was tried"
+    assert {t.params["x"] for t in trials} <= {row["x"] for row in curves.rows}, "tried rows are recorded"

@@ -1,4 +1,4 @@
-"""Mistakes are told at once: before a backend starts, or while it does."""
+"""User errors are reported at once: before a backend starts, or while it does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lungtune.search.backend import Startup
 
 
 class Slow(InProcess):
-    """Starts when the test lets it."""
+    """Starts when the test releases it."""
 
     def __init__(self) -> None:
         super().__init__()
