@@ -71,9 +71,7 @@ def test_pack_gives_each_trial_its_solo_result(family: Sample) -> None:
     for slot, i in who.items():
         expected, solo = alone(family, variants[i], i, len(got[i]))
         assert got[i] == pytest.approx(expected, **CLOSE), f"trial {i}: {variants[i]}"
-        torch.testing.assert_close(
-            family.predicted(pack, slot), family.predicted(solo, 0), **family.prediction_tolerance
-        )
+        torch.testing.assert_close(family.predicted(pack, slot), family.predicted(solo, 0), **family.tolerance)
 
 
 def test_checkpoint_file_resumes_in_another_pack(family: Sample, tmp_path: Path) -> None:
@@ -89,7 +87,7 @@ def test_checkpoint_file_resumes_in_another_pack(family: Sample, tmp_path: Path)
     assert single.samples(slot) == meta["samples"]
     got += losses(single, slot, 3)
     assert got == pytest.approx(expected, **CLOSE)
-    torch.testing.assert_close(family.predicted(single, slot), family.predicted(solo, 0), **family.prediction_tolerance)
+    torch.testing.assert_close(family.predicted(single, slot), family.predicted(solo, 0), **family.tolerance)
 
 
 def test_resume_alone_is_bit_identical(family: Sample) -> None:
