@@ -59,7 +59,7 @@ class Group(TyperGroup):
     """The commands; an unknown one is explained in one sentence."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read what stands before the command's name.
+        """Read the flags before the command's name.
 
         Raises:
             UserError: there is no such flag.

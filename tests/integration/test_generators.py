@@ -122,7 +122,7 @@ def test_recipe_retrains_to_its_score_and_opens_the_test_set(recipe: Path, tmp_p
     assert "a classifier of real images takes " in words
     assert "| recognised_normal | " in words
     assert list(test["recognised"]) == ["recipe", "untrained", "real"]
-    with pytest.raises(SpaceError, match="--bank is given, but the recipe wants no synthetic images"):
+    with pytest.raises(SpaceError, match="--bank is given, but the recipe uses no synthetic images"):
         retrain.retrain(recipe, bank=tmp_path, out=tmp_path / "out")
 
 
@@ -141,7 +141,7 @@ def test_bank_is_reused_extended_and_repaired(bank: SyntheticBank, recipe: Path,
     assert list(bank.counts().values()) == [9] * len(bank.classes)
     victim = bank.folder / bank.entries(bank.classes[1])[4].file
     victim.write_bytes(victim.read_bytes()[:-7])
-    with pytest.raises(DataError, match=r"must be the one that was made, but its content has changed"):
+    with pytest.raises(DataError, match=r"must be the generated one, but its content has changed"):
         SyntheticBank.open(bank.folder).verify()
     assert synthesize(recipe, per_class=10, classes=[bank.classes[1]]) == bank.folder
     assert "is damaged and is made anew" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_recipe_with_a_bank_retrains_to_its_score(
     (plain,) = (path for path in export("mixed", top=2) if path != recipe)
     assert "bank" not in yamlfile.load(plain)["provenance"]
     assert retrain(plain, blackout=False).reproduced == "yes"
-    with pytest.raises(SpaceError, match="--bank is given, but the recipe wants no synthetic images"):
+    with pytest.raises(SpaceError, match="--bank is given, but the recipe uses no synthetic images"):
         retrain(plain, bank=searched["bank"].folder)
     moved = shutil.copytree(searched["bank"].folder, tmp_path / "moved")
     recipe.write_text(recipe.read_text().replace(kept["path"], "/lost/bank"))
@@ -105,7 +105,9 @@ def test_recipe_with_a_bank_retrains_to_its_score(
     assert done.reproduced == "yes"
     assert done.content["unasked"] == f"lungtune retrain {recipe} {ASKED}"
     reported = (done.folder / "report.md").read_text()
-    assert "Whether synthetic images helped was not asked here. This asks it: `lungtune retrain" in reported
+    assert (
+        "The effect of synthetic images was not measured here. This command measures it: `lungtune retrain" in reported
+    )
     (moved / "bank.json").write_text((moved / "bank.json").read_text().replace("abab", "cdcd"))
     with pytest.raises(DataError, match="must be the bank of synthetic images abababababab, but is cdcdcdcdcdcd"):
         retrain(recipe, bank=moved)

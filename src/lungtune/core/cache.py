@@ -84,7 +84,7 @@ class Shared:
         with waiting(self.file.with_suffix(".lock"), f"makes the {self.noun} {self.file.stem}"):
             wrong = self._flaw()
             if wrong:
-                log_stderr(f"The {self.noun} {self.file.name} is damaged ({wrong}); making it anew.")
+                log_stderr(f"The {self.noun} {self.file.name} is damaged ({wrong}); rebuilding it.")
             if wrong != "":
                 self._build(build)
                 if not self.sound:
@@ -101,7 +101,7 @@ class Shared:
         if held is None:
             return "its description is missing or torn"
         if any(held.get(key) != value for key, value in self.about.items()):
-            return "its description says that it holds something else"
+            return "its description is of another content"
         try:
             if self.file.stat().st_size != self.size:
                 return "it has the wrong length"

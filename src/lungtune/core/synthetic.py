@@ -95,7 +95,7 @@ def refuse_idle(space: SearchSpace) -> None:
     """
     if not wanted(space):
         raise SpaceError(
-            f"--bank is given, but no trial of {space.name} wants synthetic images; did you mean "
+            f"--bank is given, but no trial of {space.name} uses synthetic images; did you mean "
             f"--set '{RATIO}=[0, 0.5, 1]'?"
         )
 

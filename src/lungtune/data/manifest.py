@@ -92,7 +92,7 @@ class Manifest:
         label_names: of the column `labels`.
         columns: of the column `table`.
         kind: `image` or `volume`.
-        channels: of a volume; images are read with as many as asked for.
+        channels: of a volume; images are read with any requested number.
     """
 
     classes: tuple[str, ...]

@@ -138,7 +138,7 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bo
     except (OSError, sqlite3.OperationalError) as error:  # locked too long, or no right to write: go without
         log_stderr(f"The cache of image facts {_database()} cannot be used: {error}. {HINT}")
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-        log_stderr(f"The cache of image facts {_database()} is damaged ({error}); building it anew.")
+        log_stderr(f"The cache of image facts {_database()} is damaged ({error}); rebuilding it.")
         _database().unlink(missing_ok=True)
         return {}
     return known

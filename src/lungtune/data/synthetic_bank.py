@@ -169,7 +169,7 @@ class SyntheticBank:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{file} must describe a bank of synthetic images, but is damaged ({type(error).__name__}: {error}); "
-                f"put it back, or make the bank anew in another folder with: {_MAKE} RECIPE"
+                f"put it back, or create the bank again in another folder with: {_MAKE} RECIPE"
             ) from error
         return cls(folder, **{**values, "classes": tuple(values["classes"])})
 
@@ -188,7 +188,7 @@ class SyntheticBank:
         if folder is None and not (place / _DESCRIPTION).is_file():
             raise DataError(
                 f"the bank of synthetic images {about['key'][:12]} must be at {place}, but is not there; put it back "
-                "(lungtune retrain takes --bank DIR where it lies elsewhere)."
+                "(lungtune retrain takes --bank DIR if it was moved)."
             )
         bank = cls.open(place)
         if bank.key != about["key"]:
@@ -201,7 +201,7 @@ class SyntheticBank:
         if taken.hash != about["hash"]:
             raise DataError(
                 f"the images in the bank {place} must be those that were trained on ({about['hash'][:12]}), but some "
-                f"were made anew since ({taken.hash[:12]}): scores can't be compared."
+                f"were regenerated since ({taken.hash[:12]}): scores can't be compared."
             )
         return taken
 
@@ -271,8 +271,8 @@ class SyntheticBank:
                 flaw = entry.flaw(self.folder)
                 if flaw:
                     raise DataError(
-                        f"the synthetic image {self.folder / entry.file} must be the one that was made, but {flaw}; "
-                        f"put it back, or let '{self._command()}' make it anew."
+                        f"the synthetic image {self.folder / entry.file} must be the generated one, but {flaw}; "
+                        f"put it back, or regenerate it with '{self._command()}'."
                     )
 
     def drop_damaged(self) -> list[Entry]:
@@ -385,7 +385,7 @@ def _read_entry(folder: Path, number: int, line: bytes) -> Entry:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder / _LIST}:{number}: every line must describe a synthetic image, but this one does not; delete "
-            "the line, and its image is made anew."
+            "the line, and its image is regenerated."
         ) from error
     return entry
 

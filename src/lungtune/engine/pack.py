@@ -127,7 +127,7 @@ class Pack:
 
         A loss may be NaN or infinite: that slot is broken, the others are not touched by it. When memory runs out,
         fewer rows pass at a time from then on (``rows``): first fewer slots, which changes nothing for any of them,
-        then parts of one slot's batch, whose gradients are summed. Batch sizes stay as asked.
+        then parts of one slot's batch, whose gradients are summed. Batch sizes stay unchanged.
 
         Args:
             slots: slots to train; default all. The others are unchanged.

@@ -68,7 +68,7 @@ class Diffusion(nn.Module):
             cut = tokenizer(listed, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
             if len(cut.input_ids.unique(dim=0)) < len(listed):
                 raise WeightsError(
-                    f"{folder / 'tokenizer'} must tell the captions of all classes apart, but gives two of these the "
+                    f"{folder / 'tokenizer'} must separate the captions of all classes, but encodes two of these to the "
                     f"same tokens: {', '.join(map(repr, listed))}."
                 )
             self.register_buffer(f"captions_{style}", cut.input_ids, persistent=False)

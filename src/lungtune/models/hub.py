@@ -108,7 +108,7 @@ def remedy(weights: str, model: str, fetch: str, folder: str) -> str:
     """Say what to do when weights cannot be had.
 
     Args:
-        weights, model: what was asked for.
+        weights, model: the requested ones.
         fetch: the command that fetches them where there is a network.
         folder: what a folder must hold to be given instead.
     """

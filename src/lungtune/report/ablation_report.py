@@ -87,7 +87,9 @@ def part(
         best = next(row for row in rows if row["value"] == effect["best"])
         sentence += f" Seed by seed, {shown(effect['best'])} is above the control in {best['above']} of {len(seeds)}."
         if effect["helps"] and best["above"] < len(seeds):
-            sentence += " Patients tell a gain, but seeds don't agree: another training may turn it round."
+            sentence += (
+                " The interval over patients shows a gain, but the seeds disagree: another training may reverse it."
+            )
     result = {"problem": "", "seeds": seeds, "values": rows, "effect": effect, "sentence": sentence}
     return {**result, "synthetic": verdict}
 
@@ -130,7 +132,7 @@ def notes(
     axis, own = compared.axis, shown(compared.own)
     chosen = "its score was selected" if edited else f"its score with {axis} {own} was selected"
     sentences = [
-        f"Seed {searched} is the searched one: {chosen} and leans high"
+        f"Seed {searched} is the searched one: {chosen} and is biased upwards"
         + (", so it is left out of this." if left_out else "; it counts in this. --seeds 3 or more leave it out.")
     ]
     sentences.append(
@@ -141,13 +143,13 @@ def notes(
     )
     if axis == IMAGES:
         sentences.append(
-            "The generator, too, was chosen by its distance to the validation images: only the test part has not been "
-            "seen by any choice."
+            "The generator, too, was chosen by its distance to the validation images: only the test part took no part "
+            "in any choice."
         )
     elif axis in synthetic.NAMES:
         sentences.append(
-            "Whether synthetic images helped is not asked by this: more images of any kind may. Ask a recipe with "
-            f"{synthetic.RATIO} > 0: --compare {synthetic.QUESTION}."
+            "This does not measure the effect of synthetic images: more images of any kind may help. Compare with a "
+            f"recipe of {synthetic.RATIO} > 0: --compare {synthetic.QUESTION}."
         )
     if failed:
         listed = ", ".join(f"{axis} {shown(value)} with seed {seed}" for value, seed in failed)

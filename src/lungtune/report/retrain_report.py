@@ -17,7 +17,7 @@ from lungtune.stats import seeds
 from lungtune.stats.bootstrap import interval_text
 from lungtune.stats.seeds import spread, spread_text
 
-_UNASKED = "Whether synthetic images helped was not asked here. This asks it"
+_UNASKED = "The effect of synthetic images was not measured here. This command measures it"
 PARTS = ("validation", "test")
 
 
@@ -171,7 +171,7 @@ def markdown(report: Mapping[str, Any], sections: Mapping[str, str], remarks: Se
             lines[-1] += f" Test {spread_text(report['test_spread'])}."
         lines += ["", " ".join(seeds.notes(report)), ""]
     lines += [sections["validation"]]
-    lines += ["The configuration was chosen on these validation cases: the score flatters it.", ""]
+    lines += ["The configuration was chosen on these validation cases: the score is optimistic.", ""]
     if report["test"]:
         lines += [sections["test"]]
         lines += ["The locked test set was opened once for this study; the opening is in the ledger.", ""]

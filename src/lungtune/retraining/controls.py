@@ -119,6 +119,6 @@ def _obstacle(dataset: Dataset) -> str:
         if lacking:
             return (
                 f"Not computed: no {name} image of {', '.join(dataset.classes[k] for k in lacking)} has a lung mask, "
-                "so black lungs alone would give the class away."
+                "so black lungs alone would reveal the class."
             )
     return ""

@@ -282,12 +282,12 @@ def bank_of(space: SearchSpace, origin: recipe.Provenance, folder: Path | None) 
     """
     if not synthetic.wanted(space):
         if folder is not None:
-            raise SpaceError(f"--bank is given, but the recipe wants no synthetic images: its {synthetic.RATIO} is 0.")
+            raise SpaceError(f"--bank is given, but the recipe uses no synthetic images: its {synthetic.RATIO} is 0.")
         return None
     from lungtune.data.synthetic_bank import SyntheticBank
 
     if origin.bank:
         return dataclasses.replace(SyntheticBank.again(origin.bank, folder), limits=None)
     if folder is None:
-        raise SpaceError("the recipe wants synthetic images, but names no bank of them; name it with --bank DIR.")
+        raise SpaceError("the recipe uses synthetic images, but names no bank of them; name it with --bank DIR.")
     return SyntheticBank.open(folder)

@@ -125,7 +125,7 @@ def sentence(effect: Mapping[str, Any]) -> str:
         f"{control['score']:.3f}"
     ]
     if change["low"] is None:
-        sentences[0] = f"{axis}: {best} changes {metric} by {change['value']:+.3f}; one patient tells no more."
+        sentences[0] = f"{axis}: {best} changes {metric} by {change['value']:+.3f}; one patient gives no interval."
         return sentences[0]
     joint = f", jointly for {len(effect['arms'])} values" if len(effect["arms"]) > 1 else ""
     sentences[0] += (
@@ -141,7 +141,7 @@ def sentence(effect: Mapping[str, Any]) -> str:
         sentences.append(f"Fewer cases are detected of: {', '.join(down)}.")
     fewest = min(control["seeds"], arm["seeds"])
     sentences.append(
-        "With one seed a side, another training may turn it round."
+        "With one seed a side, another training may reverse it."
         if fewest == 1
         else f"Scores are means over {fewest} or more seeds; the interval is over patients only."
     )

@@ -18,8 +18,8 @@ from lungtune.core.trial import Objective
 from lungtune.stats import bootstrap, selection
 
 CLAIMS = (
-    "Intervals tell how far the scores may move with other patients like these, for these trained models. They do not "
-    "tell what another seed, more trials, or another hospital would change."
+    "Intervals cover the variation over patients like these, for these trained models. They do not cover the effects "
+    "of another seed, more trials, or another hospital."
 )
 _ALL = ""
 

@@ -89,7 +89,7 @@ def serve(uri: str, port: int | None, say: Callable[[str], None]) -> int:
             for line in pages(uri, url):
                 say(line)
         code = server.wait()
-        say(f"MLflow's server ended by itself (exit code {code}); its last words are in {log}")
+        say(f"MLflow's server ended by itself (exit code {code}); its last output is in {log}")
         return code or 1
     except KeyboardInterrupt:
         return 0

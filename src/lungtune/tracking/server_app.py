@@ -39,7 +39,8 @@ def app() -> App:
 class FirstPage:
     """Redirects requests of MLflow's home to the newest study; all else is MLflow's.
 
-    Pages of MLflow are fragments of one file (``/#/experiments/1``), which no server sees: a script in that file looks.
+    Pages of MLflow are fragments of one file (``/#/experiments/1``), which are not sent to the server: a script in that
+    file redirects.
 
     Args:
         served: MLflow's application.

@@ -100,7 +100,7 @@ def prepare(uri: str) -> None:
     """Create a local store's schema if it has none yet.
 
     MLflow migrates an empty database table by table; two processes at it, or one that is killed, leave a file that
-    no MLflow opens again. So one process at a time builds the database aside and puts it in place whole.
+    no MLflow opens again. So one process at a time builds the database in a temporary file, which is then renamed.
 
     Raises:
         StudyError: the file is incomplete, of another MLflow version, or its folder can't be written.

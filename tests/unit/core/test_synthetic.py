@@ -48,7 +48,7 @@ def test_bank_is_needed_if_a_trial_may_use_it(made, ratio):
     other = replace(space(), name="other")
     assert synthetic.wanted(together([other, made])) == ratio
     if not ratio:
-        with pytest.raises(SpaceError, match=r"no trial of vit_lora wants .* --set 'synthetic_ratio=\[0, 0\.5, 1\]'\?"):
+        with pytest.raises(SpaceError, match=r"no trial of vit_lora uses .* --set 'synthetic_ratio=\[0, 0\.5, 1\]'\?"):
             synthetic.refuse_idle(made)
     else:
         synthetic.refuse_idle(made)

@@ -40,7 +40,7 @@ def test_line_of_every_key_is_recorded():
 
 
 def test_duplicate_key_is_refused():
-    with pytest.raises(SpaceError, match=r"f\.yaml:2: 'a' stands twice \(first on line 1\)"):
+    with pytest.raises(SpaceError, match=r"f\.yaml:2: 'a' occurs twice \(first on line 1\)"):
         yamlfile.parse("a: 1\na: 2\n", "f.yaml")
 
 
@@ -84,7 +84,7 @@ def test_control_characters_are_one_sentence():
 
 
 def test_nested_duplicate_key_is_refused():
-    with pytest.raises(SpaceError, match=r"f\.yaml:4: 'b' stands twice \(first on line 2\)"):
+    with pytest.raises(SpaceError, match=r"f\.yaml:4: 'b' occurs twice \(first on line 2\)"):
         yamlfile.parse("a:\n  b: 1\n  c: 2\n  b: 3\n", "f.yaml")
 
 

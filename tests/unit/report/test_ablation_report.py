@@ -43,10 +43,10 @@ def test_report_states_patients_and_seeds_separately(shares, said):
 
 def test_notes_omit_what_is_unknown():
     known = ablation_report.notes(COMPARED, 3, left_out=True, edited=False, failed=[])
-    assert "its score with lambda2 1 was selected and leans high, so it is left out" in known[0]
+    assert "its score with lambda2 1 was selected and is biased upwards, so it is left out" in known[0]
     assert "chosen on the validation cases with lambda2 1: that favours 1" in known[1]
     unknown = ablation_report.notes(COMPARED, 3, left_out=False, edited=True, failed=[(0.0, 4)])
-    assert "Seed 3 is the searched one: its score was selected and leans high; it counts in this." in unknown[0]
+    assert "Seed 3 is the searched one: its score was selected and is biased upwards; it counts in this." in unknown[0]
     assert "which value its other parameters suit is not known" in unknown[1]
     assert unknown[2].startswith("Failed: lambda2 0 with seed 4.")
 

@@ -220,7 +220,7 @@ def test_a_score_that_no_case_allows_fails_the_run(tmp_path, monkeypatch):
 
 
 def test_unneeded_bank_is_refused(tmp_path):
-    with pytest.raises(SpaceError, match="--bank is given, but the recipe wants no synthetic images"):
+    with pytest.raises(SpaceError, match="--bank is given, but the recipe uses no synthetic images"):
         retrained(tmp_path, (Segmentation(),), bank=tmp_path)
 
 

@@ -50,7 +50,7 @@ def test_a_clear_winner_and_a_close_one_get_different_sentences():
     assert "is not distinguishable from chance (95 % interval -0." in close["sentence"]
     assert "jointly for 2 comparisons)" in close["sentence"]
     assert close["sentence"].endswith("Its lead is beyond chance over z.")
-    assert "do not tell what another seed" in close["claims"]
+    assert "do not cover the effects of another seed" in close["claims"]
 
 
 def test_more_rivals_make_intervals_wider():

@@ -68,7 +68,7 @@ class Facts:
             volume its middle slice.
         kind: `image` or `volume`.
         depth: slices of a volume; 0 for an image.
-        channels: of a volume; 1 for an image, which is read with as many as asked for.
+        channels: of a volume; 1 for an image, which is read with any requested number.
     """
 
     sha1: str

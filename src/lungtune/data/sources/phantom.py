@@ -1,7 +1,7 @@
 """Synthetic chest X-rays, rendered once into the cache as PNG files and indexed from there.
 
 The folder `<cache>/phantom/<hash of generator version and options>/` holds `images/<split>/<class>/*.png`, lung
-masks under `masks/` and `table.csv`. It appears in one rename when it is complete; a damaged one is rendered anew.
+masks under `masks/` and `table.csv`. It appears in one rename when it is complete; a damaged one is rendered again.
 """
 
 from __future__ import annotations

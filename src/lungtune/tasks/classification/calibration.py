@@ -71,7 +71,7 @@ def fit(labels: np.ndarray, probabilities: np.ndarray) -> Temperature:
         return Temperature(1.0, len(labels), note)
     if not loss(0.0) - best.fun > 1e-9:
         return Temperature(1.0, len(labels))
-    note = "The model's probabilities tell next to nothing: the best temperature makes all classes nearly equal."
+    note = "The model's probabilities are nearly uninformative: the best temperature makes all classes nearly equal."
     return Temperature(math.exp(best.x), len(labels), note if bounds[1] - best.x < 1e-3 else "")
 
 

@@ -116,5 +116,5 @@ def _point(target: str, own: np.ndarray, score: np.ndarray, wanted: float) -> Po
             f"below it, so the threshold finds all {cases}. At least {least} are needed."
         )
     if false[place] == 1:
-        notes.append(f"Every validation case is called: at this sensitivity the model doesn't tell '{target}' apart.")
+        notes.append(f"Every validation case is called: at this sensitivity the model does not separate '{target}'.")
     return Point(target, wanted, float(thresholds[place]), " ".join(notes))

@@ -39,7 +39,7 @@ class Recogniser:
 
         Args:
             embeddings: ``(N, D)``.
-            labels: the class each shows, or was asked for ``(N,)``.
+            labels: the class each shows, or was drawn for ``(N,)``.
 
         Returns:
             ``recognised_<class>`` of each class that has images, and ``recognised``, their mean.

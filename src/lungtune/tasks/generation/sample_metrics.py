@@ -37,7 +37,7 @@ class Samples:
         real: ``(N, D)`` of the validation images.
         labels: ``(N,)`` their classes.
         samples: ``(M, D)``.
-        drawn: ``(M,)`` the class each sample was asked for.
+        drawn: ``(M,)`` the class each sample was drawn for.
         sigma: of the kernel (:func:`bandwidth`).
     """
 

@@ -75,7 +75,7 @@ def test_report_states_the_origin_of_thresholds():
     assert json.loads(json.dumps(test)) == test
     words = section_markdown("Validation", validation, CLASSES)
     assert "Thresholds set on validation for a sensitivity of 0.95, on these very cases." in words
-    assert "fitted on 300 validation cases (these: what comes after flatters)." in words
+    assert "fitted on 300 validation cases (the same cases, so the scores after it are optimistic)." in words
     words = section_markdown("Test", test, CLASSES)
     assert "Thresholds set on validation for a sensitivity of 0.95, left as they are here." in words
     assert "fitted on 300 validation cases." in words
