@@ -68,8 +68,8 @@ class Diffusion(nn.Module):
             cut = tokenizer(listed, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
             if len(cut.input_ids.unique(dim=0)) < len(listed):
                 raise WeightsError(
-                    f"{folder / 'tokenizer'} must separate the captions of all classes, but encodes two of these to the "
-                    f"same tokens: {', '.join(map(repr, listed))}."
+                    f"{folder / 'tokenizer'} must separate the captions of all classes, but encodes two of these to "
+                    f"the same tokens: {', '.join(map(repr, listed))}."
                 )
             self.register_buffer(f"captions_{style}", cut.input_ids, persistent=False)
         self._fixed: dict[str, Tensor] = {}

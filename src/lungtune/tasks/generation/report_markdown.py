@@ -15,9 +15,9 @@ from lungtune.tasks.generation import RECOGNISED, Generation
 from lungtune.tasks.generation.sample_metrics import Samples
 
 CAUTION = (
-    "A distance near that of real images means that the embedding does not separate samples from real images in the mean. "
-    "It does not say that they show what patients have, nor that they help a classifier: train one and compare "
-    "(lungtune synthesize, lungtune search --bank)."
+    "A distance near that of real images means that the embedding does not separate samples from real images on "
+    "average. It does not mean that they show what patients have, nor that they help a classifier: train one and "
+    "compare (lungtune synthesize, lungtune search --bank)."
 )
 
 
