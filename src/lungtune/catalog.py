@@ -38,12 +38,12 @@ def _shipped() -> list[str]:
 
 def _own() -> dict[str, Path]:
     """Return the files of a user's own families by name, the first folder's first."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for folder in paths.own_folders():
         for path in sorted((folder / "trainables").glob("*.py")):
             if not path.stem.startswith("_"):
-                found.setdefault(path.stem, path)
-    return found
+                by_name.setdefault(path.stem, path)
+    return by_name
 
 
 def family(name: str) -> Family[Any, Any]:
@@ -116,25 +116,25 @@ def blamed(name: str) -> Iterator[None]:
     except (LungtuneError, MemoryError):
         raise
     except Exception as error:
-        found = _innermost(error) if is_own(name) else None
-        if found is None or "out of memory" in str(error):
+        place = _innermost(error) if is_own(name) else None
+        if place is None or "out of memory" in str(error):
             raise
         what = f"{type(error).__name__}: {error}"
-        raise ContractError(f"{found[0]}: the family '{name}' must run, but raises {what}") from error
+        raise ContractError(f"{place[0]}: the family '{name}' must run, but raises {what}") from error
 
 
 def _innermost(error: BaseException) -> tuple[str, dict[str, Any]] | None:
     """Return ``file:line`` and global names of the innermost place in a user's folders that an error came from."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno or 1}", {}
-    found = None
+    place = None
     homes = tuple(f"{folder / kind}{os.sep}" for folder in paths.own_folders() for kind in ("trainables", "tasks"))
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename.startswith(homes):
-            found = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}", trace.tb_frame.f_globals
+            place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}", trace.tb_frame.f_globals
         trace = trace.tb_next
-    return found
+    return place
 
 
 def spaces() -> dict[str, Path]:

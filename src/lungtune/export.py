@@ -105,8 +105,8 @@ class StudyPredictions:
 
     def corrected(self, ranked: list[Trial]) -> Interval | None:
         """Return the expected score of the study's best on new patients; None when it cannot be computed."""
-        given = self.history.objective, summary.task_of(self.history)
-        return summary.corrected(self.study, ranked, self.patients, *given)
+        arguments = self.history.objective, summary.task_of(self.history)
+        return summary.corrected(self.study, ranked, self.patients, *arguments)
 
 
 def _best(history: History, trial: Trial) -> Report:

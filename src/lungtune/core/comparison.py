@@ -76,13 +76,13 @@ def read(text: str, space: SearchSpace, family: Family[Any, Any]) -> Comparison:
         )
     if axis not in known:
         raise SpaceError(f"'{axis}' is not a parameter of {space.family}.{meant(axis, known)}")
-    given = yamlfile.parse(f"[{listed}]", f"--compare {axis}")
-    if not isinstance(given, list) or not given:
+    parsed = yamlfile.parse(f"[{listed}]", f"--compare {axis}")
+    if not isinstance(parsed, list) or not parsed:
         raise SpaceError(f"{_FORM}, but got no value of {axis}.")
     spec = known[axis]
     own = getattr(parameters.build(family.Params, space.fixed), axis)
     try:
-        checked = [_own_or(spec.check(value), own) for value in given]
+        checked = [_own_or(spec.check(value), own) for value in parsed]
     except SpaceError as error:
         raise SpaceError(f"--compare: {error}") from error
     values = tuple(dict.fromkeys([*checked, own]))

@@ -113,7 +113,10 @@ def _dataclass(
     specs: dict[str, ParamSpec] = {}
     for field in fields.values():
         if KEY not in field.metadata:
-            yield where, f"every field of {name} must be made by lungtune.core.params.param, but '{field.name}' is not."
+            yield (
+                where,
+                f"every field of {name} must be declared by lungtune.core.params.param, but '{field.name}' is not.",
+            )
             continue
         spec = ParamSpec(field.name, types[field.name], field.default, **field.metadata[KEY])
         problem = _of_spec(spec, {**needed, **optional}.get(field.name))

@@ -63,8 +63,8 @@ def own_folders() -> list[Path]:
         if not _holds_own(folder):
             above = f" Did you mean '{folder.parent}'?" if folder.name in OWN else ""
             raise SpaceError(f"folders of LUNGTUNE_PATH must hold {', '.join(OWN)}, but '{word}' holds none.{above}")
-    found = [each for each in (home(), Path.cwd()) if _holds_own(each) and not _is_checkout(each) and each != PACKAGE]
-    return list(dict.fromkeys([*named, *found]))
+    implied = [each for each in (home(), Path.cwd()) if _holds_own(each) and not _is_checkout(each) and each != PACKAGE]
+    return list(dict.fromkeys([*named, *implied]))
 
 
 def _holds_own(folder: Path) -> bool:

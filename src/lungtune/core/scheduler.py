@@ -96,15 +96,15 @@ class SchedulerConfig:
         Raises:
             SpaceError: the name or a setting is unknown, or a value is not accepted.
         """
-        given = dict(value) if isinstance(value, Mapping) else {"name": value}
-        name = str(given.pop("name", self.name))
+        changes = dict(value) if isinstance(value, Mapping) else {"name": value}
+        name = str(changes.pop("name", self.name))
         known = parameters.specs(lookup(name).Settings)
-        for key in given:
+        for key in changes:
             if key not in known:
                 hint = did_you_mean(str(key), known) or f" {name} has none."
                 raise SpaceError(f"'{key}' is not a setting of scheduler '{name}'.{hint}")
         values = {key: spec.default for key, spec in known.items()}
-        values |= (dict(self.settings) if name == self.name else {}) | given
+        values |= (dict(self.settings) if name == self.name else {}) | changes
         return SchedulerConfig(
             name, {key: replace(spec, name=f"scheduler.{key}").check(values[key]) for key, spec in known.items()}
         )

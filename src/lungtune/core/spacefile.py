@@ -121,7 +121,7 @@ def load_space(
     if "family" not in block or "params" not in block:
         reader.raise_if_any()
     try:
-        made = family(block["family"])
+        declared = family(block["family"])
     except ContractError as error:  # it names its own file and line
         raise ContractError("\n".join([*reader.sentences, str(error)])) from error
     except SpaceError as error:
@@ -129,10 +129,10 @@ def load_space(
         reader.raise_if_any()
         raise
     layers = [(block, block.lines), *_profile(reader, block, profile)]
-    space = _resolve(reader, block, layers, made, scheduler, profile)
+    space = _resolve(reader, block, layers, declared, scheduler, profile)
     for key, value in merge_nested(settings or {}).items():
         try:
-            space = apply(space, made, scheduler, key, value)
+            space = apply(space, declared, scheduler, key, value)
         except SpaceError as error:
             raise SpaceError(f"--set {key}={value}: {error}") from error
     return space

@@ -290,10 +290,10 @@ def load(model: Conformer, state: Mapping[str, Tensor]) -> None:
     Raises:
         RuntimeError: other weights are missing, unknown or of another shape.
     """
-    given = {re.sub(r"^conv_trans_(\d+)\.", lambda m: f"blocks.{int(m[1]) - 2}.", key): v for key, v in state.items()}
-    stem, channels = given.get("conv1.weight"), model.conv1.in_channels
+    named = {re.sub(r"^conv_trans_(\d+)\.", lambda m: f"blocks.{int(m[1]) - 2}.", key): v for key, v in state.items()}
+    stem, channels = named.get("conv1.weight"), model.conv1.in_channels
     if stem is not None and stem.shape[1] != channels:
-        given["conv1.weight"] = stem.sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
+        named["conv1.weight"] = stem.sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
     heads = {key: value for key, value in model.state_dict().items() if key.startswith(HEADS)}
-    fitting = {key: given[key] for key, value in heads.items() if key in given and given[key].shape == value.shape}
-    model.load_state_dict({key: v for key, v in given.items() if not key.startswith(HEADS)} | heads | fitting)
+    fitting = {key: named[key] for key, value in heads.items() if key in named and named[key].shape == value.shape}
+    model.load_state_dict({key: v for key, v in named.items() if not key.startswith(HEADS)} | heads | fitting)

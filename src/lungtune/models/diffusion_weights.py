@@ -1,4 +1,4 @@
-"""Location of a latent-diffusion model: a folder in diffusers' layout, shipped, given, or in the hub's cache."""
+"""Location of a latent-diffusion model: a folder in diffusers' layout, shipped, local, or in the hub's cache."""
 
 from __future__ import annotations
 

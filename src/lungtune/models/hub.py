@@ -110,7 +110,7 @@ def remedy(weights: str, model: str, fetch: str, folder: str) -> str:
     Args:
         weights, model: the requested ones.
         fetch: the command that fetches them where there is a network.
-        folder: what a folder must hold to be given instead.
+        folder: contents of a folder that replaces them.
     """
     return (
         f"The weights '{weights}' of {model} are neither in a cache of this machine nor to be had from the hub: run "

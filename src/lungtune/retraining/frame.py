@@ -111,8 +111,8 @@ class Retraining:
         slots = runs.room(self.family, self._together())
         self.session = Session(self.family, self.base, self.dataset, space.fidelity, space.objective, slots=slots)
         if self.compared:
-            work, given = folder / "work", (self.session, self.family, self.space, self.compared, self.each)
-            self._arms = Arms(*given, self.origin, work, self.predict)
+            work, arguments = folder / "work", (self.session, self.family, self.space, self.compared, self.each)
+            self._arms = Arms(*arguments, self.origin, work, self.predict)
         set_reproducible_threads()
 
     def train(self) -> None:

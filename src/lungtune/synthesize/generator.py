@@ -41,11 +41,11 @@ def trained(session: Session, space: SearchSpace, fidelity: float, work: Path, w
     Raises:
         TrialError: the training failed.
     """
-    found = _scores(work, fidelity)
-    if found is None and unpack(SHIPPED / f"{work.name}{checkpoint.SUFFIX}", work):
-        found = _scores(work, fidelity)
-    if found is not None:
-        return found
+    scores = _scores(work, fidelity)
+    if scores is None and unpack(SHIPPED / f"{work.name}{checkpoint.SUFFIX}", work):
+        scores = _scores(work, fidelity)
+    if scores is not None:
+        return scores
     assert space.seed is not None
     run = runs.Run(space.seed, work)
     set_reproducible_threads()
@@ -57,10 +57,10 @@ def trained(session: Session, space: SearchSpace, fidelity: float, work: Path, w
 
 def _scores(work: Path, fidelity: float) -> dict[str, float] | None:
     """Return the scores of a generator that is trained to ``fidelity``; None of any other."""
-    found = report_files.latest(work)
-    if found is None or found[2]["fidelity"] < fidelity - 1e-6:
+    newest = report_files.latest(work)
+    if newest is None or newest[2]["fidelity"] < fidelity - 1e-6:
         return None
-    return {name: float(value) for name, value in found[2]["metrics"].items()}
+    return {name: float(value) for name, value in newest[2]["metrics"].items()}
 
 
 def pack(work: Path, split: str, file: Path) -> None:
@@ -71,9 +71,9 @@ def pack(work: Path, split: str, file: Path) -> None:
         split: hash of the split.
         file: to write.
     """
-    found = report_files.latest(work)
-    assert found is not None
-    _, state, meta = found
+    newest = report_files.latest(work)
+    assert newest is not None
+    _, state, meta = newest
     steps, _ = (int(number) for number in state[_PROGRESS])
     weights = {name: tensor[0] for name, tensor in state.items() if name != _PROGRESS}
     kept = {name: meta[name] for name in ("fidelity", "samples", "metrics")}

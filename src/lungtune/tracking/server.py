@@ -100,8 +100,8 @@ def serve(uri: str, port: int | None, say: Callable[[str], None]) -> int:
 
 def pages(uri: str, url: str) -> list[str]:
     """Return one line per study in the store: its name and the address of its view."""
-    found = server_app.studies(store.client(uri))
-    return [f"  {name}: {mlflow_views.address(url, experiment, name)}" for name, experiment in found]
+    experiments = server_app.studies(store.client(uri))
+    return [f"  {name}: {mlflow_views.address(url, experiment, name)}" for name, experiment in experiments]
 
 
 def _interrupt(*_: object) -> None:

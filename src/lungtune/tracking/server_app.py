@@ -91,12 +91,12 @@ def redirecting(html: bytes, page: str) -> bytes:
 def first_page(uri: str) -> str:
     """Return the address, from ``/`` on, of the newest study's runs; of the list of experiments where there is none."""
     try:
-        found = studies(_client(uri))
+        experiments = studies(_client(uri))
     except Exception:  # MLflow's own page then reports the store's error
         return "/#/experiments"
-    if not found:
+    if not experiments:
         return "/#/experiments"
-    name, experiment = max(found, key=lambda one: _changed(one[0]))
+    name, experiment = max(experiments, key=lambda one: _changed(one[0]))
     return mlflow_views.address("", experiment, name)
 
 

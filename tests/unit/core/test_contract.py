@@ -96,7 +96,7 @@ FAMILIES = {
     "plain field": (
         WIDTH,
         "    width: int = 4\n",
-        r"must be made by lungtune\.core\.params\.param, but 'width' is not",
+        r"must be declared by lungtune\.core\.params\.param, but 'width' is not",
     ),
     "default": (WIDTH, "    width: int = param(40, low=1, high=8)\n", r"width <= 8 must hold, but got 40"),
     "default type": (WIDTH, "    width: int = param('4', low=1, high=8)\n", r"width must be of type int, but got '4'"),

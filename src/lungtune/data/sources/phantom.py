@@ -78,7 +78,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     """Index the set that ``options`` describe, rendering it first if the cache does not hold it.
 
     Raises:
-        DataError: a path was given, or an option is unknown or out of its range.
+        DataError: there is a path, or an option is unknown or out of its range.
     """
     from lungtune.data.cases import table
     from lungtune.data.phantom import CLASSES
@@ -104,7 +104,7 @@ def check(path: Path | None, options: dict[str, str]) -> Recipe:
     """Return the resolved options; nothing is rendered.
 
     Raises:
-        DataError: a path was given, or an option is unknown or out of its range.
+        DataError: there is a path, or an option is unknown or out of its range.
     """
     if path is not None:
         raise DataError(f"The source 'phantom' takes no path, but got {path}. Write phantom or phantom,n=300.")

@@ -48,8 +48,8 @@ class ClassificationRetraining(Retraining):
         """See ``Retraining.before_test``; the recipe trains on black lungs first."""
         if self.options.blackout and controls.masked(self.inspection):
             seen = self.opened((MASK,))
-            given = self.family, self.base, seen, self.space, self.origin.fidelity
-            self._dark = controls.Blackout(*given, self.checkpoints / "blackout")
+            arguments = self.family, self.base, seen, self.space, self.origin.fidelity
+            self._dark = controls.Blackout(*arguments, self.checkpoints / "blackout")
         super().before_test()
 
     def section(self, name: str, part: Part, predicted: Predicted) -> dict[str, Any]:
@@ -107,9 +107,9 @@ class ClassificationRetraining(Retraining):
         if not rows.any():
             return baselines.missing("Not computed: no case of this part has a lung mask.")
         blind[rows] = self._probabilities(self._dark.predict(part))
-        given = part["label"], probabilities, blind, part.patients, self.dataset.classes, _DARK, rows
+        arguments = part["label"], probabilities, blind, part.patients, self.dataset.classes, _DARK, rows
         try:
-            return baselines.vs_baseline(*given)
+            return baselines.vs_baseline(*arguments)
         except TrialError as error:  # its probabilities are not finite
             return baselines.missing(f"Not computed: {error}")
 
