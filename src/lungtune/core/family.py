@@ -127,7 +127,7 @@ class Family(ABC, Generic[B, P]):
 
     @abstractmethod
     def check(self, base: B) -> None:
-        """Make sure that the pretrained weights are on this machine, without loading them; quick when they are not.
+        """Verify that the pretrained weights are on this machine, without loading them; fails fast if they are not.
 
         Raises:
             WeightsError: they are unavailable; the message explains how to get them.

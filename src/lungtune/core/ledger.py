@@ -69,7 +69,7 @@ class Ledger:
         return StudyError(f"the test set of the study '{self.name}' is being opened by {holder}; it opens once.")
 
     def check(self, recipe: str) -> None:
-        """Make sure that ``recipe`` may open the test set.
+        """Verify that ``recipe`` may open the test set.
 
         The one exception to "once": the same recipe may go on when its earlier opening ended without a result.
 

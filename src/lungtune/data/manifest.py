@@ -240,7 +240,7 @@ class Manifest:
         return manifest, audit
 
     def verify(self, other: Manifest) -> None:
-        """Make sure that `other` is the same split of the same images, and has the optional fields that this has.
+        """Verify that `other` is the same split of the same images, and has the optional fields of this one.
 
         Raises:
             DataError: it is not; the message names the first differences.

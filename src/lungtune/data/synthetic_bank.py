@@ -317,7 +317,7 @@ class SyntheticBank:
             )
 
     def refuse_fewer(self, needed: Mapping[str, int], why: str) -> None:
-        """Make sure that there are so many images of each class.
+        """Verify that there are so many images of each class.
 
         Args:
             needed: by class.
@@ -346,7 +346,7 @@ class SyntheticBank:
 
 
 def _check(values: Mapping[str, Any]) -> None:
-    """Make sure that a bank's description has values of the right kinds.
+    """Verify that a bank's description has values of the right kinds.
 
     Raises:
         KeyError, ValueError: it has not.
@@ -429,7 +429,7 @@ def _append(folder: Path, end: int, lines: bytes) -> None:
 
 
 def _remove(folder: Path, damaged: Callable[[Entry], bool]) -> list[Entry]:
-    """Take the entries that `damaged` names off the list; return them."""
+    """Remove the entries that `damaged` names from the list; return them."""
     with _writing(folder):
         lines = _sound(folder).splitlines(keepends=True)
         checked = [(line, entry, damaged(entry)) for line, entry in zip(lines, _listed(folder), strict=True)]

@@ -208,7 +208,7 @@ class TrialState:
 
 @contextmanager
 def undone(members: Sequence[TrialState]) -> Iterator[None]:
-    """Put statistics back when a step fails: the forward pass has moved them, and the step is taken again."""
+    """Restore statistics when a step fails: the forward pass has changed them, and the step is repeated."""
     before = [{name: tensor.clone() for name, tensor in member.statistics.items()} for member in members]
     try:
         yield

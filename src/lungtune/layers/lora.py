@@ -267,7 +267,7 @@ def attach(model: nn.Module, name: str, context: LayoutContext) -> SlotLora:
 
 
 def detach(model: nn.Module, name: str) -> None:
-    """Put the plain Linear back in the place of its wrapper."""
+    """Replace the wrapper by its plain Linear."""
     module = model.get_submodule(name)
     if isinstance(module, SlotLora):
         parent, _, child = name.rpartition(".")

@@ -266,7 +266,7 @@ def _draw(module: nn.Module) -> None:
 
 
 def known(name: str) -> None:
-    """Make sure that there is a Conformer of that name.
+    """Verify that there is a Conformer of that name.
 
     Raises:
         WeightsError: there is none.

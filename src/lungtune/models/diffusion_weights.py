@@ -146,7 +146,7 @@ def _readable(file: Path) -> None:
 
 
 def fits(folder: Path, image_size: int) -> None:
-    """Make sure that images of this size pass through VAE and UNet.
+    """Verify that images of this size pass through VAE and UNet.
 
     Raises:
         SpaceError: they do not.

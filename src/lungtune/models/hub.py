@@ -105,7 +105,7 @@ def read(file: Path) -> dict[str, torch.Tensor]:
 
 
 def remedy(weights: str, model: str, fetch: str, folder: str) -> str:
-    """Say what to do when weights cannot be had.
+    """Return the error sentence, with its remedy, for unavailable weights.
 
     Args:
         weights, model: the requested ones.

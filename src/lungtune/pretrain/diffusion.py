@@ -207,7 +207,7 @@ def _encode(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _standardise(vae: Any, images: Tensor) -> None:
-    """Give every channel of the latents of images ``(N, S, S)`` mean 0 and variance 1; what is decoded stays the same.
+    """Scale every latent channel of images ``(N, S, S)`` to mean 0 and variance 1; decoded images stay the same.
 
     One factor for all, as in Stable Diffusion, would leave channels of a sixth of another's width under noise.
     """
