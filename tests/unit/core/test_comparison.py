@@ -47,7 +47,7 @@ def test_values_include_the_recipes_and_control_is_0_or_first(text, values, cont
     assert (compared.values, compared.control) == (values, control)
 
 
-def test_what_switches_off_is_the_control_wherever_it_stands(monkeypatch):
+def test_switched_off_value_is_the_control_in_any_order(monkeypatch):
     monkeypatch.setattr(type(FAMILY), "ablation", {"class_weighting": "none"})
     assert read("class_weighting=sqrt,none", recipe(), FAMILY).control == "none"
 

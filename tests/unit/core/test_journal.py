@@ -44,7 +44,7 @@ def test_a_torn_tail_is_put_aside_and_the_rest_stays(tmp_path_factory, cut):
     assert path.with_name("j.jsonl.torn").exists() == (again.healed > 0)
 
 
-def test_a_damaged_line_in_the_middle_is_named(tmp_path):
+def test_a_damaged_line_in_the_middle_is_reported(tmp_path):
     path = tmp_path / "j.jsonl"
     path.write_text('{"event":"a"}\n{"event":\n{"event":"b"}\n')
     with pytest.raises(StudyError, match=r"j\.jsonl:2: every line must be a JSON object"):

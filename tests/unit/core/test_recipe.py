@@ -59,7 +59,7 @@ def test_nan_is_read_back_as_nan():
 
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"fixed": {"lr": 6e-5}}, {"fidelity": Fidelity(max=4, min=0.5)}])
-def test_the_fingerprint_covers_what_decides_the_weights(change):
+def test_fingerprint_covers_what_determines_the_weights(change):
     mark = recipe.fingerprint(SPACE, 3, "hash")
     assert recipe.fingerprint(replace(SPACE, **change), 3, "hash") != mark
     assert recipe.fingerprint(SPACE, 1, "hash") != mark

@@ -55,7 +55,7 @@ def test_a_profile_overrides(tmp_path):
     assert list(space.axes) == ["lr"]
 
 
-def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path):
+def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path):
     text = GOOD.replace("lora_rank: [2, 4]", "lora_rnak: [2, 4]").replace("batch_size: 8", "batch_size: 0")
     with pytest.raises(
         SpaceError, match=r"(?s)space\.yaml:6: 'lora_rnak'.*Did you mean 'lora_rank'.*:7: batch_size >= 1"
@@ -96,7 +96,7 @@ def test_each_mistake_ends_in_a_sentence(tmp_path, old, new, sentence):
         load(tmp_path, GOOD.replace(old, new), profile="demo")
 
 
-def test_mistakes_of_every_kind_are_named_together(tmp_path):
+def test_mistakes_of_every_kind_are_reported_together(tmp_path):
     text = GOOD.replace("trials: 5", "trials: many\nsamler: tpe\nobjective: macro_f2").replace(
         "[2, 4]", "{low: 4, high: 2}"
     )
@@ -104,7 +104,7 @@ def test_mistakes_of_every_kind_are_named_together(tmp_path):
         load(tmp_path, text, profile="x")
 
 
-def test_an_unknown_profile_is_named(tmp_path):
+def test_an_unknown_profile_is_reported(tmp_path):
     with pytest.raises(SpaceError, match=r"there is no profile 'dmo'\. Did you mean 'demo'"):
         load(tmp_path, GOOD, profile="dmo")
 

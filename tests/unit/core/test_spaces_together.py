@@ -103,7 +103,7 @@ def test_set_reaches_all_matching_spaces_or_the_named_one() -> None:
         ),
     ],
 )
-def test_mistakes_are_named(names: str, settings: dict[str, object], message: str) -> None:
+def test_mistakes_are_reported(names: str, settings: dict[str, object], message: str) -> None:
     with pytest.raises(SpaceError, match=f"(?i){message}"):
         catalog.space(names, "demo", settings)
 

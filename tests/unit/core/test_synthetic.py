@@ -112,6 +112,6 @@ def test_recipe_with_synthetic_images_suggests_comparison():
 
 
 @pytest.mark.parametrize("text", ["synthetic_images=none,generated", "synthetic_use=mix,pretrain"])
-def test_what_changes_nothing_is_not_compared(text):
+def test_inert_parameters_are_not_compared(text):
     with pytest.raises(SpaceError, match=r"changes nothing where synthetic_ratio is 0, as in this recipe; compare"):
         comparison.read(text, space(), FAMILY)

@@ -85,7 +85,7 @@ def test_folds_cover_everything_once(make_facts, groups, seed):
     assert set(seen) | set(make_manifest(cases, facts).parts["test"].case_id) == set(cases["case_id"])
 
 
-def test_official_test_stays_as_it_is(make_facts):
+def test_official_test_part_is_unchanged(make_facts):
     cases = cases_of(*many("a", "train", 40), *many("b", "train", 40), *many("a", "test", 5), *many("b", "test", 5))
     manifest = make_manifest(cases, make_facts(cases))
     assert set(manifest.parts["test"].case_id) == set(cases.loc[cases["split"] == "test", "case_id"])

@@ -93,7 +93,7 @@ def test_torn_last_line_is_ignored_and_replaced(tmp_path, torn):
     assert torn not in (bank.folder / "images.jsonl").read_bytes().splitlines()
 
 
-def test_a_damaged_line_before_the_last_is_named(tmp_path):
+def test_a_damaged_line_before_the_last_is_reported(tmp_path):
     bank = filled(tmp_path / "bank", 1)
     file = bank.folder / "images.jsonl"
     file.write_bytes(b'{"class": "normal"}\n' + file.read_bytes())

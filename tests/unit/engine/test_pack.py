@@ -50,7 +50,7 @@ def test_a_batch_may_be_larger_than_the_fold() -> None:
     assert members.samples(slot) == 24
 
 
-def test_samples_count_what_was_seen() -> None:
+def test_samples_count_images_seen() -> None:
     members = pack()
     a, b = members.join(Params(batch_size=4), seed=1, horizon=80), members.join(HARD, seed=2, horizon=80)
     run(members, 3)

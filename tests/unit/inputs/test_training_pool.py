@@ -153,7 +153,7 @@ def test_duplicates_match_the_bank_class_by_class_and_are_even() -> None:
     assert not torch.equal(one, other)
 
 
-def test_class_weights_are_those_of_what_is_trained_on() -> None:
+def test_class_weights_are_those_of_the_training_pool() -> None:
     options = {"class_weighting": "balanced", "synthetic_ratio": 1.0}
     mixed = supply().phases(Params(synthetic_balance="fill", **options), 1, 200)
     assert mixed[0].weights.tolist() == pytest.approx([40 / 3 / 14, 40 / 3 / 13, 40 / 3 / 13])

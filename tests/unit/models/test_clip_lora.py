@@ -225,12 +225,12 @@ def test_cached_weights_are_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ({"weights": "./nowhere"}, "./nowhere does not exist"),
     ],
 )
-def test_misspelt_bases_are_explained(change: dict[str, str], message: str) -> None:
+def test_misspelt_bases_are_reported(change: dict[str, str], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         FAMILY.check(replace(Base(), **change))
 
 
-def test_broken_folders_are_explained(tmp_path: Path, base: Base) -> None:
+def test_broken_folders_are_reported(tmp_path: Path, base: Base) -> None:
     with pytest.raises(WeightsError, match=r"must hold open_clip's open_clip_config.json"):
         FAMILY.check(Base(weights=str(tmp_path)))
     config = Path(base.weights) / "open_clip_config.json"

@@ -177,13 +177,13 @@ def test_other_weights_do_not_load(micro: Conformer) -> None:
         load(micro, state)
 
 
-def test_misspelt_sizes_are_explained() -> None:
+def test_misspelt_sizes_are_reported() -> None:
     assert "conformer_tiny" in SIZES
     with pytest.raises(WeightsError, match="Did you mean 'conformer_small'"):
         conformer("conformer_smal")
 
 
-def test_the_weights_of_another_kind_of_model_are_named() -> None:
+def test_the_weights_of_another_kind_of_model_are_reported() -> None:
     from lungtune.trainables.conformer_full import FAMILY
 
     with pytest.raises(WeightsError, match=r"tiny_resnet must be weights of resnet18, but: .*'drop_path'"):

@@ -87,7 +87,7 @@ def test_captions_that_look_alike_are_refused(base: Base) -> None:
 
 
 @pytest.mark.parametrize("weights", ["./sd2", "~/no/sd2", "/sd2", "sd2/", "a/b/c"])
-def test_a_mistyped_path_is_no_repository(base: Base, weights: str) -> None:
+def test_mistyped_path_is_not_taken_for_a_repository(base: Base, weights: str) -> None:
     with pytest.raises(WeightsError, match=r"weights must name a folder with model_index.json, but .* does not exist"):
         FAMILY.check(replace(base, weights=weights))
 

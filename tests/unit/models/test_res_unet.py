@@ -125,7 +125,7 @@ def test_gradient_check_waits_for_the_first_mask(base: Any) -> None:
 
 
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto"])
-def test_an_encoder_without_five_maps_is_named(model: str) -> None:
+def test_an_encoder_without_five_maps_is_reported(model: str) -> None:
     with pytest.raises(SpaceError, match=f"model must have five maps, as a ResNet has, but got {model}"):
         FAMILY.backbone(FAMILY.Base(model=model, weights="random", image_size=32), CLASSES)
 

@@ -165,7 +165,7 @@ def test_unanswering_hub_is_queried_once(monkeypatch: pytest.MonkeyPatch) -> Non
         ("", "tiny_clip", "must hold timm's config.json with an architecture"),
     ],
 )
-def test_misspelt_models_are_explained(model: str, weights: str, message: str) -> None:
+def test_misspelt_models_are_reported(model: str, weights: str, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         timm_models.check(model, weights)
 

@@ -179,7 +179,7 @@ def test_wrong_settings_are_refused(wrong, says):
         Settings(**wrong)
 
 
-def test_wrong_domain_and_size_are_named():
+def test_wrong_domain_and_size_are_reported():
     with pytest.raises(ValueError, match="domain must be 'A' or 'B'"):
         next(generate(1, domain="C"))
     with pytest.raises(ValueError, match="size >= 32 must hold"):

@@ -121,7 +121,7 @@ def test_two_processes_draw_what_one_draws(cached, tmp_path, monkeypatch):
         ({"label_noise": "2"}, "0 <= label_noise <= 1 must hold"),
     ],
 )
-def test_wrong_options_are_named(options, says):
+def test_wrong_options_are_reported(options, says):
     with pytest.raises(DataError, match=says):
         source.index(None, options)
 

@@ -105,7 +105,7 @@ def test_only_the_last_idle_sessions_stay_open(sessions: Any, tmp_path: Path) ->
     assert len(opened) > 4
 
 
-def test_parameters_of_another_family_are_named(sessions: Any, tmp_path: Path) -> None:
+def test_parameters_of_another_family_are_reported(sessions: Any, tmp_path: Path) -> None:
     from lungtune.errors import SpaceError
 
     built, _ = sessions

@@ -67,7 +67,7 @@ def test_a_gain_over_itself_is_nothing():
     assert not result.beyond_chance
 
 
-def test_an_axis_without_values_is_named():
+def test_an_axis_without_values_is_reported():
     with pytest.raises(ValueError, match="At least one value of lambda2 other than 0"):
         ablation.effect(PATIENTS, [model(0.6)], {}, "lambda2", MACRO_F1)
 

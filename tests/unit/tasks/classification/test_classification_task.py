@@ -83,7 +83,7 @@ def test_evaluator_keeps_labels_and_probabilities():
         assert scorer.score(name, ones)[0] == pytest.approx(scores[shown]), shown
 
 
-def test_figures_are_named_as_the_task_shows_them():
+def test_figures_are_reported_as_the_task_shows_them():
     kept = Probabilities(LABELS, np.random.default_rng(0).dirichlet(np.ones(3), 12))
     result = dict(kept.figures("a title", CLASSES))
     assert tuple(result) == Classification.shown

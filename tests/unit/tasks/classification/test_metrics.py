@@ -89,7 +89,7 @@ def test_probabilities_that_are_not_finite_fail_the_trial(bad):
         (np.array([0.0, 1.0]), np.eye(3)[:2], "whole numbers in 0..2"),
     ],
 )
-def test_wrong_input_is_named(labels, probabilities, message):
+def test_wrong_input_is_reported(labels, probabilities, message):
     with pytest.raises(ValueError, match=message):
         metrics.classification(labels, probabilities, CLASSES)
 
