@@ -82,7 +82,7 @@ def test_a_tokenizer_without_words_is_refused(base: Base, copy: Path) -> None:
 
 
 def test_captions_that_look_alike_are_refused(base: Base) -> None:
-    with pytest.raises(WeightsError, match=r"must tell the captions of all classes apart, but gives two of these the"):
+    with pytest.raises(WeightsError, match=r"must separate the captions of all classes, but encodes two of these to"):
         FAMILY.backbone(base, ("NORMAL", "normal"))
 
 

@@ -24,7 +24,10 @@ def tables(*shares):
 
 @pytest.mark.parametrize(
     ("shares", "said"),
-    [((0.9, 0.9, 0.3), "above the control in 2 of 3. Patients tell a gain, but seeds don't"), ((0.9,) * 3, "3 of 3.")],
+    [
+        ((0.9, 0.9, 0.3), "2 of 3. The interval over patients shows a gain, but the seeds disagree"),
+        ((0.9,) * 3, "3 of 3."),
+    ],
 )
 def test_report_states_patients_and_seeds_separately(shares, said):
     """An interval over patients can leave out 0 though one of three trainings was worse."""

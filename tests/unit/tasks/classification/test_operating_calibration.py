@@ -162,8 +162,8 @@ def test_no_other_temperature_has_a_lower_nll(seed, sure, cases):
         ([0, 1], [[0.5, 0.5], [0.5, 0.5]], 1.0, "does not determine a temperature"),
         ([0, 0, 1], [[2 / 3, 1 / 3]] * 3, 1.0, ""),  # as sure as right
         ([0], [[0.9, 0.1]], 1.0, "does not determine a temperature"),
-        ([1, 0], [[0.9, 0.1], [0.1, 0.9]], 20.0, "tell next to nothing"),
-        ([1, 0], np.eye(2), 20.0, "tell next to nothing"),
+        ([1, 0], [[0.9, 0.1], [0.1, 0.9]], 20.0, "are nearly uninformative"),
+        ([1, 0], np.eye(2), 20.0, "are nearly uninformative"),
     ],
 )
 def test_uncalibratable_model_is_unchanged_with_a_note(labels, probabilities, value, note):
