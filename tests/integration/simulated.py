@@ -128,6 +128,9 @@ def _first_time(folder: Path) -> bool:
 class SimulatedHost(PackHost):
     """The real host around a simulated session."""
 
+    def preload(self) -> None:
+        """A simulated session needs no library."""
+
     def open_session(self) -> DeviceSession:
         slots = SearchSpace.from_dict(self._study.history().study["space"]).slots
         about = {"node": "", "device": "none", "slots": max(1, slots), "why": "", "rates": []}

@@ -229,13 +229,17 @@ def test_without_a_recipe_the_best_comparable_one_is_taken(
     bank: SyntheticBank, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Scores by another CLIP, or of other sizes, have another scale: such a recipe is no candidate."""
-    maker = importlib.import_module("lungtune.synthesize")
+    maker = importlib.import_module("lungtune.synthesize.plan")
     monkeypatch.setattr(maker, "DEFAULT", str(home / "tiny.yaml"))
     assert synthesize(data=DATA, profile="full", per_class={bank.classes[0]: 2}) == bank.folder
     assert "the bank is made with drawn-1" in capsys.readouterr().err
+    split = dataset.inspect(DATA, seed=0)
+    module = importlib.import_module("lungtune.synthesize")
+    assert module.complete(split, {bank.classes[0]: 2}, "full") == bank.folder
+    assert module.complete(split, {bank.classes[0]: 9_999}, "full") is None
     monkeypatch.setattr(maker, "DEFAULT", "sd_lora")
     inspection = dataset.inspect(DATA)
-    assert maker._best(inspection, maker._default(inspection, "demo", {})) is None
+    assert maker._best(inspection, maker.default_origin(inspection, "demo", {})) is None
 
 
 def test_bank_of_another_fold_is_refused(bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def ended(tmp_path_factory):
 
         backend = RayHosts(simulated.SimulatedHost)
         try:
-            backend.start()
+            backend.start(space)
             tuner.run_trials(TrialController(study, space, 0), backend, kill_the_second)
         finally:
             backend.stop()

@@ -34,7 +34,7 @@ def ended(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         backend = RayHosts(simulated.SimulatedHost)
-        backend.start()
+        backend.start(space)
         try:
             tuner.run_trials(TrialController(study, space, 0), backend, lambda: None)
         finally:

@@ -50,8 +50,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "start:\n  - {synthetic_ratio: 0.5}\n  - {synthetic_ratio: 0}\n"
         )
         options = preparation.Options(space=str(space), data=SOURCE, study="mixed", seed=3, bank=bank.folder)
-        study, resolved, _ = preparation.new(options, Console(quiet=True), lambda: None)
-        controller, host = TrialController(study, resolved, 3), PackHost(str(study.folder), 1, None)
+        study, resolved, _ = preparation.new(options, Console(quiet=True), lambda space: None)
+        controller, host = TrialController(study, resolved, 3), PackHost(1, None)
+        host.open(str(study.folder))
         while (trial := controller.next()) is not None:
             while controller.report(trial.number, host.train(asdict(trial), False)):
                 pass

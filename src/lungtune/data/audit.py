@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from lungtune.data.cases import classes_of
 from lungtune.data.duplicates import Pair
@@ -16,6 +15,9 @@ from lungtune.data.masks import mask_facts, mask_problems
 from lungtune.data.metadata_leakage import Leakage, measure_leakage
 from lungtune.data.sources._files import named
 from lungtune.data.splits import MIN_VALIDATION, Links, kind_of, link, make_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from lungtune.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("case_id", "path", "label", "patient_id", "source", "split", "mask_path", "text", "labels", "table")
 SPLITS = ("train", "validation", "test")
@@ -61,6 +63,8 @@ def table(
     Raises:
         DataError: see `validate`.
     """
+    import pandas as pd
+
     frame = pd.DataFrame([{column: row.get(column) for column in COLUMNS} for row in rows], columns=list(COLUMNS))
     frame = frame.astype(object).sort_values("case_id", ignore_index=True)
     frame.attrs = {"classes": list(class_order([*frame["label"], *(classes or ())])), "restarts": restarts}
@@ -76,6 +80,8 @@ def validate(cases: pd.DataFrame) -> pd.DataFrame:
             is doubled, a split is unknown, or there is no case at all.
         ValueError: a tuple has not one value per name.
     """
+    import pandas as pd
+
     missing = [column for column in _REQUIRED if column not in cases.columns]
     if missing:
         lacks = ", ".join(missing)

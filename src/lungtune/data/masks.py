@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lungtune.data.scan import scan
 from lungtune.data.sources._files import named
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def scan_masks(cases: pd.DataFrame) -> pd.DataFrame:

@@ -14,9 +14,7 @@ from contextlib import closing
 from dataclasses import astuple, fields
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, TypeVar
 
 from lungtune.core import paths as places
 from lungtune.core.cache import HINT
@@ -24,6 +22,9 @@ from lungtune.core.io import log_stderr, track
 from lungtune.data import readers
 from lungtune.data.readers import images, volumes
 from lungtune.data.readers.base import Facts, UnreadableImageError, read
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = (*(field.name for field in fields(Facts)), "error")
 _SCHEMA = """
@@ -50,6 +51,8 @@ def scan(files: Sequence[str], *, voi: bool = False, what: str = "images") -> pd
         A table indexed by path, in the order of `files`, with the fields of `Facts` and `error`: None, or why the file
         cannot be read (the other columns are then None).
     """
+    import pandas as pd
+
     wanted = list(dict.fromkeys(files))
     keys = {path: _key(path) for path in wanted}
     known = _load(wanted, keys, voi)

@@ -33,7 +33,7 @@ from lungtune.data.manifest import Manifest
 from lungtune.errors import DataError
 
 SCHEMA = 1
-_DESCRIPTION = "bank.json"
+DESCRIPTION = "bank.json"
 _MAKE = "lungtune synthesize"
 _OWN = ("folder", "limits")
 """Attributes that are not part of a description."""
@@ -131,7 +131,7 @@ class SyntheticBank:
         folder = Path(folder).absolute()
         bank = cls(folder, key, dict(generator), tuple(classes), train_hash, size, seed, dict(about or {}))
         with _writing(folder):
-            if (folder / _DESCRIPTION).exists():
+            if (folder / DESCRIPTION).exists():
                 existing = cls.open(folder)
                 if existing.key != key:
                     raise DataError(
@@ -144,7 +144,7 @@ class SyntheticBank:
             plain = {f.name: getattr(bank, f.name) for f in dataclasses.fields(bank) if f.name not in _OWN}
             plain |= {"schema": SCHEMA, "created": time.strftime("%Y-%m-%d %H:%M:%S"), "versions": dict(versions or {})}
             with _room(folder, "its description", 4096):
-                write_atomic(folder / _DESCRIPTION, json.dumps(plain, indent=1, ensure_ascii=False).encode())
+                write_atomic(folder / DESCRIPTION, json.dumps(plain, indent=1, ensure_ascii=False).encode())
         return bank
 
     @classmethod
@@ -155,7 +155,7 @@ class SyntheticBank:
             DataError: the folder is no bank, its description is damaged, or a newer version wrote it.
         """
         folder = Path(folder).expanduser().absolute()
-        file = folder / _DESCRIPTION
+        file = folder / DESCRIPTION
         if not file.is_file():
             what = "has no bank.json" if folder.is_dir() else "does not exist"
             raise DataError(f"{folder} must be a bank of synthetic images, but {what}; make one with: {_MAKE} RECIPE")
@@ -185,7 +185,7 @@ class SyntheticBank:
             DataError: there is no such bank any more, it is another one, or those images changed.
         """
         place = Path(folder or about["path"])
-        if folder is None and not (place / _DESCRIPTION).is_file():
+        if folder is None and not (place / DESCRIPTION).is_file():
             raise DataError(
                 f"the bank of synthetic images {about['key'][:12]} must be at {place}, but is not there; put it back "
                 "(lungtune retrain takes --bank DIR if it was moved)."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -251,3 +253,16 @@ def test_wrong_folds(make_facts, values, message):
     cases = cases_of(*many("a", None, 5))
     with pytest.raises(DataError, match=message):
         make_manifest(cases, make_facts(cases), **values)
+
+
+def test_repeated_draw_comes_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path))
+    labels = np.array(["a", "b"] * 50)
+    groups = np.array([f"g{i // 2}" for i in range(100)])
+    first = draw(labels, groups, folds=5, fold=1, seed=3)
+    (file,) = (tmp_path / "splits").iterdir()
+    np.save(file, first[:7])
+    assert draw(labels, groups, folds=5, fold=1, seed=3).tolist() == first[:7].tolist()
+    assert draw(labels, groups, folds=5, fold=1, seed=4).tolist() != first[:7].tolist()
+    file.write_bytes(b"torn")
+    assert draw(labels, groups, folds=5, fold=1, seed=3).tolist() == first.tolist()

@@ -60,7 +60,7 @@ def begin(bank: Path | None, seed: int = 3, **settings: Any) -> tuple[Study, Sea
     options = preparation.Options(
         space="clip_head", profile="demo", data=SOURCE, study="x", seed=seed, settings=settings, bank=bank
     )
-    return preparation.new(options, Console(quiet=True), lambda: None)
+    return preparation.new(options, Console(quiet=True), lambda space: None)
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -153,16 +153,16 @@ def test_a_study_keeps_the_first_images_of_its_bank(bank: SyntheticBank) -> None
     fill(bank, 16)  # a bank may grow
     assert np.array_equal(opened()["image"], data.synthetic["image"])
     options = preparation.Options(study="x", resume=True)
-    study, _, again = preparation.resumed(options, Console(quiet=True), lambda: None)
+    study, _, again = preparation.resumed(options, Console(quiet=True), lambda space: None)
     study.release()
     assert np.array_equal(again.synthetic["image"], data.synthetic["image"])
     with pytest.raises(StudyError, match=r"a resumed study keeps its bank; leave --bank out"):
-        preparation.resumed(dataclasses.replace(options, bank=bank.folder), Console(quiet=True), lambda: None)
+        preparation.resumed(dataclasses.replace(options, bank=bank.folder), Console(quiet=True), lambda space: None)
     entry = bank.entries(bank.classes[1])[0]
     (bank.folder / entry.file).unlink()
     bank.drop_damaged()
     fill(bank, 16)  # made anew, and not as it was
-    for reopen in (opened, lambda: preparation.resumed(options, Console(quiet=True), lambda: None)):
+    for reopen in (opened, lambda: preparation.resumed(options, Console(quiet=True), lambda space: None)):
         with pytest.raises(DataError, match="must be those that were trained on"):
             reopen()
     shutil.rmtree(bank.folder)

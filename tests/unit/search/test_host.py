@@ -37,6 +37,9 @@ class Session(simulated.SimulatedSession):
 class Host(PackHost):
     """A host of two slots around that session."""
 
+    def preload(self):
+        """A simulated session needs no library."""
+
     def open_session(self):
         return DeviceSession(Session(self._study), {"slots": 2})
 
@@ -44,7 +47,8 @@ class Host(PackHost):
 @pytest.fixture
 def host(tmp_path):
     simulated.begin(tmp_path / "s", simulated.space(3)).release()
-    instance = Host(str(tmp_path / "s"), 1, None)
+    instance = Host(1, None)
+    instance.open(str(tmp_path / "s"))
     instance.ready()
     return instance
 
@@ -136,7 +140,8 @@ def test_missing_weights_are_raised_by_every_call(tmp_path):
             raise WeightsError("weights must be here, but are not")
 
     simulated.begin(tmp_path / "s", simulated.space(3)).release()
-    broken = Broken(str(tmp_path / "s"), 1, None)
+    broken = Broken(1, None)
+    broken.open(str(tmp_path / "s"))
     with pytest.raises(WeightsError, match="must be here"):
         broken.ready()
     with pytest.raises(WeightsError, match="must be here"):
@@ -148,6 +153,8 @@ def test_host_loads_the_drivers_own_families(tmp_path, monkeypatch):
     monkeypatch.setenv("LUNGTUNE_PATH", str(tmp_path / "theirs"))
     own = Path(__file__).parents[2] / "contract" / "own"
     simulated.begin(tmp_path / "s", simulated.space(3)).release()
-    Host(str(tmp_path / "s"), 1, None, [str(own)]).ready()
+    host = Host(1, None, [str(own)])
+    host.open(str(tmp_path / "s"))
+    host.ready()
     assert "volume_head" in catalog.families()
     assert paths.own_folders() == [own]

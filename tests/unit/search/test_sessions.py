@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,31 @@ def test_a_host_opens_a_base_that_is_searched(monkeypatch: Any, tmp_path: Path) 
         built = device_session.open_session(study.folder, 1)
         assert (built.about["slots"], built.about["why"], built.references) == (1, "set", {})
         assert [(name, base["model"]) for name, base in opened] == [("one", "b")]
+
+
+def test_measured_slots_are_kept_per_device_and_base(monkeypatch: Any, tmp_path: Path) -> None:
+    """The second host of a machine, and the next search, measure nothing."""
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path))
+    searched = space("one", ("b",))
+    measured: list[int] = []
+
+    def fit(cap: int, configurations: Sequence[Any]) -> capacity.Capacity:
+        measured.append(cap)
+        return capacity.Capacity(3, "30 images/s", (capacity.Rate(3, 0.1, 30.0, 0.0),))
+
+    def opened(device: str) -> Any:
+        pack = SimpleNamespace(device=torch.device(device), capacity=1)
+        return SimpleNamespace(family=Family(), pack=pack, fit=fit)
+
+    first, second = opened("cpu"), opened("cpu")
+    assert device_session._slots(searched, first, "CPU, 1 thread(s)")["slots"] == 3
+    again = device_session._slots(searched, second, "CPU, 1 thread(s)")
+    assert (again["slots"], again["rates"][0]["slots"], second.pack.capacity, len(measured)) == (3, 3, 3, 1)
+    assert again["why"].startswith("30 images/s; measured 20")
+    device_session._slots(searched, opened("cpu"), "CPU, 2 thread(s)")
+    device_session._slots(searched, opened("cuda"), "a GPU")
+    device_session._slots(searched, opened("cuda"), "a GPU")
+    assert len(measured) == 4
 
 
 def test_recipe_trains_with_the_threads_of_its_trial() -> None:
