@@ -21,7 +21,7 @@ SPLIT = checkpoint.load(FILE)[1]["split"]
 
 
 def marked(found: Any) -> str:
-    """Return the mark of what the first search would train on a split."""
+    """Return the mark of the generator that the first search would train on a split."""
     default = planning.default_origin(found, "demo", {})
     family = catalog.family(default.space.family)
     return planning.mark_of(default, family, params.build(family.Base, default.space.base))
@@ -47,10 +47,10 @@ def test_training_again_gives_the_shipped_generator(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
     made = ship(tmp_path / "out")
     assert made.name == FILE.name
-    (again, told), (shipped, meta) = checkpoint.load(made), checkpoint.load(FILE)
+    (again, trained), (shipped, meta) = checkpoint.load(made), checkpoint.load(FILE)
     assert again.keys() == shipped.keys()
-    assert (told["samples"], told["steps"], told["split"]) == (meta["samples"], meta["steps"], meta["split"])
+    assert (trained["samples"], trained["steps"], trained["split"]) == (meta["samples"], meta["steps"], meta["split"])
     off = torch.cat([(again[name] - shipped[name]).flatten() for name in shipped]).norm()
     # rounding of another processor grows over training
     assert off < 0.1 * torch.cat([value.flatten() for value in shipped.values()]).norm()
-    assert told["metrics"]["cmmd"] == pytest.approx(meta["metrics"]["cmmd"], rel=0.05)
+    assert trained["metrics"]["cmmd"] == pytest.approx(meta["metrics"]["cmmd"], rel=0.05)

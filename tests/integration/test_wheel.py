@@ -1,4 +1,4 @@
-"""The built wheel in an environment of its own, used from a folder that knows no checkout."""
+"""The built wheel in an environment of its own, used from a folder outside the checkout."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def export(
 
     lungtune export --study NAME [--top K]
 
-    A recipe is a search space whose every parameter is one value, with a block that says where it came from.
+    A recipe is a search space whose every parameter is one value, with a block that records its origin.
     """
     from lungtune.export import export, following
 

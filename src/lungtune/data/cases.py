@@ -5,7 +5,7 @@
 | `case_id`    | unique and independent of the data's location: the path relative to the data's root, with `/` |
 | `path`       | absolute path of the image |
 | `label`      | class name, lower case; None in data without classes |
-| `patient_id` | patient, or None when the source does not know |
+| `patient_id` | patient, or None where unknown |
 | `source`     | name of the source format; after a colon the archive the image came from, where known |
 | `split`      | the official part (train, validation, test), or None |
 | `mask_path`  | absolute path of a lung mask, or None |
@@ -55,8 +55,8 @@ def table(
     Args:
         rows: one mapping per image; absent optional columns become None.
         classes: labels the source promises even if no image has them (kept in `attrs["classes"]`).
-        restarts: patient ids of the official test part are a name space of their own, so that two ids do not tell
-            whether it is the same patient (kept in `attrs["restarts"]`).
+        restarts: True if the ids of the official test part may repeat those of other patients (kept in
+            `attrs["restarts"]`).
         label_names: of the values in `labels` (kept in `attrs["label_names"]`).
         columns: of the values in `table` (kept in `attrs["columns"]`).
 

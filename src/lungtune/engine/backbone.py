@@ -15,14 +15,14 @@ from lungtune.engine import memory, returned
 from lungtune.layers.layout import BatchLayout, LayoutContext
 
 _AT_ONCE = 256
-"""Most cases whose features are computed together: a head's batch may be too large for what is below it."""
+"""Maximum number of cases whose features are computed together: a head's batch may be too large for its backbone."""
 _PIXELS = 1 << 23
-"""Most input numbers of these: an autoencoder of images of 768 px holds a GB for each."""
+"""Maximum input numbers of these cases: an autoencoder needs 1 GB per image of 768 px."""
 _LARGE, _IN_CACHE = 1 << 14, 1 << 18
 """On a CPU, cases of more numbers than the first are computed in batches of the second, whose activations stay in its
 caches. Images a core-second in batches of 1, 4, 8, 16 at 224 px: EfficientNet-Lite0 43, 53, 42, 36 (of 32: 25),
-ResNet-50 13, 14, 13, 12. Not measured on each machine: another batch rounds otherwise, and equal names promise equal
-features."""
+ResNet-50 13, 14, 13, 12. Constant on all machines: another batch size rounds differently, and cached features of equal
+names must be equal."""
 
 
 class Backbone:
@@ -52,7 +52,7 @@ class Backbone:
         if not isinstance(model, nn.Module):
             raise wrong(family.backbone, "a torch.nn.Module", returned.shown(model))
         self.model = model.requires_grad_(False).eval().to(device)
-        # Else autocast would cast every frozen matrix in every step. One that trains starts from it, and stays whole.
+        # Else autocast would cast every frozen matrix in every step. Matrices that train must stay float32.
         if self.precision == "bf16" and family.packs:
             for module in self.model.modules():
                 if isinstance(module, nn.Linear):

@@ -28,7 +28,7 @@ class OnTheFlyInputs:
         further: columns of synthetic cases, whose indices follow on; fields they lack are 0 and not known.
 
     Attributes:
-        stride: cases that are best scored at a time.
+        stride: suitable number of cases to score at a time.
     """
 
     stride = 64
@@ -62,7 +62,7 @@ class OnTheFlyInputs:
         return tuple(column.field for column in self._columns.values())
 
     def take(self, chosen: Sequence[Tensor], trials: Sequence[Sampled]) -> Batch:
-        """Return a step's batch, augmented as each trial wants it.
+        """Return a step's batch, augmented at each trial's level.
 
         Args:
             chosen: indices ``(n_i,)`` of each trial's cases, on the CPU.

@@ -1,4 +1,4 @@
-"""How many cases pass the frozen model together."""
+"""Number of cases that pass the frozen model together."""
 
 import pytest
 import torch

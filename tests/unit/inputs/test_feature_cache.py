@@ -1,4 +1,4 @@
-"""Feature cache: built once by the first comer, views in order, independent of pack composition."""
+"""Feature cache: built once by one process, views in order, independent of pack composition."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _child(log: Path) -> None:
     cached("toy-y", compute).plain(0, 1)
 
 
-def test_processes_that_come_together_compute_once(tmp_path: Path, cache: Path) -> None:
+def test_concurrent_processes_compute_features_once(tmp_path: Path, cache: Path) -> None:
     children = [multiprocessing.get_context("fork").Process(target=_child, args=(tmp_path / "log",)) for _ in range(3)]
     for child in children:
         child.start()

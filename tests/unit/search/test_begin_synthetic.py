@@ -48,7 +48,7 @@ def fill(bank: SyntheticBank, per_class: int) -> None:
 
 @pytest.fixture
 def bank(tmp_path: Path) -> SyntheticBank:
-    """Twelve images of each class, made for the data split with seed 3."""
+    """Bank of twelve images per class for the data split with seed 3."""
     manifest = dataset.inspect(SOURCE, seed=3).manifest
     about = {"key": "ab" * 16, "generator": {"recipe": "sd-1.yaml"}, "size": 16, "seed": 0}
     made = SyntheticBank.create(tmp_path / "bank", classes=manifest.classes, train_hash=manifest.train_hash, **about)
@@ -86,9 +86,9 @@ def test_search_without_a_bank_builds_one_first(
         assert len(data.synthetic) == sum(study.history().study["data"]["bank"]["counts"].values())
 
 
-def test_a_bank_that_no_trial_wants_is_a_mistake(bank: SyntheticBank) -> None:
+def test_bank_that_no_trial_uses_is_refused(bank: SyntheticBank) -> None:
     for settings in ({}, {"synthetic_ratio": 1, "synthetic_images": "duplicates"}):
-        with pytest.raises(SpaceError, match=r"--bank is given, but no trial of clip_head wants synthetic images; did"):
+        with pytest.raises(SpaceError, match=r"--bank is given, but no trial of clip_head uses synthetic images; did"):
             begin(bank.folder, **settings)
     assert not Study.names()
 
@@ -100,7 +100,7 @@ def test_the_script_takes_a_bank(
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(ROOT / "scripts" / "search.py"), run_name="__main__")
-    assert "--bank is given, but no trial of clip_head wants synthetic images" in capsys.readouterr().err
+    assert "--bank is given, but no trial of clip_head uses synthetic images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("kind", "classes", "found"), [("volume", ("a", "b"), "volumes"), ("image", (), "no classes")])
@@ -133,7 +133,7 @@ def test_unusable_bank_begins_no_study(bank: SyntheticBank) -> None:
     with pytest.raises(DataError, match="nowhere must be a bank of synthetic images, but does not exist"):
         begin(bank.folder / "nowhere", synthetic_ratio=0.5)
     (bank.folder / bank.entries(bank.classes[0])[0].file).write_bytes(b"")
-    with pytest.raises(DataError, match=r"images/0/0\.png must be the one that was made, but its content has changed"):
+    with pytest.raises(DataError, match=r"images/0/0\.png must be the generated one, but its content has changed"):
         begin(bank.folder, synthetic_ratio=0.5)
     assert not Study.names()
 

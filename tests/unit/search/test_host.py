@@ -69,7 +69,7 @@ class Waiting(threading.Thread):
 
 
 def settle(host, joined):
-    """Let the work thread pass until these trials are in the pack."""
+    """Release the work thread until these trials are in the pack."""
     end = time.monotonic() + 10
     while not joined <= set(host._session.runs):
         host._session.gate.release()
@@ -77,7 +77,7 @@ def settle(host, joined):
         time.sleep(0.01)
 
 
-def test_only_trials_that_somebody_waits_for_are_trained(host):
+def test_only_trials_with_a_waiting_caller_are_trained(host):
     first = Waiting(host, 0)
     host._session.gate.release()
     assert first.result()["fidelity"] == 1.0
@@ -115,7 +115,7 @@ def test_second_call_for_a_trial_replaces_the_first(host):
     assert heir.result()["number"] == 0
 
 
-def test_a_slot_whose_trial_left_unheard_is_given_to_the_next(host):
+def test_slot_of_an_abandoned_trial_is_reused(host):
     for number in range(4):
         waiting = Waiting(host, number)
         host._session.gate.release()
@@ -123,7 +123,7 @@ def test_a_slot_whose_trial_left_unheard_is_given_to_the_next(host):
         assert len(host._session.runs) <= 2
 
 
-def test_a_trial_that_leaves_is_gone_unless_it_is_waited_for(host):
+def test_released_trial_is_removed(host):
     waiting = Waiting(host, 0)
     host._session.gate.release()
     waiting.result()

@@ -106,7 +106,7 @@ def test_only_the_last_idle_sessions_stay_open(sessions: Any, tmp_path: Path) ->
     assert len(opened) > 4
 
 
-def test_parameters_of_another_family_are_named(sessions: Any, tmp_path: Path) -> None:
+def test_parameters_of_another_family_are_reported(sessions: Any, tmp_path: Path) -> None:
     from lungtune.errors import SpaceError
 
     built, _ = sessions
@@ -114,8 +114,8 @@ def test_parameters_of_another_family_are_named(sessions: Any, tmp_path: Path) -
         built.start(0, {**trial("one", "a"), "rnak": 2}, 0, tmp_path / "0")
 
 
-def test_what_is_due_outlives_a_neighbours_exception(sessions: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    """A rung whose report is lost would never be decided on."""
+def test_due_reports_survive_another_trials_exception(sessions: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """If a rung's report were lost, its decision would never be made."""
     built, _ = sessions
     which = {0: trial("one", "a"), 1: trial("one", "a"), 2: trial("two", "c")}
     for number, params in which.items():
@@ -197,7 +197,7 @@ def test_measured_slots_are_kept_per_device_and_base(monkeypatch: Any, tmp_path:
 
 
 def test_recipe_trains_with_the_threads_of_its_trial() -> None:
-    """Hosts on cores have one; two add up in another order, and what a trial at a high rate ends with is another."""
+    """Hosts on cores have one thread; two sum in another order, which changes the result at a high learning rate."""
     torch.set_num_threads(2)
     capacity.set_reproducible_threads()
     assert torch.get_num_threads() == (2 if torch.cuda.is_available() else 1)

@@ -1,4 +1,4 @@
-"""Mistakes are told at once: before a backend starts, or while it does."""
+"""User errors are reported at once: before a backend starts, or while it does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lungtune.search.backend import Startup
 
 
 class Slow(InProcess):
-    """Starts when the test lets it."""
+    """Starts when the test releases it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def leaking(folder: Path) -> str:
     return f"folder:{folder}"
 
 
-def test_leaks_are_told_while_a_backend_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaks_are_reported_while_a_backend_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow()
     monkeypatch.setattr(driver.backends, "get", lambda name: lambda: slow)
     options = driver.Options(space="clip_lora", profile="demo", data=leaking(tmp_path / "leaking"))
@@ -71,7 +71,7 @@ def test_leaks_are_told_while_a_backend_starts(tmp_path: Path, monkeypatch: pyte
     assert not Study.names()
 
 
-def test_a_start_that_fails_later_is_not_told(capfd: pytest.CaptureFixture[str]) -> None:
+def test_start_that_fails_after_the_block_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     slow = Slow()
     slow.start = lambda space: slow.let.wait(60) and 1 / 0  # type: ignore[assignment]
     startup = Startup(lambda: slow)
@@ -114,7 +114,7 @@ def test_missing_weights_name_the_demo_profile(tmp_path: Path, monkeypatch: pyte
         preparation.new(options, console, lambda space: pytest.fail("started"))
 
 
-def test_the_profile_is_told_before_the_data_are_read() -> None:
+def test_profile_is_printed_before_the_data_are_read() -> None:
     console = Console(record=True, width=400, file=io.StringIO())
     with pytest.raises(DataError, match="nowhere"):
         preparation.new(driver.Options(space="clip_lora", data="folder:/nowhere"), console, lambda space: None)

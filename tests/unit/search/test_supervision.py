@@ -138,7 +138,7 @@ def test_unusable_device_after_the_first_trial_stops(controller):
     assert controller.stop_reason == "device 0 cannot train: masks must be there, but are not."
 
 
-def test_unknown_backend_is_named():
+def test_unknown_backend_is_reported():
     with pytest.raises(StudyError, match=r"backend must be .*but got 'ray_host'\. Did you mean 'ray_hosts'"):
         backends.get("ray_host")
 
