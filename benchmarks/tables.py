@@ -97,10 +97,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["efficientnet_lite0", "resnet18"], help="timm's names")
     parser.add_argument("--size", type=int, default=224, help="px")
-    parser.add_argument("--cases", type=int, default=256, help="of a table")
+    parser.add_argument("--cases", type=int, default=128, help="of a table")
     parser.add_argument("--few", type=int, default=64, help="cases of the other contestants")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 32], help="fixed ones")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--json", type=Path, help="also write the rates here")
     return parser.parse_args()
 

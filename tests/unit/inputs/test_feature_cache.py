@@ -185,6 +185,16 @@ def test_an_error_while_a_table_is_computed_leaves_the_threads_as_they_were() ->
     assert torch.equal(cached("toy-failing").plain(0, N)["half"], halves(torch.from_numpy(IMAGES).float() / 255))
 
 
+def test_a_table_has_the_same_bits_on_any_number_of_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = []
+    for cores in (1, 3):
+        monkeypatch.setattr(environment, "cores", lambda cores=cores: cores)
+        monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / f"cache-{cores}"))
+        torch.set_num_threads(cores)
+        tables.append(cached("toy-bits", convolved)._table(3, 0)["map"])
+    assert torch.equal(*tables)
+
+
 def test_small_tables_are_computed_without_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(computing, "fastest", lambda *_: pytest.fail("measured"))
     assert len(cached("toy-small").plain(0, N)["half"]) == N
