@@ -103,7 +103,7 @@ class Lock:
         return True
 
     def acquire(self, doing: str) -> None:
-        """Acquire the lock without a time limit; after one second, print its holder.
+        """Acquire the lock without a time limit; after one second, print its holder and tell the thread's listener.
 
         Args:
             doing: what the holder does, to follow "which": ``makes the pixel store x``.
@@ -112,8 +112,15 @@ class Lock:
             OSError: the lock file cannot be written.
         """
         if not self.try_acquire(_PATIENCE):
-            log_stderr(f"Waiting for {self.holder()}, which {doing} ...")
-            self.try_acquire(-1)
+            stages, told = _local.stages, f"Waiting for {self.holder()}, which {doing}"
+            log_stderr(f"{told} ...")
+            before = stages.now
+            if stages.listener is not None:
+                stages.set(told)
+            try:
+                self.try_acquire(-1)
+            finally:
+                stages.set(before)
 
     def holder(self) -> str:
         """Return the lock's holder: ``process 12 on host since 2026-01-31 12:00:00``, else ``another process``."""

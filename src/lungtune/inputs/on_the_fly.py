@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +14,11 @@ from lungtune.inputs.batch import Batch
 from lungtune.inputs.columns import Column, gather
 from lungtune.inputs.sampling import Sampled
 
-Compute = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""A family's ``features`` of a batch of inputs, on the device."""
+
+class Compute(Protocol):
+    """A family's ``features`` of a batch of inputs, on the device; so many cases together, or as many as usual."""
+
+    def __call__(self, values: Mapping[str, Tensor], together: int = 0, /) -> Mapping[str, Tensor]: ...
 
 
 class OnTheFlyInputs:

@@ -84,6 +84,20 @@ def test_waiting_names_the_holder_then_acquires(tmp_path, elsewhere, capsys, mon
     assert io.Lock(tmp_path / "l.lock").holder() == "another process"
 
 
+def test_listener_is_informed_of_waiting(tmp_path, elsewhere, monkeypatch):
+    monkeypatch.setattr(io, "_PATIENCE", 0.05)
+    monkeypatch.setattr(io._local, "stages", io._Stages())
+    told = []
+    io.listen(told.append)
+    threading.Timer(0.3, elsewhere.stdin.write, "\n").start()
+    threading.Timer(0.4, elsewhere.stdin.flush).start()
+    with io.stage("Loading"), io.waiting(tmp_path / "l.lock", "makes tea"):
+        pass
+    assert told[0] == told[2] == "Loading"
+    assert told[1].startswith(f"Waiting for process {elsewhere.pid} on ")
+    assert told[1].endswith(", which makes tea")
+
+
 def test_free_lock_is_acquired_silently(tmp_path, capsys):
     with io.waiting(tmp_path / "l.lock", "makes tea"):
         pass

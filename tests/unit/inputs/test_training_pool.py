@@ -250,7 +250,7 @@ def test_kept_features_of_both_sets_have_tables_of_their_own(tmp_path: Any, monk
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path))
     computed: list[int] = []
 
-    def halves(values: Any) -> dict[str, Tensor]:
+    def halves(values: Any, *_: int) -> dict[str, Tensor]:
         computed.append(len(values["image"]))
         return {"half": values["image"].flatten(1) / 2}
 

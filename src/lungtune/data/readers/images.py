@@ -14,7 +14,6 @@ for a DICOM image whose VOI window is applied. Caches keyed by digest therefore 
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image, ImageFilter
 
+from lungtune.core import environment
 from lungtune.data import readers
 from lungtune.data.readers import dicom
 from lungtune.data.readers.base import Facts, UnreadableImageError, sha1
@@ -42,11 +42,10 @@ def decoders() -> Iterator[ThreadPoolExecutor]:
 
     Library warnings are suppressed inside the block: those that matter are raised as errors here.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with warnings.catch_warnings():  # here and not in the threads: warning filters belong to the whole process
         warnings.simplefilter("ignore", UserWarning)  # pydicom's, on odd but readable headers
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with ThreadPoolExecutor(max(1, cores)) as pool:
+        with ThreadPoolExecutor(environment.cores()) as pool:
             yield pool
 
 
