@@ -45,7 +45,7 @@ def for_sampler(
     highest that at least ``STARTUP`` reached, by their best report up to there. For the other samplers, trials
     stopped or paused by the scheduler are PRUNED with all their reports, and the score of a finished trial is its best
     report. Failed trials are FAIL. Trials outside the space as it is now (a start point, an older, wider space) are
-    left out.
+    left out. A trial whose parameters were perturbed counts with those of the report that it is compared by.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = empty(space.objective, sampler)
@@ -62,19 +62,20 @@ def level(space: SearchSpace, history: History) -> float | None:
     if space.sampler != "tpe":
         return None
     levels = space.fidelity.levels
-    reached = [trial.fidelity + TOLERANCE for trial in history.trials.values() if trial.state is not State.FAIL]
+    reached = [trial.reached + TOLERANCE for trial in history.trials.values() if trial.state is not State.FAIL]
     return next((at for at in reversed(levels) if sum(f >= at for f in reached) >= STARTUP), levels[0])
 
 
 def frozen(space: SearchSpace, trial: Trial, at: float | None = None) -> FrozenTrial | None:
     """Return one trial as a record for the sampler, compared at ``at`` passes; None if it is left out."""
-    inside = all(_holds(axis, trial.params.get(name)) for name, axis in space.axes.items())
+    chosen = trial.best_params(space.objective, math.inf if at is None else at + TOLERANCE)
+    inside = all(_holds(axis, chosen.get(name)) for name, axis in space.axes.items())
     value = trial.value(space.objective)
     if not inside or (trial.state is State.COMPLETE and math.isnan(value)):
         return None
-    params, axes = {name: trial.params[name] for name in space.axes}, dict(space.axes)
+    params, axes = {name: chosen[name] for name in space.axes}, dict(space.axes)
     if at is not None and trial.state is not State.FAIL:
-        reached = trial.fidelity >= at - TOLERANCE
+        reached = trial.reached >= at - TOLERANCE
         best = trial.score(space.objective, up_to=at + TOLERANCE) if reached else math.nan
         if math.isnan(best) and trial.state is not State.RUNNING:
             return None
@@ -114,9 +115,10 @@ def for_charts(history: History, fidelity: float | None = None) -> optuna.Study:
 
 def _charted(trial: Trial, objective: Objective, fidelity: float | None) -> FrozenTrial | None:
     """Return one trial as the charts show it; None if it has no score there or its record is damaged."""
-    if fidelity is not None and trial.fidelity < fidelity - 1e-9:
+    if fidelity is not None and trial.reached < fidelity - 1e-9:
         return None
-    score = trial.score(objective, math.inf if fidelity is None else fidelity + 1e-9)
+    up_to = math.inf if fidelity is None else fidelity + 1e-9
+    score, chosen = trial.score(objective, up_to), trial.best_params(objective, up_to)
     if math.isnan(score):
         return None
     steps = {round(float(r.samples)): r.metrics.get(objective.metric, math.nan) for r in trial.reports}
@@ -124,7 +126,7 @@ def _charted(trial: Trial, objective: Objective, fidelity: float | None) -> Froz
         warnings.simplefilter("ignore")  # a start value outside the ranges, reported when the space was read
         try:
             axes = {key: json_to_distribution(text) for key, text in trial.distributions.items()}
-            params = {key: trial.sampled[key] for key in axes}
+            params = {key: chosen[key] if trial.segment else trial.sampled[key] for key in axes}
             state = TrialState.COMPLETE if fidelity is not None else STATES[trial.state]
             return _record(state, score, params, axes, steps)
         except (ValueError, KeyError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -34,15 +35,16 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
         constant {metric: value}, and whatever else the search began with, in the same form}, ``best`` {trial, params,
         value, scores (of its best report), interval, corrected, gain_over_start, gain_over_constant, gains {baseline:
         value}, collapsed (a sentence, empty when it is not)} or null, and ``trials``: number, state, reason, message,
-        origin, params, seed, duplicate_of, value, best {fidelity, checkpoint}, passes, reports. Gains are positive
-        where the best trial is better, whatever the metric.
+        origin, params, seed, duplicate_of, value, best {fidelity, checkpoint}, passes, reports; ``segments``
+        [{params, seed, until}] where its best report has more than one. ``params`` are those of the best report. Gains
+        are positive where the best trial is better, whatever the metric.
     """
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
     objective = space.objective
     ended = history.judged()
-    full = len(ended) * space.fidelity.max
-    spent = sum(trial.fidelity for trial in ended)
+    spent = sum(trial.work for trial in ended)
+    full = spent + sum(space.fidelity.max - trial.fidelity for trial in ended)
     return {
         "schema": 1,
         "study": study.name,
@@ -87,8 +89,8 @@ def _leaderboard(study: Study, space: SearchSpace, history: History, patients: n
         contenders.append(leaderboard.Contender(member.name, predictions, mine[0].value(history.objective)))
         candidates[member.name] = _candidates(study, mine, predictions, task_of(history))
         every = [t for t in history.trials.values() if t.params[SPACE] == member.name and t.duplicate_of is None]
-        best = {"trial": mine[0].number, "params": mine[0].params}
-        spent[member.name] = {**best, "trials": len(every), "passes": round(sum(t.fidelity for t in every), 4)}
+        best = {"trial": mine[0].number, "params": mine[0].best_params(history.objective)}
+        spent[member.name] = {**best, "trials": len(every), "passes": round(sum(t.work for t in every), 4)}
     if len(contenders) < 2:
         return None
     board = leaderboard.board(patients, contenders, history.objective, candidates)
@@ -178,19 +180,21 @@ def _trial(trial: Trial, history: History) -> dict[str, Any]:
     objective = history.objective
     best = trial.best(objective)
     value = trial.value(objective)
+    lineage = trial.lineage_at(best) if best else trial.lineage
     return {
         "number": trial.number,
         "state": trial.state.value,
         "reason": trial.reason,
         "message": trial.message,
         "origin": trial.origin,
-        "params": trial.params,
+        "params": trial.best_params(objective),
         "seed": trial.seed,
         "duplicate_of": trial.duplicate_of,
         "value": None if math.isnan(value) else value,
         "best": {"fidelity": best.fidelity, "checkpoint": best.checkpoint} if best else None,
-        "passes": trial.fidelity if trial.duplicate_of is None else 0.0,
+        "passes": trial.work if trial.duplicate_of is None else 0.0,
         "reports": [{"fidelity": r.fidelity, "samples": r.samples, "metrics": dict(r.metrics)} for r in trial.reports],
+        **({"segments": [asdict(segment) for segment in lineage]} if len(lineage) > 1 else {}),
     }
 
 
@@ -205,7 +209,8 @@ def _start(study: Study, history: History, patients: np.ndarray) -> dict[str, An
     trial = _reference(history)
     if trial is None or math.isnan(trial.value(history.objective)):
         return None
-    return {"trial": trial.number, "params": trial.params, **_score(study, history, trial, patients)}
+    params = trial.best_params(history.objective)
+    return {"trial": trial.number, "params": params, **_score(study, history, trial, patients)}
 
 
 def _score(study: Study, history: History, trial: Trial, patients: np.ndarray) -> dict[str, Any]:
@@ -228,7 +233,7 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
     gains = {name: sign * (value - known[metric]) for name, known in history.baselines.items() if metric in known}
     result: dict[str, Any] = {
         "trial": best.number,
-        "params": best.params,
+        "params": best.best_params(history.objective),
         "fidelity": best.best(history.objective).fidelity,  # type: ignore[union-attr]
         "scores": dict(best.best(history.objective).metrics),  # type: ignore[union-attr]
         **_score(study, history, best, patients),

@@ -52,9 +52,10 @@ class Study:
         """Every opening of the locked test set."""
         return self.folder / "ledger.jsonl"
 
-    def checkpoints(self, trial: int) -> Path:
-        """Return the folder of one trial's checkpoints."""
-        return self.folder / "checkpoints" / f"{trial:04d}"
+    def checkpoints(self, trial: int, segment: int = 0) -> Path:
+        """Return the folder of one trial's checkpoints; ``segment`` is the number of perturbations before them."""
+        folder = self.folder / "checkpoints" / f"{trial:04d}"
+        return folder / f"segment-{segment}" if segment else folder
 
     @staticmethod
     def names() -> list[str]:

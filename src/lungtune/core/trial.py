@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from lungtune.core import migration
+from lungtune.core.lineage import Donor, Lineage, Segment, Stretch, cut
+from lungtune.core.resource import TOLERANCE
+
+CLONE = "clone"
+"""Origin of a trial that a user added to a study (``lungtune clone``); it raises the number of wanted trials by one."""
 
 
 class State(StrEnum):
@@ -77,11 +82,16 @@ class Report:
     metrics: Mapping[str, float]
     checkpoint: str | None = None
     time: float = 0.0
+    segment: int = 0
+    """Number of perturbations of the trial before it, see :meth:`Trial.lineage_at`."""
 
 
 @dataclass
 class Trial:
-    """One configuration and all that happened to it. ``params`` holds every parameter, searched or fixed."""
+    """One configuration and all that happened to it.
+
+    ``params`` holds every parameter, searched or fixed, as the trial trains with them now; a perturbation changes them.
+    """
 
     number: int
     params: dict[str, Any]
@@ -98,15 +108,92 @@ class Trial:
     lost: int = 0
     """Number of deaths of its host since its last report."""
     paused: float = 0.0
-    """The fidelity at which it was paused last."""
+    """The fidelity at which it was paused last, since its last perturbation."""
+    stretches: list[Stretch] = field(default_factory=list)
+    """What it trains itself: one stretch, and one more for each perturbation."""
+    spent: float = 0.0
+    """Passes trained in the stretches before the last."""
+
+    def __post_init__(self) -> None:
+        self.stretches = self.stretches or [Stretch((Segment(self.params, self.seed),))]
+
+    @property
+    def segment(self) -> int:
+        """Number of its perturbations."""
+        return len(self.stretches) - 1
+
+    @property
+    def lineage(self) -> Lineage:
+        """Lineage of its weights; the last segment is open."""
+        return self.stretches[-1].lineage
+
+    @property
+    def donor(self) -> Donor | None:
+        """Checkpoint that it began with, before any perturbation; None: with fresh weights."""
+        return self.stretches[0].donor
 
     @property
     def fidelity(self) -> float:
-        """Passes trained and reported so far."""
-        return self.reports[-1].fidelity if self.reports else 0.0
+        """Passes behind its weights, as far as reported; a perturbation may set it back."""
+        last = self.reports[-1] if self.reports else None
+        return last.fidelity if last is not None and last.segment == self.segment else self.stretches[-1].begin
+
+    @property
+    def reached(self) -> float:
+        """Largest fidelity that it reported, or began with."""
+        return max([self.fidelity, *(report.fidelity for report in self.reports)])
+
+    @property
+    def work(self) -> float:
+        """Passes that it trained itself."""
+        return self.spent + self.fidelity - self.stretches[-1].begin
+
+    def lineage_at(self, report: Report) -> Lineage:
+        """Return the lineage that a report of this trial was made with; the last segment is open."""
+        return self.stretches[report.segment].lineage
+
+    def params_at(self, report: Report) -> Mapping[str, Any]:
+        """Return the parameters that a report of this trial was made with."""
+        return self.lineage_at(report)[-1].params
+
+    def best_params(self, objective: Objective, up_to: float = math.inf) -> dict[str, Any]:
+        """Return the parameters of :meth:`best`; without a score the present ones."""
+        best = self.best(objective, up_to)
+        return dict(self.params if best is None else self.params_at(best))
+
+    def lineage_of(self, fidelity: float, checkpoint: str | None = None) -> Lineage:
+        """Return the lineage of a checkpoint of this trial: of its report if there is one, cut at ``fidelity``."""
+        near = [report for report in self.reports if abs(report.fidelity - fidelity) < TOLERANCE]
+        named = [report for report in near if checkpoint is not None and report.checkpoint == checkpoint]
+        at = [self.lineage_at(report) for report in named or near]
+        return cut(at[-1] if at else self.lineage, fidelity)
+
+    def perturb(self, donor: Donor, before: Lineage, fidelity: float, params: Mapping[str, Any]) -> None:
+        """Go on from a donor's checkpoint.
+
+        Args:
+            donor: the checkpoint.
+            before: its lineage.
+            fidelity: passes at which this trial is given up.
+            params: every parameter from now on.
+        """
+        self.spent += fidelity - self.stretches[-1].begin
+        self.stretches.append(Stretch.following(donor, before, params, self.seed))
+        self.params, self.paused = dict(params), 0.0
+
+    def as_of(self, report: Report) -> Trial:
+        """Return a copy with the reports, parameters and stretches it had when ``report`` arrived."""
+        place = next(i for i, each in enumerate(self.reports) if each is report)
+        stretches = self.stretches[: report.segment + 1]
+        return replace(
+            self, params=dict(self.params_at(report)), reports=self.reports[: place + 1], stretches=stretches
+        )
 
     def best(self, objective: Objective, up_to: float = math.inf) -> Report | None:
-        """Best report, of those at a fidelity ``<= up_to``; the only reduction of reports in lungtune."""
+        """Best report, of those at a fidelity ``<= up_to``; the only reduction of reports in lungtune.
+
+        Reports from before a perturbation count.
+        """
         best: Report | None = None
         for report in self.reports:
             value = report.metrics.get(objective.metric, math.nan)
@@ -157,14 +244,22 @@ class History:
         elif kind == "trial":
             known = {name: event[name] for name in ("params", "sampled", "distributions", "seed", "origin")}
             attrs = event.get("sampler_attrs", {})
-            self.trials[event["trial"]] = Trial(event["trial"], **known, sampler_attrs=attrs)
+            self.trials[event["trial"]] = Trial(
+                event["trial"], **known, sampler_attrs=attrs, stretches=self._beginning(event)
+            )
+            self.target += known["origin"] == CLONE
         elif kind == "report":
             metrics = {name: float(value) for name, value in event["metrics"].items()}
-            report = Report(event["fidelity"], event["samples"], metrics, event["checkpoint"], event["time"])
             trial = self.trials[event["trial"]]
+            made = event["fidelity"], event["samples"], metrics, event["checkpoint"], event["time"]
+            report = Report(*made, segment=trial.segment)
             trial.reports.append(report)
             trial.lost = 0
             self.order.append((event["trial"], report))
+        elif kind == "perturb":
+            donor = Donor(event["donor"], event["donor_fidelity"], event["checkpoint"])
+            before = self.trials[donor.trial].lineage_of(donor.fidelity, donor.checkpoint)
+            self.trials[event["trial"]].perturb(donor, before, event["fidelity"], event["params"])
         elif kind == "pause":
             trial = self.trials[event["trial"]]
             trial.state, trial.paused = State.PAUSED, event["fidelity"]
@@ -179,6 +274,14 @@ class History:
             trial.duplicate_of = event.get("duplicate_of")
             if trial.duplicate_of is not None:
                 trial.reports = list(self.trials[trial.duplicate_of].reports)
+
+    def _beginning(self, event: Mapping[str, Any]) -> list[Stretch]:
+        """Return the first stretch of a trial that begins with another one's checkpoint; [] for all others."""
+        if not event.get("donor"):
+            return []
+        donor = Donor.from_dict(event["donor"])
+        before = self.trials[donor.trial].lineage_of(donor.fidelity, donor.checkpoint)
+        return [Stretch.following(donor, before, event["params"], event["seed"])]
 
     def of(self, *states: State) -> list[Trial]:
         """Trials in one of ``states``, by number."""
@@ -202,4 +305,4 @@ class History:
     @property
     def work(self) -> float:
         """Passes trained by all trials together."""
-        return sum(trial.fidelity for trial in self.trials.values() if trial.duplicate_of is None)
+        return sum(trial.work for trial in self.trials.values() if trial.duplicate_of is None)

@@ -199,6 +199,10 @@ class Backend(ABC):
             BackendError: the backend failed as a whole.
         """
 
+    def reassign(self, assignment: Assignment) -> None:
+        """Answer ``TrialResumed`` or ``TrialPerturbed``: what is to be trained of the trial from now on."""
+        raise NotImplementedError(f"{self.title} has no scheduler of its own.")
+
     @abstractmethod
     def release(self, number: int, ended: bool) -> None:
         """Let a trial that reported leave its worker: it ended, or was paused."""

@@ -15,7 +15,7 @@ from lungtune.core.resource import TOLERANCE
 from lungtune.core.scheduler import Decision, TuneScheduler
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.core.trial import State, Trial
+from lungtune.core.trial import CLONE, State, Trial
 from lungtune.search import sampler
 from lungtune.search.sampler import Suggestion
 
@@ -39,6 +39,7 @@ class Assignment:
         seed: of the trial.
         known: passes up to which the journal holds its reports.
         lost: how often its worker died since its last report.
+        segment: number of its perturbations; its checkpoints lie in ``Study.checkpoints(number, segment)``.
     """
 
     number: int
@@ -46,6 +47,12 @@ class Assignment:
     seed: int
     known: float
     lost: int = 0
+    segment: int = 0
+
+    @classmethod
+    def of(cls, trial: Trial) -> Assignment:
+        """Return what is left to train of a trial."""
+        return cls(trial.number, trial.params, trial.seed, trial.fidelity, trial.lost, trial.segment)
 
 
 class TrialController:
@@ -87,8 +94,8 @@ class TrialController:
         self.scheduler = schedulers.create(self.space.scheduler, self.space.fidelity, self.space.objective)
         for number, report in self.history.order:
             trial = self.history.trials[number]
-            decision = self._decide(trial, report.fidelity)
-            last = abs(report.fidelity - trial.fidelity) < TOLERANCE
+            decision = self._decide(trial.as_of(report) if trial.segment else trial, report.fidelity)
+            last = report is trial.reports[-1] and report.segment == trial.segment
             carried_out = trial.state is not State.RUNNING or report.fidelity < trial.paused + TOLERANCE
             if last and not carried_out:
                 self._carry_out(decision, trial)
@@ -161,7 +168,7 @@ class TrialController:
                     continue
                 self.running.add(trial.number)
                 self._write("start", trial=trial.number, attempt=trial.lost + 1, fidelity=trial.fidelity)
-                return Assignment(trial.number, trial.params, trial.seed, trial.fidelity, trial.lost)
+                return Assignment.of(trial)
             return None
 
     def _next_trial(self) -> Trial | None:
@@ -199,10 +206,12 @@ class TrialController:
 
     def _duplicate(self, trial: Trial) -> bool:
         """Answer a configuration that was finished or paused before from the journal."""
-        if trial.reports:
+        if trial.reports or trial.origin == CLONE or len(trial.lineage) > 1:
             return False
         params = self._identity(trial)
         for other in self.history.of(State.COMPLETE, State.PRUNED, State.PAUSED):
+            if other.segment or len(other.lineage) > 1:  # its score is not that of its parameters from scratch
+                continue
             if self._identity(other) == params and other.duplicate_of is None:
                 state = State.COMPLETE if other.state is State.COMPLETE else State.PRUNED
                 self._end(trial.number, state, reason="duplicate", duplicate_of=other.number)
@@ -259,19 +268,58 @@ class TrialController:
             self._carry_out(decision, trial)
             return decision is Decision.CONTINUE
 
-    def resume(self, number: int) -> None:
-        """Record that the backend's own scheduler resumed a paused trial."""
+    def resume(self, number: int) -> Assignment:
+        """Record that the backend's own scheduler resumed a paused trial; return what to train."""
         with self._lock:
             trial = self.history.trials[number]
             if trial.state is State.PAUSED:
                 self.running.add(number)
                 self._write("start", trial=number, attempt=trial.lost + 1, fidelity=trial.fidelity)
+            return Assignment.of(trial)
 
     def end(self, number: int) -> None:
         """Record that the backend's own scheduler ended a trial that was paused, or had not begun."""
         with self._lock:
             if self.history.trials[number].state in (State.PAUSED, State.RUNNING):
                 self._end(number, State.PRUNED, reason=self.space.scheduler.name)
+
+    def perturb(
+        self, number: int, donor: int, donor_fidelity: float, params: Mapping[str, Any], checkpoint: str | None
+    ) -> Assignment:
+        """Record that a trial goes on from another one's checkpoint with other parameters; return what to train.
+
+        The checkpoint's state belongs into ``Study.checkpoints(number, assignment.segment)``
+        (``engine.report_files.inherit``) before it is trained.
+
+        Args:
+            number: the trial that is replaced.
+            donor: number of the trial whose checkpoint it takes.
+            donor_fidelity: passes at the checkpoint.
+            params: every parameter from now on.
+            checkpoint: its path relative to the study; None where it is not kept.
+
+        Raises:
+            ValueError: the trial has ended, there is no such donor, or ``params`` lack a parameter or have another.
+        """
+        with self._lock:
+            trial = self.history.trials[number]
+            if trial.state not in (State.RUNNING, State.PAUSED):
+                raise ValueError(f"trial {number} must be running or paused to be perturbed, but is {trial.state}")
+            if donor not in self.history.trials:
+                raise ValueError(f"the donor must be a trial of the study, but there is no trial {donor}")
+            if params.keys() != trial.params.keys():
+                wrong = ", ".join(sorted(params.keys() ^ trial.params.keys()))
+                raise ValueError(f"params must hold every parameter of trial {number}, but differ in {wrong}")
+            self._write(
+                "perturb",
+                trial=number,
+                donor=donor,
+                donor_fidelity=donor_fidelity,
+                fidelity=trial.fidelity,
+                params=dict(params),
+                checkpoint=checkpoint,
+            )
+            return Assignment.of(trial)
 
     def _checked(self, metrics: Mapping[str, Any]) -> tuple[dict[str, float], str, str]:
         """Return the finite metrics, and what is wrong with the report (a sentence, a reason) if anything is."""

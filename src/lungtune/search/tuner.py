@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from lungtune.core.io import write_atomic
 from lungtune.core.trial import State
 from lungtune.errors import StudyError, UserError
 from lungtune.search.backend import (
@@ -131,12 +133,10 @@ def _handle(event: Event, controller: TrialController, backend: Backend, placed:
                 backend.release(number, ended=controller.history.trials[number].state is not State.PAUSED)
                 placed.discard(number)
         case TrialResumed(number):
-            controller.resume(number)
             placed.add(number)
-            backend.advance(number)
+            backend.reassign(controller.resume(number))
         case TrialPerturbed(number, donor, params):
-            controller.perturb(number, donor, params)
-            backend.advance(number)
+            backend.reassign(_perturb(controller, number, donor, params))
         case TrialEnded(number):
             controller.end(number)
             placed.discard(number)
@@ -151,6 +151,22 @@ def _handle(event: Event, controller: TrialController, backend: Backend, placed:
             if isinstance(error, UserError) and not controller.history.trials:
                 raise error
             controller.request_stop(f"{what}: {_one_line(error)[-300:]}")
+
+
+def _perturb(controller: TrialController, number: int, donor: int, params: Mapping[str, Any]) -> Assignment:
+    """Replace a trial by a copy of a donor's newest checkpoint; without one, only its parameters change.
+
+    The checkpoint is copied before the journal names it: the donor prunes its own.
+    """
+    study, trials = controller.study, controller.history.trials
+    for report in reversed(trials[donor].reports):
+        file = study.folder / str(report.checkpoint)
+        folder = study.checkpoints(number, trials[number].segment + 1)
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder / file.name, file.read_bytes())
+            return controller.perturb(number, donor, report.fidelity, params, report.checkpoint)
+    raise StudyError(f"trial {number} must go on from trial {donor}, whose checkpoints are gone; resume the study.")
 
 
 def _one_line(error: BaseException, limit: int | None = None) -> str:

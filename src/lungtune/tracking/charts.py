@@ -104,7 +104,7 @@ def _task(history: History) -> Task | None:
 
 def common_fidelity(history: History) -> float:
     """Return the largest fidelity that most scored trials reached, at which charts compare them."""
-    reached = sorted((t.fidelity for t in history.ranked()), reverse=True)
+    reached = sorted((t.reached for t in history.ranked()), reverse=True)
     return reached[min(len(reached) - 1, math.ceil(len(reached) * SHARE) - 1)] if reached else 0.0
 
 

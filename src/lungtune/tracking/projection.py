@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from lungtune.core.trial import History, State, Trial
+from lungtune.core.trial import CLONE, History, State, Trial
 from lungtune.tracking import limits, run_markdown
 
 STUDY = "study"
@@ -68,7 +68,7 @@ class Projection:
         self.study_id = ""
         self._summary: dict[str, Any] = {}
         self._driven = False
-        self._seen: set[tuple[str, str, int]] = set()
+        self._seen: set[tuple[str, str, int, int]] = set()
 
     @property
     def ready(self) -> bool:
@@ -97,7 +97,7 @@ class Projection:
         time = limits.millis(event["time"])
         if kind == "study":
             self._begin(event, time)
-        elif kind in ("trial", "start", "report", "pause", "lost", "end"):
+        elif kind in ("trial", "start", "report", "perturb", "pause", "lost", "end"):
             self._trial_event(kind, event, time)
         else:
             self._study_event(kind, event, time)
@@ -178,6 +178,8 @@ class Projection:
         trial = self.history.trials[number]
         if kind == "trial":
             self._open(trial, time)
+            if trial.origin == CLONE:
+                self.runs[STUDY].tags["trials"] = str(self.history.target)
         run = self.runs[str(number)]
         run.events += 1
         if kind == "start":
@@ -185,7 +187,9 @@ class Projection:
             run.tags.update({"attempts": str(attempt)} if attempt > 1 else {})
             self._state(run, State.RUNNING.value, "RUNNING", None)
         elif kind == "report":
-            self._add(run, event["metrics"], time, limits.step(event["samples"]))
+            self._add(run, event["metrics"], time, limits.step(event["samples"]), trial.segment)
+        elif kind == "perturb":
+            self._perturb(run, trial, event, time)
         elif kind == "pause":
             self._state(run, PAUSED, STATUS[State.PAUSED], None)
         elif kind == "lost":
@@ -213,7 +217,21 @@ class Projection:
         }
         params = limits.params({**trial.params, "family": family})
         title = limits.clip(f"trial {trial.number:03d} · {family}", limits.RUN_NAME)
+        if trial.donor is not None:
+            tags["donor"] = f"trial {trial.donor.trial:03d} at {trial.donor.fidelity:g} passes"
         self.runs[str(trial.number)] = RunView(str(trial.number), title, time, limits.tags(tags), params)
+
+    def _perturb(self, run: RunView, trial: Trial, event: Mapping[str, Any], time: int) -> None:
+        """Add what a perturbation changed as tags, because MLflow's parameters stay those of the trial's beginning."""
+        before = trial.stretches[-2].lineage[-1].params
+        changed = {name: value for name, value in trial.params.items() if before.get(name) != value}
+        told = ", ".join(f"{name}={limits.plain(value)}" for name, value in changed.items()) or "no parameter"
+        took = f"at {event['fidelity']:g} passes from trial {event['donor']:03d} at {event['donor_fidelity']:g}: {told}"
+        now = {f"param.{name}": value for name, value in trial.params.items() if f"param.{name}" in run.tags}
+        now |= {f"param.{name}": value for name, value in changed.items()}
+        run.tags.update(limits.tags({"perturbations": trial.segment, f"perturb.{trial.segment}": took, **now}))
+        steps = [limits.step(report.samples) for report in trial.reports]
+        self._add(run, {"perturbation": float(trial.segment)}, time, max(steps, default=0), trial.segment)
 
     def _end(self, run: RunView, trial: Trial, time: int) -> None:
         run.tags.update(limits.tags({"reason": trial.reason, "duplicate_of": trial.duplicate_of}))
@@ -223,7 +241,7 @@ class Projection:
             of_class = tuple(f"_{name}" for name in self.history.study["data"].get("classes", ()))
             compare = [k for k in best.metrics if not k.startswith(UNRANKED) and not k.endswith(of_class)]
             ranked = {f"best_{k}": limits.rounded(best.metrics[k]) for k in compare}
-            self._add(run, {**ranked, "passes": trial.fidelity}, time, 0)  # at step 0 MLflow draws bars, not dots
+            self._add(run, {**ranked, "passes": trial.work}, time, 0)  # at step 0 MLflow draws bars, not dots
         if trial.state is State.FAIL and trial.message:
             run.files["traceback.txt"] = trial.message
         run.tags["mlflow.note.content"] = run_markdown.trial(self.history, trial)
@@ -244,12 +262,12 @@ class Projection:
     def _note(self) -> None:
         self.runs[STUDY].tags["mlflow.note.content"] = run_markdown.study(self.history, self._summary)
 
-    def _add(self, run: RunView, values: Mapping[str, Any], time: int, step: int) -> None:
-        """Append points; of a report repeated after a crash (same trial, same step) the first stays."""
+    def _add(self, run: RunView, values: Mapping[str, Any], time: int, step: int, segment: int = 0) -> None:
+        """Append points; of a report repeated after a crash (same trial, segment and step) the first stays."""
         finite, odd = limits.metrics(values)
         for key, value in finite.items():
-            if (run.key, key, step) not in self._seen:
-                self._seen.add((run.key, key, step))
+            if (run.key, key, step, segment) not in self._seen:
+                self._seen.add((run.key, key, step, segment))
                 run.points.append(Point(key, value, time, step))
         if odd:
             run.tags["nonfinite"] = limits.clip(f"{', '.join(odd)} at {step} samples", limits.TAG)

@@ -39,7 +39,8 @@ def study(history: History, summary: Mapping[str, Any]) -> str:
         lines += ["", f"| | {metric} | |", "|---|---|---|"]
         lines += [f"| {name} | {_number(value)} | {where} |" for name, value, where in rows]
     if ranked:
-        lines += ["", f"Parameters of trial {ranked[0].number:03d}:", "", _table(ranked[0].params)]
+        params = ranked[0].best_params(objective)
+        lines += ["", f"Parameters of trial {ranked[0].number:03d}:", "", _table(params)]
     if summary:
         text = json.dumps(summary, indent=1, ensure_ascii=False, default=str)
         lines += ["", "Summary:", "", "```json", limits.clip(text, 2500), "```"]

@@ -39,7 +39,7 @@ class Packed(TrialScheduler):
     """See :func:`packed`. Where this version of Ray does not allow it, trials stay actors of their own."""
 
     def __init__(self, scheduler: TrialScheduler, slots: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._scheduler, self._slots = scheduler, slots
         self._hosts: _Hosts | None = None
         self._installed = False
@@ -121,7 +121,8 @@ class _Hosts:
             raise SpaceError(f"packed() takes trials of lungtune.tune.trainable, but got {trial.trainable_name}.")
         folder = Path(cls.study)
         space = SearchSpace.from_dict(Study(folder).history().study["space"])
-        share = trial.placement_group_factory.required_resources.get("GPU", 0.0)
+        request = trial.placement_group_factory
+        share = request.required_resources.get("GPU", 0.0) if request is not None else 0.0
         slots = slots or (int(1 / share) if 0 < share < 1 else 0)
         self._pool = WorkerPool(space, TuneHost, cpus=HOST_CPUS, slots=slots, waiting=WAITING, alone=True)
         self._pool.open(folder)

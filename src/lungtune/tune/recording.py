@@ -54,7 +54,7 @@ def record(results: tune.ResultGrid | tune.Result) -> str:
     Raises:
         StudyError: no result is of a trainable of lungtune's, or the study is held by another process.
     """
-    each = [results] if isinstance(results, tune.Result) else list(results)
+    each: list[Any] = [results] if isinstance(results, tune.Result) else [results[i] for i in range(len(results))]
     ours = [result for result in each if result.metrics and "study" in result.metrics]
     if not ours:
         raise StudyError("results must be of lungtune.tune.trainable and have a report, but none is.")
@@ -78,9 +78,8 @@ def record(results: tune.ResultGrid | tune.Result) -> str:
     return study.name
 
 
-def _events(result: tune.Result, space: SearchSpace, study: Study, number: int) -> Iterable[tuple[str, dict[str, Any]]]:
+def _events(result: Any, space: SearchSpace, study: Study, number: int) -> Iterable[tuple[str, dict[str, Any]]]:
     """Return the journal events of a trial."""
-    assert result.metrics is not None
     params = configuration(space, result.config or {})
     yield (
         "trial",
@@ -129,7 +128,7 @@ def _metrics(row: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _rows(result: tune.Result) -> list[dict[str, Any]]:
+def _rows(result: Any) -> list[dict[str, Any]]:
     """Return a trial's results in order; only the last one where Tune logged none."""
     frame = result.metrics_dataframe
     rows = [] if frame is None else frame.to_dict("records")

@@ -75,6 +75,31 @@ def test_a_report_repeated_after_a_crash_adds_nothing():
     assert once.runs["0"].points == twice.runs["0"].points
 
 
+def test_a_perturbation_is_a_tag_and_parameters_stay():
+    """MLflow's parameters can't change: the later ones are tags; reports at an earlier step are drawn all the same."""
+    stream = events(2)
+    end = next(i for i, e in enumerate(stream) if e["event"] == "end" and e["trial"] == 1)
+    reports = [e for e in stream[:end] if e["event"] == "report" and e["trial"] == 1]
+    begin = next(e for e in stream if e["event"] == "trial" and e["trial"] == 1)
+    name = next(key for key, value in begin["params"].items() if isinstance(value, float))
+    perturb = {
+        "event": "perturb", "time": 3000.0, "trial": 1, "donor": 0, "donor_fidelity": 0.5,
+        "fidelity": reports[-1]["fidelity"], "params": {**begin["params"], name: 0.125}, "checkpoint": None,
+    }  # fmt: skip
+    again = {**reports[0], "time": 4000.0, "metrics": {**reports[0]["metrics"], "macro_f1": 0.999}}
+    before, after = project(stream[:end]), project([*stream[:end], perturb, again, stream[end]])
+    run = after.runs["1"]
+    assert after.ignored == 0
+    assert run.params == before.runs["1"].params
+    assert run.tags["perturbations"] == "1"
+    assert run.tags[f"param.{name}"] == "0.125"
+    assert run.tags["perturb.1"].endswith(f"from trial 000 at 0.5: {name}=0.125")
+    drawn = [p for p in run.points if p.key == "macro_f1" and p.step == again["samples"]]
+    assert [p.value for p in drawn][1:] == [0.999]
+    assert [(p.value, p.step) for p in run.points if p.key == "perturbation"] == [(1.0, reports[-1]["samples"])]
+    assert sum(run.events for run in after.runs.values()) == end + 3
+
+
 def test_a_metric_that_is_not_finite_is_named_not_drawn():
     stream = events(1)
     report = next(e for e in stream if e["event"] == "report")

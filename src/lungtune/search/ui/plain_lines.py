@@ -18,7 +18,8 @@ SILENCE = 30.0
 class PlainLines:
     """Turns a study's events into lines.
 
-    A trial has one line when it pauses at a rung or ends; a paused one that ends where it paused has none.
+    A trial has one line when it pauses at a rung, is perturbed, or ends; a paused one that ends where it paused has
+    none.
     """
 
     def __init__(self, space: SearchSpace, history: History) -> None:
@@ -33,6 +34,8 @@ class PlainLines:
         kind = entry["event"]
         if kind == "lost":
             yield f"trial {entry['trial']:3d}  its host died; it will be tried again ({entry['why'][:80]})"
+        elif kind == "perturb":
+            yield self._perturbed(entry)
         elif kind == "pause" or (kind == "end" and not self._was_paused(entry)):
             yield self._trial(entry)
             best = standing.best(self.space, self.history)
@@ -49,6 +52,13 @@ class PlainLines:
             self._last = time.monotonic()
             running, paused = (len(self.history.of(state)) for state in (State.RUNNING, State.PAUSED))
             yield f"{standing.count(self.history)}, {running} running, {paused} paused · {self._work.text()}"
+
+    def _perturbed(self, entry: Mapping[str, Any]) -> str:
+        trial = self.history.trials[entry["trial"]]
+        before = trial.stretches[-2].lineage[-1].params
+        changed = [f"{name}={short(value)}" for name, value in trial.params.items() if before.get(name) != value]
+        took = f"trial {trial.number:3d}  goes on from trial {entry['donor']} at {entry['donor_fidelity']:.3g} passes"
+        return "  ".join([took, " ".join(changed)]).rstrip()
 
     def _was_paused(self, entry: Mapping[str, Any]) -> bool:
         trial = self.history.trials[entry["trial"]]

@@ -65,8 +65,8 @@ class Work:
         elapsed = time.monotonic() - self._began
         planned = self._expected(judged)
         parts = [f"{done:.1f} of about {planned:.0f} passes"]
-        full = len(judged) * self.space.fidelity.max
-        saved = full - sum(trial.fidelity for trial in judged)
+        saved = sum(self.space.fidelity.max - trial.fidelity for trial in judged)
+        full = saved + sum(trial.work for trial in judged)
         if saved > 0:
             parts.append(f"{100 * saved / full:.0f} % saved by early stopping")
         parts.append(minutes(elapsed))
@@ -81,6 +81,6 @@ class Work:
         if len(judged) < 4 or history.of(State.PAUSED):  # which of them go on is not known yet
             planned = fidelity.planned(history.target, len(self.space.start))
             return max(history.work, sum(passes for _, _, passes in planned))
-        mean = sum(trial.fidelity for trial in judged) / len(judged)
-        running = sum(max(mean - trial.fidelity, 0.0) for trial in history.of(State.RUNNING))
+        mean = sum(trial.work for trial in judged) / len(judged)
+        running = sum(max(mean - trial.work, 0.0) for trial in history.of(State.RUNNING))
         return history.work + running + mean * max(0, history.target - len(history.trials))

@@ -1,4 +1,7 @@
-"""The live table of trials: as many parameters as the terminal is wide, those that differ between trials first."""
+"""The live table of trials: as many parameters as the terminal is wide, those that differ between trials first.
+
+The parameters are those of the best report, beside its score.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ def table(space: SearchSpace, history: History, rows: int, width: int) -> tuple[
     names, hidden = ordered(list(space.axes), list(history.trials.values())), []
     columns: list[tuple[str, int, int, list[str]]] = []
     for name in names:
-        values = [short(trial.params[name])[:_VALUE] for trial in trials]
+        values = [short(trial.best_params(space.objective)[name])[:_VALUE] for trial in trials]
         heading = name.removeprefix("lora_").replace("_", " ")
         longest = max(map(len, heading.split()))
         needed = max([min(longest, _HEADING), *map(len, values)])
@@ -98,7 +101,8 @@ def _first(trial: Trial, space: SearchSpace, leads: bool) -> tuple[Text, Text, T
 
 
 def _listed(trial: Trial, space: SearchSpace, history: History) -> str:
-    """Return a trial's parameters in one line, the space first, then those that differ within it."""
+    """Return the parameters of a trial's best report in one line, the space first, then those that differ within it."""
     alike = [t for t in history.trials.values() if t.params.get(SPACE) == trial.params.get(SPACE)]
+    chosen = trial.best_params(space.objective)
     names = [SPACE, *ordered([name for name in space.searched(trial.params) if name != SPACE], alike)]
-    return " ".join(f"{name.removeprefix('lora_')}={short(trial.params[name])}" for name in names)
+    return " ".join(f"{name.removeprefix('lora_')}={short(chosen[name])}" for name in names)

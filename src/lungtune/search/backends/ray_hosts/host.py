@@ -92,8 +92,8 @@ class PackHost:
         """Train a trial to its next report; return it.
 
         Args:
-            assignment: ``number``, ``params``, ``seed``, ``known`` (see ``controller.Assignment``); ``folder`` of its
-                checkpoints, where it is not the study's for that number.
+            assignment: ``number``, ``params``, ``seed``, ``known``, ``segment`` (see ``controller.Assignment``), and the
+                ``folder`` of its checkpoints, where it is not the study's for that number.
             fresh: begin from the newest checkpoint, even if the trial is in the pack: an earlier caller is gone.
 
         Returns:
@@ -169,7 +169,8 @@ class PackHost:
             for other in set(self._session.runs) - set(waited_for):
                 self._let_go(other)
         try:
-            folder = call.assignment.get("folder") or self._study.checkpoints(number)
+            segment = call.assignment.get("segment", 0)
+            folder = call.assignment.get("folder") or self._study.checkpoints(number, segment)
             self._session.start(number, params, seed, Path(folder), known)
         except Exception as error:  # a trial may raise anything; the study goes on
             if _beyond_repair(error):

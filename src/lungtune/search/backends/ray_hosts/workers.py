@@ -60,7 +60,7 @@ class Worker:
 
     def train(self, assignment: Assignment, fresh: bool) -> Any:
         """Ask for a trial's next report, see ``PackHost.train``; return Ray's promise of it."""
-        fields = {name: getattr(assignment, name) for name in ("number", "seed", "known")}
+        fields = {name: getattr(assignment, name) for name in ("number", "seed", "known", "segment")}
         return self.handle.train.remote({**fields, "params": dict(assignment.params)}, fresh)
 
     def news(self) -> WorkerDoing | None:

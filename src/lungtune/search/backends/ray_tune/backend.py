@@ -131,6 +131,11 @@ class RayTune(Backend):
         """See ``Backend.advance``."""
         self._opened.answer(number, Decision.CONTINUE)
 
+    def reassign(self, assignment: Assignment) -> None:
+        """See ``Backend.reassign``."""
+        self._opened.assigned[assignment.number] = assigned(assignment)
+        self._opened.answer(assignment.number, Decision.CONTINUE)
+
     def release(self, number: int, ended: bool) -> None:
         """See ``Backend.release``."""
         self._opened.pool.release(number)
@@ -170,6 +175,7 @@ class _Run:
         self.folder, self.space, self.pool = folder, space, pool
         self._takes_all = takes_all
         self.closing = False
+        self.assigned: dict[int, dict[str, Any]] = {}
         self._events: queue.Queue[Event | BaseException] = queue.Queue()
         self._answers: dict[int, queue.SimpleQueue[Decision]] = {}
         self._new: deque[Mapping[str, Any]] = deque()
@@ -186,8 +192,7 @@ class _Run:
     def submit(self, assignment: Assignment, alone: bool) -> None:
         """Pass a trial to Tune: a new one, or one that it paused."""
         number = assignment.number
-        known = {"number": number, "seed": assignment.seed, "known": assignment.known}
-        known["segment"] = getattr(assignment, "segment", 0)
+        known = self.assigned[number] = assigned(assignment)
         if not self._takes_all:
             self._workers[number] = self.pool.place(number, alone)
         with self._submitted:
@@ -310,6 +315,11 @@ class _Run:
                     counts[id(worker)] += 1
             self._workers[number] = min(ready, key=lambda worker: counts[id(worker)] / max(1, worker.slots))
         return self._workers[number].handle
+
+
+def assigned(assignment: Assignment) -> dict[str, Any]:
+    """Return the entry ``ASSIGNED`` of a trial's config."""
+    return {name: getattr(assignment, name) for name in ("number", "seed", "known", "segment")}
 
 
 def _name_of(trial: Any) -> str:

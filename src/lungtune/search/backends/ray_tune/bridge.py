@@ -11,6 +11,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.utils import flatten_dict
 
+from lungtune.core.resource import TOLERANCE
 from lungtune.core.scheduler import Decision
 from lungtune.core.space import SearchSpace
 from lungtune.search.backend import Event, Reported, TrialEnded, TrialLost, TrialPerturbed, TrialResumed
@@ -44,6 +45,8 @@ class Loop(Protocol):
         """Return the assignment of a submitted trial that Tune has paused; None if there is none now."""
 
     space: SearchSpace
+    assigned: dict[int, dict[str, Any]]
+    """Entry ``ASSIGNED`` of each trial as the journal has it now, by number."""
 
     @property
     def closing(self) -> bool:
@@ -131,7 +134,7 @@ class Bridge(TrialScheduler):
         self._trials[_number(trial)] = trial
         trial.update_resources({"cpu": virtual.CPUS})
         if self._inner is not None:
-            self._inner.on_trial_add(controller, trial)
+            self._inner.on_trial_add(_WithoutSearcher(controller), trial)
             self._known.add(trial)
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -139,7 +142,8 @@ class Bridge(TrialScheduler):
         outcome = _outcome(result)
         before = dict(trial.config)
         verdict = TrialScheduler.CONTINUE
-        if self._inner is not None and "failure" not in outcome:
+        ended = "failure" in outcome or outcome["fidelity"] >= self._loop.space.fidelity.max - TOLERANCE
+        if self._inner is not None and not ended:
             verdict = self._inner.on_trial_result(controller, trial, result)
         decision = _DECISIONS[verdict] if self._inner is not None else None
         answer = self._loop.ask(Reported(_number(trial, before), outcome, decision))
@@ -159,9 +163,7 @@ class Bridge(TrialScheduler):
         params = {name: value for name, value in trial.config.items() if name != ASSIGNED}
         params = domains.accepted_params(self._loop.space, params)
         self._loop.ask(TrialPerturbed(mine["number"], donor, params))
-        mine["segment"] += 1
-        mine["known"] = -1.0
-        trial.set_config({**params, ASSIGNED: mine})
+        trial.set_config({**params, ASSIGNED: dict(self._loop.assigned[mine["number"]])})
 
     def choose_trial_to_run(self, controller: Any) -> Trial | None:
         """See ``TrialScheduler``."""
@@ -172,6 +174,7 @@ class Bridge(TrialScheduler):
         chosen = self._inner.choose_trial_to_run(controller)
         if chosen is not None and chosen.status == Trial.PAUSED:
             self._loop.ask(TrialResumed(_number(chosen)))
+            chosen.set_config({**chosen.config, ASSIGNED: dict(self._loop.assigned[_number(chosen)])})
         return chosen
 
     def _resumed(self) -> Trial | None:
@@ -221,6 +224,18 @@ class Bridge(TrialScheduler):
     def supports_buffered_results(self) -> bool:
         """See ``TrialScheduler``."""
         return False
+
+
+class _WithoutSearcher:
+    """A controller as PBT sees it, which refuses searchers; here the population is suggested before it begins."""
+
+    search_alg = None
+
+    def __init__(self, controller: Any) -> None:
+        self._controller = controller
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._controller, name)
 
 
 def _number(trial: Trial, config: Mapping[str, Any] | None = None) -> int:

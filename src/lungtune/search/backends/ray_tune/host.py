@@ -10,7 +10,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lungtune.core.study import Study
 from lungtune.search.backends.ray_hosts.host import PackHost
 
 _here: dict[str, PackHost] = {}
@@ -106,9 +105,3 @@ class TuneHost(PackHost):
 def threads_here(cpus: float) -> int:
     """Return the cores of an actor with so many CPUs."""
     return max(1, min(int(cpus), os.cpu_count() or 1))
-
-
-def segment_folder(study: Study, number: Any, segment: int) -> Any:
-    """Return the folder of a trial's checkpoints after its k-th perturbation; ``segment`` 0: of its beginning."""
-    folder = study.checkpoints(number)
-    return folder / f"segment-{segment}" if segment else folder

@@ -39,7 +39,7 @@ def scheduler(space: SearchSpace, seed: int) -> TrialScheduler | None:
         return of_tune.HyperBandForBOHB(time_attr=_TIME, max_t=length, **settings)
     random.seed(seed)  # PBT draws from the module's generator
     if name == "pb2":
-        bounds = {
+        bounds: dict[str, Any] = {
             axis: [space.axes[axis].low, space.axes[axis].high]  # type: ignore[attr-defined]
             for axis in perturbable(space)
         }

@@ -66,7 +66,7 @@ class LungtuneTrainable(tune.Trainable):
         else:
             params, seed, known = dict(config), assigned["seed"], assigned["known"]
             self._number = assigned["number"]
-            self._folder = hosts.segment_folder(folder, self._number, assigned["segment"])
+            self._folder = folder.checkpoints(self._number, assigned["segment"])
         self._params, self._seed, self._known = params, seed, known
         self._segments: list[dict[str, Any]] = []
         self._fidelity = 0.0

@@ -85,7 +85,7 @@ class Handle:
 
     def __init__(self, host: Any, key: str, trainable: type, named: Mapping[str, Any]) -> None:
         self._host, self._key = host, key
-        self._create = lambda: host.create.remote(key, trainable, named)
+        self.create: Callable[[], Any] = lambda: host.create.remote(key, trainable, named)
 
     def __getattr__(self, name: str) -> _Method:
         if name.startswith("__") and name not in ("__ray_ready__", "__ray_terminate__"):
@@ -100,7 +100,7 @@ class _Method:
     def remote(self, *args: Any, **named: Any) -> Any:
         handle = self._handle
         if self._name == "__ray_ready__":
-            return handle._create()
+            return handle.create()
         return handle._host.call.remote(handle._key, self._name, args, named)
 
     def options(self, **options: Any) -> _Method:
