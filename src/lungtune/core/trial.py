@@ -99,6 +99,10 @@ class Trial:
     """Number of deaths of its host since its last report."""
     paused: float = 0.0
     """The fidelity at which it was paused last."""
+    suggested_at: float = 0.0
+    """Unix time of its suggestion."""
+    ended_at: float = 0.0
+    """Unix time of its end; 0 until then."""
 
     @property
     def fidelity(self) -> float:
@@ -157,7 +161,8 @@ class History:
         elif kind == "trial":
             known = {name: event[name] for name in ("params", "sampled", "distributions", "seed", "origin")}
             attrs = event.get("sampler_attrs", {})
-            self.trials[event["trial"]] = Trial(event["trial"], **known, sampler_attrs=attrs)
+            at = event.get("time", 0.0)
+            self.trials[event["trial"]] = Trial(event["trial"], **known, sampler_attrs=attrs, suggested_at=at)
         elif kind == "report":
             metrics = {name: float(value) for name, value in event["metrics"].items()}
             report = Report(event["fidelity"], event["samples"], metrics, event["checkpoint"], event["time"])
@@ -174,7 +179,7 @@ class History:
             self.trials[event["trial"]].lost += 1
         elif kind == "end":
             trial = self.trials[event["trial"]]
-            trial.state = State(event["state"])
+            trial.state, trial.ended_at = State(event["state"]), event.get("time", 0.0)
             trial.reason, trial.message = event.get("reason", ""), event.get("message", "")
             trial.duplicate_of = event.get("duplicate_of")
             if trial.duplicate_of is not None:
