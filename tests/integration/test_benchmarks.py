@@ -121,6 +121,7 @@ def test_schedulers_are_compared_on_a_tiny_table(tmp_path: Path) -> None:
 
 
 DOCUMENTS = ("README.md", "benchmarks/README.md", "search_spaces/README.md", "CONTRIBUTING.md", "docs/optuna.md")
+DOCUMENTS += ("examples/cluster/README.md",)
 
 
 def commands(pattern: str) -> list[tuple[str, str]]:
