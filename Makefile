@@ -1,19 +1,23 @@
+UV = .uv/bin/uv
+
 .PHONY: setup test slow lint coverage
 
 setup:     # the environment in .venv, and the hooks of git
-	uv sync
-	uv run pre-commit install
+	pip install --upgrade --target .uv uv
+	$(UV) sync
+	$(UV) run pre-commit install
 
 test:      # all but the slow tests
-	uv run pytest
+	$(UV) run pytest
 
 slow:      # the slow tests, minutes each
-	uv run pytest -m slow
+	$(UV) run pytest -m slow
 
-lint:      # ruff, format and layers
-	uv run ruff check .
-	uv run ruff format --check .
-	uv run lint-imports
+lint:      # ruff, format, layers and types
+	$(UV) run ruff check .
+	$(UV) run ruff format --check .
+	$(UV) run lint-imports
+	$(UV) run mypy
 
 coverage:  # the tests again, with the share of lines they run
-	uv run pytest --cov=lungtune --cov=trainables --cov-report=term:skip-covered
+	$(UV) run pytest --cov=lungtune --cov=trainables --cov-report=term:skip-covered

@@ -1,4 +1,4 @@
-"""What the shipped bases know: linear probes of their features on the diseases of domain B.
+"""Linear probes of the shipped bases' features on the diseases of domain B.
 
     python benchmarks/bases.py [tiny_resnet ...]
 
@@ -37,7 +37,7 @@ def pictures(count: int = PICTURES) -> tuple[torch.Tensor, np.ndarray, np.ndarra
 
 
 def clip_features(images: torch.Tensor, recipe: pretrain.Recipe, seed: int | None) -> torch.Tensor:
-    """Return what CLIP's image tower puts out before its projection; with random weights if there is a seed."""
+    """Return the output of CLIP's image tower before its projection; with random weights if there is a seed."""
     from open_clip.model import CLIP
 
     from lungtune.models import clip_model

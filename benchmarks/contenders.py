@@ -115,7 +115,7 @@ class StockRay:
         self._choose, self._trials = choose, list[_RayTrial]()
 
     def next(self) -> tuple[int, Mapping[str, Any], int]:
-        """Suggest, then tell Optuna which configuration is tried for it."""
+        """Suggest, then pass Optuna the configuration that is tried for it."""
         trial = _RayTrial(len(self._trials))
         self._trials.append(trial)
         params = self._choose(self.searcher.suggest(trial.trial_id))
@@ -126,7 +126,7 @@ class StockRay:
         return trial.number, params, 0
 
     def report(self, key: int, epoch: int, value: float) -> bool:
-        """Ask Ray's scheduler, and tell Ray's searcher what Ray Tune tells it."""
+        """Pass the result to Ray's scheduler and searcher as Ray Tune does."""
         trial = self._trials[key]
         result = {"training_iteration": epoch, "value": value}
         goes_on = self.scheduler.on_trial_result(None, trial, result) == "CONTINUE"

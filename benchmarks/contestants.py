@@ -1,4 +1,4 @@
-"""What ``packing.py`` times: lungtune's pack, and single trials written in plain PyTorch."""
+"""Contestants of ``packing.py``: lungtune's pack, and single trials written in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained: the base and the one configuration of all trials (the source project's)."""
+    """The base, and the one configuration of all trials (the source project's)."""
 
     weights: str
     size: int
@@ -52,7 +52,7 @@ class Setting:
         return cls(str(folder / model), size)
 
     def pixels(self) -> torch.Tensor:
-        """Return the same random images for everybody, uint8 ``(N, H, W)``."""
+        """Return random images, uint8 ``(N, H, W)``, equal for all contestants."""
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, 256, (IMAGES, self.size, self.size), dtype=torch.uint8, generator=generator)
 
@@ -67,7 +67,7 @@ class Packed:
         self.pack = Pack(clip_lora.FAMILY, base, CLASSES, train, capacity=capacity, device=DEVICE)
 
     def ready(self, count: int, batch: int) -> Callable[[], int]:
-        """Let ``count`` trials in; return a step that tells how many images it trained."""
+        """Add ``count`` trials; return a step that returns its number of images."""
         for slot in self.pack.slots:
             self.pack.leave(slot)
         params = clip_lora.ClipLoraParams(batch_size=batch, augmentation=0, **self.setting.params)

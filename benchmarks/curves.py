@@ -18,7 +18,7 @@ LOG_RATIO = 50
 
 
 def table(config: pd.DataFrame, curves: np.ndarray, mode: str = "max") -> Table:
-    """Make a table of a frame of hyperparameters ``(N, P)`` and their curves ``(N, epochs)``.
+    """Return a table of a frame of hyperparameters ``(N, P)`` and their curves ``(N, epochs)``.
 
     Numbers become ranges, everything else and numbers of at most four values choices; columns of one value are left
     out. Where a number is missing (it does not apply) the median stands, where a choice is, ``none``.

@@ -1,4 +1,4 @@
-"""What the shipped diffusion base draws, as `tiny_clip` sees it.
+"""Drawings of the shipped diffusion base, scored in the embedding of `tiny_clip`.
 
     python benchmarks/drawings.py [FOLDER] [--sheet sheet.png]
 
@@ -43,7 +43,7 @@ def chosen(data: Corpus, kind: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def copies(pipe: Any, images: torch.Tensor) -> torch.Tensor:
-    """Return images ``(N, 1, S, S)`` in [0, 1] as the autoencoder gives them back."""
+    """Return the autoencoder's reconstructions of images ``(N, 1, S, S)`` in [0, 1]."""
     seen = (2 * images - 1).expand(-1, 3, -1, -1).split(64)
     back = torch.cat([pipe.vae.decode(pipe.vae.encode(part).latent_dist.mode()).sample for part in seen])
     return ((back.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)

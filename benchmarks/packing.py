@@ -98,7 +98,7 @@ def _against_processes(
 
 @contextmanager
 def _workers(setting: Setting, count: int, args: argparse.Namespace) -> Iterator[Callable[[str, int], float]]:
-    """Start processes and wait for them; give a function that runs all at once and returns their images a second."""
+    """Start processes and wait for them; yield a function that runs all at once and returns their images a second."""
     told = json.dumps({"weights": setting.weights, "size": setting.size})
     threads = str(max(1, args.threads // count))
     command = [sys.executable, __file__, "--worker", told, "--seconds", str(args.seconds), "--threads", threads]
@@ -125,7 +125,7 @@ def _workers(setting: Setting, count: int, args: argparse.Namespace) -> Iterator
 
 
 def _work(args: argparse.Namespace) -> None:
-    """Obey orders from standard input: ``warm BATCH KIND`` and ``run BATCH KIND``."""
+    """Read commands from standard input: ``warm BATCH KIND`` and ``run BATCH KIND``."""
     torch.set_num_threads(args.threads)
     setting = Setting(**json.loads(args.worker))
     eager, packed = Eager(setting), Packed(setting, 1)

@@ -124,7 +124,7 @@ def _run(side: str, command: list[str], folder: Path, env: dict[str, str], timeo
     usage = processes.measure(command, folder / "log", {**inherited, "PYTHONPATH": paths, **env}, ROOT, timeout)
     if usage.code:
         tail = "\n".join((folder / "log").read_text(errors="replace").splitlines()[-40:])
-        raise SystemExit(f"{tail}\nside {side} ended with exit code {usage.code}; its last words are above")
+        raise SystemExit(f"{tail}\nside {side} ended with exit code {usage.code}; its last output is above")
     return usage.to_dict()
 
 

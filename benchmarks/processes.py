@@ -13,12 +13,12 @@ import psutil
 
 EVERY = 0.5
 PSS_EVERY = 4
-"""The proportional set size is dear to read, so only every so many samples."""
+"""Samples between two readings of the proportional set size, which is slow to read."""
 
 
 @dataclass
 class Usage:
-    """What a command used.
+    """Resources used by a command.
 
     Attributes:
         began: unix time of its start.

@@ -1,4 +1,4 @@
-"""How many epochs schedulers and samplers need on tables of learning curves. No training; minutes on one core.
+"""Epochs that schedulers and samplers need on tables of learning curves. No training; minutes on one core.
 
     python benchmarks/schedulers.py                      the two public families, where they are (--curves DIR)
     python benchmarks/schedulers.py --table FILE.csv     your own: hyperparameters, then epoch_1 .. epoch_n

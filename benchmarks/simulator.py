@@ -1,6 +1,6 @@
-"""Runs schedulers and samplers against learning curves that are known already: no training, no Ray cluster.
+"""Runs schedulers and samplers against recorded learning curves: no training, no Ray cluster.
 
-What is measured is how many epochs a search needs until any of its trials reaches the target of a table.
+Measured is the number of epochs that a search needs until any of its trials reaches the target of a table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TOP = 0.01
 
 
 class Curves(Protocol):
-    """What is searched: axes, and a learning curve for every point."""
+    """A searchable problem: axes, and a learning curve for every point."""
 
     axes: Mapping[str, BaseDistribution]
     epochs: int
@@ -48,7 +48,7 @@ class Table:
         self._places = np.array([self._place(row) for row in self.rows])
 
     def _place(self, params: Mapping[str, Any]) -> list[float]:
-        """Where a configuration lies: every axis from 0 to 1, a choice as one axis for each of its values."""
+        """Return a configuration's coordinates: every axis from 0 to 1, a choice as one axis for each of its values."""
         place: list[float] = []
         for name, axis in self.axes.items():
             value = params[name]
@@ -79,18 +79,18 @@ def target(final: np.ndarray, mode: str) -> float:
 
 
 class Method(Protocol):
-    """A search: asked for a trial when a worker is free, shown every epoch of it."""
+    """A search: ``next`` returns a trial for a free worker, ``report`` receives each of its epochs."""
 
     def next(self) -> tuple[int, Mapping[str, Any], int] | None:
         """Return a trial's key, its configuration and how many of its epochs are known; None to wait."""
 
     def report(self, key: int, epoch: int, value: float) -> bool:
-        """Take the value after ``epoch`` epochs; return whether the trial goes on."""
+        """Record the value after ``epoch`` epochs; return True if the trial goes on."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: epochs spent by all trials together, and whether the target was reached with them."""
+    """Result of a run: epochs spent by all trials together, and True if they reached the target."""
 
     epochs: int
     reached: bool

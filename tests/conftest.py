@@ -35,5 +35,5 @@ def pytest_collection_finish():
 
 
 def pytest_unconfigure():
-    """Give it back, or libraries complain at the end of what was left over."""
+    """Undo the freeze: libraries warn at exit about objects that are left over."""
     gc.unfreeze()

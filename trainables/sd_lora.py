@@ -63,7 +63,7 @@ class SdLoraParams(Classes, Loop):
     lora_targets: str = param(
         "attn", choices=tuple(_TARGETS), help="layers of the UNet adapted: attention to the caption, all, and beyond"
     )
-    lora_text: bool = param(False, help="whether the text encoder's attention is adapted too")
+    lora_text: bool = param(False, help="adapt the text encoder's attention too")
     caption_dropout: float = param(0.1, low=0.0, high=0.9, help="share of images trained on without their caption")
     snr_cap: float = param(5.0, low=0.0, high=100.0, help="cap of the loss weight of easy steps (min-SNR); 0: none")
     prompt_style: str = param(
@@ -119,7 +119,7 @@ class SdLora(GenerativeFamily[SdLoraBase, SdLoraParams]):
         return {"moments": model.moments(batch["image"]).float()}
 
     def losses(self, model: Diffusion, batch: Batch, layout: BatchLayout) -> torch.Tensor:
-        """See ``Family.losses``: how far the UNet's word is from the noise, or velocity, that each row was given."""
+        """See ``Family.losses``: mean squared error of the UNet's noise or velocity."""
         import torch
 
         from lungtune.layers.layout import derive_seed

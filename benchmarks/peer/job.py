@@ -1,4 +1,4 @@
-"""What both sides are given: one folder of images, one split, one space."""
+"""Common input of both sides: one folder of images, one split, one space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLIP with PEFT's LoRA, as one puts it together from open_clip and PEFT."""
+"""CLIP with PEFT's LoRA, built from open_clip and PEFT."""
 
 from __future__ import annotations
 

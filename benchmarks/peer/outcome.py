@@ -1,4 +1,4 @@
-"""What a run did, read from what it left: lungtune's journal, or the marks of the stock search."""
+"""Outcome of a run, read from lungtune's journal or from the marks of the stock search."""
 
 from __future__ import annotations
 

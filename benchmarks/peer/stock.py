@@ -1,4 +1,4 @@
-"""What Ray Tune runs: a function (baseline i) or a reused class (baseline ii). torch stays out of the driver."""
+"""Trainables of Ray Tune: a function (baseline i) or a reused class (baseline ii). The driver imports no torch."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether the trial has made its last report."""
+        """True if the trial has made its last report."""
         return self.reports == len(self.job["reports"])
 
     def until_report(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Names to things: model families, search spaces, schedulers. Found by file name; nothing is registered by hand."""
+"""Lookup of model families, search spaces and schedulers by file name; nothing is registered by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lungtune.core.space import SearchSpace, together
 from lungtune.errors import LungtuneError, SpaceError, did_you_mean
 
 PHANTOM = "phantom"
-"""The data source that needs no data."""
+"""Name of the built-in data source, which needs no files."""
 
 OWN = "lungtune_user"
 """Package under which modules of a user's folders are imported, so that none can shadow a shipped one."""
@@ -38,12 +38,12 @@ def _shipped() -> list[str]:
 
 def _own() -> dict[str, Path]:
     """Return the files of a user's own families by name, the first folder's first."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for folder in paths.own_folders():
         for path in sorted((folder / "trainables").glob("*.py")):
             if not path.stem.startswith("_"):
-                found.setdefault(path.stem, path)
-    return found
+                by_name.setdefault(path.stem, path)
+    return by_name
 
 
 def family(name: str) -> Family[Any, Any]:
@@ -66,12 +66,12 @@ def family(name: str) -> Family[Any, Any]:
 
 
 def is_own(name: str) -> bool:
-    """Whether a family is a user's own."""
+    """True if a family is a user's own."""
     return name in _own()
 
 
 def _or_own(name: str, known: Iterable[str], pattern: str) -> str:
-    """Return ``did_you_mean``; where nothing is close, say where a user's own are looked for."""
+    """Return ``did_you_mean``; without a close name, add the folders that are searched for a user's own."""
     hint = did_you_mean(name, known)
     folders = [str(folder / pattern) for folder in paths.own_folders()]
     if "Did you mean" in hint:
@@ -116,25 +116,25 @@ def blamed(name: str) -> Iterator[None]:
     except (LungtuneError, MemoryError):
         raise
     except Exception as error:
-        found = _innermost(error) if is_own(name) else None
-        if found is None or "out of memory" in str(error):
+        place = _innermost(error) if is_own(name) else None
+        if place is None or "out of memory" in str(error):
             raise
         what = f"{type(error).__name__}: {error}"
-        raise ContractError(f"{found[0]}: the family '{name}' must run, but raises {what}") from error
+        raise ContractError(f"{place[0]}: the family '{name}' must run, but raises {what}") from error
 
 
 def _innermost(error: BaseException) -> tuple[str, dict[str, Any]] | None:
     """Return ``file:line`` and global names of the innermost place in a user's folders that an error came from."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno or 1}", {}
-    found = None
+    place = None
     homes = tuple(f"{folder / kind}{os.sep}" for folder in paths.own_folders() for kind in ("trainables", "tasks"))
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename.startswith(homes):
-            found = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}", trace.tb_frame.f_globals
+            place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}", trace.tb_frame.f_globals
         trace = trace.tb_next
-    return found
+    return place
 
 
 def spaces() -> dict[str, Path]:
@@ -153,12 +153,12 @@ def default_profile(names: str, source: str | None) -> str:
 
 
 def is_real(source: str | None) -> bool:
-    """Whether a data source as the user named it holds anything but phantoms."""
+    """True if a data source, as the user named it, holds anything but phantoms."""
     return re.split("[:,]", source or PHANTOM, maxsplit=1)[0].strip() != PHANTOM
 
 
 def has_demo(names: str) -> bool:
-    """Whether all these spaces have a profile ``demo``.
+    """True if all these spaces have a profile ``demo``.
 
     Raises:
         SpaceError: there is no such space.
@@ -168,7 +168,7 @@ def has_demo(names: str) -> bool:
 
 
 def _split(names: str) -> list[str]:
-    """Take ``a,b,c`` apart; one file whose name has a comma is one file."""
+    """Split ``a,b,c`` at the commas; an existing file whose name has a comma is one name."""
     return [names] if Path(names).expanduser().is_file() else [name.strip() for name in names.split(",")]
 
 

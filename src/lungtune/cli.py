@@ -47,8 +47,8 @@ class Command(TyperCommand):
         if param is None:
             return error.format_message()
         name = param.opts[0] if param.opts[0].startswith("-") else param.metavar
-        told = error.message or "must be given, but is missing"
-        return f"{name} {told}{'' if told.endswith(('.', '?')) else '.'}"
+        problem = error.message or "must be given, but is missing"
+        return f"{name} {problem}{'' if problem.endswith(('.', '?')) else '.'}"
 
     def _unknown(self, word: str) -> str:
         flags = [flag for param in self.params for flag in param.opts if flag.startswith("--")]
@@ -59,7 +59,7 @@ class Group(TyperGroup):
     """The commands; an unknown one is explained in one sentence."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read what stands before the command's name.
+        """Read the flags before the command's name.
 
         Raises:
             UserError: there is no such flag.
@@ -84,7 +84,7 @@ class Group(TyperGroup):
 
 
 def option(flag: str, metavar: str | None, text: str, **more: Any) -> Any:
-    """Return a flag; its default is told by the text. ``metavar`` names the value; None where it takes none."""
+    """Return a flag; its help text states the default. ``metavar`` names the value; None for a flag without value."""
     return typer.Option(flag, metavar=metavar, help=text, show_default=False, **more)
 
 

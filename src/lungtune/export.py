@@ -64,7 +64,7 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
 
 
 def following(study: str, path: Path) -> list[str]:
-    """Return the commands that come next for a recipe: retrain it, the task's own, ask if what its family adds helps.
+    """Return the next commands for a recipe: ``retrain``, the task's own, and ``retrain --compare`` of its ablations.
 
     Args:
         study: name of the study.
@@ -105,8 +105,8 @@ class StudyPredictions:
 
     def corrected(self, ranked: list[Trial]) -> Interval | None:
         """Return the expected score of the study's best on new patients; None when it cannot be computed."""
-        given = self.history.objective, summary.task_of(self.history)
-        return summary.corrected(self.study, ranked, self.patients, *given)
+        arguments = self.history.objective, summary.task_of(self.history)
+        return summary.corrected(self.study, ranked, self.patients, *arguments)
 
 
 def _best(history: History, trial: Trial) -> Report:

@@ -31,7 +31,7 @@ STEPS = 1000
 their batch size."""
 
 STARTUP = 8
-"""Random trials before a model-based sampler takes over; so many must have reached the level at which TPE compares."""
+"""Number of random trials before a model-based sampler, and of trials that must reach the level TPE compares at."""
 
 
 def empty(
@@ -48,9 +48,9 @@ def empty(
 def for_sampler(
     space: SearchSpace, history: History, sampler: optuna.samplers.BaseSampler | None = None
 ) -> optuna.Study:
-    """Return the study that a sampler is asked in.
+    """Return the study that a sampler draws its suggestions from.
 
-    TPE is shown trials that can be compared (Falkner et al., BOHB, ICML 2018): those that reached one level, the
+    For TPE, it holds comparable trials (Falkner et al., BOHB, ICML 2018): those that reached one level, the
     highest that at least ``STARTUP`` reached, by their best report up to there. For the other samplers, trials
     stopped or paused by the scheduler are PRUNED with all their reports, and the score of a finished trial is its best
     report. Failed trials are FAIL. Trials outside the space as it is now (a start point, an older, wider space) are
@@ -67,7 +67,7 @@ def for_sampler(
 
 
 def level(space: SearchSpace, history: History) -> float | None:
-    """Return the passes at which trials are compared for the sampler; None if it is shown all reports."""
+    """Return the passes at which trials are compared for the sampler; None if it uses all reports."""
     if space.sampler != "tpe":
         return None
     levels = space.fidelity.levels
@@ -76,7 +76,7 @@ def level(space: SearchSpace, history: History) -> float | None:
 
 
 def frozen(space: SearchSpace, trial: Trial, at: float | None = None) -> FrozenTrial | None:
-    """Return one trial as a sampler is shown it, compared at ``at`` passes; None if it is not shown."""
+    """Return one trial as a record for the sampler, compared at ``at`` passes; None if it is left out."""
     inside = all(_holds(axis, trial.params.get(name)) for name, axis in space.axes.items())
     value = trial.value(space.objective)
     if not inside or (trial.state is State.COMPLETE and math.isnan(value)):
@@ -141,7 +141,7 @@ def _charted(trial: Trial, objective: Objective, fidelity: float | None) -> Froz
 def for_storage(history: History) -> list[FrozenTrial]:
     """Return all trials by number, as a storage of Optuna's keeps them.
 
-    - State: the trial's; PAUSED is PRUNED, as nothing trains it now. The user attribute ``state`` has the trial's own.
+    - State: the trial's; PAUSED is PRUNED, for no worker trains it. The user attribute ``state`` has the trial's own.
     - Value: the best report's score; FAIL and RUNNING have none.
     - Intermediate values: the score of each report, at step ``STEPS`` x passes; ``fidelities`` {step: passes}.
     - Params: what was sampled, with its distribution. A parameter whose distribution differs between the spaces of a
@@ -150,7 +150,7 @@ def for_storage(history: History) -> list[FrozenTrial]:
     """
     space = SearchSpace.from_dict(history.study["space"])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # distributions that Optuna finds unusual, told when the space was read
+        warnings.simplefilter("ignore")  # unusual distributions: reported when the space was read
         return [_stored(trial, space, history.objective) for _, trial in sorted(history.trials.items())]
 
 

@@ -46,7 +46,7 @@ def ledger_of(path: Path, origin: recipe.Provenance) -> Ledger:
 
 
 def inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, test: bool) -> Inspection:
-    """Find the data again and make sure that they are split as they were; decodes nothing for the model."""
+    """Inspect the recipe's data and verify that their split is the recipe's; no pixels are decoded for the model."""
     from lungtune.data import dataset
 
     source = source or space.data or "phantom"
@@ -66,7 +66,7 @@ def inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, t
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Be the only process that writes to ``folder``."""
+    """Hold the exclusive right to write to ``folder``."""
 
     def busy(holder: str) -> StudyError:
         return StudyError(f"{holder} is retraining into {folder}; wait for it or choose another --out.")

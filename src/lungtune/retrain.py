@@ -64,7 +64,7 @@ def retrain(
         out: folder; by default ``models/<recipe's name>`` in lungtune's home.
         data: data source, if not the recipe's location. It must have the same split.
         blackout: with ``test`` and lung masks, train once more on images with black lungs, as a baseline.
-        compare: ``NAME=VALUE,VALUE,...``: train the same with each of these values too, and say whether it helps.
+        compare: ``NAME=VALUE,VALUE,...``: also train with each of these values and report the effect on the score.
         bank: folder of the recipe's synthetic images, if not the recipe's location.
 
     Raises:
@@ -90,7 +90,7 @@ def retrain(
             held.enter_context(ledger.hold(one.mark))
         with stage("Opening weights and data"):
             inspection = inspect(space, origin, data, test)
-            held.enter_context(owned(folder))  # made only now: a refusal leaves no folder behind
+            held.enter_context(owned(folder))  # created only now: a refusal leaves no folder behind
             one.open(inspection, folder)
         one.train()
         with stage("Writing the weights"):
@@ -115,7 +115,7 @@ def retrain(
 
 
 def _put(one: Retraining, folder: Path) -> None:
-    """Put the weights in their place: whole, or what lay there before stays."""
+    """Write the weights to a draft folder, then replace ``weights/`` by it; a failed write keeps the old one."""
     draft, place = folder / ".weights.draft", folder / "weights"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()

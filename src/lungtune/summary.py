@@ -126,7 +126,7 @@ def _best_kept(study: Study, history: History, trial: Trial) -> Predictions | No
 
 
 def reported(study: Study, trial: Trial, task: Task) -> list[np.ndarray]:
-    """Return the table left of every report of a trial, such as probabilities ``(N, C)``.
+    """Return the stored table of every report of a trial, such as probabilities ``(N, C)``.
 
     A report whose own table ``<checkpoint>.npy`` is gone counts if its checkpoint is still there, as the best one is.
     """
@@ -143,7 +143,7 @@ def reported(study: Study, trial: Trial, task: Task) -> list[np.ndarray]:
 
 
 def _candidates(study: Study, trials: Sequence[Trial], like: Predictions, task: Task) -> list[Predictions]:
-    """Return every report of some trials that has the shape of ``like``, which lends them what all share."""
+    """Return every report of some trials whose table has the shape of ``like``; the shared tensors are ``like``'s."""
     tables = [table for trial in trials for table in reported(study, trial, task)]
     shape = like.table().shape
     return [like.with_table(table) for table in tables if table.shape == shape]

@@ -86,7 +86,7 @@ def test_modules_are_short(path):
 
 
 @pytest.mark.parametrize("path", PRODUCT, ids=names(PRODUCT))
-def test_public_names_say_what_they_are(path):
+def test_public_names_have_docstrings(path):
     """Every module, public class and public function has a docstring; nested functions and overrides may go without."""
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree) or path.name == "__init__.py", "a module says what it is for"
@@ -105,7 +105,7 @@ def test_scripts_are_thin(path):
 
 
 def answered(door, *words, heavy=("torch", "ray", "mlflow", "open_clip", "sklearn", "pandas", "numpy")):
-    """Run a script or ``python -m lungtune``, none of whose imports may be heavy; return its text and CPU seconds."""
+    """Run a script or ``python -m lungtune`` without heavy imports; return its output and CPU seconds."""
     code = (
         "import resource, runpy, sys; door, sys.argv[:] = sys.argv[1], sys.argv[1:]\n"
         "try: (runpy.run_path if door.endswith('.py') else runpy.run_module)(door, run_name='__main__')\n"
@@ -152,7 +152,7 @@ def test_checking_does_not_import_torch_or_ray(door):
     assert "clip_lora" in answered(door, *words, heavy=("torch", "ray", "mlflow", "open_clip"))[0]
 
 
-def test_the_version_is_light():
+def test_version_imports_nothing_heavy():
     code = "import sys, lungtune; print(lungtune.__version__, [m for m in sys.modules if m.startswith('lungtune.')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"{metadata.version('lungtune')} []\n"
@@ -164,7 +164,7 @@ def test_the_product_names_commands_not_scripts():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "sentence"),
     [
         (["--data", "folder:/nowhere"], "/nowhere"),
         (["--data", "phantom,n=many"], "n must be a whole number"),
@@ -172,7 +172,7 @@ def test_the_product_names_commands_not_scripts():
         (["--study", "a/b"], "--study must be letters"),
     ],
 )
-def test_mistakes_are_told_without_the_heavy_libraries(words, told, tmp_path):
+def test_user_errors_import_nothing_heavy(words, sentence, tmp_path):
     code = (
         "import runpy, sys; sys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -184,10 +184,10 @@ def test_mistakes_are_told_without_the_heavy_libraries(words, told, tmp_path):
     env = {**os.environ, "LUNGTUNE_HOME": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    assert told in done.stderr
+    assert sentence in done.stderr
 
 
-def test_the_mlflow_folder_shadows_nothing():
+def test_mlflow_folder_shadows_no_package():
     assert not [path for path in PYTHON if path.relative_to(ROOT).parts[0] == "mlflow"]
     code = "import importlib.util; print(importlib.util.find_spec('mlflow').origin)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

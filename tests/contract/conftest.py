@@ -33,7 +33,7 @@ WORDS = ("clear lungs", "dense opacity", "fine lines")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_families() -> Any:
-    """Let the catalog find the miniatures, as it finds a user's."""
+    """Add the miniatures to the catalog as a user's families."""
     patch = pytest.MonkeyPatch()
     patch.setenv("LUNGTUNE_PATH", str(HOME))
     yield
@@ -89,12 +89,12 @@ class Sample:
         return replace(self.family.Params(), lr=1e-2, batch_size=4, **quick)
 
     @property
-    def told_close(self) -> dict[str, float]:
+    def tolerance(self) -> dict[str, float]:
         """Tolerance of a trial's predictions across pack compositions: a generated pixel may round to its neighbour."""
         return {"atol": 1.01 / 255 if self.draws else 2e-4, "rtol": 0}
 
-    def told(self, pack: Pack, slot: int, part: Part | None = None, batch_size: int | None = None) -> torch.Tensor:
-        """Return what a trial predicts, one row a case; or pixels of one image it draws of each class."""
+    def predicted(self, pack: Pack, slot: int, part: Part | None = None, batch_size: int | None = None) -> torch.Tensor:
+        """Return a trial's predictions, one row a case; or pixels of one drawn image per class."""
         if self.draws:
             return pack.draw(slot, range(len(CLASSES)), [5, 6, 7], stride=8).float() / 255
         predictions = pack.predict(part or self.part, [slot], batch_size=batch_size)[slot]
@@ -143,7 +143,7 @@ def _values(spec: ParamSpec, default: Any) -> list[Any]:
 
 
 def part_of(wanted: tuple[Field, ...], size: int, labels: np.ndarray, seed: int, whole: bool = False) -> Part:
-    """Return cases of these fields, whose brightness, words and numbers tell the class.
+    """Return cases of these fields, whose brightness, words and numbers determine the class.
 
     Args:
         wanted: the fields.
@@ -205,7 +205,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def classifier(family: Sample) -> Sample:
-    """Every family that tells one class a case."""
+    """Every family that predicts one class a case."""
     if all(task.name != "classification" for task in family.family.tasks):
         pytest.skip(f"{family.name} has no task classification: one class a case")
     return family

@@ -58,7 +58,7 @@ def test_fields_are_frozen_explained_and_within_their_own_bounds(family: Sample,
             setattr(instance, spec.name, spec.default)
 
 
-def test_what_the_loop_reads_is_there(family: Sample) -> None:
+def test_params_have_the_loops_fields(family: Sample) -> None:
     assert specs(family.family.Params).keys() >= {*contract.LOOP}
     assert ("class_weighting" in specs(family.family.Params)) == ("label" in family.part)
     mixes = {*synthetic.NAMES} if any(task.name == "classification" for task in family.family.tasks) else set()
@@ -109,7 +109,7 @@ def test_every_parameter_is_read(family: Sample) -> None:
     spy = Spy(family.default)
     pack.join(spy, seed=1, horizon=HORIZON)
     pack.step()
-    family.told(pack, 0)
+    family.predicted(pack, 0)
     assert specs(family.family.Params).keys() - spy.read == set()
 
 

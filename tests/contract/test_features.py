@@ -52,18 +52,18 @@ def seeded(seed: int) -> torch.Generator:
 def train(family: Sample, level: int, steps: int = 4) -> tuple[list[float], Tensor]:
     pack = replace(family, synthetic=None).pack(1)
     slot = pack.join(replace(family.default, augmentation=level), seed=1, horizon=HORIZON)
-    return [pack.step()[slot] for _ in range(steps)], family.told(pack, slot)
+    return [pack.step()[slot] for _ in range(steps)], family.predicted(pack, slot)
 
 
-def test_images_as_they_are_train_as_without_a_cache(family: Sample, kept: Sample) -> None:
+def test_level_zero_trains_equally_with_and_without_cache(family: Sample, kept: Sample) -> None:
     (losses, scores), (losses_2, scores_2) = train(family, 0), train(kept, 0)
     torch.testing.assert_close(torch.tensor(losses_2), torch.tensor(losses), **CLOSE)
     torch.testing.assert_close(scores_2, scores, **CLOSE)
 
 
 @pytest.mark.parametrize("level", [1, 3])
-def test_views_are_those_everybody_computes(kept: Sample, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each image of a batch is one of its views; two passes show both, and another trial gets its own turn."""
+def test_views_do_not_depend_on_batch_or_trial(kept: Sample, level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image of a batch is one of its views; two passes show both, and another trial begins at its own view."""
     field = kept.family.inputs[0]
     pack, seen, pixels = kept.pack(2), [], torch.from_numpy(kept.part[field.name]).float() / 255
     true, (name,) = type(kept.family).losses, kept.family.features(pack.model, {field.name: pixels[:1]})
@@ -113,14 +113,14 @@ def test_a_second_study_computes_no_features(kept: Sample, computed: list[int]) 
     assert torch.equal(again[1], first[1])
 
 
-def test_more_views_take_what_is_there(kept: Sample, computed: list[int]) -> None:
+def test_more_views_reuse_computed_views(kept: Sample, computed: list[int]) -> None:
     train(kept, 2)
     computed.clear()
     train(replace(kept, base=replace(kept.base, views=VIEWS + 1)), 2)
     assert sum(computed) == len(kept.part) + 1
 
 
-def test_other_images_and_other_weights_have_their_own(kept: Sample, computed: list[int]) -> None:
+def test_other_images_or_weights_get_their_own_features(kept: Sample, computed: list[int]) -> None:
     train(kept, 0)
     computed.clear()
     name = kept.family.inputs[0].name

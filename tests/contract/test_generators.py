@@ -15,7 +15,7 @@ from .conftest import CLASSES, HORIZON, Sample
 
 
 def test_an_image_is_a_function_of_class_and_seed(generator: Sample) -> None:
-    """Whoever is drawn with it, and however many at a time."""
+    """The other images of a call, and their number, have no effect."""
     pack = generator.pack(2)
     slot = pack.join(generator.variants(2)[1], seed=1, horizon=HORIZON)
     pack.join(generator.default, seed=2, horizon=HORIZON)
@@ -37,10 +37,10 @@ def test_an_untrained_trial_draws_as_its_base(generator: Sample) -> None:
     for params in (generator.default, replace(generator.default, lora_rank=16, lora_targets="attn_ff", lora_text=True)):
         pack = generator.pack(1)
         slot = pack.join(params, seed=1, horizon=HORIZON)
-        drawn.append(generator.told(pack, slot))
+        drawn.append(generator.predicted(pack, slot))
         for _ in range(4):
             pack.step()
-        assert (generator.told(pack, slot) - drawn[0]).abs().max() > 2 / 255
+        assert (generator.predicted(pack, slot) - drawn[0]).abs().max() > 2 / 255
     torch.testing.assert_close(drawn[0], drawn[1], atol=1.01 / 255, rtol=0)
 
 
@@ -53,7 +53,7 @@ def test_it_learns_to_denoise(generator: Sample) -> None:
     assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:20])
 
 
-def test_embeddings_tell_images_apart(generator: Sample) -> None:
+def test_embeddings_differ_between_images(generator: Sample) -> None:
     embed = generator.family.embedder(generator.base, torch.device("cpu"))
     images = torch.from_numpy(generator.part["image"][:, 0]).unsqueeze(1).float() / 255
     result = embed(images)

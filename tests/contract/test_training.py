@@ -49,7 +49,7 @@ def test_same_seed_same_losses_other_seed_other_losses(family: Sample) -> None:
     assert first != other
 
 
-def test_a_pack_gives_each_trial_what_it_gets_alone(family: Sample) -> None:
+def test_pack_gives_each_trial_its_solo_result(family: Sample) -> None:
     """Six trials that differ in everything, of different age; one leaves midway and another takes its place."""
     variants = family.variants(6)
     pack = family.pack(6)
@@ -71,10 +71,10 @@ def test_a_pack_gives_each_trial_what_it_gets_alone(family: Sample) -> None:
     for slot, i in who.items():
         expected, solo = alone(family, variants[i], i, len(got[i]))
         assert got[i] == pytest.approx(expected, **CLOSE), f"trial {i}: {variants[i]}"
-        torch.testing.assert_close(family.told(pack, slot), family.told(solo, 0), **family.told_close)
+        torch.testing.assert_close(family.predicted(pack, slot), family.predicted(solo, 0), **family.tolerance)
 
 
-def test_a_checkpoint_goes_through_a_file_into_another_pack(family: Sample, tmp_path: Path) -> None:
+def test_checkpoint_file_resumes_in_another_pack(family: Sample, tmp_path: Path) -> None:
     variants = family.variants(3)
     expected, solo = alone(family, variants[0], 0, 6)
     pack = family.pack(3)
@@ -87,7 +87,7 @@ def test_a_checkpoint_goes_through_a_file_into_another_pack(family: Sample, tmp_
     assert single.samples(slot) == meta["samples"]
     got += losses(single, slot, 3)
     assert got == pytest.approx(expected, **CLOSE)
-    torch.testing.assert_close(family.told(single, slot), family.told(solo, 0), **family.told_close)
+    torch.testing.assert_close(family.predicted(single, slot), family.predicted(solo, 0), **family.tolerance)
 
 
 def test_resume_alone_is_bit_identical(family: Sample) -> None:
@@ -116,7 +116,7 @@ def test_targets_match_and_trained_parameters_get_gradients(family: Sample) -> N
     assert len(seen) > 1 or not any("targets" in f.name for f in fields(family.family.Params))
 
 
-def test_every_axis_acts(family: Sample) -> None:
+def test_every_axis_has_an_effect(family: Sample) -> None:
     """Each value of each parameter leads to other weights or, with equal weights, to other predictions.
 
     A parameter that acts for one value of another only is varied with that value.
@@ -124,7 +124,7 @@ def test_every_axis_acts(family: Sample) -> None:
 
     def trained(params: Any) -> tuple[dict[str, Tensor], Tensor]:
         _, pack = alone(family, params, 1, 3)
-        return pack.state(0), family.told(pack, 0)
+        return pack.state(0), family.predicted(pack, 0)
 
     usual = family.default
     plain = trained(usual)  # the first value of each
@@ -162,7 +162,7 @@ def test_evaluation_is_deterministic_and_covers_every_case(predictor: Sample) ->
     pack = predictor.pack(1)
     slot = pack.join(predictor.variants(4)[3], seed=1, horizon=HORIZON)
     pack.step()
-    first, whole, second = (predictor.told(pack, slot, batch_size=size) for size in (5, None, 5))
+    first, whole, second = (predictor.predicted(pack, slot, batch_size=size) for size in (5, None, 5))
     assert len(first) == len(predictor.part)
     assert torch.equal(first, second)
     torch.testing.assert_close(first, whole, atol=1e-5, rtol=0)

@@ -25,7 +25,7 @@ if __name__ == "__main__":
     tracker = Tracker(folder)
     tracker.start()
     backend = RayHosts(simulated.SimulatedHost)
-    backend.start()
+    backend.start(space)
     tuner.run_trials(TrialController(study, space, 0), backend, lambda: None)
     backend.stop()
     study.append("stop", why="done")

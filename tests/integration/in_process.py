@@ -31,7 +31,7 @@ class InProcess(Backend):
         self.together: list[set[int]] = []
         self.alone: set[int] = set()
 
-    def start(self) -> None:
+    def start(self, space: SearchSpace) -> None:
         self.log.append("start")
 
     def stop(self) -> None:

@@ -22,7 +22,7 @@ def classes() -> list[tuple[str, str]]:
 
 
 def grey(random: np.random.Generator, label: str, rank: int = 2) -> np.ndarray:
-    """Return noise of ``rank`` dimensions with a bright block whose extent tells the class."""
+    """Return noise of ``rank`` dimensions with a bright block whose extent depends on the class."""
     result = random.integers(0, 90, (SIDE,) * rank)
     width = 4 + 5 * CLASSES.index(label)
     result[(slice(2, 2 + width),) * rank] += 120
@@ -50,7 +50,7 @@ def volumes(folder: Path) -> str:
 
 
 def colour(folder: Path) -> str:
-    """Write RGB PNGs whose hue tells the class, of one grey value; return the source."""
+    """Write RGB PNGs whose hue depends on the class, of one grey value; return the source."""
     random, rows = np.random.default_rng(1), []
     for n, (patient, label) in enumerate(classes()):
         pixels = random.integers(0, 90, (SIDE, SIDE, 3))
@@ -60,17 +60,17 @@ def colour(folder: Path) -> str:
     return f"table:{table(folder, ('path', 'label', 'patient_id'), rows)}"
 
 
-def reports(folder: Path, told: Callable[[int, str], str] = lambda n, label: WORDS[label]) -> str:
-    """Write PNGs that tell nothing, and texts, of which one is missing; return the source.
+def reports(folder: Path, text_of: Callable[[int, str], str] = lambda n, label: WORDS[label]) -> str:
+    """Write PNGs independent of the class, and texts, of which one is missing; return the source.
 
     Args:
         folder: where to.
-        told: a case's text by its number and class.
+        text_of: a case's text by its number and class.
     """
     random, rows = np.random.default_rng(2), []
     for n, (patient, label) in enumerate(classes()):
         Image.fromarray(random.integers(0, 255, (SIDE, SIDE), dtype=np.uint8)).save(folder / f"{n}.png")
-        rows.append((f"{n}.png", label, patient, told(n, label) if n else ""))
+        rows.append((f"{n}.png", label, patient, text_of(n, label) if n else ""))
     return f"table:{table(folder, ('path', 'label', 'patient_id', 'text'), rows)}"
 
 
@@ -108,4 +108,4 @@ WRITERS: Mapping[str, Callable[[Path], str]] = {
     "mask_only": masks,
     "multilabel_head": findings,
 }
-"""Family -> what writes its data."""
+"""Family -> function that writes its data."""

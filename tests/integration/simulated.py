@@ -1,6 +1,6 @@
 """Host with simulated training: real Ray, real journal, real checkpoints, no waiting.
 
-A trial's ``fault`` parameter says what goes wrong, once: it is remembered in the study's folder.
+A trial's ``fault`` parameter names the fault, which occurs once: its occurrence is recorded in the study's folder.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def score(params: dict[str, Any], fidelity: float) -> float:
 
 
 class SimulatedSession:
-    """Stands where a training session stands; its checkpoints are files with the report inside."""
+    """Stand-in for a training session; its checkpoints are files with the report inside."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -79,7 +79,7 @@ class SimulatedSession:
         del self.runs[number]
 
     def step(self, numbers: Collection[int]) -> list[tuple[int, Report]]:
-        """One trial reports at a time, those that were here first first."""
+        """One trial reports at a time, in the order of arrival."""
         number = next(number for number in self.runs if number in numbers)
         run = self.runs.pop(number)
         self.runs[number] = run  # the next turn is another's
@@ -127,6 +127,9 @@ def _first_time(folder: Path) -> bool:
 
 class SimulatedHost(PackHost):
     """The real host around a simulated session."""
+
+    def preload(self) -> None:
+        """A simulated session needs no library."""
 
     def open_session(self) -> DeviceSession:
         slots = SearchSpace.from_dict(self._study.history().study["space"]).slots

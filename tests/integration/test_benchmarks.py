@@ -71,9 +71,10 @@ def test_peer_search_runs_all_sides_at_a_tiny_size(tmp_path: Path) -> None:
     [
         "features.py --trials 2 --uncached 1 --data phantom,n=120,test=40",
         "packing.py --quick --models tiny_clip --batches 8 --counts 1 2 --processes 2 --seconds 0.3 --turns 1",
+        "tables.py --models resnet18 --size 32 --cases 70 --few 8 --batches 4 --turns 1",
         "trials.py --repeat 1 --trials 2 4",
     ],
-    ids=["features", "packing", "trials"],
+    ids=["features", "packing", "tables", "trials"],
 )
 def test_benchmark_runs_at_a_tiny_size(command: str, tmp_path: Path) -> None:
     script, *words = command.split()
@@ -92,17 +93,17 @@ def benchmark(folder: Path, script: str, *words: str) -> str:
 
 @pytest.mark.slow
 def test_bases_are_probed_at_a_tiny_size(tmp_path: Path) -> None:
-    told = benchmark(tmp_path, "bases.py", "tiny_resnet", "tiny_clip", "--pictures", "240", "--random", "1")
-    found = re.findall(r"\| `(\w+)` \| (\d\.\d+) \| (\d\.\d+) \|", told)
+    printed = benchmark(tmp_path, "bases.py", "tiny_resnet", "tiny_clip", "--pictures", "240", "--random", "1")
+    found = re.findall(r"\| `(\w+)` \| (\d\.\d+) \| (\d\.\d+) \|", printed)
     assert [name for name, *_ in found] == ["tiny_resnet", "tiny_clip"]
 
 
 @pytest.mark.slow
-def test_drawings_are_judged_at_a_tiny_size(tmp_path: Path) -> None:
+def test_drawings_are_scored_at_a_tiny_size(tmp_path: Path) -> None:
     words = ["--kind", "2", "--steps", "2", "--corpus", "200", "--pictures", "240"]
-    told = benchmark(tmp_path, "drawings.py", *words, "--sheet", str(tmp_path / "sheet.png"))
-    assert re.findall(r"^\| (\w+) \|", told, re.MULTILINE) == ["pictures", "copies", "drawings"]
-    assert "linear probe on domain B, copies: 0." in told
+    printed = benchmark(tmp_path, "drawings.py", *words, "--sheet", str(tmp_path / "sheet.png"))
+    assert re.findall(r"^\| (\w+) \|", printed, re.MULTILINE) == ["pictures", "copies", "drawings"]
+    assert "linear probe on domain B, copies: 0." in printed
     assert (tmp_path / "sheet.png").stat().st_size > 0
 
 
@@ -114,8 +115,8 @@ def test_schedulers_are_compared_on_a_tiny_table(tmp_path: Path) -> None:
         rows.append(f"{1e-4 * (number + 1):.4g},{'ab'[number % 2]},{curve}")
     (tmp_path / "mine.csv").write_text("\n".join(rows))
     words = ["--table", str(tmp_path / "mine.csv"), "--seeds", "1", "--out", str(tmp_path / "out")]
-    told = benchmark(tmp_path, "schedulers.py", *words, "--methods", "default,random,stop,short,stock")
-    assert told.count("\n| ") == 6
+    printed = benchmark(tmp_path, "schedulers.py", *words, "--methods", "default,random,stop,short,stock")
+    assert printed.count("\n| ") == 6
     (part,) = json.loads((tmp_path / "out" / "mine" / "summary.json").read_text()).values()
     assert [row["method"] for row in part] == ["default", "random", "stop", "short", "stock"]
 

@@ -44,7 +44,7 @@ def test_recipe_suffices_for_retraining(home):
     assert block["versions"] == {"torch": "2"}
 
 
-def test_a_recipe_is_commented_for_people(home):
+def test_recipe_has_comments(home):
     text = export("mini")[0].read_text()
     assert text.startswith("# Recipe: trial ")
     assert "95 % interval" in text.splitlines()[1]
@@ -86,7 +86,7 @@ def test_lost_checkpoints_cost_the_interval_only(home):
     assert "corrected" not in space.provenance
 
 
-def test_a_name_mistyped_is_corrected(home):
+def test_mistyped_study_name_gets_a_suggestion(home):
     with pytest.raises(StudyError, match=r"no study 'minni'.*Did you mean 'mini'"):
         export("minni")
 
@@ -112,7 +112,7 @@ def test_a_search_space_is_no_recipe(home):
         recipe.provenance(space, path)
 
 
-def test_the_script_ends_a_mistake_in_one_sentence(home, door):
+def test_script_error_is_one_sentence(home, door):
     done = door("export", "--study", "minni")
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("error: there is no study 'minni'")

@@ -97,7 +97,7 @@ def test_search_minimises_distance_and_reports_references(home: Path, recipe: Pa
 
 
 def test_untrained_base_draws_as_the_last_start_point(home: Path, recipe: Path) -> None:
-    """The source's configuration may ask in a way that this base never learnt, and nothing is easier to beat."""
+    """The source's captions may be unknown to this base, which would make a reference that is too easy to beat."""
     space, study = catalog.space(str(home / "tiny.yaml")), home / "studies" / "drawn"
     base = params.build(FAMILY.Base, space.base)
     data = dataset.load(study / "split.json", FAMILY.fields, base.image_size)
@@ -122,7 +122,7 @@ def test_recipe_retrains_to_its_score_and_opens_the_test_set(recipe: Path, tmp_p
     assert "a classifier of real images takes " in words
     assert "| recognised_normal | " in words
     assert list(test["recognised"]) == ["recipe", "untrained", "real"]
-    with pytest.raises(SpaceError, match="--bank is given, but the recipe wants no synthetic images"):
+    with pytest.raises(SpaceError, match="--bank is given, but the recipe uses no synthetic images"):
         retrain.retrain(recipe, bank=tmp_path, out=tmp_path / "out")
 
 
@@ -141,7 +141,7 @@ def test_bank_is_reused_extended_and_repaired(bank: SyntheticBank, recipe: Path,
     assert list(bank.counts().values()) == [9] * len(bank.classes)
     victim = bank.folder / bank.entries(bank.classes[1])[4].file
     victim.write_bytes(victim.read_bytes()[:-7])
-    with pytest.raises(DataError, match=r"must be the one that was made, but its content has changed"):
+    with pytest.raises(DataError, match=r"must be the generated one, but its content has changed"):
         SyntheticBank.open(bank.folder).verify()
     assert synthesize(recipe, per_class=10, classes=[bank.classes[1]]) == bank.folder
     assert "is damaged and is made anew" in capsys.readouterr().err
@@ -154,7 +154,7 @@ def test_bank_is_reused_extended_and_repaired(bank: SyntheticBank, recipe: Path,
     assert (bank.folder / "samples.png").stat().st_size > 1000
 
 
-def test_a_bank_that_lacks_nothing_opens_no_model(
+def test_complete_bank_opens_no_model(
     bank: SyntheticBank, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(type(FAMILY), "backbone", lambda *_: pytest.fail("a model was opened"))
@@ -175,14 +175,14 @@ def test_a_shipped_generator_draws_the_same_without_training(
         assert [[e.sha256 for e in other.entries(name)] for name in other.classes] == [
             [e.sha256 for e in bank.entries(name)[:2]] for name in bank.classes
         ]
-        told = [json.loads((each.folder / "generator.json").read_text()) for each in (bank, other)]
-        assert told[0] == told[1]
+        described = [json.loads((each.folder / "generator.json").read_text()) for each in (bank, other)]
+        assert described[0] == described[1]
     finally:
         shutil.rmtree(work)
         shutil.move(tmp_path / "trained", work)
 
 
-def test_an_unfinished_training_gives_way_to_what_is_shipped(bank: SyntheticBank, home: Path, tmp_path: Path) -> None:
+def test_shipped_generator_replaces_an_unfinished_one(bank: SyntheticBank, home: Path, tmp_path: Path) -> None:
     (work,) = (home / "generators").iterdir()
     generator.pack(work, "", tmp_path / "shipped")
     (tmp_path / "work").mkdir()
@@ -215,7 +215,7 @@ def test_images_of_a_class_are_drawn_from_its_caption(bank: SyntheticBank, recip
     assert all(image.shape == (16, 16) and image.std() > 1 for image in pixels)
 
 
-def test_only_a_generators_recipe_and_its_own_data_make_a_bank(recipe: Path, tmp_path: Path) -> None:
+def test_bank_requires_a_generator_recipe_and_its_data(recipe: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     text = recipe.read_text()
     other.write_text(text)
@@ -228,17 +228,21 @@ def test_only_a_generators_recipe_and_its_own_data_make_a_bank(recipe: Path, tmp
 def test_without_a_recipe_the_best_comparable_one_is_taken(
     bank: SyntheticBank, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Scores of another judge, or of other sizes, are of another scale: such a recipe is no candidate."""
-    maker = importlib.import_module("lungtune.synthesize")
+    """Scores by another CLIP, or of other sizes, have another scale: such a recipe is no candidate."""
+    maker = importlib.import_module("lungtune.synthesize.plan")
     monkeypatch.setattr(maker, "DEFAULT", str(home / "tiny.yaml"))
     assert synthesize(data=DATA, profile="full", per_class={bank.classes[0]: 2}) == bank.folder
     assert "the bank is made with drawn-1" in capsys.readouterr().err
+    split = dataset.inspect(DATA, seed=0)
+    module = importlib.import_module("lungtune.synthesize")
+    assert module.complete(split, {bank.classes[0]: 2}, "full") == bank.folder
+    assert module.complete(split, {bank.classes[0]: 9_999}, "full") is None
     monkeypatch.setattr(maker, "DEFAULT", "sd_lora")
     inspection = dataset.inspect(DATA)
-    assert maker._best(inspection, maker._default(inspection, "demo", {})) is None
+    assert maker._best(inspection, maker.default_origin(inspection, "demo", {})) is None
 
 
-def test_another_fold_refuses_the_bank(bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bank_of_another_fold_is_refused(bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Startup, "begin", lambda self: None)
     settings: dict[str, Any] = {"synthetic_ratio": 0.05}
     options = driver.Options(

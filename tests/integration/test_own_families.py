@@ -165,7 +165,7 @@ def test_mlflow_holds_each_trial_of_an_own_family(walk: Walk) -> None:
 
 
 def test_score_falls_to_chance_with_shuffled_texts(home: Path) -> None:
-    """Its images tell nothing: what it scores, it reads."""
+    """The images are independent of the class, so the score comes from the texts."""
     data = home / "data" / "shuffled"
     data.mkdir()
     order = np.random.default_rng(5).permutation(own_data.PATIENTS)

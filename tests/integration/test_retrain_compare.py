@@ -89,7 +89,7 @@ def test_values_are_compared_on_both_parts_in_one_opening(home, recipe, monkeypa
         retrain(recipe, test=True, compare="lora_dropout=0.2")
 
 
-def test_interrupted_comparison_trains_nothing_twice(home, recipe, monkeypatch):
+def test_interrupted_comparison_repeats_no_training(home, recipe, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(retrain_report, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):

@@ -40,7 +40,7 @@ def recipe(home):
 
 @pytest.fixture
 def masks(monkeypatch):
-    """Data with masks; return what every opening asked for."""
+    """Use data with masks; return the arguments of every opening."""
     load, asked = dataset.load, []
 
     def opened(data, fields, size, *, test=False, bank=None):
@@ -86,7 +86,7 @@ def test_black_lungs_train_before_the_test_set_opens(home, recipe, masks, capsys
     assert not (done.folder / "work").exists()
 
 
-def test_a_control_that_fails_costs_no_report(home, recipe, masks, monkeypatch):
+def test_failed_control_does_not_fail_the_report(home, recipe, masks, monkeypatch):
     train = runs.train
 
     def broken(session, space, each, fidelity, what=""):
@@ -140,5 +140,5 @@ def test_summary_reports_a_collapsed_best_trial(home):
     assert summarised == "The model has collapsed: it predicts 'covid' for 100.0 % of the cases."
 
 
-def test_the_script_passes_the_wish_on(home, recipe, masks, door):
+def test_script_passes_no_blackout(home, recipe, masks, door):
     assert controls.LEFT_OUT in door("retrain", recipe, "--test", "--no-blackout").out

@@ -51,7 +51,7 @@ def edit(path, before, after):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_searched_score_comes_back(home, recipes, rank):
+def test_retrained_score_equals_the_searched_one(home, recipes, rank):
     """One trial's best report is its last, the other's an earlier one; both come back to the last digit."""
     done = retrain(recipes[rank])
     reproduction = done.content["reproduction"]
@@ -109,7 +109,7 @@ def test_the_weights_load_without_lungtune(home, recipes, monkeypatch, capsys, f
     assert alone == {name: pytest.approx(float(case[name]), abs=0.02) for name in alone}
 
 
-def test_several_seeds_leave_the_first_as_it_is(home, recipes):
+def test_several_seeds_do_not_change_the_first_run(home, recipes):
     alone, three = retrain(recipes[0]), retrain(recipes[0], seeds=3, out=home / "three")
     values = [run["value"] for run in three.content["runs"]]
     seed = reopen.load(recipes[0])[0].seed
@@ -195,7 +195,7 @@ def test_a_damaged_model_opens_no_test_set(home, recipes, monkeypatch, survivors
     assert retrain(path, test=True).reproduced == "yes"
 
 
-def test_a_second_process_is_kept_out(home, recipes):
+def test_second_process_is_refused(home, recipes):
     held = FileLock(home / "studies" / "mini" / ".ledger.jsonl.lock")
     with held, pytest.raises(StudyError, match="being opened by another process"):
         retrain(recipes[0], test=True)
@@ -240,13 +240,13 @@ def test_an_edited_recipe_trains_but_is_not_compared(home, recipes):
         ('family: "clip_lora"', "family: clip_lor", "there is no model family 'clip_lor'.*Did you mean 'clip_lora'"),
     ],
 )
-def test_a_tampered_recipe_is_named(home, recipes, before, after, message):
+def test_tampered_recipe_is_refused(home, recipes, before, after, message):
     with pytest.raises(SpaceError, match=message):
         retrain(edit(recipes[0], before, after))
     assert not (home / "models").exists()
 
 
-def test_a_missing_recipe_is_named(home, recipes):
+def test_missing_recipe_gets_a_suggestion(home, recipes):
     with pytest.raises(SpaceError, match=r"there is no recipe .*mini-11\.yaml.*Did you mean"):
         retrain(recipes[0].with_name("mini-11.yaml"))
 

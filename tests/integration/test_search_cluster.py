@@ -29,14 +29,14 @@ def ended(tmp_path_factory):
         killed = []
 
         def kill_the_second():
-            """Work of the loop between reports."""
+            """Kill the second node between two reports of the loop."""
             if not killed and reports_after_both_hosts(study) >= 4:
                 killed.append(second)
                 nodes.remove_node(second, allow_graceful=False)
 
         backend = RayHosts(simulated.SimulatedHost)
         try:
-            backend.start()
+            backend.start(space)
             tuner.run_trials(TrialController(study, space, 0), backend, kill_the_second)
         finally:
             backend.stop()

@@ -34,7 +34,7 @@ def ended(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         backend = RayHosts(simulated.SimulatedHost)
-        backend.start()
+        backend.start(space)
         try:
             tuner.run_trials(TrialController(study, space, 0), backend, lambda: None)
         finally:
@@ -72,7 +72,7 @@ def test_killed_trial_continues_from_its_checkpoint(ended):
         assert fidelities == list(simulated.FIDELITY.reports)
 
 
-def test_trial_that_always_kills_is_given_up(ended):
+def test_trial_that_always_kills_its_worker_fails(ended):
     number = list(FAULTS).index("always-kill")
     lost = [e for e in journal.read(ended.journal_path) if e["event"] == "lost" and e["trial"] == number]
     assert ended.history().trials[number].lost == MAX_LOST + 1  # since its last report

@@ -23,7 +23,7 @@ TRIALS = 12
     ("kills", "lines"),
     [(1, (10, 40)), pytest.param(10, (1, 15), marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
 )
-def test_killed_and_resumed_is_as_never_killed(tmp_path, furnish, kills, lines):
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, furnish, kills, lines):
     """Once, in the midst of it; or again and again, before the first trial too."""
     folder = tmp_path / "killed"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "LUNGTUNE_HOME": str(tmp_path)}

@@ -70,7 +70,7 @@ def test_piped_search_repeats_no_line(searched):
         assert len(best) == len(set(best))
 
 
-def test_a_search_says_what_it_waits_for(searched):
+def test_search_reports_what_it_waits_for(searched):
     out = searched["stopped"]["out"]
     first = re.search(r"^trial +\d+  ", out, re.MULTILINE).start()
     assert 0 < out.index("starting a worker process for each device ...") < first
@@ -117,7 +117,7 @@ def test_mlflow_holds_one_run_per_trial_under_one_parent(searched):
     )
 
 
-def test_the_recipe_retrains_to_the_number_it_promised(searched, monkeypatch, door):
+def test_recipe_retrains_to_its_searched_score(searched, monkeypatch, door):
     """In a process of its own, as the search's were."""
     home = searched["home"]
     monkeypatch.setenv("LUNGTUNE_HOME", str(home))
@@ -148,7 +148,7 @@ def test_the_recipe_retrains_to_the_number_it_promised(searched, monkeypatch, do
         (["--resume", "--study", "none"], "there is no study 'none'"),
     ],
 )
-def test_a_mistake_ends_in_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, door, words, sentence):
+def test_user_error_is_one_sentence_without_leftovers(tmp_path, monkeypatch, door, words, sentence):
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
     started = []

@@ -9,34 +9,35 @@ from typing import Any
 import pytest
 import torch
 
-from lungtune import catalog, synthesize
+from lungtune import catalog
 from lungtune.core import params
 from lungtune.data import dataset
 from lungtune.engine import checkpoint
-from lungtune.synthesize import generator
+from lungtune.synthesize import generator, ship
+from lungtune.synthesize import plan as planning
 
 (FILE,) = generator.SHIPPED.glob("*.safetensors")
 SPLIT = checkpoint.load(FILE)[1]["split"]
 
 
 def marked(found: Any) -> str:
-    """Return the mark of what the first search would train on a split."""
-    default = synthesize._default(found, "demo", {})
+    """Return the mark of the generator that the first search would train on a split."""
+    default = planning.default_origin(found, "demo", {})
     family = catalog.family(default.space.family)
-    return synthesize._mark(default, family, params.build(family.Base, default.space.base))
+    return planning.mark_of(default, family, params.build(family.Base, default.space.base))
 
 
 def test_shipped_file_has_the_mark_of_space_and_base() -> None:
     """Fails where base, space or version have changed: python scripts/pretrain.py demo_generator."""
     split = SimpleNamespace(without=lambda *_: SimpleNamespace(hash=SPLIT))
     assert marked(SimpleNamespace(manifest=split, source=catalog.PHANTOM)) == FILE.stem
-    assert checkpoint.load(FILE)[1]["fidelity"] == catalog.space(synthesize.DEFAULT, "demo").fidelity.max
+    assert checkpoint.load(FILE)[1]["fidelity"] == catalog.space(planning.DEFAULT, "demo").fidelity.max
 
 
 def test_shipped_file_is_of_the_phantoms_default_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path))
     found = dataset.inspect(catalog.PHANTOM)
-    assert found.manifest.without(*synthesize._UNREAD).hash == SPLIT
+    assert found.manifest.without(*planning.UNREAD).hash == SPLIT
     assert marked(found) == FILE.stem
 
 
@@ -44,12 +45,12 @@ def test_shipped_file_is_of_the_phantoms_default_split(tmp_path: Path, monkeypat
 @pytest.mark.timeout(1200)
 def test_training_again_gives_the_shipped_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
-    made = synthesize.ship(tmp_path / "out")
+    made = ship(tmp_path / "out")
     assert made.name == FILE.name
-    (again, told), (shipped, meta) = checkpoint.load(made), checkpoint.load(FILE)
+    (again, trained), (shipped, meta) = checkpoint.load(made), checkpoint.load(FILE)
     assert again.keys() == shipped.keys()
-    assert (told["samples"], told["steps"], told["split"]) == (meta["samples"], meta["steps"], meta["split"])
+    assert (trained["samples"], trained["steps"], trained["split"]) == (meta["samples"], meta["steps"], meta["split"])
     off = torch.cat([(again[name] - shipped[name]).flatten() for name in shipped]).norm()
     # rounding of another processor grows over training
     assert off < 0.1 * torch.cat([value.flatten() for value in shipped.values()]).norm()
-    assert told["metrics"]["cmmd"] == pytest.approx(meta["metrics"]["cmmd"], rel=0.05)
+    assert trained["metrics"]["cmmd"] == pytest.approx(meta["metrics"]["cmmd"], rel=0.05)

@@ -50,8 +50,9 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "start:\n  - {synthetic_ratio: 0.5}\n  - {synthetic_ratio: 0}\n"
         )
         options = preparation.Options(space=str(space), data=SOURCE, study="mixed", seed=3, bank=bank.folder)
-        study, resolved, _ = preparation.new(options, Console(quiet=True), lambda: None)
-        controller, host = TrialController(study, resolved, 3), PackHost(str(study.folder), 1, None)
+        study, resolved, _ = preparation.new(options, Console(quiet=True), lambda space: None)
+        controller, host = TrialController(study, resolved, 3), PackHost(1, None)
+        host.open(str(study.folder))
         while (trial := controller.next()) is not None:
             while controller.report(trial.number, host.train(asdict(trial), False)):
                 pass
@@ -86,7 +87,7 @@ def test_journal_names_the_bank_and_trials_keep_their_length(searched: dict[str,
     assert lengths[0] == lengths[1] == [(level, 8 * -(-round(level * real) // 8)) for level in (0.5, 1.0, 1.5)]
 
 
-def test_a_recipe_carries_its_bank_and_retrains_to_its_number(
+def test_recipe_with_a_bank_retrains_to_its_score(
     searched: dict[str, Any], home: Path, recipe: Path, tmp_path: Path
 ) -> None:
     assert following("mixed", recipe)[1] == f"lungtune retrain {recipe} {ASKED}"
@@ -95,7 +96,7 @@ def test_a_recipe_carries_its_bank_and_retrains_to_its_number(
     (plain,) = (path for path in export("mixed", top=2) if path != recipe)
     assert "bank" not in yamlfile.load(plain)["provenance"]
     assert retrain(plain, blackout=False).reproduced == "yes"
-    with pytest.raises(SpaceError, match="--bank is given, but the recipe wants no synthetic images"):
+    with pytest.raises(SpaceError, match="--bank is given, but the recipe uses no synthetic images"):
         retrain(plain, bank=searched["bank"].folder)
     moved = shutil.copytree(searched["bank"].folder, tmp_path / "moved")
     recipe.write_text(recipe.read_text().replace(kept["path"], "/lost/bank"))
@@ -105,7 +106,9 @@ def test_a_recipe_carries_its_bank_and_retrains_to_its_number(
     assert done.reproduced == "yes"
     assert done.content["unasked"] == f"lungtune retrain {recipe} {ASKED}"
     reported = (done.folder / "report.md").read_text()
-    assert "Whether synthetic images helped was not asked here. This asks it: `lungtune retrain" in reported
+    assert (
+        "The effect of synthetic images was not measured here. This command measures it: `lungtune retrain" in reported
+    )
     (moved / "bank.json").write_text((moved / "bank.json").read_text().replace("abab", "cdcd"))
     with pytest.raises(DataError, match="must be the bank of synthetic images abababababab, but is cdcdcdcdcdcd"):
         retrain(recipe, bank=moved)
@@ -127,7 +130,7 @@ def test_both_controls_are_compared_on_the_same_seeds(home: Path, recipe: Path) 
     assert "On test, synthetic images did not help here" in words
 
 
-def test_the_control_with_black_lungs_sees_no_synthetic_lungs(
+def test_blackout_control_trains_without_synthetic_images(
     home: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Synthetic images have no masks to blacken: as many real ones, blackened, take their place."""

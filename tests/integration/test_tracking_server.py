@@ -28,7 +28,7 @@ EVENTS = len(list(tracking_study.script(TRIALS)))
 
 
 class Proxy:
-    """Stands between client and server: ``mode`` is pass, refuse, slow, or lose (the answer)."""
+    """Proxy between client and server: ``mode`` is pass, refuse, slow, or lose (the answer)."""
 
     def __init__(self, port: int) -> None:
         self.mode, self.target = "pass", port
@@ -81,7 +81,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 class Running(NamedTuple):
-    """The server behind the door, and what the door said when it opened."""
+    """The server that ``lungtune ui`` started, and the output of its start."""
 
     pid: int
     port: int
@@ -148,7 +148,7 @@ def check_whole(uri: str, study: Path) -> None:
         assert len(set(steps)) == len(steps) == reports[key]
 
 
-def test_down_then_up(running, proxy, tmp_path, request):
+def test_server_down_then_up_gets_every_event(running, proxy, tmp_path, request):
     study, events = study_of(tmp_path, request)
     proxy.mode = "refuse"
     tracker = Tracker(study, proxy.uri).start()
@@ -163,7 +163,7 @@ def test_down_then_up(running, proxy, tmp_path, request):
     check_whole(proxy.uri, study)
 
 
-def test_comes_back_while_the_search_runs(running, proxy, tmp_path, request):
+def test_server_that_returns_during_the_search_catches_up(running, proxy, tmp_path, request):
     study, events = study_of(tmp_path, request)
     tracker = Tracker(study, proxy.uri).start()
     tracking_study.write(study, events[:20])
@@ -175,7 +175,7 @@ def test_comes_back_while_the_search_runs(running, proxy, tmp_path, request):
     check_whole(proxy.uri, study)
 
 
-def test_answers_that_get_lost_make_no_second_run(running, proxy, patience, tmp_path, request):
+def test_lost_answers_create_no_second_run(running, proxy, patience, tmp_path, request):
     study, events = study_of(tmp_path, request)
     tracker = Tracker(study, proxy.uri).start()
     for count in range(0, len(events), 6):
@@ -186,7 +186,7 @@ def test_answers_that_get_lost_make_no_second_run(running, proxy, patience, tmp_
     check_whole(proxy.uri, study)
 
 
-def test_slow(running, proxy, tmp_path, request):
+def test_slow_server_delays_no_search(running, proxy, tmp_path, request):
     study, events = study_of(tmp_path, request)
     proxy.mode = "slow"
     tracker = Tracker(study, proxy.uri).start()
@@ -200,7 +200,7 @@ def test_slow(running, proxy, tmp_path, request):
     check_whole(proxy.uri, study)
 
 
-def test_hung(running, patience, tmp_path, request):
+def test_hung_server_delays_no_search(running, patience, tmp_path, request):
     study, events = study_of(tmp_path, request)
     uri = f"http://127.0.0.1:{running.port}"
     tracker = Tracker(study, uri).start()
@@ -224,7 +224,7 @@ def test_hung(running, patience, tmp_path, request):
 
 
 def test_ui_prints_its_address_and_uses_the_port(running):
-    """That Ctrl-C shuts it, and leaves nothing behind, is looked at when its server is needed no more."""
+    """Shutdown by Ctrl-C without leftovers is checked at the end of the fixture."""
     url = f"http://127.0.0.1:{running.port}"
     assert running.said[0] == f"starting MLflow at {url} ...\n"
     assert f"{url} " in running.said[1]
@@ -245,7 +245,7 @@ def test_first_page_leads_to_the_newest_study(running):
         assert "location" not in answer.read().decode(), "all else is MLflow's"
 
 
-def test_server_that_does_not_answer_is_told_until_it_does(monkeypatch):
+def test_unanswered_start_is_reported_until_answered(monkeypatch):
     answers = iter([OSError(), OSError(), OSError(), contextlib.nullcontext()])
 
     def opened(self, url, timeout):
@@ -256,13 +256,13 @@ def test_server_that_does_not_answer_is_told_until_it_does(monkeypatch):
 
     monkeypatch.setattr(urllib.request.OpenerDirector, "open", opened)
     monkeypatch.setattr(server, "PATIENCE", 0.3)
-    told = []
-    assert server._answers(SimpleNamespace(poll=lambda: None), "http://x", told.append)
-    assert len(told) == 1
-    assert not server._answers(SimpleNamespace(poll=lambda: 1), "http://x", told.append), "it has ended"
+    notes = []
+    assert server._answers(SimpleNamespace(poll=lambda: None), "http://x", notes.append)
+    assert len(notes) == 1
+    assert not server._answers(SimpleNamespace(poll=lambda: 1), "http://x", notes.append), "it has ended"
 
 
-def test_a_study_is_delivered_through_the_door(tmp_path, monkeypatch, furnish, door):
+def test_ui_sync_delivers_a_study(tmp_path, monkeypatch, furnish, door):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
     furnish(tmp_path / "mlflow/state/mlflow.db")
@@ -272,7 +272,7 @@ def test_a_study_is_delivered_through_the_door(tmp_path, monkeypatch, furnish, d
     assert "MLflow holds all of 'clip_lora-1'" in done.out
 
 
-def test_a_server_of_the_users_is_only_named(monkeypatch, door):
+def test_users_own_server_is_named_without_password(monkeypatch, door):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://user:secret@mlflow.example:8443")
     done = door("ui")
     assert done.code == 0

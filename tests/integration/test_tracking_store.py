@@ -74,7 +74,7 @@ def dump(uri):
         return [sorted(db.execute(query).fetchall(), key=repr) for query in queries]
 
 
-def test_a_whole_study(uri, study):
+def test_whole_study_is_in_mlflow(uri, study):
     tracker = Tracker(study, uri).start()  # before the journal exists
     tracking_study.write_files(study)
     tracking_study.write(study, tracking_study.script())
@@ -119,7 +119,7 @@ def test_a_whole_study(uri, study):
     assert {p.name for p in (study.parents[1] / "state").iterdir()} >= {"artifacts"}
 
 
-def test_sent_again_nothing_changes(uri, study):
+def test_resending_changes_nothing(uri, study):
     tracking_study.write(study, tracking_study.script())
     assert Tracker(study, uri).start().stop(60)
     before = dump(uri)
@@ -154,7 +154,7 @@ def test_a_study_that_waits_is_shown_as_waiting(uri, study):
     assert {r.info.status for k, r in logged.items() if k in ("1", "study")} == {"RUNNING"}
 
 
-def test_what_a_user_deletes_or_changes_by_hand(uri, study):
+def test_manual_deletions_are_restored_and_edits_kept(uri, study):
     events = list(tracking_study.script())
     tracking_study.write(study, events[:60])
     assert Tracker(study, uri).start().stop(60)
@@ -183,7 +183,7 @@ def test_of_two_runs_for_one_trial_one_stays(uri, study):
     check_whole(uri)
 
 
-def test_a_changed_parameter_is_passed_over(uri, study):
+def test_changed_parameter_is_skipped(uri, study):
     events = list(tracking_study.script(4))
     tracking_study.write(study, events)
     assert Tracker(study, uri).start().stop(60)
@@ -206,7 +206,7 @@ def test_a_second_tracker_waits_for_the_first(uri, study):
     assert first.stop(60)
 
 
-def test_files_that_cannot_be_stored_hold_nothing_up(uri, study):
+def test_unstorable_files_do_not_block_metrics(uri, study):
     tracking_study.write(study, tracking_study.script())
     (study.parents[1] / "state/artifacts").write_text("a file where the folder should be")
     delivery = Tracker(study, uri).start().stop(60)
@@ -227,7 +227,7 @@ def _write_and_track(study: Path, uri: str) -> None:
     tracker.stop(60)
 
 
-def test_kill_9_at_random_moments(uri, study):
+def test_kill_9_loses_and_duplicates_nothing(uri, study):
     dice = random.Random(3)
     for _ in range(6):
         process = PROCESSES.Process(target=_write_and_track, args=(study, uri))
@@ -295,7 +295,7 @@ def test_store_of_another_version_is_refused(tmp_path, furnish, revision, words)
     assert delivery.undelivered == len(list(tracking_study.script(2)))
 
 
-def test_not_a_word_on_the_terminal_and_a_light_import(tmp_path):
+def test_tracking_prints_nothing_and_imports_nothing_heavy(tmp_path):
     code = (
         "import sys, pathlib\n"
         "import lungtune.tracking; assert not {'mlflow', 'torch', 'ray', 'pandas', 'plotly'} & set(sys.modules)\n"
@@ -311,7 +311,7 @@ def test_not_a_word_on_the_terminal_and_a_light_import(tmp_path):
     assert (tmp_path / "mlflow/state/mlflow.db").exists()
 
 
-def test_an_end_in_the_middle_leaves_no_lock(uri, study):
+def test_interrupted_delivery_leaves_no_lock(uri, study):
     process = PROCESSES.Process(target=_write_and_track, args=(study, uri))
     process.start()
     while not (study / "tracking.lock").exists():

@@ -21,7 +21,7 @@ from tests.integration import version_0_1 as old
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory):
-    """All that 0.1 left; tests write elsewhere."""
+    """All artefacts of 0.1, read-only; tests write elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         yield old.settle(tmp_path_factory.mktemp("home"), patch)
 
@@ -44,7 +44,7 @@ def test_summary_has_every_field_as_0_1_wrote_it(home: Path, name: str) -> None:
     assert old.differences(before, summary.build(study, patients(study))) == []
 
 
-def test_leaderboard_text_is_what_0_1_wrote(home: Path, tmp_path: Path) -> None:
+def test_leaderboard_text_equals_that_of_0_1(home: Path, tmp_path: Path) -> None:
     old.unpack(tmp_path, old.cache(), "studies/both/")
     study = Study(tmp_path / "studies" / "both")
     before = (study.folder / "leaderboard.md").read_text()

@@ -50,7 +50,7 @@ def test_further_recipe_of_0_1_reproduces(home: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["head-1", "head-2"])
-def test_test_part_stays_shut_after_0_1_opened_it(home: Path, name: str) -> None:
+def test_test_part_stays_locked_after_0_1_opened_it(home: Path, name: str) -> None:
     message = r"was opened on 2026-11-29 23:26:44 by head-1\.yaml: macro_f1 0\.832"
     with pytest.raises(StudyError, match=message):
         retrain(home / "recipes" / f"{name}.yaml", test=True)

@@ -1,4 +1,4 @@
-"""The built wheel in an environment of its own, used from a folder that knows no checkout."""
+"""The built wheel in an environment of its own, used from a folder outside the checkout."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ QUICK = ("--set", "fidelity.min=0.3", "--set", "fidelity.max=1")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+UV = os.environ.get("UV") or shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
+
+
 def uv(*words: object) -> None:
-    done = subprocess.run(["uv", *map(str, words), "--offline", "--quiet"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([UV, *map(str, words), "--offline", "--quiet"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 

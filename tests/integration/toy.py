@@ -69,7 +69,7 @@ class Toy(Family[Base, Params]):
     Params = Params
 
     def check(self, base: Any) -> None:
-        """Nothing to find."""
+        """No weights are needed."""
 
     def miniature(self, folder: Path) -> Base:
         """Return the only base."""
@@ -114,7 +114,7 @@ def pack(capacity: int = 4, train: Part = PART, **options: Any) -> Pack:
     return Pack(Toy(), Base(), CLASSES, train, capacity=capacity, **options)
 
 
-def told(members: Pack, slot: int, of: Part = PART, **options: Any) -> Tensor:
+def predicted(members: Pack, slot: int, of: Part = PART, **options: Any) -> Tensor:
     """Return a trial's class probabilities ``(N, 3)``."""
     return members.predict(of, [slot], **options)[slot]["probabilities"]
 

@@ -30,12 +30,12 @@ def _files() -> dict[str, bytes]:
 
 
 def unpack(home: Path, cache: Path, *parts: str) -> Path:
-    """Put what 0.1 left into ``home``, as if it had been made there; return ``home``.
+    """Unpack the artefacts of 0.1 into ``home``, as if they were written there; return ``home``.
 
     Args:
         home: lungtune's home.
         cache: lungtune's cache, where the images of the splits lie.
-        parts: prefixes of what is wanted, such as ``studies/head/``; all without any.
+        parts: prefixes of the files to unpack, such as ``studies/head/``; without any, all.
     """
     places = {b"@HOME@": home, b"@CACHE@": cache, b"@CODE@": home / "code"}
     for name, data in _files().items():
@@ -64,7 +64,7 @@ def cache() -> Path:
 
 
 def settle(home: Path, patch: pytest.MonkeyPatch, *parts: str) -> Path:
-    """Point lungtune to ``home``, which gets what :func:`unpack` is asked for; return ``home``."""
+    """Set ``home`` as lungtune's home and :func:`unpack` the parts there; return ``home``."""
     patch.setenv("LUNGTUNE_HOME", str(home))
     patch.setenv("LUNGTUNE_CACHE", str(cache()))
     patch.setenv("OMP_NUM_THREADS", "1")

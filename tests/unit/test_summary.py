@@ -49,7 +49,7 @@ def test_without_tables_the_best_checkpoint_is_left(tmp_path, torn):
     assert (table == summary.kept(study, trial.best(OBJECTIVE), TASK).probabilities).all()
 
 
-def test_the_choice_of_a_report_is_paid_for_as_well(tmp_path):
+def test_selection_of_the_report_is_corrected_too(tmp_path):
     """The truth is 0.6. One table per trial, its best, leaves the optimism of the maximum over the reports in."""
     result, partly = [], []
     for seed in range(8):
@@ -61,7 +61,7 @@ def test_the_choice_of_a_report_is_paid_for_as_well(tmp_path):
     assert np.mean(result) == pytest.approx(0.6, abs=0.015)
 
 
-def test_what_is_lost_is_not_guessed(tmp_path):
+def test_lost_predictions_are_not_estimated(tmp_path):
     study, trials = searched(tmp_path, trials=2)
     assert summary.corrected(study, trials, np.zeros(150), OBJECTIVE, TASK) is None
     for path in tmp_path.glob("checkpoints/*/*.safetensors"):

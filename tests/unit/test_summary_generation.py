@@ -110,7 +110,7 @@ def test_a_recipe_has_the_interval_of_its_samples(study, reported, monkeypatch):
     assert kept.corrected(history.ranked()).to_dict() == pytest.approx(reported["best"]["corrected"])
 
 
-def test_the_last_words_name_what_the_best_is_measured_against(study, reported):
+def test_closing_text_names_the_references(study, reported):
     console = Console(file=io.StringIO(), width=200)
     space = spaces()[0]
     family = catalog.family(space.family)
@@ -126,7 +126,7 @@ def test_the_last_words_name_what_the_best_is_measured_against(study, reported):
     assert "after the correction: beyond chance" in words
 
 
-def test_the_live_line_and_the_notes_name_them_too(study):
+def test_live_line_and_notes_name_the_references(study):
     history = study.history()
     view = live.View(Console(file=io.StringIO(), width=200), history, spaces()[0])
     best = min(trial.value(history.objective) for trial in history.trials.values())

@@ -25,7 +25,7 @@ def export(
     lungtune export --study NAME [--top K]
     lungtune export --study NAME --optuna FILE    all trials, for optuna.load_study and optuna-dashboard
 
-    A recipe is a search space whose every parameter is one value, with a block that says where it came from.
+    A recipe is a search space whose every parameter is one value, with a block that records its origin.
     """
     if optuna is not None:
         if top is not None or out is not None:

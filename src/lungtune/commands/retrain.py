@@ -29,9 +29,9 @@ def retrain(
     lungtune retrain RECIPE.yaml [--seeds N] [--test [--no-blackout]] [--compare NAME=A,B,...]
 
     The recipe's own seed gives the searched validation score again. --test opens the locked test set, once per study,
-    and writes that down in the study's ledger; with lung masks it also trains the recipe on images with black lungs,
-    which tells whether the model needs to look at them.
-    --compare lambda2=0,0.01,0.1,1 trains the recipe with each of these values too and says whether the parameter
+    and records that in the study's ledger; with lung masks it also trains the recipe on images with black lungs,
+    as a baseline: an equal score means that the model does not need the lungs.
+    --compare lambda2=0,0.01,0.1,1 trains the recipe with each of these values too and reports whether the parameter
     helps, and at which value: intervals over patients, the same seeds on both sides (take --seeds 3: the searched one
     is left out).
     """

@@ -51,10 +51,10 @@ def counts(text: str) -> int | dict[str, int]:
     Raises:
         SpaceError: a number is missing.
     """
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for pair in text.split(","):
         name, equals, number = pair.rpartition("=")
         if not number.strip().isdigit() or (not equals and "," in text):
             raise SpaceError(f"--per-class takes a whole number, or CLASS=NUMBER,..., but got '{text}'.")
-        found[name.strip()] = int(number)
-    return found.get("", 0) if "" in found else found
+        numbers[name.strip()] = int(number)
+    return numbers.get("", 0) if "" in numbers else numbers

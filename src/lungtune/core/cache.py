@@ -73,7 +73,7 @@ class Shared:
         """Return the file, building it first if it is missing or damaged (reported in one line).
 
         Args:
-            build: fills the file it is given, which has its full length already.
+            build: fills the file at a path; the file already has its full length.
 
         Raises:
             DataError: the cache cannot be written, the disk is full or failing, or `build` raises it.
@@ -84,7 +84,7 @@ class Shared:
         with waiting(self.file.with_suffix(".lock"), f"makes the {self.noun} {self.file.stem}"):
             wrong = self._flaw()
             if wrong:
-                log_stderr(f"The {self.noun} {self.file.name} is damaged ({wrong}); making it anew.")
+                log_stderr(f"The {self.noun} {self.file.name} is damaged ({wrong}); rebuilding it.")
             if wrong != "":
                 self._build(build)
                 if not self.sound:
@@ -101,7 +101,7 @@ class Shared:
         if held is None:
             return "its description is missing or torn"
         if any(held.get(key) != value for key, value in self.about.items()):
-            return "its description says that it holds something else"
+            return "its description is of another content"
         try:
             if self.file.stat().st_size != self.size:
                 return "it has the wrong length"
@@ -129,7 +129,7 @@ class Shared:
         write_atomic(sidecar, json.dumps({**self.about, "adler32": sums}).encode())
 
     def _reserve(self, file: Path) -> None:
-        """Give a file its length and its blocks: writing through a map to a full disk would kill the process.
+        """Allocate all blocks of a file: writing through a memory map to a full disk would kill the process.
 
         Raises:
             DataError: the disk is full or the cache may not be written.

@@ -18,14 +18,14 @@ from lungtune.core.synonyms import meant
 from lungtune.errors import SpaceError, did_you_mean
 
 MOST = 4
-"""At most this many values are in a ready command."""
+"""Maximum number of values in a suggested command."""
 
 _FORM = "--compare takes NAME=VALUE,VALUE,... such as lr=1e-4,1e-3"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One parameter's values, each of which the same recipe is trained with.
+    """Values of one parameter; the same recipe is trained with each of them.
 
     Attributes:
         axis: the parameter's name.
@@ -59,7 +59,7 @@ def read(text: str, space: SearchSpace, family: Family[Any, Any]) -> Comparison:
     """Read ``lambda2=0,0.01,0.1,1``, values as in a space file; the recipe's own is added where it is missing.
 
     The control is the value that switches off what the parameter adds (``Family.ablation``), else 0 or ``false``,
-    else the first one given. A number that is the recipe's value in three or more digits means the recipe's value.
+    else the first of the list. A number that equals the recipe's value in three or more digits means that value.
 
     Raises:
         SpaceError: there is no such parameter, it does not take a value, or there are fewer than two different ones.
@@ -76,13 +76,13 @@ def read(text: str, space: SearchSpace, family: Family[Any, Any]) -> Comparison:
         )
     if axis not in known:
         raise SpaceError(f"'{axis}' is not a parameter of {space.family}.{meant(axis, known)}")
-    given = yamlfile.parse(f"[{listed}]", f"--compare {axis}")
-    if not isinstance(given, list) or not given:
+    parsed = yamlfile.parse(f"[{listed}]", f"--compare {axis}")
+    if not isinstance(parsed, list) or not parsed:
         raise SpaceError(f"{_FORM}, but got no value of {axis}.")
     spec = known[axis]
     own = getattr(parameters.build(family.Params, space.fixed), axis)
     try:
-        checked = [_own_or(spec.check(value), own) for value in given]
+        checked = [_own_or(spec.check(value), own) for value in parsed]
     except SpaceError as error:
         raise SpaceError(f"--compare: {error}") from error
     values = tuple(dict.fromkeys([*checked, own]))
@@ -122,9 +122,9 @@ def _own_or(value: Any, own: Any) -> Any:
 
 
 def commands(recipe: Path, family: Family[Any, Any], space: SearchSpace, params: Mapping[str, Any]) -> list[str]:
-    """Return the commands that ask of a recipe whether what its family adds helps, one a parameter of ``ablation``.
+    """Return the ``retrain --compare`` commands of a recipe, one per parameter of its family's ``ablation``.
 
-    A recipe with synthetic images is asked about them first of all, against none and against as many duplicates.
+    With synthetic images, the first command compares them with none and with as many duplicates.
 
     Args:
         recipe: the file, which need not be there yet.
@@ -142,7 +142,7 @@ def commands(recipe: Path, family: Family[Any, Any], space: SearchSpace, params:
 
 
 def question(recipe: Path | str) -> str:
-    """Return the command that asks of a recipe whether its synthetic images help."""
+    """Return the ``retrain --compare`` command that measures the effect of a recipe's synthetic images."""
     return f"lungtune retrain {recipe} --compare {synthetic.QUESTION} --seeds 3"
 
 

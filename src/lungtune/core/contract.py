@@ -22,7 +22,7 @@ NAME = "FAMILY"
 """Name of the family instance in its module."""
 
 _TARGETS = ("label", "labels", "mask")
-"""Kinds of fields that can't be shown to a model that is asked for them."""
+"""Kinds of fields that can't be an input of a model that also predicts them."""
 
 
 class ContractError(SpaceError):
@@ -81,7 +81,7 @@ def _assignment(module: ModuleType) -> int:
 
 
 def wrong(method: Callable[..., Any], wanted: str, got: str, hint: str = "") -> ContractError:
-    """Return the error that names a method which returned what it must not, with its file and line.
+    """Return the error for a method whose return value breaks the contract, with the method's file and line.
 
     Args:
         method: bound, of a family or a task.
@@ -110,7 +110,7 @@ def import_problem(error: BaseException, names: Mapping[str, Any], tasks: Collec
             home = "family" if issubclass(kind, Family) else "task"
             return (
                 f"{kind.__name__} must have the methods {', '.join(sorted(missing))}, but has not; "
-                f"lungtune.core.{home} says what they do.{near}"
+                f"lungtune.core.{home} documents them.{near}"
             )
     if isinstance(error, ModuleNotFoundError) and error.name:
         package, _, name = error.name.rpartition(".tasks.")
@@ -198,16 +198,16 @@ def _tasks(kind: type, tasks: Any, here: str, shipped: Collection[str]) -> Itera
 
 def _task(task: Task, shipped: Collection[str]) -> Iterator[Breach]:
     kind = type(task)
-    where, who = place(kind), kind.__name__
+    where, subject = place(kind), kind.__name__
     name, folder = getattr(task, "name", None), _folder(kind)
     if not isinstance(name, str) or not name.isidentifier():
-        yield where, f'{who}.name must be its folder\'s name, such as name = "{folder or "own"}", but is {name!r}.'
+        yield where, f'{subject}.name must be its folder\'s name, such as name = "{folder or "own"}", but is {name!r}.'
     elif folder and name != folder:
-        yield where, f"{who}.name must be the name of its folder, '{folder}', but is '{name}'."
+        yield where, f"{subject}.name must be the name of its folder, '{folder}', but is '{name}'."
     elif folder and folder in shipped and not kind.__module__.startswith("lungtune.tasks."):
         yield where, f"the task '{name}' must have another name: lungtune has one of that name. Rename its folder."
     metrics = getattr(task, "metrics", None)
-    wanted = f'{who}.metrics must map names to Metric("max" or "min", help), the default first'
+    wanted = f'{subject}.metrics must map names to Metric("max" or "min", help), the default first'
     if not isinstance(metrics, Mapping) or not metrics:
         yield where, f"{wanted}, but {'is missing' if metrics is None else f'is {_shown(metrics)}'}."
     else:
@@ -215,11 +215,11 @@ def _task(task: Task, shipped: Collection[str]) -> Iterator[Breach]:
             if not isinstance(metric, Metric):
                 yield where, f"{wanted}, but '{key}' is {_shown(metric)}."
             elif metric.mode not in ("max", "min"):
-                yield where, f"{who}.metrics: the mode of '{key}' must be max or min, but is {metric.mode!r}."
+                yield where, f"{subject}.metrics: the mode of '{key}' must be max or min, but is {metric.mode!r}."
     targets = getattr(task, "targets", None)
     if not isinstance(targets, tuple) or not all(isinstance(field, Field) for field in targets):
         got = "is missing" if targets is None else f"is {_shown(targets)}"
-        yield where, f"{who}.targets must be a tuple of fields of lungtune.core.fields such as (LABEL,), but {got}."
+        yield where, f"{subject}.targets must be a tuple of fields of lungtune.core.fields such as (LABEL,), but {got}."
         targets = ()
     for attribute, known, what in (
         ("compared", {field.name for field in targets}, "a target of its own"),
@@ -230,11 +230,11 @@ def _task(task: Task, shipped: Collection[str]) -> Iterator[Breach]:
         held = getattr(task, attribute)
         if not isinstance(held, tuple) or not all(isinstance(each, str) for each in held):
             remedy = f' Write ("{held}",).' if isinstance(held, str) else ""
-            yield where, f"{who}.{attribute} must be a tuple of names, but is {_shown(held)}.{remedy}"
+            yield where, f"{subject}.{attribute} must be a tuple of names, but is {_shown(held)}.{remedy}"
             continue
         for each in held:
             if known is not None and each not in known:
-                yield where, f"{who}.{attribute} names '{each}', which is not {what}.{did_you_mean(each, known)}"
+                yield where, f"{subject}.{attribute} names '{each}', which is not {what}.{did_you_mean(each, known)}"
     yield from _methods(task, Task, "lungtune.core.task.Task")
 
 
@@ -251,16 +251,16 @@ def _fields(inputs: Any, tasks: Collection[Task]) -> list[Field]:
 
 
 def _inputs(kind: type, inputs: Any, tasks: Collection[Task], here: str) -> Iterator[Breach]:
-    who = f"{kind.__name__}.inputs"
+    subject = f"{kind.__name__}.inputs"
     if not isinstance(inputs, tuple) or not inputs or not all(isinstance(field, Field) for field in inputs):
         remedy = " Write a comma after it: (IMAGE,)." if isinstance(inputs, Field) else ""
         yield (
             here,
-            f"{who} must be a tuple of fields of lungtune.core.fields such as (IMAGE,), but is {inputs!r}.{remedy}",
+            f"{subject} must be a tuple of fields of lungtune.core.fields such as (IMAGE,), but is {inputs!r}.{remedy}",
         )
         return
     if len({3 if field.kind == "volume" else 2 for field in inputs if field.pixels}) > 1:
-        yield here, f"{who} must be images or volumes, not both: they have no common extent."
+        yield here, f"{subject} must be images or volumes, not both: they have no common extent."
     known: dict[str, Field] = {}
     kinds: dict[str, Field] = {}
     for field in _fields(inputs, tasks):
@@ -279,7 +279,7 @@ def _inputs(kind: type, inputs: Any, tasks: Collection[Task], here: str) -> Iter
     targets = {field for task in tasks for field in _fields((), [task])}
     for field in inputs:
         if field in targets and field.kind in _TARGETS:
-            yield here, f"{who} holds '{field.name}', which the model is asked for: leave it out of inputs."
+            yield here, f"{subject} holds '{field.name}', which the model must predict: leave it out of inputs."
 
 
 def _methods(thing: Any, contract: type, full: str) -> Iterator[Breach]:
@@ -288,9 +288,9 @@ def _methods(thing: Any, contract: type, full: str) -> Iterator[Breach]:
         own = getattr(type(thing), name, None)
         if name.startswith("_") or not inspect.isfunction(original) or own is original:
             continue
-        who = f"{type(thing).__name__}.{name}"
+        subject = f"{type(thing).__name__}.{name}"
         if not callable(own):
-            yield place(type(thing)), f"{who} must be a method, but is {_shown(own)}."
+            yield place(type(thing)), f"{subject} must be a method, but is {_shown(own)}."
             continue
         wanted = [*inspect.signature(original).parameters.values()][1:]
         try:
@@ -301,7 +301,7 @@ def _methods(thing: Any, contract: type, full: str) -> Iterator[Breach]:
         if any(not _binds(taken, count) for count in {len(needed), len(wanted)}):
             listed = ", ".join(each.name for each in wanted)
             got = ", ".join(taken.parameters)
-            yield place(own), f"{who} must take ({listed}), as {full}.{name} does, but takes ({got})."
+            yield place(own), f"{subject} must take ({listed}), as {full}.{name} does, but takes ({got})."
 
 
 def _binds(signature: inspect.Signature, count: int) -> bool:
@@ -331,7 +331,7 @@ def _near(name: str, kind: type) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as a message tells it: no addresses."""
+    """Return a value's ``repr`` for messages, without memory addresses."""
     if inspect.isclass(value):
         return f"the class {value.__name__}"
     text = repr(value)

@@ -25,7 +25,7 @@ class Read:
         type: of the parameter.
         low: its smallest value, for numbers.
         high: its largest value, for numbers.
-        choices: all it may be, for text.
+        choices: its allowed values, for text.
     """
 
     type: type
@@ -53,7 +53,7 @@ LOOP: Mapping[str, Read] = {
 _BASE: Mapping[str, Read] = {"image_size": Read(int, 1)}
 _OPTIONAL_BASE: Mapping[str, Read] = {"views": Read(int, 0)}
 _SETTINGS = ("objective", "scheduler", "fidelity", SPACE, *COUNTS)
-"""Names that ``--set`` and space files use otherwise."""
+"""Names that are reserved in ``--set`` and space files."""
 
 
 def breaches(family: Any, here: str) -> Iterator[Breach]:
@@ -82,18 +82,21 @@ def _dataclass(
 ) -> typing.Generator[Breach, None, dict[str, ParamSpec]]:
     """Yield the breaches of ``Base`` or ``Params``; return the fields that can be read."""
     cls = getattr(kind, name, None)
-    who = f"{kind.__name__}.{name}"
+    subject = f"{kind.__name__}.{name}"
     if not inspect.isclass(cls):
         got = "is missing" if cls is None else f"is {cls!r}"
-        yield here, f"{who} must be a frozen dataclass, but {got}. Write {name} = {name} in {kind.__name__}."
+        yield here, f"{subject} must be a frozen dataclass, but {got}. Write {name} = {name} in {kind.__name__}."
         return {}
     where = place(cls)
     fresh = [each for each in inspect.get_annotations(cls) if not each.startswith("_")]
     if "__dataclass_params__" not in vars(cls) and (fresh or not dataclasses.is_dataclass(cls)):
-        yield where, f"{who} must be a frozen dataclass, but is a plain class: write @dataclass(frozen=True) above it."
+        yield (
+            where,
+            f"{subject} must be a frozen dataclass, but is a plain class: write @dataclass(frozen=True) above it.",
+        )
         return {}
     if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        yield where, f"{who} must be frozen: write @dataclass(frozen=True)."
+        yield where, f"{subject} must be frozen: write @dataclass(frozen=True)."
     fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
     missing = [each for each in needed if each not in fields]
     if missing:
@@ -110,7 +113,10 @@ def _dataclass(
     specs: dict[str, ParamSpec] = {}
     for field in fields.values():
         if KEY not in field.metadata:
-            yield where, f"every field of {name} must be made by lungtune.core.params.param, but '{field.name}' is not."
+            yield (
+                where,
+                f"every field of {name} must be declared by lungtune.core.params.param, but '{field.name}' is not.",
+            )
             continue
         spec = ParamSpec(field.name, types[field.name], field.default, **field.metadata[KEY])
         problem = _of_spec(spec, {**needed, **optional}.get(field.name))

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from lungtune.core.paths import ROOT
@@ -30,6 +31,16 @@ def describe() -> dict[str, Any]:
 def process() -> dict[str, Any]:
     """Return ``pid`` and ``host`` of this process."""
     return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def cores() -> int:
+    """Return how many cores this process may use: those it is bound to, or its container's share of them."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(bound, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no container, or no limit: max
+        return bound
 
 
 def _git() -> dict[str, Any]:

@@ -42,26 +42,26 @@ class LoraTarget:
 class Family(ABC, Generic[B, P]):
     """One model family. A module ``trainables/<name>.py`` holds one instance of it, named ``FAMILY``.
 
-    The module imports light: no torch at its top. ``Base`` and ``Params`` are frozen dataclasses whose fields are made
-    with ``lungtune.core.params.param``. Trials with equal ``Base`` may share a pack; everything in ``Params`` may
-    differ from trial to trial inside one pack. ``core.contract`` lists what must hold, and checks it.
+    The module must not import torch at its top level. ``Base`` and ``Params`` are frozen dataclasses whose fields are
+    declared with ``lungtune.core.params.param``. Trials with equal ``Base`` may share a pack; everything in ``Params``
+    may differ from trial to trial inside one pack. ``core.contract`` validates a family at load time.
 
     ``Base`` has ``image_size``: the side in px of images, masks and volumes. ``Params`` has what the loop reads
-    (``lungtune.models.params.Loop``). A ``Base`` that has ``views`` lets the loop keep what ``features`` returns: 0
-    caches nothing and augments in every step; n >= 1 keeps n augmented views of an image for each level (one for
+    (``lungtune.models.params.Loop``). With a field ``views`` in ``Base``, the loop caches what ``features`` returns: 0
+    caches nothing and augments in every step; n >= 1 caches n augmented views of an image for each level (one for
     level 0).
 
     A family trains adapters on a frozen backbone (``lora_targets``), parameters of its own (``trainable_parameters``),
-    or both; where all or part of the backbone itself trains, that is its own too, and ``layers.network`` runs it
+    or both. Backbone weights that train are parameters of its own too; ``layers.network`` runs them
     (``models/whole_network.py``).
 
     Attributes:
         summary: one line.
         tasks: what it is trained and scored for; the first one's first metric is the default objective.
         inputs: input fields.
-        packs: whether trials that train together are quicker: where the whole backbone trains, nothing is shared.
+        packs: True if trials train faster in a pack; False where the whole backbone trains and nothing is shared.
         ablation: parameters, each with the value that switches off what it adds: ``{"lambda2": 0.0}``. ``retrain
-            --compare`` asks whether they help.
+            --compare`` measures their effect.
     """
 
     summary: ClassVar[str]
@@ -127,7 +127,7 @@ class Family(ABC, Generic[B, P]):
 
     @abstractmethod
     def check(self, base: B) -> None:
-        """Make sure that the pretrained weights are on this machine, without loading them; quick when they are not.
+        """Verify that the pretrained weights are on this machine, without loading them; fails fast if they are not.
 
         Raises:
             WeightsError: they are unavailable; the message explains how to get them.
@@ -179,7 +179,7 @@ class Family(ABC, Generic[B, P]):
         return {}
 
     def statistics(self, model: Any, params: P) -> Sequence[str]:
-        """Return the names of the backbone's buffers of which this trial keeps its own: statistics training moves."""
+        """Return the names of the backbone's buffers that training updates; each trial has its own copy of them."""
         return ()
 
     def lr_multipliers(self, model: Any, params: P) -> Mapping[str, float]:
@@ -187,9 +187,9 @@ class Family(ABC, Generic[B, P]):
         return {}
 
     def features(self, model: Any, batch: Mapping[str, Any]) -> Mapping[str, torch.Tensor]:
-        """Return what no trial of this base changes: the part of the model below everything that trains.
+        """Return the output of the frozen part of the model, below everything that trains; equal for all trials.
 
-        A function of each case's inputs by themselves. It is run without adapters and without gradients, once for each
+        It must depend on each case's inputs alone. It is run without adapters and without gradients, once for each
         case and view if ``Base.views`` is positive. The return value replaces the inputs in the batch.
 
         Args:
@@ -203,11 +203,11 @@ class Family(ABC, Generic[B, P]):
         return {field.name: batch[field.name] for field in self.inputs}
 
     def outputs(self, model: Any, batch: Any, layout: Any) -> Mapping[str, torch.Tensor]:
-        """Run a batch; return what the tasks' losses and predictions want, N rows each, such as ``logits``.
+        """Run a batch; return the arguments of the tasks' losses and predictions, N rows each, such as ``logits``.
 
         Args:
             model: the backbone with the adapters of all slots of the pack attached.
-            batch: what ``features`` returned, by name; rows of one slot stand together.
+            batch: what ``features`` returned, by name; rows of one slot are contiguous.
             layout: which rows belong to which trial, each trial's ``Params`` and its own parameters
                 (:class:`lungtune.layers.layout.BatchLayout`).
         """
@@ -236,5 +236,5 @@ class Family(ABC, Generic[B, P]):
             params: the trial's ``Params``.
             classes: class names.
             adapter: what ``Pack.adapter`` returned: own parameters and statistics by name, LoRA by PEFT's names.
-            folder: where to.
+            folder: output folder.
         """

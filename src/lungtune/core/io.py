@@ -103,7 +103,7 @@ class Lock:
         return True
 
     def acquire(self, doing: str) -> None:
-        """Acquire the lock without a time limit; after one second, print its holder.
+        """Acquire the lock without a time limit; after one second, print its holder and tell the thread's listener.
 
         Args:
             doing: what the holder does, to follow "which": ``makes the pixel store x``.
@@ -112,11 +112,18 @@ class Lock:
             OSError: the lock file cannot be written.
         """
         if not self.try_acquire(_PATIENCE):
-            log_stderr(f"Waiting for {self.holder()}, which {doing} ...")
-            self.try_acquire(-1)
+            stages, told = _local.stages, f"Waiting for {self.holder()}, which {doing}"
+            log_stderr(f"{told} ...")
+            before = stages.now
+            if stages.listener is not None:
+                stages.set(told)
+            try:
+                self.try_acquire(-1)
+            finally:
+                stages.set(before)
 
     def holder(self) -> str:
-        """Return who holds the lock: ``process 12 on host since 2026-01-31 12:00:00``, else ``another process``."""
+        """Return the lock's holder: ``process 12 on host since 2026-01-31 12:00:00``, else ``another process``."""
         try:
             return self.path.read_text(encoding="utf-8").strip() or _OTHER
         except (OSError, ValueError):
@@ -154,7 +161,7 @@ def exclusive(path: Path, refusal: Callable[[str], Exception]) -> Iterator[None]
 
     Args:
         path: the lock file.
-        refusal: makes the error of who holds the lock, see `Lock.holder`.
+        refusal: builds the error from the holder's description, see `Lock.holder`.
 
     Raises:
         OSError: the lock file cannot be written.
@@ -176,11 +183,11 @@ class _Stages:
         self.now = ""
         self.listener: Callable[[str], None] | None = None
         self.console: Console | None = None
-        """Of the bars on the terminal; those of nested work share it."""
+        """Console of the bars on the terminal; nested bars share it."""
         self.bars = 0
         """Number of open :func:`progress` blocks."""
         self.timer: threading.Timer | None = None
-        """Of the outermost :func:`stage`, until it has named one."""
+        """Timer of the outermost :func:`stage`, until it has printed a description."""
 
     def set(self, what: str) -> None:
         self.now = what
@@ -197,15 +204,15 @@ _local = _Local()
 
 
 def listen(listener: Callable[[str], None]) -> None:
-    """Tell ``listener`` from now on which :func:`stage` or :func:`progress` this thread is in; empty: none."""
+    """Call ``listener`` with the text of each :func:`stage` or :func:`progress` of this thread; empty: none."""
     _local.stages.listener = listener
 
 
 @contextmanager
 def stage(what: str) -> Iterator[None]:
-    """Name what the thread does in the ``with`` block.
+    """Set the description of the thread's work in the ``with`` block.
 
-    Where nobody listens, five seconds after the outermost block began the innermost one is named on stderr.
+    Without a listener, the innermost description is printed on stderr five seconds after the outermost block began.
     """
     stages = _local.stages
     before = stages.now
@@ -300,14 +307,14 @@ def _amount(done: float, unit: str) -> str:
 
 
 def _plain_lines(what: str, total: float | None, unit: str, lines: int) -> Update:
-    passed, told = 0, time.monotonic()
+    passed, printed = 0, time.monotonic()
     of = "" if total is None else f" of {total:,g}"
 
     def update(done: float, note: str = "") -> None:
-        nonlocal passed, told
+        nonlocal passed, printed
         step = int(done / total * lines) if total else 0
-        if step > passed or time.monotonic() - told > _EVERY:
-            passed, told = step, time.monotonic()
+        if step > passed or time.monotonic() - printed > _EVERY:
+            passed, printed = step, time.monotonic()
             log_stderr(f"{what}: {_amount(done, unit)}{of}{f' {unit}' if unit else ''}{f', {note}' if note else ''}")
 
     return update

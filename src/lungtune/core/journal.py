@@ -15,7 +15,7 @@ from lungtune.errors import StudyError
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they are written as words."""
+    """Return ``value`` as JSON types; NaN and infinities, which JSON lacks, become strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
@@ -26,7 +26,7 @@ def _plain(value: Any) -> Any:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a journal; a torn last line is passed over.
+    """Return the events of a journal; a torn last line is skipped.
 
     Raises:
         StudyError: a line before the last is not a JSON object.
@@ -71,7 +71,7 @@ class Journal:
         fsync_folder(path.parent)
 
     def _heal(self) -> int:
-        """End a last line that lacks its newline only; put aside one that was cut short, and return its length."""
+        """Complete a last line that lacks only its newline; move a torn one to ``.torn`` and return its length."""
         try:
             raw = self.path.read_bytes()
         except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""Test-set ledger: records who opened the test set, when, and with which result. It opens once per study.
+"""Test-set ledger: records recipe, time and result of each opening of the test set. It opens once per study.
 
 One append-only, fsynced JSON-lines file (the journal's format). Fields of every line: ``event``, ``time`` (unix
 seconds), ``date`` (local, readable), ``study`` (the study's id), ``recipe`` (the recipe's fingerprint), ``file`` (its
-name). ``opened`` adds ``pid`` and ``host`` and stands there before a test image is decoded for a model (the search for
+name). ``opened`` adds ``pid`` and ``host`` and is written before a test image is decoded for a model (the search for
 duplicates has looked at all images, but keeps no pixel); ``result`` adds ``metrics`` and ``report`` (the folder of the
 full report).
 """
@@ -21,17 +21,17 @@ from lungtune.core import io, journal
 from lungtune.errors import StudyError
 
 _SHOWN = 3
-"""So many of a result's metrics, the first of its task, are in a refusal."""
+"""Maximum number of an earlier result's metrics, the first of its task, in a refusal."""
 
 
 class Ledger:
-    """Lets one recipe of a study open its test set, once.
+    """Allows one recipe of a study to open its test set, once.
 
     Args:
         path: file to write: the study's, or one next to the recipe if the study's folder is unavailable.
         study: the study's id. Entries of other studies in the same file do not count.
         name: the study's name, for messages.
-        also: further ledgers that may know of an opening.
+        also: further ledgers that may record an opening.
     """
 
     def __init__(self, path: Path, study: str, name: str, also: Sequence[Path] = ()) -> None:
@@ -47,7 +47,7 @@ class Ledger:
 
     @contextmanager
     def hold(self, recipe: str) -> Iterator[None]:
-        """Keep every other process from opening the test set, and make sure that ``recipe`` may.
+        """Lock the test set for this process, and verify that ``recipe`` may open it.
 
         Raises:
             StudyError: it was opened before, or another process is about to open it.
@@ -69,7 +69,7 @@ class Ledger:
         return StudyError(f"the test set of the study '{self.name}' is being opened by {holder}; it opens once.")
 
     def check(self, recipe: str) -> None:
-        """Make sure that ``recipe`` may open the test set.
+        """Verify that ``recipe`` may open the test set.
 
         The one exception to "once": the same recipe may go on when its earlier opening ended without a result.
 
@@ -93,11 +93,11 @@ class Ledger:
             )
 
     def opened(self, recipe: str, file: str) -> None:
-        """Note the opening; when this returns the note survives a power cut. Decode test images only after it."""
+        """Record the opening durably. Test images may be decoded only after this returns."""
         self._append("opened", recipe=recipe, file=file, pid=os.getpid(), host=socket.gethostname())
 
     def result(self, recipe: str, file: str, metrics: Mapping[str, float], report: Path) -> None:
-        """Note what came of it."""
+        """Record the result of the opening."""
         self._append("result", recipe=recipe, file=file, metrics=dict(metrics), report=str(report))
 
     def _append(self, event: str, **fields: Any) -> None:

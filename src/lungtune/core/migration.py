@@ -1,4 +1,4 @@
-"""Migration of journals written by earlier versions. No other module knows earlier names.
+"""Migration of journals written by earlier versions. No other module uses earlier names.
 
 | schema | written by | differences |
 |---|---|---|

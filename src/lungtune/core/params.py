@@ -86,14 +86,14 @@ def param(
     """Declare one field of a ``Params`` or ``Base`` dataclass (``int``, ``float``, ``bool`` or ``str``).
 
     Args:
-        default: value used where none is given.
+        default: value of fields that are not set.
         low: smallest value.
         high: largest value.
         choices: all values.
         unit: such as ``px``.
         help: one line for recipes and documentation.
-        neutral: at this value it is left out of fingerprints and identities, so that what was made before the field
-            existed keeps its own.
+        neutral: at this value it is left out of fingerprints and identities, so that those from before the field
+            existed stay valid.
         only_with: ``(field, value)``: it changes nothing, and is left out likewise, unless that field has that value.
     """
     meta = {"low": low, "high": high, "choices": choices, "unit": unit, "help": help}
@@ -101,7 +101,7 @@ def param(
 
 
 def inert(*classes: type) -> dict[str, dict[str, Any]]:
-    """Return, by field of ``Params`` and ``Base``, when it changes nothing: ``neutral``, ``only_with``. JSON-able."""
+    """Return the conditions (``neutral``, ``only_with``) under which each field is inert, by name. JSON-able."""
     rules: dict[str, dict[str, Any]] = {}
     for spec in (spec for cls in classes for spec in specs(cls).values()):
         rule: dict[str, Any] = {} if spec.neutral is None else {"neutral": spec.neutral}

@@ -1,4 +1,4 @@
-"""Where things live on disk."""
+"""Locations on disk: the checkout, lungtune's home, studies, cache, and folders of a user's own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPACES = (PACKAGE / "search_spaces").resolve()
 """The shipped spaces: ``search_spaces/`` of the checkout, which the package links to, or of the wheel."""
 
 OWN = ("trainables", "tasks", "search_spaces")
-"""Folders of a user's own, in those that :func:`own_folders` returns."""
+"""Subfolders of a user's own folders (:func:`own_folders`)."""
 
 
 def home() -> Path:
@@ -53,7 +53,7 @@ def own_folders() -> list[Path]:
     one of these and are not a checkout.
 
     Raises:
-        SpaceError: ``LUNGTUNE_PATH`` names what is no folder, or one that holds none of these.
+        SpaceError: ``LUNGTUNE_PATH`` names something that is no folder, or a folder that holds none of these.
     """
     words = [each for each in os.environ.get("LUNGTUNE_PATH", "").split(os.pathsep) if each]
     named = [Path(each).expanduser().resolve() for each in words]
@@ -63,8 +63,8 @@ def own_folders() -> list[Path]:
         if not _holds_own(folder):
             above = f" Did you mean '{folder.parent}'?" if folder.name in OWN else ""
             raise SpaceError(f"folders of LUNGTUNE_PATH must hold {', '.join(OWN)}, but '{word}' holds none.{above}")
-    found = [each for each in (home(), Path.cwd()) if _holds_own(each) and not _is_checkout(each) and each != PACKAGE]
-    return list(dict.fromkeys([*named, *found]))
+    implied = [each for each in (home(), Path.cwd()) if _holds_own(each) and not _is_checkout(each) and each != PACKAGE]
+    return list(dict.fromkeys([*named, *implied]))
 
 
 def _holds_own(folder: Path) -> bool:
@@ -72,5 +72,5 @@ def _holds_own(folder: Path) -> bool:
 
 
 def name_own_folders(folders: Sequence[str]) -> None:
-    """Let ``LUNGTUNE_PATH`` of this process and its children name these folders instead of what it names."""
+    """Set ``LUNGTUNE_PATH`` of this process, and so of its children, to these folders."""
     os.environ["LUNGTUNE_PATH"] = os.pathsep.join(folders)

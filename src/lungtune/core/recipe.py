@@ -40,7 +40,7 @@ class Provenance:
 
     Attributes:
         study: name of the study.
-        study_id: its id, which the test-set ledger goes by.
+        study_id: its id, by which the test-set ledger identifies it.
         trial: number of the trial.
         fidelity: passes over the training fold at the best report; the schedule spans ``fidelity.max`` of the recipe.
         split: hash of the split manifest.
@@ -62,7 +62,7 @@ class Provenance:
 
 
 def fingerprint(space: SearchSpace, fidelity: float, split: str, bank: Mapping[str, Any] | None = None) -> str:
-    """Return a hash of all that decides what a recipe trains; comments, names and the data's place do not count.
+    """Return a hash of all that determines the trained weights; comments, names and the data's place do not count.
 
     Parameters that change nothing do not count either, see ``SearchSpace.acting``.
 
@@ -70,7 +70,7 @@ def fingerprint(space: SearchSpace, fidelity: float, split: str, bank: Mapping[s
         space: the recipe.
         fidelity: passes it trains.
         split: hash of the split manifest.
-        bank: its synthetic images; they count where the recipe wants any.
+        bank: its synthetic images; they count where the recipe trains on any.
     """
     decides = {
         "family": space.family,

@@ -25,10 +25,10 @@ class Decision(Enum):
 
 
 class Scheduler(ABC, Generic[S]):
-    """Decides after each report whether a trial continues, pauses or stops.
+    """Decides after each report if a trial continues, pauses or stops.
 
-    The state must be a function of the recorded reports in their order: on resume a new instance is shown the
-    journal's reports again and must decide alike.
+    The state must be a function of the recorded reports in their order: on resume the journal's reports are recorded
+    again by a new instance, which must return the same decisions.
 
     Args:
         fidelity: training length, and the levels at which trials can be compared.
@@ -46,7 +46,7 @@ class Scheduler(ABC, Generic[S]):
 
     @abstractmethod
     def record(self, trial: Trial, fidelity: float) -> Decision:
-        """Record that ``trial`` reported at ``fidelity`` passes; return what becomes of it.
+        """Record that ``trial`` reported at ``fidelity`` passes; return the decision.
 
         Args:
             trial: with this report in ``trial.reports``; on replay later ones too, which must not count.
@@ -59,7 +59,7 @@ class Scheduler(ABC, Generic[S]):
 
         Args:
             trials: every trial by number, in its present state.
-            last: no new trials will come and none is running; what is not named now stays paused for good.
+            last: True if no trial is running and none will start; a trial not returned now stays paused for good.
         """
 
 
@@ -81,7 +81,7 @@ class SchedulerConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SchedulerConfig:
-        """Undo :meth:`to_dict`."""
+        """Inverse of :meth:`to_dict`."""
         return cls(data["name"], {key: value for key, value in data.items() if key != "name"})
 
     def changed(self, value: Any, lookup: Callable[[str], type[Scheduler[Any]]]) -> SchedulerConfig:
@@ -96,15 +96,15 @@ class SchedulerConfig:
         Raises:
             SpaceError: the name or a setting is unknown, or a value is not accepted.
         """
-        given = dict(value) if isinstance(value, Mapping) else {"name": value}
-        name = str(given.pop("name", self.name))
+        changes = dict(value) if isinstance(value, Mapping) else {"name": value}
+        name = str(changes.pop("name", self.name))
         known = parameters.specs(lookup(name).Settings)
-        for key in given:
+        for key in changes:
             if key not in known:
                 hint = did_you_mean(str(key), known) or f" {name} has none."
                 raise SpaceError(f"'{key}' is not a setting of scheduler '{name}'.{hint}")
         values = {key: spec.default for key, spec in known.items()}
-        values |= (dict(self.settings) if name == self.name else {}) | given
+        values |= (dict(self.settings) if name == self.name else {}) | changes
         return SchedulerConfig(
             name, {key: replace(spec, name=f"scheduler.{key}").check(values[key]) for key, spec in known.items()}
         )

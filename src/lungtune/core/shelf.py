@@ -9,11 +9,11 @@ from lungtune.core import paths, yamlfile
 
 def files() -> dict[str, Path]:
     """Return the files of all search spaces by name: the shipped ones, then a user's own of other names."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for folder in (paths.SPACES, *(each / "search_spaces" for each in paths.own_folders())):
         for path in sorted(folder.glob("*.yaml")):
-            found.setdefault(path.stem, path)
-    return found
+            by_name.setdefault(path.stem, path)
+    return by_name
 
 
 def summary(path: Path) -> str:

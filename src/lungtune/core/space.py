@@ -26,7 +26,7 @@ COUNTS = {"trials": 1, "slots": 0, "max_slots": 1}
 """Whole numbers of a space, and the least value of each."""
 
 SPACE = "space"
-"""The axis of a search over several spaces: which of them a trial's configuration is from."""
+"""Name of the axis of a search over several spaces that selects the space of a trial's configuration."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SearchSpace:
 
     Axes are over fields of the family's ``Params``, or over fields of its ``Base``, such as a model's size: trials with
     equal bases train together. A search over several spaces has ``members``, the axis ``space`` over their names, and
-    a family for display only; everything else is the member's that a trial is of (:meth:`of`).
+    a family for display only; everything else is taken from the trial's member (:meth:`of`).
     """
 
     name: str
@@ -66,7 +66,7 @@ class SearchSpace:
     slots: int = 0
     """Trials that train together on a device; 0: measured there."""
     max_slots: int = 16
-    """Most that the measurement may choose."""
+    """Maximum that the measurement may choose."""
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     text: str = ""
     members: tuple[SearchSpace, ...] = ()
@@ -101,7 +101,7 @@ class SearchSpace:
         return tuple({repr(c.base): (c.family, c.base) for c in map(self.configuration, points)}.values())
 
     def searched(self, params: Mapping[str, Any]) -> list[str]:
-        """Return the names of what was searched in a trial with these ``params``."""
+        """Return the names of the searched parameters of a trial with these ``params``."""
         return [SPACE, *self.of(params).axes] if self.members else list(self.axes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class SearchSpace:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SearchSpace:
-        """Build a space from :meth:`to_dict`'s data; unknown keys are passed over."""
+        """Build a space from :meth:`to_dict`'s data; unknown keys are ignored."""
         known = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
         known["objective"] = Objective.from_dict(known["objective"])
         known["fidelity"] = Fidelity(**known["fidelity"])
@@ -131,9 +131,9 @@ class SearchSpace:
 
 
 def together(spaces: Sequence[SearchSpace]) -> SearchSpace:
-    """Return one space over several: which of them is an axis, each member's own axes hang on it.
+    """Return one space over several: an axis selects the member, and each member's axes are conditional on it.
 
-    The first one's sampler and scheduler count, the longest fidelity, and the largest number of trials; the
+    Sampler and scheduler are the first member's, the fidelity is the longest, the number of trials the largest; the
     first start point of each member comes first, and is never stopped.
 
     Raises:

@@ -71,10 +71,10 @@ class _Reader:
             if key in block and (not isinstance(block[key], wanted) or isinstance(block[key], bool)):
                 kind = {dict: "a mapping", list: "a list", int: "a whole number", str: "text"}.get(wanted)
                 self.problem(block.lines[key], f"{key} must be {kind or 'text or a mapping'}, but got {block[key]!r}.")
-                del block[key]  # the rest is looked at as if it were not there
+                del block[key]  # the rest is checked as if the key were absent
 
     def tried(self, line: int, make: Callable[..., Any], *values: Any) -> Any:
-        """Return what ``make`` builds of ``values``; None, and the problem noted, when it can't."""
+        """Return ``make(*values)``; on SpaceError, record the problem and return None."""
         try:
             return make(*values)
         except SpaceError as error:
@@ -121,7 +121,7 @@ def load_space(
     if "family" not in block or "params" not in block:
         reader.raise_if_any()
     try:
-        made = family(block["family"])
+        declared = family(block["family"])
     except ContractError as error:  # it names its own file and line
         raise ContractError("\n".join([*reader.sentences, str(error)])) from error
     except SpaceError as error:
@@ -129,10 +129,10 @@ def load_space(
         reader.raise_if_any()
         raise
     layers = [(block, block.lines), *_profile(reader, block, profile)]
-    space = _resolve(reader, block, layers, made, scheduler, profile)
+    space = _resolve(reader, block, layers, declared, scheduler, profile)
     for key, value in merge_nested(settings or {}).items():
         try:
-            space = apply(space, made, scheduler, key, value)
+            space = apply(space, declared, scheduler, key, value)
         except SpaceError as error:
             raise SpaceError(f"--set {key}={value}: {error}") from error
     return space

@@ -106,7 +106,7 @@ class Study:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Be a new study's only driver; what fails inside leaves nothing of it behind."""
+        """Lock a new study for this process; on an error in the ``with`` block, its folder is deleted."""
         self.acquire()
         try:
             yield
@@ -116,7 +116,7 @@ class Study:
             raise
 
     def acquire(self) -> None:
-        """Become the study's only driver, making its folder if need be, and open its journal for writing.
+        """Lock the study for this process, creating its folder if missing, and open its journal for writing.
 
         Raises:
             StudyError: another process drives it.
@@ -143,7 +143,7 @@ class Study:
         return self._journal.append(event, **fields)
 
     def begin(self, space: SearchSpace, *, data: Mapping[str, Any], seed: int, about: Mapping[str, Any]) -> None:
-        """Write the journal's first event: what is searched, on which data, with what."""
+        """Write the journal's first event: space, data, seed, and the run environment in ``about``."""
         if self.history().study:
             raise StudyError(f"the study '{self.name}' was begun by another process just now; choose another --study.")
         rungs = list(space.fidelity.rungs)
@@ -164,7 +164,7 @@ class Study:
         shutil.rmtree(self.folder)
 
     def release(self) -> None:
-        """Let another driver take the study."""
+        """Close the journal and release the lock."""
         if self._journal is not None:
             self._journal.close()
             self._journal = None

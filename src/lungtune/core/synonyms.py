@@ -1,4 +1,4 @@
-"""Other names of parameters and metrics, as other libraries and papers call them: what a wrong name may have meant."""
+"""Names of parameters and metrics in other libraries and papers, for suggestions on unknown names."""
 
 from __future__ import annotations
 

@@ -56,11 +56,11 @@ class Settings:
 
 
 def extra(counts: Sequence[int], ratio: float, balance: str) -> tuple[int, ...]:
-    """Return how many further images each class gets; a larger ratio never gives a class fewer.
+    """Return the number of further images per class; it never decreases with a larger ratio.
 
-    Together they are ``ratio`` times as many as the real ones, to the nearest whole number. ``uniform`` gives every
-    class as many; ``fill`` gives each image to the class that has the fewest by then, so that all come to have as many
-    as the largest and grow alike from there. What can't be shared out evenly goes to the first classes.
+    Their sum is ``ratio`` times the number of real images, to the nearest whole number. ``uniform`` adds equally many
+    to every class; ``fill`` adds each image to the class with the fewest so far, so that all classes reach the size
+    of the largest and grow equally from there. A remainder goes to the first classes.
 
     Args:
         counts: real training images of each class.
@@ -83,25 +83,25 @@ def extra(counts: Sequence[int], ratio: float, balance: str) -> tuple[int, ...]:
 
 
 def wanted(space: SearchSpace) -> float:
-    """Return the largest ratio at which a trial of a search may want a bank's images; 0: none ever does."""
+    """Return the largest ratio at which a trial of a search may use a bank's images; 0 if none can."""
     return max(_ratio(member) for member in space.members or (space,))
 
 
 def refuse_idle(space: SearchSpace) -> None:
-    """Make sure that a search which is given a bank has trials that take from it.
+    """Verify that a search with a bank has trials that use it.
 
     Raises:
         SpaceError: it has none.
     """
     if not wanted(space):
         raise SpaceError(
-            f"--bank is given, but no trial of {space.name} wants synthetic images; did you mean "
+            f"--bank is given, but no trial of {space.name} uses synthetic images; did you mean "
             f"--set '{RATIO}=[0, 0.5, 1]'?"
         )
 
 
 def needed(space: SearchSpace, counts: Mapping[str, int]) -> dict[str, int]:
-    """Return how many images of each class a bank must hold for every trial that a search may come to.
+    """Return the number of images per class that a bank must hold for any trial of a search.
 
     Args:
         space: what is searched, or a recipe.
@@ -116,7 +116,7 @@ def needed(space: SearchSpace, counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def reason(space: SearchSpace) -> str:
-    """Return what needs the images of a bank, in words."""
+    """Return the setting that needs a bank's images, for messages: ``synthetic_ratio 2``."""
     return f"{RATIO} {wanted(space):g}"
 
 

@@ -111,7 +111,7 @@ class Evaluator(ABC):
         """Return what is kept of it in checkpoints."""
 
     def picture(self, predicted: Mapping[str, np.ndarray]) -> bytes | None:
-        """Return a PNG to look at; None where there is nothing to see."""
+        """Return an illustrative PNG; None where the task has none."""
         return None
 
     def references(self, pack: Any, params: Any) -> dict[str, dict[str, float]]:
@@ -168,17 +168,17 @@ class Task(ABC):
 
     @abstractmethod
     def evaluator(self, family: Any, base: Any, dataset: Any, device: torch.device) -> Evaluator:
-        """Return what scores the trials of one session."""
+        """Return the evaluator of one session's trials."""
 
     @abstractmethod
     def predictions(self, tensors: Mapping[str, np.ndarray]) -> Predictions | None:
         """Return the predictions among a checkpoint's tensors; None when they are not there."""
 
     def for_objective(self, part: Any, predicted: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """Return the predictions as they count where a metric of this task is the objective.
+        """Return the predictions that are scored where a metric of this task is the objective.
 
-        A trial that trains nothing for the task predicts nothing, and still needs a score to be compared by. By
-        default the predictions as they are.
+        A trial that trains nothing for the task has no predictions, but needs a score for comparison. By default the
+        predictions unchanged.
 
         Args:
             part: the cases.
@@ -201,7 +201,7 @@ class Task(ABC):
         return tuple(dict.fromkeys((next(iter(self.metrics)), *self.headline)))
 
     def baselines(self, dataset: Any, part: Any = None) -> dict[str, dict[str, float]]:
-        """Return scores of models that know nothing, by name; those on validation are journalled before any trial.
+        """Return scores of uninformed models by name; those on validation are journalled before any trial.
 
         Args:
             dataset: what the trials train on.
@@ -217,7 +217,7 @@ class Task(ABC):
         return None
 
     def tolerance(self, score: float, cases: int) -> float:
-        """Return how far a retrained score may lie from the searched one and still count as reproduced."""
+        """Return the largest difference between retrained and searched score that counts as reproduced."""
         return max(0.01, 2 / cases)
 
     def next_commands(self, recipe: str) -> list[tuple[str, str]]:
@@ -225,7 +225,7 @@ class Task(ABC):
         return []
 
     def summary_lines(self, best: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """Return what a search's last words say beyond the objective.
+        """Return lines for the end of a search's output, in addition to the objective.
 
         Args:
             best: the best trial's metrics.

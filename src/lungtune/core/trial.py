@@ -57,7 +57,7 @@ class Objective:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, str]) -> Objective:
-        """Undo :meth:`to_dict`."""
+        """Inverse of :meth:`to_dict`."""
         task, _, own = data["metric"].partition(".")
         return cls(data.get("reported_as", own), data["mode"], task)
 
@@ -110,7 +110,7 @@ class Trial:
         return self.reports[-1].fidelity if self.reports else 0.0
 
     def best(self, objective: Objective, up_to: float = math.inf) -> Report | None:
-        """The one reduction used everywhere: the best report so far (of those at a fidelity ``<= up_to``)."""
+        """Best report, of those at a fidelity ``<= up_to``; the only reduction of reports in lungtune."""
         best: Report | None = None
         for report in self.reports:
             value = report.metrics.get(objective.metric, math.nan)
@@ -131,7 +131,7 @@ class Trial:
 
 
 class History:
-    """The trials of a study as its journal tells them."""
+    """Trials of a study, replayed from its journal."""
 
     def __init__(self, events: Iterable[Mapping[str, Any]] = ()) -> None:
         self.study: dict[str, Any] = {}
@@ -149,7 +149,7 @@ class History:
         return Objective.from_dict(self.study["space"]["objective"])
 
     def apply(self, event: Mapping[str, Any]) -> None:
-        """Take in one journal event; unknown kinds are passed over."""
+        """Apply one journal event; unknown kinds are ignored."""
         kind = event["event"]
         if kind == "study":
             self.study = migration.study(event)

@@ -1,7 +1,7 @@
 """Reading and writing of YAML files with ruamel.yaml.
 
 Scalars are those of the YAML 1.2 core schema (``1e-4`` is a number, ``no`` and ``2026-01-31`` are text). Stricter than
-YAML: a key may occur once, aliases are refused, nesting is limited. Every key knows its line.
+YAML: a key may occur once, aliases are refused, nesting is limited. The line of every key is recorded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CORE = {f"{_PREFIX}{kind}" for kind in ("bool", "int", "float", "null")}
 
 
 class Block(dict[str, Any]):
-    """A mapping read from a file; ``lines[key]`` is the line (from 1) on which a key stands."""
+    """A mapping read from a file; ``lines[key]`` is the line (from 1) of a key."""
 
     lines: dict[str, int]
 
@@ -79,7 +79,7 @@ class _Constructor(SafeConstructor):
             plain = isinstance(key_node, ScalarNode)
             key, line = str(key_node.value if plain else self.construct_object(key_node)), key_node.start_mark.line + 1
             if key in block:
-                raise SpaceError(f"line {line}: '{key}' stands twice (first on line {block.lines[key]}); keep one.")
+                raise SpaceError(f"line {line}: '{key}' occurs twice (first on line {block.lines[key]}); keep one.")
             block[key] = self.construct_object(value_node, deep=True)
             block.lines[key] = line
         return block

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from lungtune.data.cases import classes_of
 from lungtune.data.duplicates import Pair
@@ -16,6 +15,9 @@ from lungtune.data.masks import mask_facts, mask_problems
 from lungtune.data.metadata_leakage import Leakage, measure_leakage
 from lungtune.data.sources._files import named
 from lungtune.data.splits import MIN_VALIDATION, Links, kind_of, link, make_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Audit:
             all images are counted under the empty name.
         parts: resulting part -> `cases`, `groups`, `classes` (class -> cases); where cases have several labels also
             `labels` (label -> number of `positive`, `negative` and `unknown` cases).
-        patients: number of known patients; 0 when the source knows none.
+        patients: number of known patients; 0 when the source has none.
         exact: exact duplicates: `groups`, `images`, `across` (groups in more than one official part), `examples`.
         near: copies and look-alikes: `copies`, `look_alikes`, `across`, `pairs`.
         unreadable: path -> why, all of them.
@@ -66,7 +68,7 @@ class Audit:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Audit:
-        """Undo `to_dict`."""
+        """Inverse of `to_dict`."""
         lists = {name: tuple(values[name]) for name in ("classes", "notes", "problems", "warnings")}
         return cls(**{**values, **lists, "shortcuts": tuple(Leakage(**s) for s in values["shortcuts"])})
 
@@ -84,7 +86,7 @@ def audit(
     Args:
         cases: the case table.
         facts: what `scan` returned for `cases["path"]`, same order.
-        manifest: the split to judge; the default split when absent.
+        manifest: the split to check; the default split when absent.
         links: what `splits.link` returned, if it has been called already.
         masks: what `scan_masks` returned for `cases`, if they are to be checked.
     """
@@ -188,7 +190,7 @@ def _shortcuts(cases: pd.DataFrame, facts: pd.DataFrame, links: Links, manifest:
 
 
 def _constant(manifest: Manifest, part: str) -> dict[str, Any]:
-    """Score the constant answer that is best for this part: the most frequent class wins by every score used."""
+    """Score the best constant answer for this part: the most frequent class, which is best by every score used."""
     counts = manifest.class_counts(part)
     name = max(manifest.classes, key=lambda c: counts[c])
     share = counts[name] / sum(counts.values())
@@ -304,7 +306,7 @@ def _leaks(cases: pd.DataFrame, manifest: Manifest, links: Links) -> list[str]:
 
 
 def _gaps(cases: pd.DataFrame) -> list[str]:
-    """Say how many images lack the patient id or the official part that others have."""
+    """Return a sentence on images that lack the patient id, or the official part, that others have."""
     gaps = []
     for column, what, then in (
         ("patient_id", "patient id", "each of these counts as a patient of its own"),

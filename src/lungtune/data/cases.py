@@ -5,7 +5,7 @@
 | `case_id`    | unique and independent of the data's location: the path relative to the data's root, with `/` |
 | `path`       | absolute path of the image |
 | `label`      | class name, lower case; None in data without classes |
-| `patient_id` | patient, or None when the source does not know |
+| `patient_id` | patient, or None where unknown |
 | `source`     | name of the source format; after a colon the archive the image came from, where known |
 | `split`      | the official part (train, validation, test), or None |
 | `mask_path`  | absolute path of a lung mask, or None |
@@ -17,12 +17,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from lungtune.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("case_id", "path", "label", "patient_id", "source", "split", "mask_path", "text", "labels", "table")
 SPLITS = ("train", "validation", "test")
@@ -53,14 +55,16 @@ def table(
     Args:
         rows: one mapping per image; absent optional columns become None.
         classes: labels the source promises even if no image has them (kept in `attrs["classes"]`).
-        restarts: patient ids of the official test part are a name space of their own, so that two ids do not tell
-            whether it is the same patient (kept in `attrs["restarts"]`).
+        restarts: True if the ids of the official test part may repeat those of other patients (kept in
+            `attrs["restarts"]`).
         label_names: of the values in `labels` (kept in `attrs["label_names"]`).
         columns: of the values in `table` (kept in `attrs["columns"]`).
 
     Raises:
         DataError: see `validate`.
     """
+    import pandas as pd
+
     frame = pd.DataFrame([{column: row.get(column) for column in COLUMNS} for row in rows], columns=list(COLUMNS))
     frame = frame.astype(object).sort_values("case_id", ignore_index=True)
     frame.attrs = {"classes": list(class_order([*frame["label"], *(classes or ())])), "restarts": restarts}
@@ -76,6 +80,8 @@ def validate(cases: pd.DataFrame) -> pd.DataFrame:
             is doubled, a split is unknown, or there is no case at all.
         ValueError: a tuple has not one value per name.
     """
+    import pandas as pd
+
     missing = [column for column in _REQUIRED if column not in cases.columns]
     if missing:
         lacks = ", ".join(missing)

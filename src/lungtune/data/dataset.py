@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from lungtune.core.fields import Field
 from lungtune.core.io import stage
@@ -22,6 +21,9 @@ from lungtune.data.sources import absolute, index_source
 from lungtune.data.splits import link, make_manifest
 from lungtune.data.synthetic_bank import SyntheticBank
 from lungtune.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)

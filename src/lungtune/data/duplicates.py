@@ -9,8 +9,8 @@ Three degrees:
   the highest is 0.945.
 - **look-alike**: 64-bit pHashes differ in at most `LOOKALIKE_BITS` bits and details correlate at
   `LOOKALIKE_DETAIL` or more. On those X-rays that holds for 5 pairs; by eye they are different children in the
-  same pose, so it is a suspicion, to be heeded only where patient ids do not decide. A hash alone is too weak: chest
-  X-rays all look alike, and a dHash gives over 400 different pairs the very same 64 bits.
+  same pose, so it is weak evidence, used only where patient ids do not decide. A hash alone is weaker still: a dHash
+  has equal 64 bits for over 400 pairs of different chest X-rays.
 
 Flipped, strongly cropped or rotated copies are not detected.
 """
@@ -19,9 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COPY = 0.965
 LOOKALIKE_BITS = 2

@@ -92,7 +92,7 @@ class Manifest:
         label_names: of the column `labels`.
         columns: of the column `table`.
         kind: `image` or `volume`.
-        channels: of a volume; images are read with as many as asked for.
+        channels: of a volume; images are read with any requested number.
     """
 
     classes: tuple[str, ...]
@@ -140,7 +140,7 @@ class Manifest:
 
     @cached_property
     def train_hash(self) -> str:
-        """Hex SHA-256 of the classes and the training part alone: it names the cases a generator may learn from."""
+        """Hex SHA-256 of the classes and the training part alone: it identifies a generator's training cases."""
         train = self.parts["train"]
         rows = sorted(zip(train.case_id, train.label, train.group, train.sha1, strict=True), key=lambda row: row[0])
         text = json.dumps({"classes": self.classes, "train": rows}, separators=(",", ":"), ensure_ascii=True)
@@ -163,7 +163,7 @@ class Manifest:
         return {name: counts[name] for name in self.classes}
 
     def matches(self, digest: str) -> bool:
-        """Tell whether `digest` is this split's hash, or was before masks, texts, labels or table were known."""
+        """True if `digest` is this split's hash, or its hash without masks, texts, labels or table."""
         return any(digest == known.hash for known in self._earlier())
 
     def _earlier(self) -> Iterator[Manifest]:
@@ -240,7 +240,7 @@ class Manifest:
         return manifest, audit
 
     def verify(self, other: Manifest) -> None:
-        """Make sure that `other` is the same split of the same images, and has the optional fields that this has.
+        """Verify that `other` is the same split of the same images, and has the optional fields of this one.
 
         Raises:
             DataError: it is not; the message names the first differences.

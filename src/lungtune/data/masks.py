@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lungtune.data.scan import scan
 from lungtune.data.sources._files import named
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def scan_masks(cases: pd.DataFrame) -> pd.DataFrame:
     """Read every mask a case table names.
 
     Returns:
-        One row per case, in order: what `scan` tells of its mask, all None where a case has none. The index is the
-        mask's path.
+        One row per case, in order: `scan`'s row of its mask, all None where a case has none. The index is the mask's
+        path.
     """
     paths = [path for path in cases["mask_path"] if path is not None]
     facts = scan(paths, what="masks")
@@ -84,7 +85,7 @@ def _extent(sides: Sequence[int]) -> str:
 
 
 def _alike(sides: Sequence[int], mask_sides: Sequence[int]) -> bool:
-    """Tell whether both extents are roundings of one shape at two scales, in every two of their axes."""
+    """True if both extents are roundings of one shape at two scales, in every two of their axes."""
     pairs = combinations(zip(sides, mask_sides, strict=True), 2)
     return all(
         abs(one * other_mask - other * one_mask) <= one + other for (one, one_mask), (other, other_mask) in pairs

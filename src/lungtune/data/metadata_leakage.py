@@ -1,7 +1,7 @@
 """Leakage of the class through file properties: type, mode, size, origin.
 
 In public collections each class often comes from another hospital, so file type, size, mode, aspect ratio or, where
-it is known, the archive give the class away, and a model learns the archive instead of the lung. A small decision
+it is known, the archive reveal the class, and a model learns the archive instead of the lung. A small decision
 tree is cross-validated (whole groups, 5 folds) on each property; its balanced accuracy is compared with guessing.
 
 The alarm threshold: at least `LEAST_GAIN` above chance and at least `SIGMAS` standard errors of a guesser. On 375
@@ -12,9 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEAST_GAIN = 0.10
 SIGMAS = 4.0
@@ -31,8 +34,8 @@ class Leakage:
         chance: 1 / number of classes.
         threshold: balanced accuracy from which on it is an alarm.
         cramers_v: association of the property (in at most 8 bins) and the class, 0..1.
-        alarm: whether the threshold is passed.
-        example: the most telling value, in words.
+        alarm: True if the threshold is passed.
+        example: the most predictive value, in words.
     """
 
     feature: str

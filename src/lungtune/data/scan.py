@@ -14,9 +14,7 @@ from contextlib import closing
 from dataclasses import astuple, fields
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, TypeVar
 
 from lungtune.core import paths as places
 from lungtune.core.cache import HINT
@@ -24,6 +22,9 @@ from lungtune.core.io import log_stderr, track
 from lungtune.data import readers
 from lungtune.data.readers import images, volumes
 from lungtune.data.readers.base import Facts, UnreadableImageError, read
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = (*(field.name for field in fields(Facts)), "error")
 _SCHEMA = """
@@ -44,12 +45,14 @@ def scan(files: Sequence[str], *, voi: bool = False, what: str = "images") -> pd
     Args:
         files: absolute paths.
         voi: apply the VOI window of DICOM images; their facts are cached apart.
-        what: what the files are called while one waits.
+        what: noun for the files in progress messages.
 
     Returns:
         A table indexed by path, in the order of `files`, with the fields of `Facts` and `error`: None, or why the file
         cannot be read (the other columns are then None).
     """
+    import pandas as pd
+
     wanted = list(dict.fromkeys(files))
     keys = {path: _key(path) for path in wanted}
     known = _load(wanted, keys, voi)
@@ -76,7 +79,7 @@ def facts(path: str, *, voi: bool = False) -> Facts:
         voi: apply the VOI window of DICOM images.
 
     Raises:
-        UnreadableImageError: it cannot be.
+        UnreadableImageError: it cannot be read or decoded.
     """
     data = read(path)
     if readers.find(data, path).KIND == "volume":
@@ -138,7 +141,7 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bo
     except (OSError, sqlite3.OperationalError) as error:  # locked too long, or no right to write: go without
         log_stderr(f"The cache of image facts {_database()} cannot be used: {error}. {HINT}")
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-        log_stderr(f"The cache of image facts {_database()} is damaged ({error}); building it anew.")
+        log_stderr(f"The cache of image facts {_database()} is damaged ({error}); rebuilding it.")
         _database().unlink(missing_ok=True)
         return {}
     return known

@@ -21,18 +21,29 @@ label; without any label by nothing.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
+from lungtune.core import paths
+from lungtune.core.io import write_atomic
 from lungtune.data.cases import classes_of, label_values, strata
 from lungtune.data.duplicates import Pair, Union, exact_groups, near_pairs
 from lungtune.data.manifest import PARTS, Entries, Manifest
 from lungtune.data.masks import mask_columns
 from lungtune.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MIN_VALIDATION = 30
 """With fewer cases of a class, one case moves its recall by more than 3 points."""
@@ -292,6 +303,27 @@ def draw(labels: np.ndarray, groups: Sequence[str] | np.ndarray, *, folds: int, 
     """
     if len(set(groups)) < folds:
         return np.zeros(0, dtype=np.int64)
+    drawn = _kept(labels, groups, folds, fold, seed)
+    if drawn.is_file():
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            return np.load(drawn, allow_pickle=False)
+    positions = _draw(labels, groups, folds, fold, seed)
+    with contextlib.suppress(OSError):
+        drawn.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        np.save(buffer, positions)
+        write_atomic(drawn, buffer.getvalue())
+    return positions
+
+
+def _kept(labels: np.ndarray, groups: Sequence[str] | np.ndarray, folds: int, fold: int, seed: int) -> Path:
+    """Return the cache's file of a draw: importing scikit-learn to repeat it takes seconds."""
+    decides = [list(map(str, labels)), list(map(str, groups)), folds, fold, seed, _TRIES, version("scikit-learn")]
+    return paths.cache() / "splits" / f"{hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:32]}.npy"
+
+
+def _draw(labels: np.ndarray, groups: Sequence[str] | np.ndarray, folds: int, fold: int, seed: int) -> np.ndarray:
+    """Draw anew; see :func:`draw`."""
     import warnings
 
     from sklearn.model_selection import StratifiedGroupKFold

@@ -7,8 +7,8 @@ of each MiB. A store is built under a file lock into a temporary file and rename
 store that fails verification is rebuilt. Rows that another store of the same size holds are copied, so an image is
 decoded once per size whatever the split.
 
-A mask is named by its own and its image's digest, because it is laid into its image's letterbox; a row without a mask
-is named by nothing and black.
+A mask's key is its own and its image's digest, because it is fitted to its image's letterbox; a row without a mask has
+an empty key and is black.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Layout:
         name: what the file is called, such as `train` or `masks-train`.
         size: side in pixels.
         row: shape of a row in the file.
-        doing: what one reads while decoding.
+        doing: progress message while decoding.
         batch: rows decoded at once.
     """
 
@@ -58,7 +58,7 @@ class _Layout:
 
     def store(self, hashes: Sequence[str], file: Path | None = None) -> cache.Shared:
         """Return the store of these rows: the one of its own name, or another file that may hold them."""
-        plain = len(self.row) == 2  # gray images and masks: named as before there were other shapes
+        plain = len(self.row) == 2  # gray images and masks keep the names of versions without other shapes
         shape = str(self.size) if plain else "x".join(map(str, self.row))
         key = hashlib.sha256("\n".join([str(VERSION), shape, *hashes]).encode()).hexdigest()[:16]
         own = places.cache() / "pixels" / f"{self.name}-{self.size}-{key}.u8"
@@ -71,7 +71,7 @@ def open_images(paths: Sequence[str], hashes: Sequence[str], size: int, name: st
 
     Args:
         paths: absolute paths, N of them; not touched when the store exists.
-        hashes: each image's digest, which also encodes whether a VOI window is applied.
+        hashes: each image's digest, which also encodes the use of a VOI window.
         size: side of the square images in pixels.
         name: what the files are called, e.g. `train`.
         channels: 1 gray, 3 RGB.
@@ -118,7 +118,7 @@ def open_masks(
     name: str,
     kind: str = "image",
 ) -> np.ndarray:
-    """Open, or decode first, lung masks laid over the letterboxes of their images or volumes.
+    """Open, or decode first, lung masks aligned with the letterboxes of their images or volumes.
 
     Args:
         masks: absolute paths, N of them, None where a case has no mask.
@@ -137,7 +137,7 @@ def open_masks(
     """
     rows = zip(mask_hashes, hashes, strict=True)
     names = [f"{mask_hash}@{hash_}" if mask_hash else "" for mask_hash, hash_ in rows]
-    laid = letterboxed_mask if kind == "image" else cube_mask
+    aligned = letterboxed_mask if kind == "image" else cube_mask
 
     def decode(row: int) -> np.ndarray:
         path = str(masks[row])
@@ -146,7 +146,7 @@ def open_masks(
             _same(under, hashes[row], f"{kind} {paths[row]}")
             data = read(path)
             _same(data, str(mask_hashes[row]), f"mask {path}")
-            return laid(data, under, size)
+            return aligned(data, under, size)
         except UnreadableImageError as error:
             raise DataError(
                 f"The mask {path} of {paths[row]} must be usable, but it {error}. Mend it, or take it away."
@@ -174,7 +174,7 @@ def _usable(kind: str, path: str, what: Callable[[], _T]) -> _T:
 
 
 def _same(data: bytes, expected: str, noun: str) -> bool:
-    """Return whether the digest requests a VOI window.
+    """True if the digest requests a VOI window.
 
     Raises:
         DataError: the digest is of other bytes.

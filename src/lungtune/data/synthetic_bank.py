@@ -2,8 +2,8 @@
 
 A folder. `bank.json` holds all that determines the images; written first, never changed. `images/<class>/<index>.png`
 are 8-bit gray, square; an image is a function of the bank's seed, its class and its index. `images.jsonl` has a line
-for each finished image, appended once the image itself is safe on disk, so that making images can stop anywhere and go
-on.
+for each finished image, appended once the image itself is durable on disk, so that generation can be interrupted and
+resumed at any point.
 
 Images of a class are taken in the order of their index, from 0 up to the first one that is missing. So a bank can grow
 under studies that train on its first images, and larger amounts hold smaller ones.
@@ -33,7 +33,7 @@ from lungtune.data.manifest import Manifest
 from lungtune.errors import DataError
 
 SCHEMA = 1
-_DESCRIPTION = "bank.json"
+DESCRIPTION = "bank.json"
 _MAKE = "lungtune synthesize"
 _OWN = ("folder", "limits")
 """Attributes that are not part of a description."""
@@ -63,7 +63,7 @@ class Entry:
         caption: its text prompt.
         seed: its own.
         sha256: of the file's bytes.
-        sha1: of the same, by which the pixel store knows images.
+        sha1: of the same; key of the image in the pixel store.
     """
 
     label: str
@@ -75,7 +75,7 @@ class Entry:
     sha1: str
 
     def flaw(self, folder: Path) -> str:
-        """Read the file again and say what is wrong with it; empty when nothing is."""
+        """Read the file again and return its flaw as a phrase; empty if there is none."""
         try:
             data = (folder / self.file).read_bytes()
         except OSError as error:
@@ -85,7 +85,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class SyntheticBank:
-    """A bank as it is, or its first images (:meth:`first`), which later ones do not change.
+    """A bank, or its first images (:meth:`first`), which later ones do not change.
 
     Attributes:
         folder: its path.
@@ -95,7 +95,7 @@ class SyntheticBank:
         train_hash: `Manifest.train_hash` of the fold the generator learned from.
         size: side of the images in pixels.
         seed: everything random follows from it, the class and the index.
-        about: whatever else should be known, such as the style of the captions.
+        about: further provenance, such as the style of the captions.
         limits: most images of each class that are taken; None: all.
     """
 
@@ -131,7 +131,7 @@ class SyntheticBank:
         folder = Path(folder).absolute()
         bank = cls(folder, key, dict(generator), tuple(classes), train_hash, size, seed, dict(about or {}))
         with _writing(folder):
-            if (folder / _DESCRIPTION).exists():
+            if (folder / DESCRIPTION).exists():
                 existing = cls.open(folder)
                 if existing.key != key:
                     raise DataError(
@@ -144,7 +144,7 @@ class SyntheticBank:
             plain = {f.name: getattr(bank, f.name) for f in dataclasses.fields(bank) if f.name not in _OWN}
             plain |= {"schema": SCHEMA, "created": time.strftime("%Y-%m-%d %H:%M:%S"), "versions": dict(versions or {})}
             with _room(folder, "its description", 4096):
-                write_atomic(folder / _DESCRIPTION, json.dumps(plain, indent=1, ensure_ascii=False).encode())
+                write_atomic(folder / DESCRIPTION, json.dumps(plain, indent=1, ensure_ascii=False).encode())
         return bank
 
     @classmethod
@@ -155,7 +155,7 @@ class SyntheticBank:
             DataError: the folder is no bank, its description is damaged, or a newer version wrote it.
         """
         folder = Path(folder).expanduser().absolute()
-        file = folder / _DESCRIPTION
+        file = folder / DESCRIPTION
         if not file.is_file():
             what = "has no bank.json" if folder.is_dir() else "does not exist"
             raise DataError(f"{folder} must be a bank of synthetic images, but {what}; make one with: {_MAKE} RECIPE")
@@ -169,7 +169,7 @@ class SyntheticBank:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{file} must describe a bank of synthetic images, but is damaged ({type(error).__name__}: {error}); "
-                f"put it back, or make the bank anew in another folder with: {_MAKE} RECIPE"
+                f"put it back, or create the bank again in another folder with: {_MAKE} RECIPE"
             ) from error
         return cls(folder, **{**values, "classes": tuple(values["classes"])})
 
@@ -185,10 +185,10 @@ class SyntheticBank:
             DataError: there is no such bank any more, it is another one, or those images changed.
         """
         place = Path(folder or about["path"])
-        if folder is None and not (place / _DESCRIPTION).is_file():
+        if folder is None and not (place / DESCRIPTION).is_file():
             raise DataError(
                 f"the bank of synthetic images {about['key'][:12]} must be at {place}, but is not there; put it back "
-                "(lungtune retrain takes --bank DIR where it lies elsewhere)."
+                "(lungtune retrain takes --bank DIR if it was moved)."
             )
         bank = cls.open(place)
         if bank.key != about["key"]:
@@ -201,12 +201,12 @@ class SyntheticBank:
         if taken.hash != about["hash"]:
             raise DataError(
                 f"the images in the bank {place} must be those that were trained on ({about['hash'][:12]}), but some "
-                f"were made anew since ({taken.hash[:12]}): scores can't be compared."
+                f"were regenerated since ({taken.hash[:12]}): scores can't be compared."
             )
         return taken
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what names these very images, for a journal or a recipe; see `again`."""
+        """Return the identity of these images for a journal or a recipe; see `again`."""
         return {"path": str(self.folder), "key": self.key, "hash": self.hash, "counts": self.counts()}
 
     def first(self, counts: Mapping[str, int]) -> SyntheticBank:
@@ -245,7 +245,7 @@ class SyntheticBank:
         return [each for each in wanted if each not in listed]
 
     def add(self, items: Sequence[Item]) -> None:
-        """Put a batch of finished images in; what is there already stays as it is. Writers wait for one another.
+        """Add a batch of finished images; existing images are unchanged. Concurrent writers are serialised.
 
         Raises:
             DataError: the disk is full or the folder can't be written; then none of the batch counts.
@@ -271,8 +271,8 @@ class SyntheticBank:
                 flaw = entry.flaw(self.folder)
                 if flaw:
                     raise DataError(
-                        f"the synthetic image {self.folder / entry.file} must be the one that was made, but {flaw}; "
-                        f"put it back, or let '{self._command()}' make it anew."
+                        f"the synthetic image {self.folder / entry.file} must be the generated one, but {flaw}; "
+                        f"put it back, or regenerate it with '{self._command()}'."
                     )
 
     def drop_damaged(self) -> list[Entry]:
@@ -282,10 +282,10 @@ class SyntheticBank:
         return dropped
 
     def take(self, manifest: Manifest, needed: Mapping[str, int], why: str) -> SyntheticBank:
-        """Return the bank's first so many images of each class, after making sure of them.
+        """Return the bank's first so many images of each class, after verification.
 
         Args:
-            manifest: the split of those who train on them.
+            manifest: the split of the study that trains on them.
             needed: images of each class.
             why: what needs them, such as `synthetic_ratio 2`.
 
@@ -317,7 +317,7 @@ class SyntheticBank:
             )
 
     def refuse_fewer(self, needed: Mapping[str, int], why: str) -> None:
-        """Make sure that there are so many images of each class.
+        """Verify that there are so many images of each class.
 
         Args:
             needed: by class.
@@ -346,7 +346,7 @@ class SyntheticBank:
 
 
 def _check(values: Mapping[str, Any]) -> None:
-    """Make sure that a bank's description has values of the right kinds.
+    """Verify that a bank's description has values of the right kinds.
 
     Raises:
         KeyError, ValueError: it has not.
@@ -385,7 +385,7 @@ def _read_entry(folder: Path, number: int, line: bytes) -> Entry:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder / _LIST}:{number}: every line must describe a synthetic image, but this one does not; delete "
-            "the line, and its image is made anew."
+            "the line, and its image is regenerated."
         ) from error
     return entry
 
@@ -415,7 +415,7 @@ def _add(folder: Path, classes: Sequence[str], items: Sequence[Item]) -> None:
 
 
 def _append(folder: Path, end: int, lines: bytes) -> None:
-    """Add lines behind the last whole one; what was torn goes, and so do these when they can't be written."""
+    """Append lines after the last whole one; a torn line is removed, and so are these when writing fails."""
     with (folder / _LIST).open("ab") as stream:
         stream.truncate(end)
         try:
@@ -429,7 +429,7 @@ def _append(folder: Path, end: int, lines: bytes) -> None:
 
 
 def _remove(folder: Path, damaged: Callable[[Entry], bool]) -> list[Entry]:
-    """Take the entries that `damaged` names off the list; return them."""
+    """Remove the entries that `damaged` names from the list; return them."""
     with _writing(folder):
         lines = _sound(folder).splitlines(keepends=True)
         checked = [(line, entry, damaged(entry)) for line, entry in zip(lines, _listed(folder), strict=True)]
@@ -455,7 +455,7 @@ def _line(item: Item, file: str, data: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Be the only process that writes to a bank; others wait.
+    """Hold a bank's write lock in the ``with`` block; other writers wait.
 
     Raises:
         DataError: the folder cannot be written.
@@ -469,7 +469,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _room(folder: Path, what: str, size: int) -> Iterator[None]:
-    """Turn an error of the disk into a sentence: what was to be written, how many bytes, how much is free."""
+    """Turn a disk error into a DataError that names the file, its size and the free space."""
     try:
         yield
     except OSError as error:

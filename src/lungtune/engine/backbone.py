@@ -12,17 +12,8 @@ from torch import Tensor, nn
 from lungtune.core.contract import wrong
 from lungtune.core.family import Family
 from lungtune.engine import memory, returned
+from lungtune.inputs import computing
 from lungtune.layers.layout import BatchLayout, LayoutContext
-
-_AT_ONCE = 256
-"""Most cases whose features are computed together: a head's batch may be too large for what is below it."""
-_PIXELS = 1 << 23
-"""Most input numbers of these: an autoencoder of images of 768 px holds a GB for each."""
-_LARGE, _IN_CACHE = 1 << 14, 1 << 18
-"""On a CPU, cases of more numbers than the first are computed in batches of the second, whose activations stay in its
-caches. Images a core-second in batches of 1, 4, 8, 16 at 224 px: EfficientNet-Lite0 43, 53, 42, 36 (of 32: 25),
-ResNet-50 13, 14, 13, 12. Not measured on each machine: another batch rounds otherwise, and equal names promise equal
-features."""
 
 
 class Backbone:
@@ -52,7 +43,7 @@ class Backbone:
         if not isinstance(model, nn.Module):
             raise wrong(family.backbone, "a torch.nn.Module", returned.shown(model))
         self.model = model.requires_grad_(False).eval().to(device)
-        # Else autocast would cast every frozen matrix in every step. One that trains starts from it, and stays whole.
+        # Else autocast would cast every frozen matrix in every step. Matrices that train must stay float32.
         if self.precision == "bf16" and family.packs:
             for module in self.model.modules():
                 if isinstance(module, nn.Linear):
@@ -67,8 +58,12 @@ class Backbone:
             yield
 
     @torch.no_grad()
-    def features(self, values: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the family's ``features`` of a batch of inputs, on the device.
+    def features(self, values: Mapping[str, Tensor], together: int = 0) -> Mapping[str, Tensor]:
+        """Return the family's ``features`` of a batch of inputs, on the device; several threads may ask at a time.
+
+        Args:
+            values: the inputs.
+            together: cases that pass the model at a time; 0: as many as usual.
 
         Raises:
             ContractError: they are no mapping of names to tensors with a row for each case.
@@ -76,7 +71,7 @@ class Backbone:
         with self.using(None):
             values = {name: value.to(self.device) for name, value in values.items()}
             count, size = len(next(iter(values.values()))), sum(value[0].numel() for value in values.values())
-            stride = at_once(size, self.device)
+            stride = together or computing.at_once(size, self.device)
 
             def some(first: int, last: int) -> Mapping[str, Tensor]:
                 features = self._family.features(self.model, {name: v[first:last] for name, v in values.items()})
@@ -87,10 +82,3 @@ class Backbone:
         if len(parts) == 1:
             return parts[0]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def at_once(size: int, device: torch.device) -> int:
-    """Return how many cases of so many input numbers are computed together."""
-    if device.type == "cpu" and size > _LARGE:
-        return max(4, _IN_CACHE // size)
-    return max(1, min(_AT_ONCE, _PIXELS // max(1, size)))

@@ -13,11 +13,11 @@ from lungtune.engine import memory
 from lungtune.engine.pack import Pack
 
 _MARGIN = 0.9
-"""Share of the device's memory that may be used: validation and longer batches want some too."""
+"""Share of the device's memory that may be used; the rest is for validation and longer batches."""
 _ENOUGH = 0.95
 """A smaller pack with this share of the best rate is preferred: its trials report, and are stopped, sooner."""
 _WORTH = 1.03
-"""Larger packs are tried for as long as doubling brings this much."""
+"""Larger packs are tried while doubling raises the rate by at least this factor."""
 _SECONDS = 0.05
 """Minimum timing duration per size, in seconds."""
 
@@ -76,10 +76,9 @@ def measure(pack: Pack, configurations: Sequence[Any], cap: int) -> Capacity:
 
 
 def set_reproducible_threads() -> None:
-    """Compute with as many threads as a search's hosts do: one, where there is no GPU, as every core has a host.
+    """Set torch's number of threads as in a search's hosts: one without a GPU, because every core has a host.
 
-    More add up in another order, and a trial at a high learning rate then ends elsewhere: its recipe would not retrain
-    to the number it promised.
+    More threads sum in another order; at a high learning rate, a retrained recipe would not reproduce its score.
     """
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
@@ -92,7 +91,7 @@ def _rate(pack: Pack, configurations: Sequence[Any]) -> Rate | None:
         torch.cuda.reset_peak_memory_stats(pack.device)
     slots = [pack.join(params, seed=i, horizon=10**9) for i, params in enumerate(configurations)]
     try:
-        pack.step()  # not timed: caches fill, kernels are chosen
+        pack.step()  # warm-up, not timed: caches fill, kernels are selected
         times: list[float] = []
         while len(times) < 2 or sum(times) < _SECONDS:
             began = _now(cuda)
@@ -106,7 +105,7 @@ def _rate(pack: Pack, configurations: Sequence[Any]) -> Rate | None:
         for slot in slots:
             pack.leave(slot)
         fits, pack.rows = pack.rows is None, None
-    seconds = min(times)  # what other processes do at the same time only adds
+    seconds = min(times)  # other processes can only add time
     images = sum(params.batch_size for params in configurations) / seconds
     used = torch.cuda.max_memory_allocated(pack.device) / 2**20 / len(slots) if cuda else 0.0
     return Rate(len(slots), seconds, images, used) if fits else None

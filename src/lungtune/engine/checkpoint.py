@@ -64,7 +64,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def latest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
-    """Return the newest checkpoint of a folder that is whole, or None; damaged ones are passed over with a word.
+    """Return the newest checkpoint of a folder that is whole, or None; damaged ones are skipped and logged.
 
     Names sort by age: see ``name``.
     """
@@ -87,4 +87,4 @@ def prune(folder: Path, keep: Iterable[str] = (), newest: int = 2) -> None:
     old = sorted(folder.glob(f"*{SUFFIX}"))[: -newest or None]
     for path in (*(p for p in old if p.name not in kept), *folder.glob(f".*{SUFFIX}.*.tmp")):
         path.unlink(missing_ok=True)
-        path.with_suffix(".png").unlink(missing_ok=True)  # what it drew
+        path.with_suffix(".png").unlink(missing_ok=True)  # its picture

@@ -21,7 +21,7 @@ Predicted = Mapping[str, Mapping[str, np.ndarray]]
 
 
 class Evaluation:
-    """One evaluator a task.
+    """Evaluators of a session's trials, one per task of the family.
 
     Args:
         family: the trials' family.
@@ -34,7 +34,7 @@ class Evaluation:
         evaluators: task name -> evaluator.
 
     Raises:
-        ContractError: a task returns something else.
+        ContractError: a task's ``evaluator`` returns something else.
     """
 
     def __init__(

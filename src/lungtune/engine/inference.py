@@ -17,7 +17,7 @@ from lungtune.inputs.on_the_fly import OnTheFlyInputs
 from lungtune.layers.layout import BatchLayout
 
 Using = Callable[[int], AbstractContextManager[BatchLayout]]
-"""Lets a model's layers see a layout of so many rows of one slot, without gradients, inside a ``with`` block."""
+"""Number of rows -> context manager that sets their layout, all of one slot, and switches gradients off."""
 
 
 def predict(

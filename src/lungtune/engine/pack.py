@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class _Last:
-    """The predictions that were asked for last: of which part, of which trial after which step."""
+    """Latest predictions: their part, trial, (step, batch size), and values."""
 
     part: Part
     trial: TrialState
@@ -51,7 +51,7 @@ class Pack:
         base: its ``Base``; equal for all trials of the pack.
         classes: class names; a label is an index into them.
         train: training fold, with the family's fields.
-        synthetic: further cases to train on, for trials that want them; nothing else sees them.
+        synthetic: further training cases, for trials that use them; never evaluated on.
         capacity: most slots at a time, >= 1.
         device: torch device.
         precision: ``fp32`` or ``bf16`` (autocast; adapters, moments and losses stay float32). Default: bf16 on CUDA,
@@ -95,7 +95,7 @@ class Pack:
         return tuple(sorted(self._trials))
 
     def join(self, params: Any, *, seed: int, horizon: int, state: Mapping[str, Tensor] | None = None) -> int:
-        """Let a trial in; return its slot.
+        """Add a trial; return its slot.
 
         Args:
             params: the family's ``Params``.
@@ -104,7 +104,8 @@ class Pack:
             state: what ``state`` returned, to go on from there.
 
         Raises:
-            SpaceError, DataError: a LoRA target matches no layer; the trial wants more synthetic images than there are.
+            SpaceError: a LoRA target matches no layer.
+            DataError: the trial needs more synthetic images than there are.
             CheckpointError: ``state`` belongs to a trial with other adapters.
             ValueError: the pack is full.
         """
@@ -118,7 +119,7 @@ class Pack:
         return slot
 
     def leave(self, slot: int) -> None:
-        """Free a slot; the others go on undisturbed."""
+        """Free a slot; the other trials are unaffected."""
         self._settle({s: m for s, m in self._trials.items() if s != slot}, {})
 
     def step(self, slots: Collection[int] | None = None) -> dict[int, float]:
@@ -126,10 +127,10 @@ class Pack:
 
         A loss may be NaN or infinite: that slot is broken, the others are not touched by it. When memory runs out,
         fewer rows pass at a time from then on (``rows``): first fewer slots, which changes nothing for any of them,
-        then parts of one slot's batch, whose gradients are summed. Batch sizes stay as asked.
+        then parts of one slot's batch, whose gradients are summed. Batch sizes stay unchanged.
 
         Args:
-            slots: which; default all. The others stand still.
+            slots: slots to train; default all. The others are unchanged.
         """
         waiting = [slot for slot in self._trials if slots is None or slot in slots]
         losses: dict[int, float] = {}
@@ -210,13 +211,13 @@ class Pack:
     def predict(
         self, part: Part, slots: Sequence[int] | None = None, *, batch_size: int | None = None
     ) -> dict[int, dict[str, Tensor]]:
-        """Return predictions with the weights as they are: no augmentation, no dropout, every case once.
+        """Return predictions with the current weights: no augmentation, no dropout, every case once.
 
         One trial after the other, with its adapters merged: nothing of a step's fixed cost is left to share.
 
         Args:
             part: with the family's inputs, and the targets that its tasks compare with.
-            slots: which trials; default all.
+            slots: slots of the trials; default all.
             batch_size: cases at a time; by default as many as suit the inputs.
 
         Returns:
@@ -225,7 +226,7 @@ class Pack:
         return {slot: self._predict(part, slot, batch_size) for slot in (self.slots if slots is None else slots)}
 
     def _predict(self, part: Part, slot: int, batch_size: int | None) -> dict[str, Tensor]:
-        """Predict, unless the same was asked last: a family's tasks ask one after another."""
+        """Return predictions; those of the latest call are cached, because each task of a family requests them."""
         trial, last = self._trials[slot], self._last
         if last is None or last.part is not part or last.trial is not trial or last.when != (trial.steps, batch_size):
             inputs = self._inputs.of(part)
@@ -235,7 +236,7 @@ class Pack:
         return dict(last.predicted)
 
     def draw(self, slot: int, labels: Sequence[int], seeds: Sequence[int], stride: int) -> Tensor:
-        """Draw images with a slot's weights as they are, ``stride`` at a time; see ``GenerativeFamily.draw``.
+        """Draw images with a slot's current weights, ``stride`` at a time; see ``GenerativeFamily.draw``.
 
         Returns:
             uint8 ``(N, H, W)`` on the CPU.
@@ -243,7 +244,7 @@ class Pack:
         return inference.draw(self.family, self.model, self._using(slot), labels, seeds, stride)
 
     def _using(self, slot: int) -> inference.Using:
-        """Return what lets the model see so many rows of one slot; what is computed once for a layout is kept."""
+        """Return a factory of contexts with so many rows of one slot; results per layout are cached in its memo."""
         memo: dict[Any, Any] = {}
 
         @contextmanager
@@ -256,12 +257,12 @@ class Pack:
 
     @contextmanager
     def passing(self, slot: int, part: Part, most: int, *, training: bool) -> Iterator[tuple[Batch, BatchLayout]]:
-        """Yield the first cases of a part as a batch, and their layout, which the model sees in the ``with`` block.
+        """Yield the first cases of a part as a batch, and their layout, which is set in the ``with`` block.
 
         Args:
-            slot: whose weights the model has.
+            slot: slot whose weights are used.
             part: with all fields of the family.
-            most: cases.
+            most: maximum number of cases.
             training: with all targets and with dropout; else with the targets that predictions compare with.
         """
         inputs, count = self._inputs.of(part), min(most, len(part))
@@ -272,7 +273,7 @@ class Pack:
             yield batch, layout
 
     def state(self, slot: int) -> dict[str, Tensor]:
-        """Return all that is needed to go on exactly: weights with their moments ``(3, ...)``, and progress.
+        """Return all that is needed to resume exactly: weights with their moments ``(3, ...)``, and progress.
 
         It depends neither on the pack's size nor on the other trials' ranks.
         """
@@ -299,7 +300,7 @@ class Pack:
         stack = ParameterStack(shapes, len(members), self.device, multipliers)
         for place, (slot, member) in enumerate(members.items()):
             stack.write(place, starts[slot] if slot in starts else self._stack.read(self._place(slot), member.shapes))
-        lora.lay(self.model, [m.adapters for m in members.values()], stack.parameters, self._backbone.context)
+        lora.install(self.model, [m.adapters for m in members.values()], stack.parameters, self._backbone.context)
         self._trials, self._stack = members, stack
 
     def _layout(

@@ -44,7 +44,7 @@ def padded(shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> dict[str, tuple[i
 class ParameterStack:
     """Four ``(K, P)`` matrices: values, first moments, second moments and gradients of K slots with P elements each.
 
-    What the moments are depends on a slot's optimiser: see ``lungtune.engine.optim``.
+    The meaning of the moments depends on a slot's optimiser: see ``lungtune.engine.optim``.
 
     One row holds all parameters of a slot, so the optimiser touches the whole pack with a dozen operations. An entry
     is a ``(K, *shape)`` view, padded with zeros to the largest trial's shape; padding gets no gradient and stays zero.
@@ -108,7 +108,7 @@ class ParameterStack:
         return {name: self._own(slot, name, shape).clone() for name, shape in shapes.items()}
 
     def write(self, slot: int, state: Mapping[str, Tensor]) -> None:
-        """Put what ``read`` returned into one slot."""
+        """Write what ``read`` returned to one slot."""
         for name, tensor in state.items():
             self._own(slot, name, tuple(tensor.shape[1:])).copy_(tensor)
 

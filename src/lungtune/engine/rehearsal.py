@@ -103,7 +103,7 @@ def _names(method: Callable[..., Any], outputs: Any, tasks: Sequence[Task], rows
 def _used(
     family: Family[Any, Any], task: Task, method: Callable[..., Any], outputs: Mapping[str, Tensor], *rest: Any
 ) -> Any:
-    """Call a task's method on outputs; what it looks for there in vain is missing from ``Family.outputs``."""
+    """Call a task's method on outputs; a KeyError is reported as a missing output of ``Family.outputs``."""
     try:
         return method(outputs, *rest)
     except KeyError as error:
@@ -120,7 +120,7 @@ def _used(
 
 
 def _called(method: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a method; ``NotImplementedError`` tells what is missing."""
+    """Call a method; a ``NotImplementedError`` is reported as a missing method."""
     try:
         return method(*arguments)
     except NotImplementedError as error:

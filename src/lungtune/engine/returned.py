@@ -11,7 +11,7 @@ from lungtune.core.contract import wrong
 
 
 def check_rows(method: Callable[..., Any], values: Any, rows: int) -> None:
-    """Refuse what is no mapping of names to tensors with so many rows.
+    """Verify that a value is a mapping of names to tensors with so many rows.
 
     Raises:
         ContractError: it is not; the sentence names the method.
@@ -29,7 +29,7 @@ def tensors(values: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message tells it: tensors by their shape."""
+    """Return a value's description for messages: tensors by their shape."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
     if isinstance(value, Mapping):

@@ -31,7 +31,7 @@ from lungtune.errors import TrialError
 log = logging.getLogger(__name__)
 
 KEPT = 3
-"""Sessions that stay open when no trial is in them."""
+"""Number of sessions without a trial that stay open."""
 
 
 def device() -> str:
@@ -98,10 +98,10 @@ class Session:
         self._cases = len(dataset.train)
 
     def start(self, number: int, params: Mapping[str, Any], seed: int, folder: Path, known: float = 0.0) -> None:
-        """Let a trial join, from its newest sound checkpoint in ``folder`` if there is one.
+        """Add a trial, from its newest sound checkpoint in ``folder`` if there is one.
 
-        A report that the checkpoint holds but the caller does not know of (``known`` passes) is delivered again
-        by the next :meth:`step`.
+        If the checkpoint's report is later than ``known`` passes, the caller's latest, the next :meth:`step` returns
+        it again.
         """
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
@@ -120,11 +120,11 @@ class Session:
         self.runs[number] = Run(slot, folder, done, pending, best=best)
 
     def leave(self, number: int) -> None:
-        """Let a trial leave; its checkpoints stay."""
+        """Remove a trial; its checkpoints stay."""
         self.pack.leave(self.runs.pop(number).slot)
 
     def fit(self, cap: int, configurations: Sequence[Mapping[str, Any]]) -> Capacity:
-        """Measure how many trials at a time, at most ``cap``, this device trains fastest; no trial may be in."""
+        """Measure the fastest number of concurrent trials, at most ``cap``, on this device; no trial may be open."""
         typical = [parameters.build(self.family.Params, params) for params in configurations]
         self.pack.capacity = cap
         measured = capacity.measure(self.pack, typical, cap)
@@ -142,7 +142,7 @@ class Session:
         return due
 
     def _train(self, runs: Mapping[int, Run]) -> None:
-        """Take a step. What comes due waits in its run, so that it outlives a neighbour's exception."""
+        """Take a step. Due reports are stored in their runs, so that another trial's exception can't lose them."""
         began = time.perf_counter()
         before = {number: self.pack.samples(run.slot) for number, run in runs.items()}
         losses = self.pack.step({run.slot for run in runs.values()})
@@ -161,7 +161,7 @@ class Session:
                 run.pending.append(self._report(run, samples))
 
     def _unreached(self, run: Run) -> TrialError | None:
-        """In a trial's first steps here, make sure that all it trains gets a gradient."""
+        """Return the error of a trial whose trained parameters get no gradient in its first steps of this session."""
         if not run.verified:
             try:
                 run.verified = self.pack.verify(run.slot)
@@ -276,18 +276,18 @@ class Sessions:
         return {number: run for session in self._open.values() for number, run in session.runs.items()}
 
     def start(self, number: int, params: Mapping[str, Any], seed: int, folder: Path, known: float = 0.0) -> None:
-        """Let a trial join the session it belongs to; see ``Session.start``."""
+        """Add a trial to its session; see ``Session.start``."""
         own = self.space.configuration(params).params
         self.of(params).start(number, own, seed, folder, known)
 
     def leave(self, number: int) -> None:
-        """Let a trial leave."""
+        """Remove a trial."""
         next(session for session in self._open.values() if number in session.runs).leave(number)
 
     def step(self, numbers: Collection[int]) -> list[tuple[int, Report | TrialError]]:
         """Train trials by one step, session after session, until something is due; see ``Session.step``.
 
-        What is due goes out at once: it would be lost if a later session raised.
+        Due reports are returned at once, because an exception of a later session would lose them.
         """
         mine = [(s, s.runs.keys() & set(numbers)) for s in list(self._open.values())]
         return next((due for session, some in mine if some and (due := session.step(some))), [])

@@ -106,9 +106,9 @@ class TrialState:
         wanted = {name: tuple(tensor.shape) for name, tensor in fresh.items()}
         wanted |= {_STATISTICS + name: tuple(buffers[name].shape) for name in names}
         wanted[_PROGRESS] = (2,)
-        given = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        if given != wanted:
-            wrong = sorted({name for name, _ in given.items() ^ wanted.items()})
+        stored = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        if stored != wanted:
+            wrong = sorted({name for name, _ in stored.items() ^ wanted.items()})
             raise CheckpointError(f"a trial's state must fit its parameters, but these do not: {', '.join(wrong[:4])}")
         self.steps, self.samples = (int(n) for n in state[_PROGRESS])
         self.ungradiented = self.ungradiented if self.steps < VERIFY_STEPS else []
@@ -208,7 +208,7 @@ class TrialState:
 
 @contextmanager
 def undone(members: Sequence[TrialState]) -> Iterator[None]:
-    """Put statistics back when a step fails: the forward pass has moved them, and the step is taken again."""
+    """Restore statistics when a step fails: the forward pass has changed them, and the step is repeated."""
     before = [{name: tensor.clone() for name, tensor in member.statistics.items()} for member in members]
     try:
         yield

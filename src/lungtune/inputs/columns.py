@@ -81,7 +81,7 @@ class Column:
 
 
 def gather(index: Tensor, edge: int, first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return rows of two tables laid one after the other, without joining the tables.
+    """Return rows of the concatenation of two tables, without concatenating them.
 
     Args:
         index: ``(n,)`` on the CPU.

@@ -13,10 +13,13 @@ import hashlib
 import inspect
 import logging
 import math
+import socket
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property, partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,10 @@ from torch import Tensor, nn
 from lungtune.core import cache, paths
 from lungtune.core.family import Family
 from lungtune.core.fields import Field
-from lungtune.core.io import track
+from lungtune.core.io import stage, track
 from lungtune.data.dataset import Part
 from lungtune.errors import SpaceError
+from lungtune.inputs import computing
 from lungtune.inputs.augmentation import augment
 from lungtune.inputs.batch import Batch
 from lungtune.inputs.columns import Column, gather
@@ -38,7 +42,10 @@ from lungtune.layers.layout import derive_seed
 from lungtune.layers.state import digest
 
 _CHUNK = 64
-"""Cases computed at a time; their augmentation shares one generator, so changing it changes all views."""
+"""Cases augmented at a time; they share one generator, so changing it changes all views."""
+
+_WORTH = 1024
+"""Cases from which a table's batch size is measured: that takes as long as some 50 of them."""
 
 _ROOM = 0.25
 """Share of a GPU's free memory that one view may take there; larger ones stay memory-mapped on the host."""
@@ -49,7 +56,7 @@ _log = logging.getLogger(__name__)
 
 
 def identity(family: Family[Any, Any], base: Any, model: nn.Module, device: torch.device, precision: str) -> str:
-    """Return a name of the function from inputs to features: equal names, equal features.
+    """Return a name of the function from inputs to features: equal names, features equal but for rounding.
 
     Args:
         family: the family.
@@ -272,10 +279,10 @@ class CachedFeatures:
             tables = self._cut(
                 torch.from_file(str(draft), shared=True, size=math.prod(shape), dtype=torch.uint8).view(shape)
             )
-            chunks = torch.arange(self._count).split(_CHUNK)
-            for chunk, rows in enumerate(track(chunks, len(chunks), what)):
-                for name, values in self._computed(rows, level, view, chunk).items():
-                    tables[name][rows] = values.cpu()
+            with closing(self._computed(level, view)) as chunks:
+                for rows, computed in track(chunks, -(-self._count // _CHUNK), what):
+                    for name, values in computed.items():
+                        tables[name][rows] = values.cpu()
             seconds = time.perf_counter() - began
             _log.info("features of %d cases, level %d, view %d: %.1f s", self._count, level, view, seconds)
 
@@ -301,12 +308,43 @@ class CachedFeatures:
             first += size
         return places
 
-    def _computed(self, rows: Tensor, level: int, view: int, chunk: int) -> Mapping[str, Tensor]:
+    def _computed(self, level: int, view: int) -> Generator[tuple[Tensor, Mapping[str, Tensor]]]:
+        """Yield the cases of each chunk and their features."""
+        chunks = list(enumerate(torch.arange(self._count).split(_CHUNK)))
+        if self._device.type != "cpu":
+            for chunk in chunks:
+                yield chunk[1], self._compute(self._drawn(level, view, chunk))
+            return
+        with computing.workers(paths.cache() / "features" / f"cores-{socket.gethostname()}.lock") as workers:
+            batch = self._together
+            drawn = workers.ahead(partial(self._drawn, level, view), chunks, 1)
+            parts = ((chunk, part) for (chunk, _), values in drawn for part in _split(values, batch))
+            computed = workers.ahead(lambda part: self._compute(part[1], batch), parts, 2 * workers.count)
+            for chunk, group in groupby(computed, lambda each: each[0][0]):
+                features = [each for _, each in group]
+                yield chunks[chunk][1], {name: torch.cat([each[name] for each in features]) for name in features[0]}
+
+    def _drawn(self, level: int, view: int, chunk: tuple[int, Tensor]) -> dict[str, Tensor]:
+        """Return the inputs of a chunk's cases in one view."""
+        number, rows = chunk
         values = {name: self._columns[name].take(rows).cpu() for name in self._inputs}  # views are drawn on the CPU:
         fields = [self._columns[name].field for name in self._inputs]  # the same on every host
-        generator = torch.Generator().manual_seed(derive_seed(level, view, chunk))
-        values |= augment(values, [field for field in fields if field.spatial], [level], [len(rows)], [generator])
-        return self._compute(values)
+        generator = torch.Generator().manual_seed(derive_seed(level, view, number))
+        return values | augment(values, [field for field in fields if field.spatial], [level], [len(rows)], [generator])
+
+    @cached_property
+    def _together(self) -> int:
+        """Cases computed together on this CPU; the same for all views."""
+        some = {name: self._columns[name].take(torch.arange(min(_CHUNK, self._count))) for name in self._inputs}
+        usual = min(_CHUNK, computing.at_once(sum(values[0].numel() for values in some.values()), self._device))
+        if self._count < _WORTH:
+            return usual
+        with stage("Measuring how many cases are computed fastest together"):
+            together = computing.fastest(
+                lambda size: self._compute({name: values[:size] for name, values in some.items()}, size), usual
+            )
+        _log.info("features are computed %d cases at a time, usually %d", together, usual)
+        return together
 
     @cached_property
     def _example(self) -> dict[str, Tensor]:
@@ -318,3 +356,9 @@ class CachedFeatures:
     def _cases(self) -> str:
         """Hash of all inputs of all cases."""
         return hashlib.sha256("".join(self._columns[name].digest() for name in self._inputs).encode()).hexdigest()
+
+
+def _split(values: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
+    """Yield a batch of inputs in parts of so many cases."""
+    for parts in zip(*(each.split(size) for each in values.values()), strict=True):
+        yield dict(zip(values, parts, strict=True))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +14,11 @@ from lungtune.inputs.batch import Batch
 from lungtune.inputs.columns import Column, gather
 from lungtune.inputs.sampling import Sampled
 
-Compute = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""A family's ``features`` of a batch of inputs, on the device."""
+
+class Compute(Protocol):
+    """A family's ``features`` of a batch of inputs, on the device; so many cases together, or as many as usual."""
+
+    def __call__(self, values: Mapping[str, Tensor], together: int = 0, /) -> Mapping[str, Tensor]: ...
 
 
 class OnTheFlyInputs:
@@ -28,7 +32,7 @@ class OnTheFlyInputs:
         further: columns of synthetic cases, whose indices follow on; fields they lack are 0 and not known.
 
     Attributes:
-        stride: cases that are best scored at a time.
+        stride: suitable number of cases to score at a time.
     """
 
     stride = 64
@@ -62,7 +66,7 @@ class OnTheFlyInputs:
         return tuple(column.field for column in self._columns.values())
 
     def take(self, chosen: Sequence[Tensor], trials: Sequence[Sampled]) -> Batch:
-        """Return a step's batch, augmented as each trial wants it.
+        """Return a step's batch, augmented at each trial's level.
 
         Args:
             chosen: indices ``(n_i,)`` of each trial's cases, on the CPU.

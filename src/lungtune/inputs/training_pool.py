@@ -43,7 +43,7 @@ class TrainingPool:
         labels: theirs, int ``(N,)``; None where cases have no single label: then all weigh the same and none is added.
         further: labels ``(M,)`` of synthetic cases, or None; those of a class in the bank's order.
         classes: class names.
-        device: where class weights are wanted.
+        device: device of the class weights.
 
     Raises:
         ValueError: there is no case, or not one label a case.
@@ -70,11 +70,11 @@ class TrainingPool:
 
         Args:
             params: the family's ``Params``.
-            seed: the trial's; which duplicates are taken where not all are follows from it.
+            seed: the trial's; it determines the choice of duplicates where not all are taken.
             horizon: samples of the maximum fidelity.
 
         Raises:
-            DataError: there are fewer synthetic images than the trial wants.
+            DataError: there are fewer synthetic images than the trial needs.
         """
         settings = Settings.of(params)
         if self._labels is None and settings.adds:

@@ -65,7 +65,7 @@ def augment(
         generators: one for each slot, on the images' device; level 0 draws nothing.
 
     Returns:
-        Pixels and masks in the shapes given; the tensors themselves when every level is 0.
+        Pixels and masks in the shapes of the arguments; the tensors themselves when every level is 0.
     """
     pixels, masks = list(pixels), list(masks)
     moving = [level > 0 for level in levels]

@@ -19,7 +19,7 @@ class SplitAttention(nn.Module):
     Args:
         width: features of a token.
         heads: attention heads; must divide ``width``.
-        bias: whether the projections have one.
+        bias: True for projections with a bias.
     """
 
     def __init__(self, width: int, heads: int, *, bias: bool = True) -> None:

@@ -56,7 +56,7 @@ class LayoutContext:
 
     @contextmanager
     def using(self, layout: BatchLayout | None) -> Iterator[None]:
-        """Let layers see ``layout`` inside the ``with`` block; None switches all adapters off."""
+        """Set the layers' layout inside the ``with`` block; None switches all adapters off."""
         before, self.layout = self.layout, layout
         try:
             yield
@@ -68,7 +68,7 @@ class LayoutContext:
 class BatchLayout:
     """Layout of one concatenated batch.
 
-    Rows of one slot stand together, slots follow each other in the order of ``places``.
+    Rows of one slot are contiguous, slots follow each other in the order of ``places``.
 
     Attributes:
         places: each slot's index in the stacked parameters, ascending.
@@ -76,7 +76,7 @@ class BatchLayout:
         params: each trial's ``Params``.
         bits: each trial's random bits for this step's dropout; empty when not training.
         context: where the layers look for the layout.
-        training: whether dropout acts.
+        training: True if dropout acts.
         whole: number of slots that the stacked parameters hold.
         memo: what a family computed once for as long as the weights stay as they are (an evaluation pass).
         stacked: all parameters of the pack ``(whole, *shape)``, by name.
@@ -171,7 +171,7 @@ class BatchLayout:
         """Draw the dropout mask, one 0 or 1 per element; None if no slot drops or trains.
 
         Args:
-            x: ``(N, ...)``, rows laid out as here, of a shape that no trial's neighbours decide: never padded.
+            x: ``(N, ...)``, rows in this layout, in a shape independent of the pack's other trials: never padded.
             chances: probability in [0, 1) to drop, of each slot.
         """
         if not self.training or not any(chances):
@@ -191,7 +191,7 @@ class BatchLayout:
         """Multiply each row by the matrix of the slot it belongs to.
 
         Args:
-            x: ``(N, ..., i)``, rows laid out as here.
+            x: ``(N, ..., i)``, rows in this layout.
             matrices: ``(len(self), i, o)``.
 
         Returns:

@@ -72,7 +72,7 @@ class SlotLora(nn.Module):
         self._dropout = tuple(x.dropout if x else 0.0 for x in adapters)
         scales = torch.tensor([x.scale if x else 0.0 for x in adapters]).view(-1, 1, 1)
         kept = torch.tensor([1.0 - p for p in self._dropout]).view(-1, 1, 1)
-        # Dropout's 1 / (1 - p) rides on the scale: the mask then only has to zero features.
+        # Dropout's 1 / (1 - p) is folded into the scale: the mask then only has to zero features.
         self._scales = {True: (scales / kept).to(a.device), False: scales.to(a.device)}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -230,13 +230,13 @@ def linears(model: nn.Module) -> list[str]:
     ]
 
 
-def lay(
+def install(
     model: nn.Module,
     adapters: Sequence[Mapping[str, Adapter]],
     parameters: Mapping[str, nn.Parameter],
     context: LayoutContext,
 ) -> None:
-    """Let the model's Linears use these trials' stacked weights; wrap those adapted by any, unwrap the others.
+    """Bind these trials' stacked weights to the model's Linears; wrap those adapted by any, unwrap the others.
 
     Args:
         model: the backbone.
@@ -267,7 +267,7 @@ def attach(model: nn.Module, name: str, context: LayoutContext) -> SlotLora:
 
 
 def detach(model: nn.Module, name: str) -> None:
-    """Put the plain Linear back in the place of its wrapper."""
+    """Replace the wrapper by its plain Linear."""
     module = model.get_submodule(name)
     if isinstance(module, SlotLora):
         parent, _, child = name.rpartition(".")

@@ -28,7 +28,7 @@ def run(
     layout: BatchLayout,
     call: Callable[[Any, Tensor], Outputs],
 ) -> dict[str, Tensor]:
-    """Run the rows of each slot through the network as its trial has it.
+    """Run the rows of each slot through the network with its trial's parameters.
 
     Args:
         model: the backbone; the trials train some of its parameters (``Family.trainable_parameters``, full names).
@@ -46,8 +46,8 @@ def run(
         for module, trains in _modes(model, tensors):
             module.training = trains and layout.training
         with _drawing(layout, i):
-            laid = {f"model.{name}": tensor for name, tensor in tensors.items()}
-            parts.append(functional_call(_Call(model, call), laid, (layout.params[i], inputs[rows])))
+            overrides = {f"model.{name}": tensor for name, tensor in tensors.items()}
+            parts.append(functional_call(_Call(model, call), overrides, (layout.params[i], inputs[rows])))
     if len(parts) == 1:
         return dict(parts[0])
     names = dict.fromkeys(name for part in parts for name in part)
@@ -110,15 +110,15 @@ class DropPath:
         self._layers = [(*at, rate / max(rates)) for at, rate in zip(layers, rates, strict=True) if rate]
 
     def set(self, rate: float) -> None:
-        """Let the deepest layer drop its branch with probability ``rate`` in [0, 1), the others in proportion."""
+        """Set the drop probability: ``rate`` in [0, 1) for the deepest layer, in proportion for the others."""
         for layer, name, share in self._layers:
             setattr(layer, name, rate * share)
 
 
 def _modes(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Module, bool]]:
-    """Return each module inside, and whether it belongs to what trains: frozen parts stay in eval mode.
+    """Return (submodule, True if it trains) of all submodules; frozen ones stay in eval mode.
 
-    A module without parameters, such as dropout, goes with the module it is part of.
+    A module without parameters, such as dropout, follows the module it is part of.
     """
     known = model.__dict__.setdefault(_KNOWN, {})
     key = tuple(tensors)
@@ -129,15 +129,15 @@ def _modes(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[tuple[nn.Mod
             bare = next(module.parameters(), None) is None
             parent = modes.get(name.rpartition(".")[0])
             modes[name] = module, parent[1] if bare and parent else name in prefixes
-        known[key] = list(modes.values())[1:]  # without the network itself: it would keep itself alive
+        known[key] = list(modes.values())[1:]  # without the network itself: a reference cycle
     return known[key]
 
 
 @contextmanager
 def _drawing(layout: BatchLayout, i: int) -> Iterator[None]:
-    """Let torch's global generators draw what belongs to a slot's step, and to the part of its batch that passes.
+    """Seed torch's global generators for a slot's step and for the part of its batch that passes.
 
-    They are given back as they were.
+    Their state is restored afterwards.
     """
     if not layout.training:
         yield

@@ -131,7 +131,7 @@ class ClipImages(nn.Module):
 
 
 class ClipClassifier(ClipImages):
-    """A CLIP whose attention is split, with the tokens of every class caption at hand.
+    """A CLIP whose attention is split, with the tokens of every class caption.
 
     Args:
         clip: plain open_clip model; taken over.
@@ -151,7 +151,7 @@ class ClipClassifier(ClipImages):
         self.each = {style: len(captions[0]) for style, captions in texts.items()}
         tokens = {style: tokenizer([c for each in captions for c in each]) for style, captions in texts.items()}
         # The end token has the largest number; nothing behind it is read, thanks to the causal mask. One length for all
-        # styles, so that a trial's dropout masks do not hang on its neighbours' captions.
+        # styles, so that a trial's dropout masks do not depend on other trials' captions.
         used = max(int(t.argmax(1).max()) for t in tokens.values()) + 1
         for style, t in tokens.items():
             self.register_buffer(f"captions_{style}", t[:, :used].contiguous(), persistent=False)

@@ -153,7 +153,7 @@ class CoupledBlock(nn.Module):
     def forward(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the next map ``(N, outside, H, W)`` and tokens ``(N, 1 + L, width)``."""
         x, middle = self.cnn_block(x)
-        # The class token meets itself where the branches are added: as published, and the checkpoints rely on it.
+        # The class token is added to itself, as published; the checkpoints rely on it.
         seen = torch.cat([tokens[:, :1], self.squeeze_block(middle)], 1)
         tokens = self.trans_block(seen + tokens)
         high, wide = middle.shape[-2:]
@@ -266,7 +266,7 @@ def _draw(module: nn.Module) -> None:
 
 
 def known(name: str) -> None:
-    """Make sure that there is a Conformer of that name.
+    """Verify that there is a Conformer of that name.
 
     Raises:
         WeightsError: there is none.
@@ -290,10 +290,10 @@ def load(model: Conformer, state: Mapping[str, Tensor]) -> None:
     Raises:
         RuntimeError: other weights are missing, unknown or of another shape.
     """
-    given = {re.sub(r"^conv_trans_(\d+)\.", lambda m: f"blocks.{int(m[1]) - 2}.", key): v for key, v in state.items()}
-    stem, channels = given.get("conv1.weight"), model.conv1.in_channels
+    named = {re.sub(r"^conv_trans_(\d+)\.", lambda m: f"blocks.{int(m[1]) - 2}.", key): v for key, v in state.items()}
+    stem, channels = named.get("conv1.weight"), model.conv1.in_channels
     if stem is not None and stem.shape[1] != channels:
-        given["conv1.weight"] = stem.sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
+        named["conv1.weight"] = stem.sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
     heads = {key: value for key, value in model.state_dict().items() if key.startswith(HEADS)}
-    fitting = {key: given[key] for key, value in heads.items() if key in given and given[key].shape == value.shape}
-    model.load_state_dict({key: v for key, v in given.items() if not key.startswith(HEADS)} | heads | fitting)
+    fitting = {key: named[key] for key, value in heads.items() if key in named and named[key].shape == value.shape}
+    model.load_state_dict({key: v for key, v in named.items() if not key.startswith(HEADS)} | heads | fitting)

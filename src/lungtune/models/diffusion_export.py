@@ -66,7 +66,7 @@ def write(
         captions: what the trial calls each class.
         classes: class names.
         adapter: what ``Pack.adapter`` returned.
-        folder: where to.
+        folder: output folder.
 
     Raises:
         WeightsError: diffusers would not load every adapter.
@@ -88,7 +88,7 @@ def write(
         str(folder),
         unet_lora_layers=layers["unet"],
         text_encoder_lora_layers=text,
-        unet_lora_adapter_metadata=settings["unet"],  # without it diffusers forgets alpha
+        unet_lora_adapter_metadata=settings["unet"],  # without it diffusers ignores alpha
         text_encoder_lora_adapter_metadata=settings["text_encoder"] if text else None,
     )
     _read_back(home, adapter, folder)

@@ -34,10 +34,10 @@ SPACING = {"ddim": {"timestep_spacing": "trailing"}, "dpm++": {}}
 
 
 class Diffusion(nn.Module):
-    """The networks of a ``StableDiffusionPipeline``, with the captions of all classes at hand.
+    """The networks of a ``StableDiffusionPipeline``, with the tokens of all classes' captions.
 
     Args:
-        folder: complete, as ``_diffusion_weights.find`` made sure.
+        folder: a complete model, as ``diffusion_weights.find`` returns it.
         classes: class names.
         styles: prompt styles whose captions are kept.
 
@@ -68,8 +68,8 @@ class Diffusion(nn.Module):
             cut = tokenizer(listed, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
             if len(cut.input_ids.unique(dim=0)) < len(listed):
                 raise WeightsError(
-                    f"{folder / 'tokenizer'} must tell the captions of all classes apart, but gives two of these the "
-                    f"same tokens: {', '.join(map(repr, listed))}."
+                    f"{folder / 'tokenizer'} must separate the captions of all classes, but encodes two of these to "
+                    f"the same tokens: {', '.join(map(repr, listed))}."
                 )
             self.register_buffer(f"captions_{style}", cut.input_ids, persistent=False)
         self._fixed: dict[str, Tensor] = {}
@@ -84,7 +84,7 @@ class Diffusion(nn.Module):
         return (pixels.float() / 2 + 0.5).clamp(0, 1).mean(1, keepdim=True)
 
     def contexts(self, layout: BatchLayout, adapted: Sequence[int]) -> list[Tensor]:
-        """Return what the text encoder makes of every class's caption, and of none, for each slot: ``(C + 1, L, D)``.
+        """Return the text encoder's output of every class's caption, and of no caption, per slot: ``(C + 1, L, D)``.
 
         Args:
             layout: of the batch.
@@ -109,7 +109,7 @@ class Diffusion(nn.Module):
         return self._fixed[style]
 
     def noised(self, latents: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-        """Return noised latents and what the UNet should say of them, noise or velocity (Salimans and Ho 2022).
+        """Return noised latents and the UNet's target, noise or velocity (Salimans and Ho 2022).
 
         Args:
             latents: ``(N, c, h, w)``.
@@ -145,7 +145,7 @@ class Diffusion(nn.Module):
             seeds: of each image's noise.
             image_size: px.
             layout: of one slot.
-            adapts: whether it adapts the text encoder.
+            adapts: True if the slot adapts the text encoder.
         """
         params = layout.params[0]
         key = "contexts"
@@ -201,8 +201,8 @@ def write_random(folder: Path, *, velocity: bool = True) -> None:
     """Write a tiny model with random weights in the layout of Stable Diffusion 2: 16 px images, 8 px latents.
 
     Args:
-        folder: where to.
-        velocity: whether it predicts velocities, as Stable Diffusion 2 at 768 px, or noise.
+        folder: output folder.
+        velocity: True for velocity prediction, as Stable Diffusion 2 at 768 px; False for noise.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

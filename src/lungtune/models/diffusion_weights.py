@@ -1,4 +1,4 @@
-"""Location of a latent-diffusion model: a folder in diffusers' layout, shipped, given, or in the hub's cache."""
+"""Location of a latent-diffusion model: a folder in diffusers' layout, shipped, local, or in the hub's cache."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _readable(file: Path) -> None:
 
 
 def fits(folder: Path, image_size: int) -> None:
-    """Make sure that images of this size pass through VAE and UNet.
+    """Verify that images of this size pass through VAE and UNet.
 
     Raises:
         SpaceError: they do not.

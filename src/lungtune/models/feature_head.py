@@ -73,7 +73,7 @@ def scores(inputs: torch.Tensor, layout: BatchLayout) -> torch.Tensor:
 
 
 class ImageHead(Family[Any, Any]):
-    """A head on a frozen model of timm's, which stays in eval mode: batch norm uses what it learned in pretraining.
+    """A head on a frozen model of timm's, which stays in eval mode: batch norm uses its pretrained statistics.
 
     A family gives ``Base`` (with ``model``, ``weights``, ``image_size`` and ``views``), ``Params`` and ``small``.
     """

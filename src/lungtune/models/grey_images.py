@@ -47,12 +47,12 @@ class Normalised(nn.Module):
 
 @torch.no_grad()
 def width(model: Normalised, image_size: int) -> int:
-    """Return how many numbers ``embed`` makes of an image."""
+    """Return the size of ``embed``'s output for one image."""
     return int(model.embed(torch.zeros(1, 1, image_size, image_size)).shape[1])
 
 
 class Outputs(nn.Module):
-    """A model with its outputs put into another form.
+    """A model whose outputs are converted to another form.
 
     Args:
         net: the model.

@@ -23,14 +23,14 @@ _PATIENCE = 5.0
 
 
 def shipped(name: str) -> Path:
-    """Return the path of a shipped base, whether or not it exists."""
+    """Return the path of a shipped base, which need not exist."""
     import lungtune
 
     return Path(lungtune.__file__).parent / "models" / "bases" / name
 
 
 def is_path(weights: str) -> bool:
-    """Return whether ``weights`` can only be meant as a path."""
+    """True if ``weights`` can only be a path."""
     return os.sep in weights or weights.startswith((".", "~"))
 
 
@@ -61,7 +61,7 @@ def fetched(files: Iterable[tuple[str, str]], download: Callable[[str, str], str
 
 
 def exists(url: str, headers: dict[str, str] | None = None) -> bool:
-    """Return whether a host has such a file.
+    """True if a host has such a file.
 
     Raises:
         OSError: it does not answer within five seconds, or HF_HUB_OFFLINE is set.
@@ -105,12 +105,12 @@ def read(file: Path) -> dict[str, torch.Tensor]:
 
 
 def remedy(weights: str, model: str, fetch: str, folder: str) -> str:
-    """Say what to do when weights cannot be had.
+    """Return the error sentence, with its remedy, for unavailable weights.
 
     Args:
-        weights, model: what was asked for.
+        weights, model: the requested ones.
         fetch: the command that fetches them where there is a network.
-        folder: what a folder must hold to be given instead.
+        folder: contents of a folder that replaces them.
     """
     return (
         f"The weights '{weights}' of {model} are neither in a cache of this machine nor to be had from the hub: run "

@@ -11,7 +11,7 @@ from lungtune.core.params import param
 class Synthetic:
     """Synthetic images in training, of every family that classifies; ``inputs.training_pool`` reads these.
 
-    Their number never makes a trial longer: fidelity counts the images it sees, whatever they are.
+    They do not lengthen a trial: fidelity counts all images that it trains on, real or synthetic.
     """
 
     synthetic_ratio: float = param(

@@ -73,7 +73,7 @@ def write_timm(
         built: the model for one-channel images, and its pixel statistics.
         image_size: px.
         classes: class names.
-        folder: where to.
+        folder: output folder.
         head: parameters of a head over the model's features (``_head.draw``); None: the model has its own.
     """
     _write_model(built, image_size, folder)
@@ -100,7 +100,7 @@ def write_program(
         built: its pixel statistics.
         image_size: px.
         classes: class names.
-        folder: where to.
+        folder: output folder.
         what: which network it is, and what else it puts out: a sentence or two.
     """
     model = model.eval()
@@ -124,7 +124,7 @@ def write_random(architecture: str, settings: Mapping[str, Any], folder: Path) -
         else:
             model = lazy_imports.timm().create_model(architecture, in_chans=1, num_classes=0, **settings)
         for name, value in model.named_parameters():
-            if not value.any() and value.ndim == 1:  # scales initialised at zero would silence the layers before them
+            if not value.any() and value.ndim == 1:  # scales initialised at zero would cancel the layers before them
                 value.data.fill_(0.5 if name.endswith("weight") else 0.0)
     _write_model(timm_models.Built(model, (0.5,), (0.25,), architecture, settings), 32, folder)
 

@@ -45,7 +45,7 @@ class Weights:
 
 
 class Built(NamedTuple):
-    """A model in eval mode on the CPU, and the pixel statistics it wants its input to have, one for each channel.
+    """A model in eval mode on the CPU, and the pixel statistics its input must have, one for each channel.
 
     Its library builds it from ``architecture`` and ``settings``.
     """
@@ -58,7 +58,7 @@ class Built(NamedTuple):
 
 
 def check(model: str, weights: str) -> None:
-    """Make sure that weights are on this machine, fetching them if the hub answers; say so if they are random ones.
+    """Verify that weights are on this machine, fetching them if the hub answers; report random ones on stderr.
 
     Raises:
         WeightsError: they are unavailable; the message explains how to get them.
@@ -112,7 +112,7 @@ def _folder(folder: Path) -> Weights:
 
 
 def _config_of(model: str, tag: str | None) -> dict[str, Any]:
-    """Return what is known of a model's pretrained weights; those of its default tag for None."""
+    """Return timm's ``pretrained_cfg`` of a model's weights; that of its default tag for None."""
     if model.startswith(_OURS):
         from lungtune.models import conformer
 
@@ -247,7 +247,7 @@ def _of_timm(
     settings = {**settings, "in_chans": in_chans}
     if state is not None:
         config |= {"state_dict": state, **_shapes(config, state)}
-    # With as many outputs as the file has, timm lets no weight be missing or left over.
+    # With as many outputs as the file has, timm raises on missing or unused weights.
     held = config["num_classes"] if state is not None else classes
     try:
         net = timm.create_model(

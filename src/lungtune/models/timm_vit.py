@@ -23,7 +23,7 @@ class Attention(SplitAttention):
 
 
 def split(net: nn.Module) -> None:
-    """Take the fused ``qkv`` of every block apart, in place.
+    """Split the fused ``qkv`` of every block, in place.
 
     Raises:
         SpaceError: the model's attention is of another kind.

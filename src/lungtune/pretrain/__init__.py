@@ -1,8 +1,8 @@
-"""Pretrains the shipped tiny bases: models that know phantoms but never heard of a disease.
+"""Pretrains the shipped tiny bases on phantoms, without disease labels.
 
-What adapts random weights learns nothing, so the demo profiles need bases that know what a chest X-ray looks like. They
-learn from domain A which findings a picture shows, and where: a CLIP from captions, the others from lists; a latent
-diffusion model learns to draw what captions say. A search then adapts them to the diseases of domain B.
+Adapters on random weights learn nothing, so the demo profiles need bases pretrained on chest X-rays. They are trained
+on the findings and their places in domain A: a CLIP from captions, the others from lists; a latent diffusion model is
+trained to draw images from captions. A search then adapts them to the diseases of domain B.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def save(model: torch.nn.Module, recipe: Recipe, folder: Path) -> None:
 def pretrain(
     name: str, out: Path | None = None, *, seed: int = 0, patients: int | None = None, passes: int | None = None
 ) -> Path:
-    """Make the base ``name`` from nothing, with a progress bar, and return its folder.
+    """Pretrain the base ``name`` from random weights, with a progress bar, and return its folder.
 
     Args:
         name: a key of ``RECIPES``.

@@ -22,12 +22,12 @@ from lungtune.pretrain.recipe import Recipe, dense_loss, descend, half, set_lr
 
 @dataclass(frozen=True)
 class Contrastive(Recipe):
-    """A CLIP that learns from captions.
+    """A CLIP trained on captions.
 
     Attributes:
         model: open_clip's model configuration.
-        text_steps: steps in which the text tower alone learns that paraphrases mean the same (captions: twice as many
-            as images a step); then the image tower learns to meet the captions.
+        text_steps: steps in which only the text tower is trained, to equal embeddings of paraphrases (captions: twice
+            as many as images a step); then the image tower is trained to the captions' embeddings.
         text_lr: peak learning rate of these steps.
         temperature: fixed softmax temperature of the contrastive loss.
         dense: weight of the auxiliary loss, see ``recipe.dense_loss``.
@@ -119,7 +119,7 @@ def read(
     batch: int,
     temperature: float,
 ) -> Iterator[float]:
-    """Teach a text tower which captions mean the same; yield the loss of every step.
+    """Train a text tower to equal embeddings of captions of equal meaning; yield the loss of every step.
 
     Args:
         encode: tokens ``(n, L)`` to unit vectors ``(n, D)``.
@@ -142,7 +142,7 @@ def read(
 
 
 def _see(model: Any, texts: Tensor, recipe: Contrastive, data: Corpus, generator: torch.Generator) -> Iterator[float]:
-    """Teach the image tower to meet the captions; yield the contrastive loss of every step."""
+    """Train the image tower to the captions' embeddings; yield the contrastive loss of every step."""
     visual = model.visual
     head = torch.nn.Linear(recipe.model["vision_cfg"]["width"], 1 + len(FINDINGS))
     weights = [*visual.parameters(), *head.parameters()]

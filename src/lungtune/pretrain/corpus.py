@@ -20,7 +20,7 @@ MEAN, STD = 0.5, 0.25  # about those of domain A's pixels
 
 @dataclass(frozen=True)
 class Corpus:
-    """Images and what is to be learnt from them.
+    """Images and their targets.
 
     Attributes:
         images: uint8 ``(N, S, S)``.

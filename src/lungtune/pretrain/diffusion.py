@@ -59,7 +59,7 @@ class Parts(nn.Module):
 
 @dataclass(frozen=True)
 class Diffusion(Recipe):
-    """A latent diffusion model that learns to draw pictures from captions.
+    """A latent diffusion model trained to draw pictures from captions.
 
     Attributes:
         vae, unet, text: settings of diffusers' ``AutoencoderKL`` and ``UNet2DConditionModel`` and of transformers'
@@ -165,7 +165,7 @@ class Diffusion(Recipe):
 
 
 def _pixels(images: Tensor) -> Tensor:
-    """Return uint8 images ``(N, S, S)`` as the autoencoder sees them: ``(N, 3, S, S)`` in [-1, 1]."""
+    """Return the autoencoder's input for uint8 images ``(N, S, S)``: ``(N, 3, S, S)`` in [-1, 1]."""
     return (images[:, None].float() / 127.5 - 1).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
@@ -180,7 +180,7 @@ def _vary(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _copy(vae: Any, recipe: Diffusion, images: Tensor, generator: torch.Generator) -> Iterator[float]:
-    """Teach the autoencoder to copy images ``(N, S, S)`` through its latents; yield the loss of every step."""
+    """Train the autoencoder to reconstruct images ``(N, S, S)``; yield the loss of every step."""
     weights = list(vae.parameters())
     optimiser = torch.optim.AdamW(weights, lr=recipe.vae_lr, betas=(0.9, 0.98), weight_decay=0.0)
     passes = replace(recipe, passes=recipe.vae_passes, batch=recipe.vae_batch)
@@ -207,7 +207,7 @@ def _encode(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _standardise(vae: Any, images: Tensor) -> None:
-    """Give every channel of the latents of images ``(N, S, S)`` mean 0 and variance 1; what is decoded stays the same.
+    """Scale every latent channel of images ``(N, S, S)`` to mean 0 and variance 1; decoded images stay the same.
 
     One factor for all, as in Stable Diffusion, would leave channels of a sixth of another's width under noise.
     """
@@ -230,8 +230,8 @@ def _draw(
     """Train the U-Net as a caption-conditioned denoiser; yield the loss of every step.
 
     Args:
-        parts: the U-Net of it trains.
-        recipe: how.
+        parts: its U-Net trains.
+        recipe: the settings.
         mean, std: of the scaled latents ``(N, C, S', S')``.
         tokens: of the captions ``(N, L)``.
         generator: the only source of randomness.

@@ -17,7 +17,7 @@ _ENOUGH = 600  # pictures: their patches are many more than a patch has pixels
 def whiten(kernel: Tensor, places: Tensor, images: Tensor) -> None:
     """Start a patch embedding as a whitening of the data's patches, the positions as sines and cosines.
 
-    Neighbouring pixels are nearly equal, so a random embedding sees little but a patch's mean grey. Whitened, faint
+    Neighbouring pixels are nearly equal, so a random embedding holds little but a patch's mean grey. Whitened, faint
     textures weigh as much from the first step: a CLIP's contrastive loss after 160 steps is 2.8 instead of 4.1.
 
     Args:

@@ -54,7 +54,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def train(self, data: Corpus, seed: int, tick: Callable[[float], None] = lambda loss: None) -> nn.Module:
-        """Return a model trained on ``data``, in eval mode; ``tick`` hears every step's loss."""
+        """Return a model trained on ``data``, in eval mode; ``tick`` is called with every step's loss."""
 
     @abstractmethod
     def write(self, model: nn.Module, folder: Path) -> None:
@@ -92,7 +92,7 @@ def descend(loss: Tensor, optimiser: torch.optim.Optimizer, weights: list[nn.Par
 
 
 def dense_loss(logits: Tensor, maps: Tensor, kinds: Tensor) -> Tensor:
-    """Return how badly cells of the last feature map tell how much of them is lung, and how much of each finding.
+    """Return the loss of cells' predictions of their shares of lung and of each finding, from the last feature map.
 
     Args:
         logits: ``(N, L, 1 + F)`` of L cells, a square grid row by row.

@@ -118,4 +118,4 @@ RECIPES: dict[str, Recipe] = {
         **_COMMON | {"batch": 16, "weight_decay": 0.01},
     ),
 }
-"""Name of a base -> how to make it."""
+"""Name of a base -> its recipe."""

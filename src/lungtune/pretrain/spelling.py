@@ -20,7 +20,7 @@ GENERAL = """
     photo picture image scan film view exam report showing shows signs
     and or not without for from to by is this that has was one two
 """
-"""Words a prompt may need and captions lack, names of diseases among them: tokens that no training moves."""
+"""Words a prompt may need and captions lack, names of diseases among them; their tokens are not trained."""
 
 
 def tokenizer(captions: Iterable[str], length: int) -> CLIPTokenizer:

@@ -100,7 +100,7 @@ class Supervised(Recipe):
 
 
 def branches(body: Any, images: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return what each branch of a body makes of images: pooled features ``(N, D)``, cells ``(N, L, D)`` row by row.
+    """Return each branch's features of images: pooled ``(N, D)``, cells ``(N, L, D)`` row by row.
 
     A Conformer has two branches, everything else one.
     """

@@ -1,6 +1,6 @@
 """Report section on one parameter: the models of every value against the control, per data part.
 
-The recipe was chosen with one of the values, which flatters that value; ``notes`` say so, as nothing here can mend it.
+The recipe was chosen with one of the values, which biases the comparison towards that value; ``notes`` say so.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def part(
         best = next(row for row in rows if row["value"] == effect["best"])
         sentence += f" Seed by seed, {shown(effect['best'])} is above the control in {best['above']} of {len(seeds)}."
         if effect["helps"] and best["above"] < len(seeds):
-            sentence += " Patients tell a gain, but seeds don't agree: another training may turn it round."
+            sentence += (
+                " The interval over patients shows a gain, but the seeds disagree: another training may reverse it."
+            )
     result = {"problem": "", "seeds": seeds, "values": rows, "effect": effect, "sentence": sentence}
     return {**result, "synthetic": verdict}
 
@@ -99,7 +101,7 @@ def _measure(seeds: Sequence[Predictions], metric: Any, groups: np.ndarray) -> d
 
 
 def confirmed(compared: Comparison, validation: Mapping[str, Any], test: Mapping[str, Any]) -> str:
-    """Say what the value that was best on validation does on test, the one question a test set can answer once."""
+    """Return a sentence with the test gain of the value that was best on validation."""
     if validation["problem"] or test["problem"]:
         return ""
     best, control = validation["effect"]["best"], shown(compared.control)
@@ -118,19 +120,19 @@ def confirmed(compared: Comparison, validation: Mapping[str, Any], test: Mapping
 def notes(
     compared: Comparison, searched: int, left_out: bool, edited: bool, failed: Sequence[tuple[Any, int]]
 ) -> list[str]:
-    """Return what to keep in mind when reading a comparison.
+    """Return the caveats of a comparison, a sentence each.
 
     Args:
         compared: the axis and its values.
         searched: the recipe's seed, whose score was selected by the search.
-        left_out: whether that seed is.
-        edited: the recipe was changed after its export, so that it is not known what was chosen with what.
+        left_out: True if that seed is left out.
+        edited: True if the recipe was changed after its export, so that the selection history is not known.
         failed: (value, seed) of the trainings that failed.
     """
     axis, own = compared.axis, shown(compared.own)
     chosen = "its score was selected" if edited else f"its score with {axis} {own} was selected"
     sentences = [
-        f"Seed {searched} is the searched one: {chosen} and leans high"
+        f"Seed {searched} is the searched one: {chosen} and is biased upwards"
         + (", so it is left out of this." if left_out else "; it counts in this. --seeds 3 or more leave it out.")
     ]
     sentences.append(
@@ -141,13 +143,13 @@ def notes(
     )
     if axis == IMAGES:
         sentences.append(
-            "The generator, too, was chosen by its distance to the validation images: only the test part has not been "
-            "seen by any choice."
+            "The generator, too, was chosen by its distance to the validation images: only the test part took no part "
+            "in any choice."
         )
     elif axis in synthetic.NAMES:
         sentences.append(
-            "Whether synthetic images helped is not asked by this: more images of any kind may. Ask a recipe with "
-            f"{synthetic.RATIO} > 0: --compare {synthetic.QUESTION}."
+            "This does not measure the effect of synthetic images: more images of any kind may help. Compare with a "
+            f"recipe of {synthetic.RATIO} > 0: --compare {synthetic.QUESTION}."
         )
     if failed:
         listed = ", ".join(f"{axis} {shown(value)} with seed {seed}" for value, seed in failed)

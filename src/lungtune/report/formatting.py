@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 def cell(text: str) -> str:
-    """Keep a name from breaking a table or a tag."""
+    """Return a name escaped for Markdown tables and HTML tags."""
     return str(text).replace("|", "/").replace("<", "(").replace(">", ")").replace("\n", " ")
 
 
 def baseline(group: str) -> str:
-    """Return what a group of baseline scores in the journal is of: ``constant class``, ``untrained base``."""
+    """Return the display name of a group of baseline scores in the journal: ``constant class``, ``untrained base``."""
     known = {"constant": "constant class", "untrained": "untrained base", "real": "real images"}
     return known.get(group, group)

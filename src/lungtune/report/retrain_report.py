@@ -17,7 +17,7 @@ from lungtune.stats import seeds
 from lungtune.stats.bootstrap import interval_text
 from lungtune.stats.seeds import spread, spread_text
 
-_UNASKED = "Whether synthetic images helped was not asked here. This asks it"
+_UNASKED = "The effect of synthetic images was not measured here. This command measures it"
 PARTS = ("validation", "test")
 
 
@@ -29,7 +29,7 @@ def content(
     validation: Mapping[str, Any],
     tolerance: float,
 ) -> dict[str, Any]:
-    """Return what ``report.json`` holds of a retraining whose test set stays locked.
+    """Return the content of ``report.json`` of a retraining whose test set stays locked.
 
     Args:
         space: the recipe.
@@ -45,8 +45,8 @@ def content(
         ``fidelity`` (passes), ``date``; ``reproduction`` {reproduced, metric, searched, retrained, tolerance, edited,
         differences}; ``runs``; ``spread`` {mean, sd}, ``spread_others``: without the first, null for fewer than three
         runs; ``validation``, ``test``: sections; ``test_spread``; ``effect``: of one parameter, where it was compared
-        (:meth:`lungtune.retraining.arms.Arms.content`); ``unasked``: the command that asks whether the recipe's
-        synthetic images helped, where that was not asked.
+        (:meth:`lungtune.retraining.arms.Arms.content`); ``unasked``: the command that measures the effect of the
+        recipe's synthetic images, where it was not measured.
     """
     edited = about["fingerprint"] != origin.fingerprint
     values = [run["value"] for run in runs if run["value"] is not None]
@@ -171,7 +171,7 @@ def markdown(report: Mapping[str, Any], sections: Mapping[str, str], remarks: Se
             lines[-1] += f" Test {spread_text(report['test_spread'])}."
         lines += ["", " ".join(seeds.notes(report)), ""]
     lines += [sections["validation"]]
-    lines += ["The configuration was chosen on these validation cases: the score flatters it.", ""]
+    lines += ["The configuration was chosen on these validation cases: the score is optimistic.", ""]
     if report["test"]:
         lines += [sections["test"]]
         lines += ["The locked test set was opened once for this study; the opening is in the ledger.", ""]
@@ -209,7 +209,7 @@ def write(folder: Path, report: Mapping[str, Any], words: str, files: Mapping[st
     A report with a test section is kept as ``test_report`` as well: a later one without a test leaves that alone.
 
     Args:
-        folder: where to.
+        folder: output folder.
         report: what :func:`content` returned.
         words: the same as Markdown.
         files: name -> content of figures and tables.

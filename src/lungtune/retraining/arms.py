@@ -44,7 +44,7 @@ class Arms:
         own: the recipe's own runs; the first is the searched one. They are trained before :meth:`train`.
         origin: the recipe's provenance.
         work: folder of checkpoints; each value has its own, named by all that decides its weights.
-        predict: fills in what a run predicts of the test part.
+        predict: fills in a run's predictions of the test part.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Arms:
                 self._predict(run, part)
             try:
                 scores[id(run)] = self._score(part, run)
-            except TrialError as error:  # it costs no other model its score
+            except TrialError as error:  # an error here leaves the other models' scores
                 run.failure, run.tested = f"on the test set: {error}", {}
         content["test"] = self._part(part, "tested")
         content["confirmed"] = ablation_report.confirmed(self.compared, content["validation"], content["test"])

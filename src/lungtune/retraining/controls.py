@@ -1,7 +1,7 @@
-"""Controls that see no lung: a model of file properties, and the recipe trained on blackened lungs.
+"""Controls without lungs: a model of file properties, and the recipe trained on blackened lungs.
 
-A model that a control equals has not shown that it reads lungs. The outline of a blackened lung stays visible, so the
-second control knows shape and size of the lungs, and everything around them.
+If a control scores as high as the model, the score is no evidence that the model uses the lungs. The outline of a
+blackened lung stays visible, so the second control has shape and size of the lungs, and everything around them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FACTS = ("width", "height", "mode", "type")
 
 
 def outside(inspection: Inspection, part: str) -> dict[str, np.ndarray]:
-    """Return what the files of a part look like from outside: a column ``(N,)`` per property, in the part's order."""
+    """Return the file properties of a part: a column ``(N,)`` per property, in the part's order."""
     facts = inspection.facts[~inspection.facts.index.duplicated()]
     rows = facts.loc[list(inspection.manifest.parts[part].path)]
     names = (*_FACTS, "depth") if "depth" in facts and facts["depth"].any() else _FACTS  # of volumes
@@ -95,7 +95,7 @@ class Blackout:
         runs.resume(self._session, space, self._run, fidelity)
 
     def predict(self, part: Part) -> dict[str, dict[str, np.ndarray]]:
-        """Return what the control predicts of the cases of a part that have a mask, by task and name.
+        """Return the control's predictions of the cases of a part that have a mask, by task and name.
 
         Args:
             part: opened with masks; at least one case has one.
@@ -110,7 +110,7 @@ def _session(family: Family[Any, Any], base: Any, dataset: Dataset, space: Searc
 
 
 def _obstacle(dataset: Dataset) -> str:
-    """Say why nothing can be trained with black lungs; empty when it can."""
+    """Return the reason why no training with black lungs is possible; empty if it is."""
     parts = (("training", dataset.train), ("validation", dataset.validation))
     if any("mask" not in part for _, part in parts):
         return NO_MASKS
@@ -119,6 +119,6 @@ def _obstacle(dataset: Dataset) -> str:
         if lacking:
             return (
                 f"Not computed: no {name} image of {', '.join(dataset.classes[k] for k in lacking)} has a lung mask, "
-                "so black lungs alone would give the class away."
+                "so black lungs alone would reveal the class."
             )
     return ""

@@ -49,7 +49,7 @@ class Options:
 
 
 class Retraining:
-    """One recipe on its way to weights and a report. Its public steps are called in the order they stand in here.
+    """Retraining of one recipe to weights and a report. Its public methods are called in the order of their definition.
 
     Args:
         path: the recipe's file.
@@ -59,7 +59,7 @@ class Retraining:
         family: the recipe's family.
 
     Raises:
-        SpaceError: ``compare`` can't be read; a bank is named but not wanted, or wanted but not named.
+        SpaceError: ``compare`` can't be read; a bank is named but not needed, or needed but not named.
         DataError: the synthetic images are not those of the recipe.
 
     Attributes (the last five from :meth:`open` on):
@@ -111,8 +111,8 @@ class Retraining:
         slots = runs.room(self.family, self._together())
         self.session = Session(self.family, self.base, self.dataset, space.fidelity, space.objective, slots=slots)
         if self.compared:
-            work, given = folder / "work", (self.session, self.family, self.space, self.compared, self.each)
-            self._arms = Arms(*given, self.origin, work, self.predict)
+            work, arguments = folder / "work", (self.session, self.family, self.space, self.compared, self.each)
+            self._arms = Arms(*arguments, self.origin, work, self.predict)
         set_reproducible_threads()
 
     def train(self) -> None:
@@ -151,7 +151,7 @@ class Retraining:
         return content
 
     def before_test(self) -> None:
-        """Make sure, before the test set opens, that every model that is to be scored on it is there.
+        """Verify, before the test set opens, that every model to be scored on it can be read.
 
         Raises:
             CheckpointError: one can't be read back.
@@ -228,7 +228,7 @@ class Retraining:
         }
 
     def predict(self, run: runs.Run, part: Part) -> None:
-        """Fill in what a trained run predicts of the test part."""
+        """Fill in a trained run's predictions of the test part."""
         runs.score(self.session, self.space, run, part, self.origin.fidelity)
 
     def locked(self) -> Part:
@@ -257,7 +257,7 @@ class Retraining:
         return dataset.load(self.inspection, (*self.family.fields, *more), self.base.image_size, **how)
 
     def _taken(self) -> SyntheticBank | None:
-        """Return as many of the bank's images as the recipe and its comparison want."""
+        """Return as many of the bank's images as the recipe and its comparison need."""
         if self._bank is None:
             return None
         manifest = self.inspection.manifest
@@ -265,7 +265,7 @@ class Retraining:
         return self._bank.take(manifest, needed, synthetic.reason(self._wants))
 
     def _together(self) -> int:
-        """Return how many runs may train together."""
+        """Return the number of runs that may train together."""
         seeds = self.options.seeds
         return max(seeds, len(self.compared.others) * compared_seeds(seeds)) if self.compared else seeds
 
@@ -274,20 +274,20 @@ class Retraining:
 
 
 def bank_of(space: SearchSpace, origin: recipe.Provenance, folder: Path | None) -> SyntheticBank | None:
-    """Find the synthetic images again that a recipe, or a comparison, wants; the bank may hold more by now.
+    """Open the synthetic images that a recipe, or a comparison, needs; the bank may have grown since.
 
     Raises:
-        SpaceError: none are wanted but a bank is named, or the other way round.
+        SpaceError: none are needed but a bank is named, or the other way round.
         DataError: the bank is lost, or another one.
     """
     if not synthetic.wanted(space):
         if folder is not None:
-            raise SpaceError(f"--bank is given, but the recipe wants no synthetic images: its {synthetic.RATIO} is 0.")
+            raise SpaceError(f"--bank is given, but the recipe uses no synthetic images: its {synthetic.RATIO} is 0.")
         return None
     from lungtune.data.synthetic_bank import SyntheticBank
 
     if origin.bank:
         return dataclasses.replace(SyntheticBank.again(origin.bank, folder), limits=None)
     if folder is None:
-        raise SpaceError("the recipe wants synthetic images, but names no bank of them; name it with --bank DIR.")
+        raise SpaceError("the recipe uses synthetic images, but names no bank of them; name it with --bank DIR.")
     return SyntheticBank.open(folder)

@@ -1,6 +1,6 @@
 """Runs of a recipe: trained to the fidelity of the searched score, and reopened for scoring.
 
-What a run predicts is kept by task: ``{task: {name: array}}``, as ``Session.predict`` returns it.
+A run's predictions are stored by task: ``{task: {name: array}}``, as ``Session.predict`` returns them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Run:
 
 
 def room(family: Family[Any, Any], count: int) -> int:
-    """Return how many of ``count`` runs train together: one by one where a family gains nothing from packs."""
+    """Return the number of ``count`` runs that train together: 1 where a family gains nothing from packs."""
     return min(count, PACKED) if family.packs else 1
 
 
@@ -98,10 +98,10 @@ def _together(session: Session, space: SearchSpace, runs: list[Run], fidelity: f
 
 
 def resume(session: Session, space: SearchSpace, run: Run, fidelity: float) -> None:
-    """Reopen a trained run as it ended; an older checkpoint, or none, will not do.
+    """Reopen a trained run at its last report, from its newest checkpoint.
 
     Raises:
-        CheckpointError: its newest checkpoint is lost or damaged.
+        CheckpointError: its newest checkpoint is lost, damaged, or of an earlier report.
     """
     session.start(run.number, {**space.fixed, **run.changed}, run.seed, run.folder, known=fidelity)
     reached = session.runs[run.number].fidelity
@@ -114,7 +114,7 @@ def resume(session: Session, space: SearchSpace, run: Run, fidelity: float) -> N
 
 
 def make_sure(session: Session, space: SearchSpace, runs: list[Run], fidelity: float) -> None:
-    """Make sure, before the test set opens, that every run that has not failed can be scored on it.
+    """Verify, before the test set opens, that every run that has not failed can be scored on it.
 
     Raises:
         CheckpointError: see :func:`resume`.
@@ -125,7 +125,7 @@ def make_sure(session: Session, space: SearchSpace, runs: list[Run], fidelity: f
 
 
 def score(session: Session, space: SearchSpace, run: Run, part: Part, fidelity: float) -> None:
-    """Fill in what a trained run predicts of the test part."""
+    """Fill in a trained run's predictions of the test part."""
     resume(session, space, run, fidelity)
     run.tested = session.predict(run.number, part)
     session.leave(run.number)

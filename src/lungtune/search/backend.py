@@ -101,8 +101,11 @@ class Backend(ABC):
     """Name in messages."""
 
     @abstractmethod
-    def start(self) -> None:
-        """Connect to what runs the workers; may take seconds.
+    def start(self, space: SearchSpace) -> None:
+        """Connect to what runs the workers, and start processes that take long; may take seconds.
+
+        Args:
+            space: what will be searched.
 
         Raises:
             StudyError: that is not possible.
@@ -187,17 +190,24 @@ class Startup:
         self._over = threading.Event()
         self._abandoned = False
 
-    def begin(self) -> None:
-        """Start the backend in the background."""
-        self._started = Future()
-        self._thread = threading.Thread(target=self._run, args=(self._started,), daemon=True)
-        self._thread.start()
+    def begin(self, space: SearchSpace) -> None:
+        """Start the backend in the background for a search of ``space``.
 
-    def _run(self, started: Future[Backend]) -> None:
-        """Start the backend and stay until it is stopped: what a thread started may die with it."""
+        Its import is waited for: beside the imports of the data's preparation it would take twice as long.
+        """
+        self._started = Future()
         try:
             backend = self._make()
-            backend.start()
+        except BaseException as error:
+            self._started.set_exception(error)
+            return
+        self._thread = threading.Thread(target=self._run, args=(self._started, backend, space), daemon=True)
+        self._thread.start()
+
+    def _run(self, started: Future[Backend], backend: Backend, space: SearchSpace) -> None:
+        """Start the backend and stay until it is stopped: what a thread started may die with it."""
+        try:
+            backend.start(space)
         except BaseException as error:
             started.set_exception(error)
             return

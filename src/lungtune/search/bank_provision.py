@@ -1,4 +1,4 @@
-"""Where a search that wants synthetic images gets them: the bank that was named, or one made first."""
+"""Provides a search with synthetic images: the named bank, else one drawn first."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from lungtune import synthesize
 from lungtune.core import synthetic
 from lungtune.core.space import SearchSpace
 from lungtune.errors import DataError
@@ -25,17 +27,17 @@ if TYPE_CHECKING:
 def bank(
     space: SearchSpace, inspection: Inspection, folder: Path | None, profile: str, console: Console
 ) -> SyntheticBank | None:
-    """Return the synthetic images that trials of this search may want, all of them sound; None where none wants any.
+    """Return a verified bank of the synthetic images that trials may train on; None if ``synthetic_ratio`` is 0.
 
-    Where no bank is named, one is made by a process of its own, which leaves no memory of a device behind: from the
-    best recipe of a generator for this split, else from the last start point of sd_lora.
+    Without ``folder`` the bank is drawn by a separate process, which frees the device's memory when it ends: with the
+    best recipe of a generator for this split, else with the last start point of sd_lora.
 
     Args:
         space: what is searched.
         inspection: of the data.
         folder: of the bank; None where none is named.
         profile: ``demo`` or ``full``, of sd_lora's start point.
-        console: where it is said that one is made.
+        console: takes the notice that a bank is drawn.
 
     Raises:
         DataError: the data are volumes or have no classes, of which there are no synthetic images; the bank is
@@ -56,15 +58,26 @@ def bank(
     needed = synthetic.needed(space, manifest.class_counts("train"))
     if folder is not None:
         return SyntheticBank.open(folder).take(manifest, needed, synthetic.reason(space))
+    generator = "demo" if profile == "demo" else "full"
+    drawn = synthesize.complete(inspection, needed, generator)
+    if drawn is None:
+        drawn = _draw(space, inspection, needed, generator, console)
+    return SyntheticBank.open(drawn).take(manifest, needed, synthetic.reason(space))
+
+
+def _draw(
+    space: SearchSpace, inspection: Inspection, needed: Mapping[str, int], profile: str, console: Console
+) -> Path:
+    """Run ``lungtune synthesize`` in a process of its own; return the bank's folder."""
+    manifest = inspection.manifest
     console.print(
-        f"{space.name} trains on up to {most:g} synthetic images for each real one, and no bank of them is named "
-        f"(--bank DIR): {sum(needed.values())} are made first, or found if they were. "
-        f"--set {synthetic.RATIO}=0 does without.",
+        f"{space.name} trains on up to {synthetic.wanted(space):g} synthetic images for each real one, and no bank of "
+        f"them is named (--bank DIR): {sum(needed.values())} are drawn first. --set {synthetic.RATIO}=0 does without.",
         highlight=False,
         soft_wrap=True,
     )
     command = [sys.executable, "-P", "-m", "lungtune", "synthesize", "--data", inspection.source]
-    command += ["--seed", str(manifest.seed), "--profile", "demo" if profile == "demo" else "full"]
+    command += ["--seed", str(manifest.seed), "--profile", profile]
     command += ["--per-class", ",".join(f"{name}={count}" for name, count in needed.items())]
     # Its threads sleep while they wait: those that spin triple its time where a core is busy with anything else.
     env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
@@ -75,8 +88,7 @@ def bank(
             f"--set {synthetic.RATIO}=0, or make a bank (lungtune synthesize ... --set weights=DIR), "
             "and name it with --bank DIR."
         )
-    made = SyntheticBank.open(Path(done.stdout.splitlines()[-1]))
-    return made.take(manifest, needed, synthetic.reason(space))
+    return Path(done.stdout.splitlines()[-1])
 
 
 def show(bank: SyntheticBank, study: Study) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lungtune
 from lungtune import catalog
+from lungtune.core import cache, paths
 from lungtune.core import params as parameters
-from lungtune.core.io import stage
+from lungtune.core.io import stage, write_atomic
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.search import study_data
@@ -34,6 +40,14 @@ class DeviceSession:
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
+def preload() -> None:
+    """Import the libraries of :func:`open_session`."""
+    with stage("Importing torch"):
+        import torch  # noqa: F401
+
+        import lungtune.engine.session  # noqa: F401
+
+
 def open_session(folder: Path, threads: int) -> DeviceSession:
     """Open the session of the study's first base; those of further bases are opened when a trial first needs them.
 
@@ -44,10 +58,10 @@ def open_session(folder: Path, threads: int) -> DeviceSession:
     Raises:
         UserError: the weights or the images cannot be had here, or a user's own family breaks the contract.
     """
-    with stage("Importing torch"):
-        import torch
+    preload()
+    import torch
 
-        from lungtune.engine.session import Sessions, device
+    from lungtune.engine.session import Sessions, device
 
     torch.set_num_threads(threads)
     study = Study(folder)
@@ -68,7 +82,7 @@ def open_session(folder: Path, threads: int) -> DeviceSession:
             with stage("Rehearsing the family on four cases"):
                 _rehearse(space, first)
         told = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {threads} thread(s)"
-        about = {"node": socket.gethostname(), "device": told, **_slots(space, first)}
+        about = {"node": socket.gethostname(), "device": told, **_slots(space, first, told)}
         return DeviceSession(sessions, about, {} if history.baselines else _references(space, first))
 
 
@@ -84,17 +98,45 @@ def _rehearse(space: SearchSpace, first: Session) -> None:
     rehearsal.rehearse(first.pack, params, train.select(rows))
 
 
-def _slots(space: SearchSpace, first: Session) -> dict[str, Any]:
-    """Return ``slots``, ``why`` and ``rates``: as set, one where nothing is shared, else measured."""
+def _slots(space: SearchSpace, first: Session, where: str) -> dict[str, Any]:
+    """Return ``slots``, ``why`` and ``rates``: as set, one where nothing is shared, else measured on this device.
+
+    On a CPU a measurement is kept in the cache: the next host and the next search of this base take it from there.
+    """
     if space.slots:
         return {"slots": space.slots, "why": "set", "rates": []}
     if len(space.bases) > 1:
         return {"slots": 1, "why": "trials of different bases cannot share steps", "rates": []}
     if not first.family.packs:
         return {"slots": 1, "why": "each trial trains a whole network: there is nothing to share", "rates": []}
-    with stage("Measuring how many trials train fastest together (slots)"):
-        found = first.fit(space.max_slots, _start_points(space))
-    return {"slots": found.slots, "why": found.why, "rates": [asdict(rate) for rate in found.rates]}
+    kept = None if first.pack.device.type == "cuda" else _slots_file(space, first, where)
+    measured = cache.read_metadata(kept) if kept else None
+    if measured is None:
+        with stage("Measuring how many trials train fastest together (slots)"):
+            capacity = asdict(first.fit(space.max_slots, _start_points(space)))
+        measured = {**capacity, "date": time.strftime("%Y-%m-%d %H:%M")}
+        if kept:
+            with contextlib.suppress(OSError):
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(kept, json.dumps(measured).encode())
+        return capacity
+    first.pack.capacity = measured["slots"]
+    return {
+        "slots": measured["slots"],
+        "why": f"{measured['why']}; measured {measured['date']}",
+        "rates": measured["rates"],
+    }
+
+
+def _slots_file(space: SearchSpace, first: Session, where: str) -> Path:
+    """Return the file of a measurement; its name is a hash of all that decides the measured rates."""
+    import torch
+
+    name, base = space.bases[0]
+    decides = [name, sorted(base.items()), _start_points(space), space.max_slots, socket.gethostname(), where]
+    decides += [lungtune.__version__, torch.__version__, [field.name for field in first.family.fields]]
+    digest = hashlib.sha256(json.dumps(decides, default=repr).encode()).hexdigest()
+    return paths.cache() / "slots" / f"{name}-{digest[:16]}.json"
 
 
 def _references(space: SearchSpace, first: Session) -> Mapping[str, Mapping[str, float]]:

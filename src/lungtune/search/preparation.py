@@ -67,13 +67,13 @@ class Prepared(NamedTuple):
     dataset: Dataset
 
 
-def prepare(options: Options, console: Console, likely: Callable[[], None]) -> Prepared:
+def prepare(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
     """Begin a study, or reopen one with ``options.resume``.
 
     Args:
         options: the user's.
         console: takes notes on the data.
-        likely: called once all that is checked quickly is right, before the data are read: a search is likely.
+        likely: called with the space after the quick checks, before the data are read: a search is likely.
 
     Raises:
         UserError: the user must mend something; no study was begun, or a begun one was left as it was.
@@ -81,7 +81,7 @@ def prepare(options: Options, console: Console, likely: Callable[[], None]) -> P
     return resumed(options, console, likely) if options.resume else new(options, console, likely)
 
 
-def new(options: Options, console: Console, likely: Callable[[], None]) -> Prepared:
+def new(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
     """Check everything that can be checked, then begin the study; see :func:`prepare`."""
     if options.space is None:
         raise SpaceError(f"--space must be given; shipped are {', '.join(catalog.spaces())}.")
@@ -100,7 +100,7 @@ def new(options: Options, console: Console, likely: Callable[[], None]) -> Prepa
     if cases is not None:
         _refuse(space, lambda family, name: study_data.unnamed(cases, source, family.fields, name))
     _check_weights(space, families, _shipped_base(options, profile))
-    likely()
+    likely(space)
 
     inspection = _inspected(source, seed, cases, console)
     task = space.objective.task
@@ -118,7 +118,7 @@ def new(options: Options, console: Console, likely: Callable[[], None]) -> Prepa
     return Prepared(study, resolved, data)
 
 
-def resumed(options: Options, console: Console, likely: Callable[[], None]) -> Prepared:
+def resumed(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
     """Reopen a study that was begun; see :func:`prepare`."""
     if options.study is None:
         known = ", ".join(Study.names()) or "none yet"
@@ -143,7 +143,7 @@ def resumed(options: Options, console: Console, likely: Callable[[], None]) -> P
     console.print(f"{study.name}: reopening weights and data ...", highlight=False)
     _check_weights(space, families)
     bank = study_data.reopen_bank(history)
-    likely()
+    likely(space)
     family, base = families[0]
     data = study_data.load(study.split_path, family.fields, base.image_size, bank=bank)
     if not history.baselines:

@@ -70,7 +70,7 @@ def run_trials(
                 ) from error
             with contextlib.suppress(Exception):
                 backend.stop()
-            backend.start()
+            backend.start(controller.space)
         finally:
             controller.requeue()
 

@@ -2,8 +2,8 @@
 
 For a parameter whose 0 switches something off (``lambda2``, the weight of the segmentation loss), the models trained
 with 0 are the control; elsewhere any value may be. Every other value gets a paired interval over patients of its gain,
-jointly right for all values (Bonferroni), as the best of them is looked for on the same cases. Give all models of a
-value, or none chosen for its score: the best of ten against a single one looks like an effect.
+jointly valid for all values (Bonferroni), because the best of them is selected on the same cases. Pass all models of a
+value, or models not selected by their score: the best of ten against a single one looks like an effect.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def effect(
 
 
 def sentence(effect: Mapping[str, Any]) -> str:
-    """Return the answer in plain words, and what it leaves open."""
+    """Return the verdict as sentences, with its limits."""
     axis, metric, control = effect["axis"], effect["metric"], effect["control"]
     arm = next(arm for arm in effect["arms"] if arm["value"] == effect["best"])
     change = arm["gain"]
@@ -125,7 +125,7 @@ def sentence(effect: Mapping[str, Any]) -> str:
         f"{control['score']:.3f}"
     ]
     if change["low"] is None:
-        sentences[0] = f"{axis}: {best} changes {metric} by {change['value']:+.3f}; one patient tells no more."
+        sentences[0] = f"{axis}: {best} changes {metric} by {change['value']:+.3f}; one patient gives no interval."
         return sentences[0]
     joint = f", jointly for {len(effect['arms'])} values" if len(effect["arms"]) > 1 else ""
     sentences[0] += (
@@ -136,12 +136,12 @@ def sentence(effect: Mapping[str, Any]) -> str:
     up = [name for name, each in known.items() if each["low"] > 0]
     down = [name for name, each in known.items() if each["high"] < 0]
     if up:
-        sentences.append(f"More is found of: {', '.join(up)}.")
+        sentences.append(f"More cases are detected of: {', '.join(up)}.")
     if down:
-        sentences.append(f"Less is found of: {', '.join(down)}.")
+        sentences.append(f"Fewer cases are detected of: {', '.join(down)}.")
     fewest = min(control["seeds"], arm["seeds"])
     sentences.append(
-        "With one seed a side, another training may turn it round."
+        "With one seed a side, another training may reverse it."
         if fewest == 1
         else f"Scores are means over {fewest} or more seeds; the interval is over patients only."
     )

@@ -132,8 +132,8 @@ class CaseMeans:
     def __init__(self, values: Mapping[str, np.ndarray], groups: np.ndarray) -> None:
         self.patients = int(groups.max()) + 1
         self._sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for name, given in values.items():
-            each = np.asarray(given, dtype=np.float64)
+        for name, column in values.items():
+            each = np.asarray(column, dtype=np.float64)
             if each.shape != groups.shape or np.isinf(each).any():
                 raise ValueError(
                     f"'{name}' must be {groups.shape}, finite or NaN, but got {each.shape} and "

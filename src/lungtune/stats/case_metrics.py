@@ -42,7 +42,7 @@ class CaseMeasures:
         return CaseMeasures({name: table[:, k] for k, name in enumerate(self.values)})
 
     def collapsed(self, classes: Sequence[str]) -> str:
-        """Return nothing: measures do not tell a collapse."""
+        """Return an empty string: a collapse can't be detected from measures."""
         return ""
 
     def figures(self, title: str, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
@@ -59,7 +59,7 @@ def mean(
 ) -> Interval:
     """Return the mean of a case-wise measure with its interval over the patients that have one.
 
-    Sensitivity and specificity are such means too: of hits, NaN where a case does not belong to the question.
+    Sensitivity and specificity are such means too: of hits, NaN for cases outside their denominator.
 
     Args:
         values: ``(N,)``, NaN where a case has no value.

@@ -1,7 +1,7 @@
 """Ranking of model families, with an interval for the winner's lead.
 
-The winner's lead over each other contender gets a paired interval over patients, jointly right for all of them
-(Bonferroni), as the winner is compared with everyone. A contender's own score is that of its best report, chosen on
+The winner's lead over each other contender gets a paired interval over patients, jointly valid for all of them
+(Bonferroni), because the winner is compared with all. A contender's own score is that of its best report, chosen on
 the same patients; with all its candidates, the score expected on new patients is given as well.
 """
 
@@ -18,8 +18,8 @@ from lungtune.core.trial import Objective
 from lungtune.stats import bootstrap, selection
 
 CLAIMS = (
-    "Intervals tell how far the scores may move with other patients like these, for these trained models. They do not "
-    "tell what another seed, more trials, or another hospital would change."
+    "Intervals cover the variation over patients like these, for these trained models. They do not cover the effects "
+    "of another seed, more trials, or another hospital."
 )
 _ALL = ""
 
@@ -52,11 +52,11 @@ def board(
             trials.
 
     Returns:
-        JSON-able: ``metric``, ``rows``, ``corrected`` (the winner's score once the choice among all candidates is
-        paid for, or null), ``sentence``, ``claims``. A row: ``rank``, ``name``, ``value``, ``interval`` {value, low,
+        JSON-able: ``metric``, ``rows``, ``corrected`` (the winner's score corrected for the selection among all
+        candidates, or null), ``sentence``, ``claims``. A row: ``rank``, ``name``, ``value``, ``interval`` {value, low,
         high, level}, ``corrected`` (the same after the choice among its own candidates, or null), ``lead`` of the
         winner over it ({value, low, high, level}, positive is better whatever the metric; jointly ``level``; null for
-        the winner), ``optimism`` (how much of that lead the winner owes to having been chosen from its candidates; 0
+        the winner), ``optimism`` (part of that lead due to the winner's selection from its candidates; 0
         where they are not known) and ``beyond_chance`` (null for the winner): the lead's interval, moved down by the
         optimism, leaves out 0.
 
@@ -90,7 +90,7 @@ def board(
             one, two = (scorers[winner.name], scorers[each.name])[::sign]
             lead = bootstrap.between(one, two, metric, draws, seed, joint)
             shift = 0.0
-            if winner.name in honest and each.name in honest:  # how much more the winner owes to its own choice
+            if winner.name in honest and each.name in honest:  # difference of the selection effects
                 shift = sign * (gained(winner.name) - gained(each.name))
             row |= {"lead": lead.to_dict(), "optimism": shift, "beyond_chance": lead.low - max(0.0, shift) > 0}
         rows.append(row)
@@ -106,7 +106,7 @@ def _corrected(
     seed: int,
     level: float,
 ) -> dict[str, bootstrap.Interval]:
-    """Return per contender, and over all of them, what the best candidate can be expected to score on new patients."""
+    """Return the expected score of the best candidate on new patients, per contender and over all of them."""
     if len(set(map(str, patients))) < 2:
         return {}
     known = {name: list(each) for name, each in candidates.items() if len(each)}
@@ -117,7 +117,7 @@ def _corrected(
 
 
 def sentence(board: Mapping[str, Any]) -> str:
-    """Return who wins, and by how much over whom, in plain words."""
+    """Return sentences on the winner and its lead over each other contender."""
     metric, level = board["metric"], f"{100 * board['level']:g} %"
     winner, *others = board["rows"]
     if not others:
@@ -127,7 +127,7 @@ def sentence(board: Mapping[str, Any]) -> str:
     if lead["low"] is None:
         return (
             f"{winner['name']} has the best {metric}, {lead['value']:.3f} ahead of {second['name']}; whether that is "
-            "chance can't be told from one patient."
+            "chance can't be decided from one patient."
         )
     interval = f"{level} interval {lead['low']:.3f} to {lead['high']:.3f}"
     interval += f", jointly for {len(others)} comparisons" if len(others) > 1 else ""
@@ -143,7 +143,7 @@ def sentence(board: Mapping[str, Any]) -> str:
         sentences.append(f"Its lead is beyond chance over {_listed(beaten)}.")
     if equals:
         sentences.append(
-            f"It can't be told from {_listed(equals)} either."
+            f"It can't be distinguished from {_listed(equals)} either."
             if not second["beyond_chance"]
             else f"Over {_listed(equals)} it is not."
         )

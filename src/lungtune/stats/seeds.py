@@ -36,7 +36,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     first, sentences = report["runs"][0]["seed"], []
     if not report["reproduction"]["edited"]:
         sentences.append(
-            f"Seed {first} is the searched one: its score was selected, so a validation mean with it leans high."
+            f"Seed {first} is the searched one: its score was selected, so a validation mean with it is biased upwards."
         )
     if report["spread_others"]:
         sentences.append(f"The other seeds alone, validation: {spread_text(report['spread_others'])}.")

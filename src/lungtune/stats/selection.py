@@ -26,7 +26,7 @@ def expected(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Return what the best of several candidates can be expected to score on new patients.
+    """Return the expected score of the best of several candidates on new patients.
 
     Samples of a generator are drawn and left out with the patients: a report may be the best by the luck of either.
 

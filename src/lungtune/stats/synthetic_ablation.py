@@ -30,7 +30,7 @@ def verdict(
     Args:
         patients: an id per case ``(N,)``.
         arms: predictions of each seed's model, by what its further images were.
-        compared: what was to be trained.
+        compared: the parameter and the values to be trained.
         objective: the metric that decides, and its direction.
 
     Returns:
@@ -53,9 +53,9 @@ def verdict(
         )
         sentence += f", though better than {gains_text[beaten[0]]}" if beaten else ""
     elif missing:
-        ended = "their training did not end" if set(missing) & set(compared) else "they were not asked for"
+        ended = "their training did not end" if set(missing) & set(compared) else "they were not requested"
         sentence = (
-            f"whether synthetic images helped can't be said: {', '.join(missing)} must be compared too, but {ended}"
+            f"whether synthetic images helped can't be decided: {', '.join(missing)} must be compared too, but {ended}"
         )
     else:
         sentence = "synthetic images helped: better than " + " and better than ".join(gains_text.values())

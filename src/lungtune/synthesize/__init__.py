@@ -5,41 +5,32 @@ Everything goes on where it stopped when it is called again: the training from i
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from lungtune import catalog, reopen
-from lungtune.core import environment, paths, recipe
+from lungtune import catalog
 from lungtune.core import params as parameters
+from lungtune.core import paths
 from lungtune.core.io import progress, waiting, write_atomic
-from lungtune.core.space import SearchSpace
-from lungtune.errors import DataError, SpaceError, did_you_mean
+from lungtune.data.synthetic_bank import DESCRIPTION, SyntheticBank
+from lungtune.errors import DataError
 from lungtune.report import contact_sheet
 from lungtune.retraining import runs
+from lungtune.synthesize import plan as planning
+from lungtune.synthesize.plan import UNREAD, Origin, Plan
 from lungtune.tasks.generation import Generation, GenerativeFamily
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Dataset, Inspection
-    from lungtune.data.synthetic_bank import SyntheticBank
     from lungtune.engine.session import Session
     from lungtune.tasks.generation.evaluator import GenerationEvaluator
-
-DEFAULT = "sd_lora"
-"""The space whose last start point makes a bank where there is no recipe."""
-
-_UNREAD = ("text", "labels", "table")
-"""Optional columns of a split that a bank does not depend on: it keeps its key when the data gain one."""
 
 _BATCH = 64
 """Images drawn between two notes of what is done."""
@@ -48,32 +39,6 @@ _CORES = 8
 """With so many, or fewer, all of them draw (two at 1.7 times the pace of one, the same images); of more, half."""
 
 _SHOWN = 8
-VERSION = 1
-"""Raise when training or drawing changes: older banks are then not gone on with."""
-
-_SEED = 9_003
-"""Of a bank's noise, so that it has none in common with a search's reports."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a bank is made with.
-
-    Attributes:
-        name: of the recipe's file, or of the space whose start point it is.
-        space: no axes, a seed.
-        fidelity: passes it is trained for.
-        mark: hash of all that decides the trained weights, but for what lies in the base's files.
-        path: of the recipe; None of a start point.
-        profile: of the space's start point.
-    """
-
-    name: str
-    space: SearchSpace
-    fidelity: float
-    mark: str
-    path: Path | None = None
-    profile: str = ""
 
 
 def synthesize(
@@ -105,42 +70,38 @@ def synthesize(
         WeightsError: pretrained weights cannot be had.
         TrialError: the training failed.
     """
-    from lungtune.data import dataset
-
-    if path is not None and settings:
-        raise SpaceError("--set changes the space sd_lora, but a recipe is given; leave one of them out.")
-    if path is not None:
-        space, origin = reopen.load(path)
-        found = reopen.inspect(space, origin, data, test=False)
-        made = Origin(path.stem, space, origin.fidelity, recipe.fingerprint(space, origin.fidelity, origin.split), path)
-    else:
-        found = dataset.inspect(data or "phantom", seed=seed)
-        if found.audit.problems:
-            raise DataError("the data can't be trained on as it is: " + " ".join(found.audit.problems))
-        default = _default(found, profile or catalog.default_profile(DEFAULT, data), settings or {})
-        made = default if settings else _best(found, default) or default
-        print(f"no recipe was named: the bank is made with {made.name}", file=sys.stderr, flush=True)
-    family = cast("GenerativeFamily[Any, Any]", catalog.family(made.space.family))
-    if made.space.objective.task != Generation.name:
-        raise SpaceError(
-            f"{path} must be a recipe of a generator, such as sd_lora's, but is one of {made.space.family}."
-        )
-    wanted = _wanted(per_class, classes, found.manifest.classes)
-    base = parameters.build(family.Base, made.space.base)
-    family.check(base)
-    mark = _mark(made, family, base)
-    key = _hash(mark, found.manifest.train_hash, _SEED)
-    folder = (out or paths.home() / "banks" / f"{made.name}-{key[:8]}").absolute()
-    bank = _bank(folder, key, made, found, base.image_size)
-    work = paths.home() / "generators" / mark
+    plan = planning.plan(path, per_class, classes, data, profile, seed, out, settings or {})
+    bank = plan.bank()
+    work = paths.home() / "generators" / plan.mark
     work.mkdir(parents=True, exist_ok=True)
     with waiting(work / ".lock", f"draws with this generator ({work})"):
         for entry in bank.drop_damaged():
             print(f"{entry.file} is damaged and is made anew", file=sys.stderr, flush=True)
-        if bank.missing(wanted):
-            opened = dataset.load(found, family.fields, base.image_size)
-            _make(family, base, opened, bank, made, work, wanted)
-            _picture(bank, opened)
+        if bank.missing(plan.wanted):
+            _make(plan, bank, work)
+    return bank.folder
+
+
+def complete(split: Inspection, per_class: Mapping[str, int], profile: str) -> Path | None:
+    """Return the folder of the bank that :func:`synthesize` without a recipe would complete, if nothing is missing.
+
+    Imports no torch.
+
+    Args:
+        split: the inspected data.
+        per_class: images of each class.
+        profile: ``demo`` or ``full``, of the space ``sd_lora``.
+    """
+    plan = planning.plan_default(split, per_class, None, profile, None, {})
+    if not (plan.folder / DESCRIPTION).exists():
+        return None
+    bank = plan.bank()
+    if bank.missing(plan.wanted):
+        return None
+    try:
+        bank.verify()
+    except DataError:  # damaged images are drawn anew
+        return None
     return bank.folder
 
 
@@ -155,124 +116,38 @@ def ship(out: Path | None = None) -> Path:
     from lungtune.synthesize import generator
 
     found = dataset.inspect(catalog.PHANTOM)
-    made = _default(found, "demo", {})
+    made = planning.default_origin(found, "demo", {})
     family = cast("GenerativeFamily[Any, Any]", catalog.family(made.space.family))
     base = parameters.build(family.Base, made.space.base)
     folder = out or generator.SHIPPED
-    file = folder / f"{_mark(made, family, base)}.safetensors"
+    file = folder / f"{planning.mark_of(made, family, base)}.safetensors"
     opened = dataset.load(found, family.fields, base.image_size)
     session = Session(family, base, opened, made.space.fidelity, made.space.objective)
     with tempfile.TemporaryDirectory() as work:
         generator.trained(session, made.space, made.fidelity, Path(work), f"the generator {made.name}")
-        generator.pack(Path(work), found.manifest.without(*_UNREAD).hash, file)
+        generator.pack(Path(work), found.manifest.without(*UNREAD).hash, file)
     for other in generator.SHIPPED.glob("*.safetensors") if out is None else ():
         if other != file:
             other.unlink()
     return file
 
 
-def _mark(made: Origin, family: GenerativeFamily[Any, Any], base: Any) -> str:
-    """Return the hash of all that decides the trained generator."""
-    return _hash(made.mark, family.content(base), VERSION)
-
-
-def _make(
-    family: GenerativeFamily[Any, Any],
-    base: Any,
-    opened: Dataset,
-    bank: SyntheticBank,
-    made: Origin,
-    work: Path,
-    wanted: Mapping[str, int],
-) -> None:
-    """Train the generator, or find it trained, and draw what the bank lacks."""
+def _make(plan: Plan, bank: SyntheticBank, work: Path) -> None:
+    """Train the generator unless it is trained, and draw what the bank lacks."""
+    from lungtune.data import dataset
     from lungtune.engine.session import Session
     from lungtune.synthesize import generator
 
+    made = plan.origin
     assert made.space.seed is not None
-    session = Session(family, base, opened, made.space.fidelity, made.space.objective)
+    opened = dataset.load(plan.split, plan.family.fields, plan.base.image_size)
+    session = Session(plan.family, plan.base, opened, made.space.fidelity, made.space.objective)
     scores = generator.trained(session, made.space, made.fidelity, work, f"the generator {made.name}")
     write_atomic(bank.folder / "generator.json", json.dumps(scores, indent=1).encode())
     run = runs.Run(made.space.seed, work)
     runs.resume(session, made.space, run, made.fidelity)
-    _fill(session, bank, run, made, wanted)
-
-
-def _hash(*decides: Any) -> str:
-    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
-
-
-def _wanted(per_class: int | Mapping[str, int], asked: Sequence[str] | None, known: Sequence[str]) -> dict[str, int]:
-    counts = per_class if isinstance(per_class, Mapping) else dict.fromkeys(asked or known, per_class)
-    for name in (*(asked or ()), *counts):
-        if name not in known:
-            raise SpaceError(f"--classes must name classes of the data, but got '{name}'.{did_you_mean(name, known)}")
-    return {name: count for name, count in counts.items() if asked is None or name in asked}
-
-
-def _best(found: Inspection, default: Origin) -> Origin | None:
-    """Return the best recipe of a generator for this very split, None when there is none.
-
-    Only recipes that were judged as ``default`` would be are compared: by the same metric and model, with as many
-    samples of the same size.
-    """
-    best: tuple[float, Origin] | None = None
-    for path in sorted((paths.home() / "recipes").glob("*.yaml")):
-        try:
-            space, origin = reopen.load(path)
-        except SpaceError:
-            continue
-        if space.family != default.space.family or not found.manifest.matches(origin.split):
-            continue
-        if _judged(space) != _judged(default.space):
-            continue
-        if best is None or space.objective.better(origin.score, best[0]):
-            mark = recipe.fingerprint(space, origin.fidelity, origin.split)
-            best = origin.score, Origin(path.stem, space, origin.fidelity, mark, path)
-    return best[1] if best else None
-
-
-def _judged(space: SearchSpace) -> tuple[Any, ...]:
-    """Return what scores must have in common to be compared."""
-    return (space.objective, *(value for name, value in sorted(space.base.items()) if name not in ("weights", "views")))
-
-
-def _default(found: Inspection, profile: str, settings: Mapping[str, Any]) -> Origin:
-    """Return the space's last start point, to be trained for its whole length."""
-    space = catalog.space(DEFAULT, profile, settings)
-    point = {**space.fixed, **(space.start[-1] if space.start else {})}
-    made = space.configuration(point)
-    fixed = dataclasses.replace(space, axes={}, base=made.base, fixed=made.params, start=(), seed=0, data=found.source)
-    split = found.manifest.without(*_UNREAD).hash
-    mark = recipe.fingerprint(fixed, space.fidelity.max, split)
-    return Origin(f"{DEFAULT}-start", fixed, space.fidelity.max, mark, None, profile)
-
-
-def _bank(folder: Path, key: str, made: Origin, found: Inspection, size: int) -> SyntheticBank:
-    from lungtune.data.synthetic_bank import SyntheticBank
-
-    generator = {
-        "recipe": made.name,
-        "fingerprint": made.mark,
-        "family": made.space.family,
-        "base": dict(made.space.base),
-        "params": dict(made.space.fixed),
-        "fidelity": made.fidelity,
-        "seed": made.space.seed,
-    }
-    named = [str(made.path.absolute())] if made.path else ["--data", found.source, "--profile", made.profile]
-    command = ["lungtune", "synthesize", *named, "--out", str(folder)]
-    return SyntheticBank.create(
-        folder,
-        key=key,
-        generator=generator,
-        classes=found.manifest.classes,
-        train_hash=found.manifest.train_hash,
-        size=size,
-        seed=_SEED,
-        about={"source": found.source, "command": shlex.join(command)},
-        versions=environment.describe()["versions"],
-    )
+    _fill(session, bank, run, made, plan.wanted)
+    _picture(bank, opened)
 
 
 def _fill(session: Session, bank: SyntheticBank, run: runs.Run, made: Origin, wanted: Mapping[str, int]) -> None:

@@ -1,8 +1,8 @@
-"""The trained generator of a bank: as it was left in lungtune's home, as it is shipped, or trained now.
+"""The trained generator of a bank: from lungtune's home, shipped, or trained now.
 
-A generator that is shipped is `models/generators/<mark>.safetensors`: what it trains (float32), without moments; its
-meta: `fidelity`, `samples`, `steps`, `metrics`, `split`. The mark is that of its folder in lungtune's home: it is found
-only where all that decides the trained weights is the same.
+A shipped generator is `models/generators/<mark>.safetensors`: its trained weights (float32), without moments; its meta:
+`fidelity`, `samples`, `steps`, `metrics`, `split`. The mark, also the name of its folder in lungtune's home, is a hash
+of all that determines the trained weights.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     from lungtune.engine.session import Session
 
 SHIPPED = Path(models.__file__).parent / "generators"
-"""Where trained generators are shipped."""
+"""Folder of the shipped generators."""
 
 _PROGRESS = "progress"
 
 
 def trained(session: Session, space: SearchSpace, fidelity: float, work: Path, what: str) -> dict[str, float]:
-    """Train a generator in its folder ``work``, unless it was before or is shipped; return its scores.
+    """Train a generator in its folder ``work``, unless it is trained already or shipped; return its scores.
 
     Args:
         session: of its family and base.
         space: no axes, a seed.
         fidelity: passes it is trained for.
-        work: named by the generator's mark.
-        what: is trained, in words.
+        work: folder, named by the generator's mark.
+        what: description for progress messages.
 
     Raises:
         TrialError: the training failed.
     """
-    found = _scores(work, fidelity)
-    if found is None and unpack(SHIPPED / f"{work.name}{checkpoint.SUFFIX}", work):
-        found = _scores(work, fidelity)
-    if found is not None:
-        return found
+    scores = _scores(work, fidelity)
+    if scores is None and unpack(SHIPPED / f"{work.name}{checkpoint.SUFFIX}", work):
+        scores = _scores(work, fidelity)
+    if scores is not None:
+        return scores
     assert space.seed is not None
     run = runs.Run(space.seed, work)
     set_reproducible_threads()
@@ -56,24 +56,24 @@ def trained(session: Session, space: SearchSpace, fidelity: float, work: Path, w
 
 
 def _scores(work: Path, fidelity: float) -> dict[str, float] | None:
-    """Return the scores of a generator that is trained to the end; None of any other."""
-    found = report_files.latest(work)
-    if found is None or found[2]["fidelity"] < fidelity - 1e-6:
+    """Return the scores of a generator that is trained to ``fidelity``; None of any other."""
+    newest = report_files.latest(work)
+    if newest is None or newest[2]["fidelity"] < fidelity - 1e-6:
         return None
-    return {name: float(value) for name, value in found[2]["metrics"].items()}
+    return {name: float(value) for name, value in newest[2]["metrics"].items()}
 
 
 def pack(work: Path, split: str, file: Path) -> None:
-    """Write the newest checkpoint of a generator's folder as one to be shipped.
+    """Write the newest checkpoint of a generator's folder as a shipped generator.
 
     Args:
-        work: where it was trained.
+        work: the generator's folder.
         split: hash of the split.
         file: to write.
     """
-    found = report_files.latest(work)
-    assert found is not None
-    _, state, meta = found
+    newest = report_files.latest(work)
+    assert newest is not None
+    _, state, meta = newest
     steps, _ = (int(number) for number in state[_PROGRESS])
     weights = {name: tensor[0] for name, tensor in state.items() if name != _PROGRESS}
     kept = {name: meta[name] for name in ("fidelity", "samples", "metrics")}
@@ -81,7 +81,7 @@ def pack(work: Path, split: str, file: Path) -> None:
 
 
 def unpack(file: Path, work: Path) -> bool:
-    """Write a shipped generator as a checkpoint into its folder; return whether there is such a file."""
+    """Write a shipped generator as a checkpoint into its folder; return False if there is no such file."""
     if not file.is_file():
         return False
     weights, meta = checkpoint.load(file)

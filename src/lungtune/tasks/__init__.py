@@ -1,1 +1,1 @@
-"""Tasks: losses, metrics, baselines and reports of what a family is trained for."""
+"""Tasks: losses, metrics, baselines and reports, one folder per task."""

@@ -26,7 +26,7 @@ BEST = 3
 """Number of best trials that get figures."""
 
 SHARE = 2 / 3
-"""Charts that compare parameters do so at the largest fidelity this share of the scored trials reached."""
+"""Charts of parameters compare trials at the largest fidelity that this share of the scored trials reached."""
 
 PAGE = """<!doctype html><html><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 14px/1.5 system-ui, sans-serif; margin: 24px; color: #222 }} h2 {{ font-size: 17px; margin: 28px 0 0 }}
@@ -103,7 +103,7 @@ def _task(history: History) -> Task | None:
 
 
 def common_fidelity(history: History) -> float:
-    """Return the largest fidelity that most scored trials reached: there they can be compared fairly."""
+    """Return the largest fidelity that most scored trials reached, at which charts compare them."""
     reached = sorted((t.fidelity for t in history.ranked()), reverse=True)
     return reached[min(len(reached) - 1, math.ceil(len(reached) * SHARE) - 1)] if reached else 0.0
 

@@ -65,7 +65,7 @@ def metrics(values: Mapping[str, Any]) -> tuple[dict[str, float], list[str]]:
     """Return the finite metrics under legal names, and the names of those that are NaN or infinite.
 
     A non-finite value is left out: MLflow keeps infinity as 1.8e308, which ruins every chart it appears in.
-    What is not a number (a text, a flag) is no metric and is left out without a word.
+    What is not a number (a text, a flag) is no metric and is left out of both.
     """
     finite: dict[str, float] = {}
     odd: list[str] = []

@@ -1,7 +1,7 @@
 """Saved view of MLflow's runs page: a study's trials, best first, with the columns and charts that compare them.
 
 MLflow keeps saved views as tags of the experiment; ``?viewStateShareKey=<study>`` in the page's address opens one.
-The format is that of MLflow 3.17's "Share" button. A version that does not know it shows its usual page.
+The format is that of MLflow 3.17's "Share" button. Versions without this format show their usual page.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def address(server: str, experiment_id: str, study: str, *, charts: bool = False
 def _state(history: History, params: list[str]) -> dict[str, Any]:
     metric = history.objective.metric
     best = f"best_{metric}"
-    headline, by_class = _told(history)
+    headline, by_class = _metrics(history)
     scores = [best, *(f"best_{name}" for name in headline if name != metric), "passes"]
     columns = ["tags.`state`", "tags.`reason`"]
     columns += [f"metrics.`{name}`" for name in scores] + [f"params.`{name}`" for name in params]
@@ -64,7 +64,7 @@ def _state(history: History, params: list[str]) -> dict[str, Any]:
     }
 
 
-def _told(history: History) -> tuple[list[str], list[str]]:
+def _metrics(history: History) -> tuple[list[str], list[str]]:
     """Return the headline metrics of a study, and those by class; none where its family is gone."""
     try:
         family, task = summary.family_of(history), summary.task_of(history)

@@ -83,7 +83,7 @@ class Projection:
         return limits.clip(f"{study['space']['family']} on {source}", limits.EXPERIMENT)
 
     def feed(self, event: Mapping[str, Any]) -> None:
-        """Take in one event. One that does not fit what came before is counted in ``ignored`` and passed over."""
+        """Apply one event. One that does not fit the earlier ones is skipped and counted in ``ignored``."""
         try:
             self._feed(event)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -158,7 +158,7 @@ class Projection:
         self._note()
 
     def _settle(self, time: int) -> None:
-        """A driver has left or is about to: what is not finished waits for the next one."""
+        """Set unfinished runs to waiting, because the driver has left or is about to."""
         run = self.runs[STUDY]
         left = self.history.of(State.RUNNING, State.PAUSED)
         ended = len(self.history.trials) - len(left)

@@ -13,7 +13,7 @@ from lungtune.tracking import limits
 
 
 def study(history: History, summary: Mapping[str, Any]) -> str:
-    """Return the parent run's report: best trial, what it is measured against, states, work."""
+    """Return the parent run's report: best trial, baselines, states, work."""
     objective, space = history.objective, history.study["space"]
     metric = objective.metric
     counts = {state.value: len(history.of(state)) for state in State}
@@ -32,12 +32,12 @@ def study(history: History, summary: Mapping[str, Any]) -> str:
             rows.append((formatting.baseline(baseline), values[metric], ""))
     start = next((t for t in history.trials.values() if t.origin == "start"), None)
     if start is not None and not math.isnan(start.value(objective)) and start.state is not State.FAIL:
-        who = f"trial {start.number:03d}, the start configuration"
-        rows.append((who, start.value(objective), _where(start, history)))
+        name = f"trial {start.number:03d}, the start configuration"
+        rows.append((name, start.value(objective), _where(start, history)))
     rows += [(f"**trial {t.number:03d}**", t.value(objective), _where(t, history)) for t in ranked[:5]]
     if rows:
         lines += ["", f"| | {metric} | |", "|---|---|---|"]
-        lines += [f"| {who} | {_number(value)} | {where} |" for who, value, where in rows]
+        lines += [f"| {name} | {_number(value)} | {where} |" for name, value, where in rows]
     if ranked:
         lines += ["", f"Parameters of trial {ranked[0].number:03d}:", "", _table(ranked[0].params)]
     if summary:
@@ -47,7 +47,7 @@ def study(history: History, summary: Mapping[str, Any]) -> str:
 
 
 def trial(history: History, trial: Trial) -> str:
-    """Return a child run's note: how it ended and what its best report was."""
+    """Return a child run's note: its ending and its best report."""
     best = trial.best(history.objective)
     ending = f"**{trial.state.value}**" + (f" ({trial.reason})" if trial.reason else "")
     if trial.duplicate_of is not None:

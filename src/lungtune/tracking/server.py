@@ -18,11 +18,11 @@ from lungtune.tracking import mlflow_views, server_app, store
 HOST = "127.0.0.1"
 PORT = 5000
 PATIENCE = 20.0
-"""Seconds between two notes that the server has not answered yet: it imports MLflow twice, slow on a busy machine."""
+"""Seconds between two notes that the server has not answered yet; its start imports MLflow twice."""
 
 
 def free_port(wanted: int | None) -> int:
-    """Return ``wanted`` if it is free; without a wish the first free port from 5000 on.
+    """Return ``wanted`` if it is free; for None the first free port from 5000 on.
 
     Raises:
         StudyError: the wanted port is taken, or none of twenty is free.
@@ -52,7 +52,7 @@ def command(uri: str, port: int) -> list[str]:
 
 
 def _is_installed() -> bool:
-    """Whether MLflow finds our application: not where lungtune lies on PYTHONPATH only."""
+    """True if MLflow finds our application's entry point; a lungtune on PYTHONPATH alone has none."""
     return any(point.name == server_app.NAME for point in metadata.entry_points(group="mlflow.app"))
 
 
@@ -63,8 +63,8 @@ def serve(uri: str, port: int | None, say: Callable[[str], None]) -> int:
 
     Args:
         uri: a database URI.
-        port: where to listen; None for the first free one from 5000 on.
-        say: gets a line at once, another when the server answers, one every 20 s until then.
+        port: the port; None for the first free one from 5000 on.
+        say: called with a line at the start, one when the server answers, and one every 20 s until then.
 
     Returns:
         the exit code: 0 after Ctrl-C, the server's own if it ended by itself.
@@ -89,7 +89,7 @@ def serve(uri: str, port: int | None, say: Callable[[str], None]) -> int:
             for line in pages(uri, url):
                 say(line)
         code = server.wait()
-        say(f"MLflow's server ended by itself (exit code {code}); its last words are in {log}")
+        say(f"MLflow's server ended by itself (exit code {code}); its last output is in {log}")
         return code or 1
     except KeyboardInterrupt:
         return 0
@@ -99,9 +99,9 @@ def serve(uri: str, port: int | None, say: Callable[[str], None]) -> int:
 
 
 def pages(uri: str, url: str) -> list[str]:
-    """Return one line per study of this home: its name and the address where its trials are compared."""
-    found = server_app.studies(store.client(uri))
-    return [f"  {name}: {mlflow_views.address(url, experiment, name)}" for name, experiment in found]
+    """Return one line per study in the store: its name and the address of its view."""
+    experiments = server_app.studies(store.client(uri))
+    return [f"  {name}: {mlflow_views.address(url, experiment, name)}" for name, experiment in experiments]
 
 
 def _interrupt(*_: object) -> None:
@@ -109,8 +109,8 @@ def _interrupt(*_: object) -> None:
 
 
 def _answers(server: subprocess.Popen[bytes], url: str, still: Callable[[float], None]) -> bool:
-    """Wait until the server answers or ends; tell ``still`` every now and then for how many seconds it has not."""
-    began = told = time.monotonic()
+    """Return True once the server answers, False if it ends; ``still`` gets the seconds waited every ``PATIENCE``."""
+    began = reported = time.monotonic()
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while server.poll() is None:
         try:
@@ -118,14 +118,14 @@ def _answers(server: subprocess.Popen[bytes], url: str, still: Callable[[float],
                 return True
         except OSError:
             time.sleep(0.2)
-        if time.monotonic() - told > PATIENCE:
-            told = time.monotonic()
-            still(told - began)
+        if time.monotonic() - reported > PATIENCE:
+            reported = time.monotonic()
+            still(reported - began)
     return False
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """End the server and its worker: politely, after five seconds not."""
+    """End the server and its worker: by SIGTERM, after five seconds by SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(server.pid, number)

@@ -37,9 +37,10 @@ def app() -> App:
 
 
 class FirstPage:
-    """Sends a browser that asks for MLflow's home to the newest study; all else is MLflow's.
+    """Redirects requests of MLflow's home to the newest study; all else is MLflow's.
 
-    Pages of MLflow are fragments of one file (``/#/experiments/1``), which no server sees: a script in that file looks.
+    Pages of MLflow are fragments of one file (``/#/experiments/1``), which are not sent to the server: a script in that
+    file redirects.
 
     Args:
         served: MLflow's application.
@@ -90,12 +91,12 @@ def redirecting(html: bytes, page: str) -> bytes:
 def first_page(uri: str) -> str:
     """Return the address, from ``/`` on, of the newest study's runs; of the list of experiments where there is none."""
     try:
-        found = studies(_client(uri))
-    except Exception:  # MLflow's own page then says what is wrong with the store
+        experiments = studies(_client(uri))
+    except Exception:  # MLflow's own page then reports the store's error
         return "/#/experiments"
-    if not found:
+    if not experiments:
         return "/#/experiments"
-    name, experiment = max(found, key=lambda one: _changed(one[0]))
+    name, experiment = max(experiments, key=lambda one: _changed(one[0]))
     return mlflow_views.address("", experiment, name)
 
 

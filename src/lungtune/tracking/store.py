@@ -26,7 +26,7 @@ QUIET = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-"""No word on the terminal: the live view owns it. Nothing sent home."""
+"""No output on the terminal, which the live view owns; no telemetry."""
 
 VERIFY_STEPS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 """A server that hangs is left after 10 s (MLflow's own default: 120 s, 7 times); the tracker does the retrying."""
@@ -70,7 +70,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def log_file(uri: str) -> Path:
-    """Return where a server of the store writes its own words."""
+    """Return the log file of the store's server."""
     database = sqlite_path(uri)
     folder = database.parent if database else state_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def log_file(uri: str) -> Path:
 
 
 def settle_environment() -> None:
-    """Give MLflow quiet and short-tempered settings in this process, where the user has set none."""
+    """Set MLflow to little output and short timeouts in this process, where the user has set nothing."""
     for name, value in {**QUIET, **VERIFY_STEPS}.items():
         os.environ.setdefault(name, value)
 
@@ -97,10 +97,10 @@ def client(uri: str) -> MlflowClient:
 
 
 def prepare(uri: str) -> None:
-    """Make a local store's schema if it has none yet.
+    """Create a local store's schema if it has none yet.
 
     MLflow migrates an empty database table by table; two processes at it, or one that is killed, leave a file that
-    no MLflow opens again. So one process at a time builds the database aside and puts it in place whole.
+    no MLflow opens again. So one process at a time builds the database in a temporary file, which is then renamed.
 
     Raises:
         StudyError: the file is incomplete, of another MLflow version, or its folder can't be written.

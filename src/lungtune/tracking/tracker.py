@@ -1,7 +1,7 @@
 """Tracker thread: follows a study's journal and delivers it to MLflow.
 
-The search only appends to its journal; it never waits for the tracker. Whatever happens to MLflow, what was missed
-is delivered by the next tracker or by :func:`sync`.
+The search only appends to its journal; it never waits for the tracker. Events that MLflow misses are delivered by the
+next tracker or by :func:`sync`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lungtune.tracking.tail import Tail
 from lungtune.tracking.writer import Unreachable, Writer
 
 POLL = 0.5
-"""Seconds between two looks at the journal."""
+"""Seconds between two reads of the journal."""
 
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds before the next try while MLflow can't be reached."""
@@ -56,12 +56,12 @@ class Tracker:
     """Delivers one study's journal to MLflow in a daemon thread."""
 
     def __init__(self, study_folder: Path, uri: str | None = None, *, replay: bool = False) -> None:
-        """Make a tracker; nothing happens before :meth:`start`.
+        """Create a tracker; it does nothing before :meth:`start`.
 
         Args:
             study_folder: the study; its ``journal.jsonl`` need not exist yet.
             uri: MLflow tracking URI; ``MLFLOW_TRACKING_URI`` or the local store without one.
-            replay: pass over the cursor and send everything again; MLflow ends up the same.
+            replay: ignore the cursor and send everything again; MLflow's content is the same afterwards.
         """
         self.folder = Path(study_folder)
         self.uri = uri or store.tracking_uri()
@@ -83,7 +83,7 @@ class Tracker:
         return self
 
     def stop(self, timeout: float = 30.0) -> Delivery:
-        """Deliver what is left, for at most ``timeout`` seconds, and say how far it came."""
+        """Deliver the rest, for at most ``timeout`` seconds, and return the progress."""
         self._deadline = time.monotonic() + timeout
         self._stopping.set()
         if self._thread.ident is not None:
@@ -91,7 +91,7 @@ class Tracker:
         return self.state()
 
     def state(self) -> Delivery:
-        """Return how far the tracker is now."""
+        """Return the tracker's progress."""
         undelivered = self._tail.lines - self._delivered + self._tail.behind()
         refused = len(self._writer.refused) if self._writer else 0
         return Delivery(max(0, undelivered), store.without_password(self.uri), self._problem, refused)

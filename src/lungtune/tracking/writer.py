@@ -29,7 +29,7 @@ REFUSED = (
     "NOT_IMPLEMENTED",
     "FEATURE_DISABLED",
 )
-"""MLflow's codes for "asking again won't help"; everything else (down, hung, locked, 5xx) is tried again later."""
+"""MLflow's codes of permanent errors; everything else (down, hung, locked, 5xx) is tried again later."""
 
 
 class Unreachable(Exception):
@@ -90,7 +90,7 @@ class Writer:
         self._doubtful = False
 
     def deliver(self, projection: Projection) -> None:
-        """Send all that is not there yet.
+        """Send all that the store lacks.
 
         Raises:
             Unreachable: the store can't be reached; what was sent so far is remembered.
@@ -204,7 +204,7 @@ class Writer:
         return True
 
     def _send(self, sent: Sent, key: str, batch: dict[str, Any]) -> bool:
-        """Send one batch; what MLflow refuses is narrowed down to the part at fault, which is passed over."""
+        """Send one batch; of a refused batch, the part at fault is located and skipped."""
         if not any(batch.values()) or self._try("", lambda: self.client.log_batch(sent.id, **batch)):
             return True
         if not self._alive(sent):
@@ -244,7 +244,7 @@ class Writer:
                 held = self._reach(functools.partial(self.client.get_experiment_by_name, candidate))
                 if held is not None and held.lifecycle_stage == "active":
                     return held.experiment_id
-        raise Unreachable(f"no experiment could be made for '{name}'")
+        raise Unreachable(f"no experiment could be created for '{name}'")
 
     def _search(self, study_id: str) -> list[Run]:
         text, token, runs = f"tags.`lungtune.study_id` = '{study_id}'", None, []
@@ -269,7 +269,7 @@ class Writer:
         return True
 
     def _reach(self, call: Callable[[], Any]) -> Any:
-        """Call MLflow; a refusal passes through, everything that may pass by itself becomes ``Unreachable``."""
+        """Call MLflow; a refusal passes through, transient errors become ``Unreachable``."""
         from mlflow.exceptions import MlflowException
 
         try:

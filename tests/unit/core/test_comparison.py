@@ -47,7 +47,7 @@ def test_values_include_the_recipes_and_control_is_0_or_first(text, values, cont
     assert (compared.values, compared.control) == (values, control)
 
 
-def test_what_switches_off_is_the_control_wherever_it_stands(monkeypatch):
+def test_switched_off_value_is_the_control_in_any_order(monkeypatch):
     monkeypatch.setattr(type(FAMILY), "ablation", {"class_weighting": "none"})
     assert read("class_weighting=sqrt,none", recipe(), FAMILY).control == "none"
 
@@ -94,7 +94,7 @@ def test_suggested_values_are_control_winner_and_decades(own, listed):
     assert (len(compared.values), compared.control, compared.own) == (4, 0.0, own), "it can be given as it is"
 
 
-def test_other_axes_get_what_they_can_be_asked():
+def test_values_of_other_kinds_of_axes_are_suggested():
     def asked(axis, own):
         space = replace(SPACE, axes={} if axis is None else {"lambda2": axis})
         return [command.split("=")[1].split()[0] for command in commands(Path("r"), FAMILY, space, {"lambda2": own})]
@@ -106,7 +106,7 @@ def test_other_axes_get_what_they_can_be_asked():
     assert asked(FloatDistribution(20.0, 50.0, log=True), 30.0) == ["0,30"]
 
 
-def test_a_family_without_an_addition_has_no_such_command():
+def test_family_without_ablation_has_no_command():
     family, space = catalog.family("clip_lora"), catalog.space("clip_lora", "demo")
     assert commands(Path("r.yaml"), family, space, dict(space.fixed)) == []
 

@@ -48,7 +48,7 @@ def test_a_whole_family_is_loaded(own, text):
     assert own(text).summary
 
 
-def test_the_loop_of_models_is_what_the_contract_reads():
+def test_contract_fields_equal_the_loops_fields():
     known = specs(Loop)
     assert known.keys() == LOOP.keys()
     for name, spec in known.items():
@@ -96,7 +96,7 @@ FAMILIES = {
     "plain field": (
         WIDTH,
         "    width: int = 4\n",
-        r"must be made by lungtune\.core\.params\.param, but 'width' is not",
+        r"must be declared by lungtune\.core\.params\.param, but 'width' is not",
     ),
     "default": (WIDTH, "    width: int = param(40, low=1, high=8)\n", r"width <= 8 must hold, but got 40"),
     "default type": (WIDTH, "    width: int = param('4', low=1, high=8)\n", r"width must be of type int, but got '4'"),
@@ -124,20 +124,20 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize(("old", "new", "match"), FAMILIES.values(), ids=FAMILIES.keys())
-def test_a_broken_family_is_named(own, tmp_path, old, new, match):
+def test_a_broken_family_is_reported(own, tmp_path, old, new, match):
     with pytest.raises(ContractError, match=match) as raised:
         own(changed(FAMILY, old, new))
     for line in str(raised.value).splitlines():
         assert line.startswith(f"{tmp_path}/trainables/mine.py:")
 
 
-def test_a_family_that_trains_nothing_is_named(own):
+def test_a_family_that_trains_nothing_is_reported(own):
     broken = changed(changed(FAMILY, "def lora_targets", "def lora_target"), "def trainable_parameters", "def trained")
     with pytest.raises(ContractError, match=r"nothing would train\. Did you mean 'lora_target'"):
         own(broken)
 
 
-def test_all_breaches_are_named_at_once(own):
+def test_all_breaches_are_reported_at_once(own):
     broken = changed(changed(FAMILY, "inputs = (IMAGE, TEXT)", "inputs = ()"), "    Base = Base\n", "")
     with pytest.raises(ContractError, match=r"inputs must be(.|\n)*\.Base must be"):
         own(broken)
@@ -163,13 +163,13 @@ TASKS = {
 
 
 @pytest.mark.parametrize(("old", "new", "match"), TASKS.values(), ids=TASKS.keys())
-def test_a_broken_task_is_named(own, tmp_path, old, new, match):
+def test_a_broken_task_is_reported(own, tmp_path, old, new, match):
     with pytest.raises(ContractError, match=match) as raised:
         own(TASKED, changed(TASK, old, new))
     assert str(raised.value).startswith(f"{tmp_path}/")
 
 
-def test_an_unknown_own_task_is_named(own):
+def test_an_unknown_own_task_is_reported(own):
     with pytest.raises(ContractError, match=r"mine\.py:\d+: there is no task 'multilabl'.*Did you mean 'multilabel'"):
         own(changed(TASKED, "lungtune_user.tasks.multilabel", "lungtune_user.tasks.multilabl"))
 
@@ -204,7 +204,7 @@ def test_a_space_names_a_broken_family_by_its_own_line(own, tmp_path):
         ("own/trainables", "own/trainables", r"holds none\. Did you mean '.*own'\?"),
     ],
 )
-def test_a_wrong_own_folder_is_named(tmp_path, monkeypatch, made, named, match):
+def test_a_wrong_own_folder_is_reported(tmp_path, monkeypatch, made, named, match):
     (tmp_path / made).mkdir(parents=True, exist_ok=True)
     monkeypatch.setenv("LUNGTUNE_PATH", str(tmp_path / named))
     with pytest.raises(SpaceError, match=match):

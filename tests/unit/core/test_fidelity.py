@@ -14,7 +14,7 @@ def test_three_passes_have_rungs():
     assert fidelity.levels == (0.333333, 1.0, 3)
 
 
-def test_planned_work_is_what_survivors_cost():
+def test_planned_work_counts_surviving_trials():
     planned = Fidelity(max=9, min=1, eta=3).planned(27)
     assert planned == [(1, 27, 27), (3, 9, 18), (9, 3, 18)]
 

@@ -84,7 +84,21 @@ def test_waiting_names_the_holder_then_acquires(tmp_path, elsewhere, capsys, mon
     assert io.Lock(tmp_path / "l.lock").holder() == "another process"
 
 
-def test_free_lock_is_acquired_without_a_word(tmp_path, capsys):
+def test_listener_is_informed_of_waiting(tmp_path, elsewhere, monkeypatch):
+    monkeypatch.setattr(io, "_PATIENCE", 0.05)
+    monkeypatch.setattr(io._local, "stages", io._Stages())
+    told = []
+    io.listen(told.append)
+    threading.Timer(0.3, elsewhere.stdin.write, "\n").start()
+    threading.Timer(0.4, elsewhere.stdin.flush).start()
+    with io.stage("Loading"), io.waiting(tmp_path / "l.lock", "makes tea"):
+        pass
+    assert told[0] == told[2] == "Loading"
+    assert told[1].startswith(f"Waiting for process {elsewhere.pid} on ")
+    assert told[1].endswith(", which makes tea")
+
+
+def test_free_lock_is_acquired_silently(tmp_path, capsys):
     with io.waiting(tmp_path / "l.lock", "makes tea"):
         pass
     assert capsys.readouterr().err == ""
@@ -134,7 +148,7 @@ def test_progress_in_a_pipe_is_plain_lines(capsys, options, lines):
     assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_progress_in_a_pipe_gives_a_sign_of_life(capsys, monkeypatch):
+def test_progress_in_a_pipe_prints_periodically(capsys, monkeypatch):
     monkeypatch.setattr(io, "_EVERY", 0.0)
     with io.progress("Training", 3.0, unit="passes") as update:
         update(0.5, "loss 1")
@@ -143,7 +157,7 @@ def test_progress_in_a_pipe_gives_a_sign_of_life(capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines()[1:] == ["Training: 0.5 of 3 passes, loss 1", "Rendering: 7"]
 
 
-def test_track_of_few_slow_items_is_told(capsys, monkeypatch):
+def test_track_of_few_slow_items_is_printed(capsys, monkeypatch):
     monkeypatch.setattr(io, "_LATE", 0.05)
     monkeypatch.setattr(io, "_EVERY", 0.0)
     items = (time.sleep(0.2) or number for number in range(3))
@@ -154,7 +168,7 @@ def test_track_of_few_slow_items_is_told(capsys, monkeypatch):
     assert last.startswith("Reading: 3 in ")
 
 
-def test_stage_is_told_only_when_it_lasts(capsys, monkeypatch):
+def test_stage_is_printed_only_when_slow(capsys, monkeypatch):
     monkeypatch.setattr(io, "_LATE", 0.2)
     with io.stage("Loading the model"):
         pass
@@ -163,7 +177,7 @@ def test_stage_is_told_only_when_it_lasts(capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == ["Computing intervals ..."]
 
 
-def test_short_stages_within_a_long_one_are_told_once(capsys, monkeypatch):
+def test_nested_short_stages_are_printed_once(capsys, monkeypatch):
     monkeypatch.setattr(io, "_LATE", 0.3)
     with io.stage("Opening"):
         with io.stage("Looking for weights"):
@@ -173,7 +187,7 @@ def test_short_stages_within_a_long_one_are_told_once(capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines() == ["Loading the model ..."]
 
 
-def test_listener_hears_stages_and_progress_of_its_thread(capsys):
+def test_listener_receives_stages_and_progress_of_its_thread(capsys):
     heard = []
 
     def work():

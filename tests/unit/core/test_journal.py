@@ -44,7 +44,7 @@ def test_a_torn_tail_is_put_aside_and_the_rest_stays(tmp_path_factory, cut):
     assert path.with_name("j.jsonl.torn").exists() == (again.healed > 0)
 
 
-def test_a_damaged_line_in_the_middle_is_named(tmp_path):
+def test_a_damaged_line_in_the_middle_is_reported(tmp_path):
     path = tmp_path / "j.jsonl"
     path.write_text('{"event":"a"}\n{"event":\n{"event":"b"}\n')
     with pytest.raises(StudyError, match=r"j\.jsonl:2: every line must be a JSON object"):
@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path):
     assert path.read_bytes().endswith(b"\n")
 
 
-def test_history_tells_the_best_report_not_the_last():
+def test_history_returns_the_best_report_not_the_last():
     events = [
         {"event": "study", "space": {"trials": 1, "objective": {"metric": "m", "mode": "max"}}},
         {"event": "trial", "trial": 0, "params": {}, "sampled": {}, "distributions": {}, "seed": 0, "origin": "start"},

@@ -28,7 +28,7 @@ def test_a_result_locks_it_for_everyone(ledger, tmp_path):
             ledger.check(recipe)
 
 
-def test_an_opening_without_a_result_is_its_recipes_alone(ledger):
+def test_opening_without_result_is_reserved_for_its_recipe(ledger):
     with ledger.hold("r1"):
         ledger.opened("r1", "a.yaml")
     ledger.check("r1")
@@ -36,7 +36,7 @@ def test_an_opening_without_a_result_is_its_recipes_alone(ledger):
         ledger.check("r2")
 
 
-def test_other_studies_and_other_ledgers(ledger, tmp_path):
+def test_other_studies_do_not_count_but_further_ledgers_do(ledger, tmp_path):
     stranger = Ledger(ledger.path, "id2", "other")
     with stranger.hold("r1"):
         stranger.opened("r1", "b.yaml")
@@ -48,7 +48,7 @@ def test_other_studies_and_other_ledgers(ledger, tmp_path):
         Ledger(ledger.path, "id1", "mine", also=[beside.path]).check("r9")
 
 
-def test_a_torn_line_is_healed(ledger):
+def test_torn_ledger_line_is_repaired(ledger):
     with ledger.hold("r1"):
         ledger.opened("r1", "a.yaml")
     with ledger.path.open("a") as file:

@@ -43,7 +43,7 @@ def test_rules_of_all_classes_are_joined():
         ({"size": 1.0, "unknown": 0}, {"unknown"}),
     ],
 )
-def test_only_what_acts_is_left(values, left):
+def test_acting_returns_only_active_parameters(values, left):
     assert acting(values, RULES) == {name: values[name] for name in left}
 
 

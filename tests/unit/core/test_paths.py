@@ -1,4 +1,4 @@
-"""Where studies and a user's own families lie: in a checkout, and where lungtune is installed."""
+"""Locations of studies and of a user's own families, in a checkout and with an installed lungtune."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_named_folders_come_before_the_working_folder(work, monkeypatch):
 
 
 @pytest.mark.parametrize("folder", [CHECKOUT, CHECKOUT / "src" / "lungtune"], ids=["checkout", "package"])
-def test_shipped_folders_are_nobodys_own(work, monkeypatch, folder):
+def test_shipped_folders_are_not_own_folders(work, monkeypatch, folder):
     monkeypatch.chdir(folder)
     assert paths.own_folders() == []
     monkeypatch.setattr(paths, "ROOT", None)  # an installed lungtune, used in a checkout

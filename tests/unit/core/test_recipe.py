@@ -44,7 +44,7 @@ def test_objective_of_an_ambiguous_name_is_written_in_full():
 
 
 @given(st.dictionaries(text, scalars, max_size=5), st.lists(scalars, max_size=3), scalars)
-def test_whatever_is_written_is_read_back(block, several, one):
+def test_any_text_is_read_back_equal(block, several, one):
     about = {"block": (block, "a note"), "several": several, "one": (one, "note # two")}
     back = yamlfile.parse(recipe.dump(SPACE, FAMILY, about, "Title\nline"), "here")
     assert back["provenance"] == {"block": block, "several": several, "one": one}
@@ -59,7 +59,7 @@ def test_nan_is_read_back_as_nan():
 
 
 @pytest.mark.parametrize("change", [{"seed": 8}, {"fixed": {"lr": 6e-5}}, {"fidelity": Fidelity(max=4, min=0.5)}])
-def test_the_fingerprint_covers_what_decides_the_weights(change):
+def test_fingerprint_covers_what_determines_the_weights(change):
     mark = recipe.fingerprint(SPACE, 3, "hash")
     assert recipe.fingerprint(replace(SPACE, **change), 3, "hash") != mark
     assert recipe.fingerprint(SPACE, 1, "hash") != mark
@@ -78,7 +78,7 @@ def test_recipes_of_version_0_1_keep_their_fingerprint(name):
     assert recipe.fingerprint(changed(space, optimizer="sgd"), origin.fidelity, origin.split) != origin.fingerprint
 
 
-def test_a_parameter_counts_only_where_it_acts():
+def test_inert_parameter_is_not_in_the_fingerprint():
     space = catalog.space(str(OLD / "both-1.yaml"))
     sgd, step = changed(space, optimizer="sgd"), changed(space, lr_schedule="step")
     marks = [

@@ -55,7 +55,7 @@ def test_a_profile_overrides(tmp_path):
     assert list(space.axes) == ["lr"]
 
 
-def test_all_mistakes_are_named_at_once_with_their_lines(tmp_path):
+def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path):
     text = GOOD.replace("lora_rank: [2, 4]", "lora_rnak: [2, 4]").replace("batch_size: 8", "batch_size: 0")
     with pytest.raises(
         SpaceError, match=r"(?s)space\.yaml:6: 'lora_rnak'.*Did you mean 'lora_rank'.*:7: batch_size >= 1"
@@ -96,7 +96,7 @@ def test_each_mistake_ends_in_a_sentence(tmp_path, old, new, sentence):
         load(tmp_path, GOOD.replace(old, new), profile="demo")
 
 
-def test_mistakes_of_every_kind_are_named_together(tmp_path):
+def test_mistakes_of_every_kind_are_reported_together(tmp_path):
     text = GOOD.replace("trials: 5", "trials: many\nsamler: tpe\nobjective: macro_f2").replace(
         "[2, 4]", "{low: 4, high: 2}"
     )
@@ -104,12 +104,12 @@ def test_mistakes_of_every_kind_are_named_together(tmp_path):
         load(tmp_path, text, profile="x")
 
 
-def test_an_unknown_profile_is_named(tmp_path):
+def test_an_unknown_profile_is_reported(tmp_path):
     with pytest.raises(SpaceError, match=r"there is no profile 'dmo'\. Did you mean 'demo'"):
         load(tmp_path, GOOD, profile="dmo")
 
 
-def test_settings_fix_open_and_change(tmp_path):
+def test_settings_fix_search_and_change_values(tmp_path):
     changed = {
         "lr": 1e-4,
         "lora_dropout": [0.0, 0.1],
@@ -125,7 +125,7 @@ def test_settings_fix_open_and_change(tmp_path):
     assert (space.base["weights"], space.fidelity.max, space.trials, space.sampler) == ("x", 6.0, 7, "random")
 
 
-def test_fixed_parameter_is_fixed_in_start_points_and_told(tmp_path):
+def test_fixed_parameter_is_fixed_and_noted_in_start_points(tmp_path):
     text = GOOD.replace("  - {lr: 1e-4}", "  - {lr: 1e-4, augmentation: 3}\n  - {lr: 1e-4, augmentation: 0}")
     space = load(tmp_path, text, settings={"augmentation": 0, "lora_rank": [2, 8]})
     assert space.start == ({"lr": 1e-4}, {"lr": 1e-4})
@@ -134,7 +134,7 @@ def test_fixed_parameter_is_fixed_in_start_points_and_told(tmp_path):
     assert SearchSpace.from_dict(space.to_dict()) == space
 
 
-def test_fixed_base_setting_is_told_where_start_points_differ(tmp_path):
+def test_fixed_base_setting_is_noted_where_starts_differ(tmp_path):
     text = GOOD.replace("  - {lr: 1e-4}", "  - {lr: 1e-4, weights: x}")
     space = load(tmp_path, text, settings={"weights": "y"})
     assert (space.start, space.base["weights"]) == (({"lr": 1e-4},), "y")
@@ -180,7 +180,7 @@ def test_the_scheduler_is_a_name_or_a_mapping(tmp_path, line, setting, expected)
     assert space.scheduler == expected
 
 
-def test_a_study_from_before_there_was_a_choice_goes_on_stopping(tmp_path):
+def test_journal_without_scheduler_keeps_stopping(tmp_path):
     data = load(tmp_path, GOOD).to_dict()
     del data["scheduler"]
     assert made_by_0_1(data).scheduler == STOP
@@ -223,7 +223,7 @@ def test_every_shipped_space_loads_and_survives_the_journal(name, profile):
 
 
 @pytest.mark.parametrize("name", sorted(set(catalog.spaces()) - {"clip_head"}))  # its reference is no project's
-def test_a_source_configuration_names_how_it_trains(name):
+def test_source_configuration_names_optimiser_and_schedule(name):
     named = {"optimizer", "lr", "lr_schedule", "warmup", "weight_decay", "batch_size", "class_weighting"}
     assert catalog.space(name).start[0].keys() >= named
 

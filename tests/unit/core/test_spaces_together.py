@@ -63,7 +63,7 @@ def test_every_space_has_its_turns_before_any_is_preferred() -> None:
 
 
 def test_suggestions_of_a_space_learn_from_its_own_trials(both: SearchSpace) -> None:
-    """The other space's scores move nothing but the choice of the space."""
+    """The other space's scores affect only the choice of the space."""
     history = History([{"event": "study", "space": both.to_dict()}])
     for number in range(40):
         params = sampler.suggest(both, history, 1, number)
@@ -103,7 +103,7 @@ def test_set_reaches_all_matching_spaces_or_the_named_one() -> None:
         ),
     ],
 )
-def test_mistakes_are_named(names: str, settings: dict[str, object], message: str) -> None:
+def test_mistakes_are_reported(names: str, settings: dict[str, object], message: str) -> None:
     with pytest.raises(SpaceError, match=f"(?i){message}"):
         catalog.space(names, "demo", settings)
 
@@ -137,7 +137,7 @@ def test_a_list_in_the_base_is_an_axis_of_its_own_kind(tmp_path: Path) -> None:
 
 
 def test_fixed_base_setting_applies_to_start_points() -> None:
-    """Else the search would ask for the weights of a model that was ruled out."""
+    """Else the search would load the weights of an excluded model."""
     space = catalog.space("convnext_full", "full", {"model": "convnext_small"})
     assert [base["model"] for _, base in space.bases] == ["convnext_small"]
     suggested = sampler.suggest(space, History([{"event": "study", "space": space.to_dict()}]), 0, 0)

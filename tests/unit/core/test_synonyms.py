@@ -1,4 +1,4 @@
-"""Names of other libraries are understood where a parameter or metric is named wrongly."""
+"""Names of other libraries in the suggestions for unknown parameters and metrics."""
 
 import pytest
 
@@ -23,12 +23,12 @@ FAMILIES = [catalog.family(name) for name in catalog.families()]
         ("objective", "classification.f1", r"classification\.macro_f1"),
     ],
 )
-def test_another_name_in_a_setting_is_understood(setting, value, name):
+def test_synonym_in_a_setting_gets_a_suggestion(setting, value, name):
     with pytest.raises(SpaceError, match=rf" Did you mean '{name}'\?$"):
         catalog.space("clip_head", "demo", {setting: value})
 
 
-def test_another_name_in_a_space_file_is_understood(tmp_path):
+def test_synonym_in_a_space_file_gets_a_suggestion(tmp_path):
     space = tmp_path / "mine.yaml"
     space.write_text("family: vit_lora\nobjective: auc\nparams: {learning_rate: 1e-3}\nstart: [{rank: 4}]\n")
     for name in ("lr", "macro_auroc", "lora_rank"):

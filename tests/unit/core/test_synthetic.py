@@ -42,19 +42,19 @@ def space(start=(), axes=None, **fixed):
         (space(synthetic_ratio=1.0, axes={"synthetic_images": CategoricalDistribution(["none", "generated"])}), 1),
     ],
 )
-def test_a_bank_is_wanted_where_a_trial_may_take_from_it(made, ratio):
+def test_bank_is_needed_if_a_trial_may_use_it(made, ratio):
     assert synthetic.wanted(made) == ratio
     assert synthetic.wanted(SearchSpace.from_dict(made.to_dict())) == ratio
     other = replace(space(), name="other")
     assert synthetic.wanted(together([other, made])) == ratio
     if not ratio:
-        with pytest.raises(SpaceError, match=r"no trial of vit_lora wants .* --set 'synthetic_ratio=\[0, 0\.5, 1\]'\?"):
+        with pytest.raises(SpaceError, match=r"no trial of vit_lora uses .* --set 'synthetic_ratio=\[0, 0\.5, 1\]'\?"):
             synthetic.refuse_idle(made)
     else:
         synthetic.refuse_idle(made)
 
 
-def test_studies_from_before_there_were_any_want_none():
+def test_older_studies_need_no_bank():
     old = replace(space(), fixed={name: value for name, value in FIXED.items() if name not in synthetic.NAMES})
     assert synthetic.wanted(old) == 0
 
@@ -112,6 +112,6 @@ def test_recipe_with_synthetic_images_suggests_comparison():
 
 
 @pytest.mark.parametrize("text", ["synthetic_images=none,generated", "synthetic_use=mix,pretrain"])
-def test_what_changes_nothing_is_not_compared(text):
+def test_inert_parameters_are_not_compared(text):
     with pytest.raises(SpaceError, match=r"changes nothing where synthetic_ratio is 0, as in this recipe; compare"):
         comparison.read(text, space(), FAMILY)

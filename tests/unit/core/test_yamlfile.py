@@ -33,14 +33,14 @@ def test_scalars_are_yaml_1_2(text, value):
     assert type(read) is type(value)
 
 
-def test_every_key_knows_its_line():
+def test_line_of_every_key_is_recorded():
     block = yamlfile.parse("a: 1\nb:\n  c: 2\n", "f.yaml")
     assert block.lines == {"a": 1, "b": 2}
     assert block["b"].lines == {"c": 3}
 
 
-def test_a_key_that_stands_twice_is_refused():
-    with pytest.raises(SpaceError, match=r"f\.yaml:2: 'a' stands twice \(first on line 1\)"):
+def test_duplicate_key_is_refused():
+    with pytest.raises(SpaceError, match=r"f\.yaml:2: 'a' occurs twice \(first on line 1\)"):
         yamlfile.parse("a: 1\na: 2\n", "f.yaml")
 
 
@@ -83,8 +83,8 @@ def test_control_characters_are_one_sentence():
         yamlfile.parse("a: \x00", "f.yaml")
 
 
-def test_a_nested_key_that_stands_twice_is_refused():
-    with pytest.raises(SpaceError, match=r"f\.yaml:4: 'b' stands twice \(first on line 2\)"):
+def test_nested_duplicate_key_is_refused():
+    with pytest.raises(SpaceError, match=r"f\.yaml:4: 'b' occurs twice \(first on line 2\)"):
         yamlfile.parse("a:\n  b: 1\n  c: 2\n  b: 3\n", "f.yaml")
 
 

@@ -30,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write picture number `seed` to a path below `tmp_path / "data"`; its suffix tells the format."""
+    """Write picture number `seed` to a path below `tmp_path / "data"`; its suffix sets the format."""
 
     def write(name: str | Path, seed: int | None = None, **options: int) -> Path:
         path = tmp_path / "data" / name
@@ -44,7 +44,7 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def make_facts() -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Make facts for cases that have no files: every picture is its own, of size 224 x 224."""
+    """Return facts for cases that have no files: all pictures differ, of size 224 x 224."""
 
     def make(cases: pd.DataFrame) -> pd.DataFrame:
         rng = np.random.default_rng(len(cases))

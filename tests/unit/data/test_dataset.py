@@ -89,7 +89,7 @@ def test_the_saved_file_survives_the_cache(source, tmp_path, cache):
     assert np.array_equal(load(tmp_path / "split.json", WANTED, 16).train["image"], first)
 
 
-def test_an_image_changed_since_the_study_began_is_named(source, tmp_path, cache, write):
+def test_an_image_changed_since_the_study_began_is_reported(source, tmp_path, cache, write):
     inspect(source).save(tmp_path / "split.json")
     write("train/viral/p3_train.png", 77)
     with pytest.raises(DataError, match=r"p3_train\.png must be the one that was scanned"):

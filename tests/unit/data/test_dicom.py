@@ -304,7 +304,7 @@ def test_every_sample_is_read_or_named_with_its_reason():
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the DICOM samples are not here")
 def test_wrong_tag_is_trusted():
-    """One sample says MONOCHROME1 of pixels stored as MONOCHROME2; nothing else in it tells."""
+    """One sample declares MONOCHROME1 for pixels stored as MONOCHROME2, which can't be detected from the file."""
     names = ("1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm", "Fake_MONOHR1.dcm")
     true, lies = (decoded((SAMPLES / "cxr" / name).read_bytes()) for name in names)
     assert np.array_equal(lies, 255 - true)

@@ -156,7 +156,7 @@ def test_missing_field_is_one_sentence(write, tmp_path, field, sentence):
         load(inspection, [field], 16)
 
 
-def test_scored_field_that_validation_lacks_is_named(source):
+def test_scored_field_that_validation_lacks_is_reported(source):
     """Training masks alone train a segmenter, but score none."""
     inspection = inspect(source)
     parts = dict(inspection.manifest.parts)

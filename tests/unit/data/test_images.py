@@ -143,7 +143,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90), dtyp
     ids=["empty", "text", "gif", "truncated jpeg", "truncated png", "header only", "overwritten", "bomb", "large"],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_damage_is_named(tmp_path, data, message):
+def test_damage_is_reported(tmp_path, data, message):
     path = tmp_path / "x.png"
     path.write_bytes(data)
     with pytest.raises(images.UnreadableImageError, match=message):

@@ -62,7 +62,7 @@ def test_masks_lie_over_their_images(source, tmp_path):
                 assert mask.max() == 0
 
 
-def test_masks_are_decoded_only_when_wanted(source, cache):
+def test_masks_are_decoded_only_on_request(source, cache):
     inspection = inspect(source)
     part = load(inspection, [IMAGE, LABEL], 16).train
     assert "mask" not in part
@@ -100,7 +100,7 @@ def test_masks_are_decoded_once_whatever_the_split(source, tmp_path, monkeypatch
     load(inspect(source, fold=1), [MASK], 16)
 
 
-def test_a_mask_that_changed_is_named(source, tmp_path):
+def test_a_mask_that_changed_is_reported(source, tmp_path):
     inspection = inspect(source)
     for file in (tmp_path / "masks").rglob("*.png"):
         save(file, np.full((16, 20), 255, np.uint8))
@@ -109,7 +109,7 @@ def test_a_mask_that_changed_is_named(source, tmp_path):
     load(inspection, [IMAGE], 16)
 
 
-def test_an_image_that_changed_is_named(source, tmp_path):
+def test_an_image_that_changed_is_reported(source, tmp_path):
     inspection = inspect(source)
     for file in (tmp_path / "data").rglob("*.png"):
         save(file, np.full((32, 40), 7, np.uint8))
@@ -290,7 +290,7 @@ OLD = (
 )
 
 
-def test_files_from_before_there_were_masks(tmp_path):
+def test_manifests_without_masks_load(tmp_path):
     (tmp_path / "old.json").write_text(OLD)
     manifest = Manifest.load(tmp_path / "old.json")
     assert manifest.parts["train"].mask == (None, None)

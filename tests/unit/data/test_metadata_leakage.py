@@ -28,13 +28,13 @@ def alarms(labels: np.ndarray, facts: pd.DataFrame, groups: np.ndarray | None = 
 
 @pytest.mark.parametrize("n", [60, 300, 3000])
 @pytest.mark.parametrize("seed", range(5))
-def test_silent_on_clean_files(n, seed):
+def test_clean_files_raise_no_alarm(n, seed):
     rng = np.random.default_rng(seed)
     assert alarms(rng.choice(["a", "b", "normal"], n), files(n, rng)) == {}
 
 
 @pytest.mark.parametrize("n", [60, 300, 3000])
-def test_fires_when_the_file_type_tells_the_class(n):
+def test_file_type_that_predicts_the_class_raises_an_alarm(n):
     rng = np.random.default_rng(0)
     labels, facts = rng.choice(["a", "b"], n), files(n, rng)
     facts["type"] = np.where(labels == "a", "PNG", "JPEG")
@@ -44,7 +44,7 @@ def test_fires_when_the_file_type_tells_the_class(n):
 
 
 @pytest.mark.parametrize("feature", ["mode", "width", "aspect ratio"])
-def test_fires_on_the_other_properties(feature):
+def test_every_other_property_can_raise_an_alarm(feature):
     rng = np.random.default_rng(0)
     labels, facts = rng.choice(["a", "b", "c"], 400), files(400, rng)
     if feature == "mode":
@@ -58,14 +58,14 @@ def test_fires_on_the_other_properties(feature):
     assert alarmed[feature]
 
 
-def test_silent_when_few_files_of_a_class_differ():
+def test_few_different_files_of_a_class_raise_no_alarm():
     rng = np.random.default_rng(0)
     labels, facts = rng.choice(["a", "b", "c"], 900), files(900, rng)
     facts["type"] = np.where((labels == "a") & (rng.random(900) < 0.1), "PNG", "JPEG")
     assert alarms(labels, facts) == {}
 
 
-def test_many_images_of_few_patients_prove_nothing():
+def test_many_images_of_few_patients_raise_no_alarm():
     rng = np.random.default_rng(0)
     groups = np.arange(1000) % 12
     labels = np.array(["a", "b"])[groups % 2]
@@ -78,14 +78,14 @@ def test_equal_files_are_not_listed():
     assert measure_leakage(["a", "b"] * 25, facts, [str(i) for i in range(50)]) == []
 
 
-def test_too_little_to_tell():
+def test_too_few_cases_are_not_measured():
     rng = np.random.default_rng(0)
     assert measure_leakage(["a"] * 50, files(50, rng), [str(i) for i in range(50)]) == []
     assert measure_leakage(["a", "b"], files(2, rng), ["1", "2"]) == []
     assert measure_leakage(["a", "b"] * 10, files(20, rng), ["1"] * 20) == []
 
 
-def test_numbers_are_sane():
+def test_leakage_measures_are_in_range():
     rng = np.random.default_rng(0)
     labels, facts = rng.choice(["a", "b", "c", "d"], 500), files(500, rng)
     facts["mode"] = np.where(labels == "a", "RGB", "L")

@@ -47,7 +47,7 @@ def test_a_changed_file_is_opened_again(write, opened):
     assert after["sha1"].iloc[1] != before["sha1"].iloc[1]
 
 
-def test_unreadable_files_are_named_and_looked_at_again(write, opened):
+def test_unreadable_files_are_reported_and_read_again(write, opened):
     good, bad = write("good.png", 1), write("bad.jpeg", 2)
     whole = bad.read_bytes()
     bad.write_bytes(whole[:200])
@@ -90,7 +90,7 @@ def test_scanning_goes_on_without_a_cache(write, cache, capsys):
     assert "LUNGTUNE_CACHE moves the cache; it must name a folder that can be written." in output
 
 
-def test_paths_that_are_no_text_for_sql(write):
+def test_paths_with_quotes_and_wildcards_are_cached(write):
     files = [str(write("it's; a 'näme' (1)/x %s?.png", 1))]
     assert scan(files).equals(scan(files))
 
@@ -105,7 +105,7 @@ def test_a_file_listed_twice(write):
     assert list(table.index) == [file, file]
 
 
-def test_many_files_say_so_in_a_pipe(write, capsys):
+def test_scan_of_many_files_prints_progress_in_a_pipe(write, capsys):
     files = [str(write(f"{i}.png", i, width=8, height=8)) for i in range(60)]
     scan(files)
     assert "Reading images: 60 in" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def test_chest_xray_case_ids_do_not_depend_on_nesting(write, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["person3_4.jpeg", "bacteria_virus_1.jpeg"])
-def test_chest_xray_reports_a_file_that_does_not_tell_its_class(write, tmp_path, name):
+def test_chest_xray_reports_a_file_name_without_a_class(write, tmp_path, name):
     write("train/NORMAL/IM-0001-0001.jpeg")
     write(f"train/PNEUMONIA/{name}")
     with pytest.raises(DataError, match=rf"must name 'bacteria' or 'virus'.*1 does not: train/PNEUMONIA/{name}"):

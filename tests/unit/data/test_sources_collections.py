@@ -62,7 +62,7 @@ def test_cxr4_mistakes(write, tmp_path):
         index_source(f"cxr4:{tmp_path / 'data'}")
 
 
-def test_cxr4_alarm_when_the_file_type_tells_the_class(write, tmp_path):
+def test_cxr4_alarm_when_file_type_predicts_class(write, tmp_path):
     suffixes = {"COVID19": "jpg", "NORMAL": "jpeg", "PNEUMONIA": "jpeg", "TURBERCULOSIS": "png"}
     for part, each in (("train", 30), ("test", 2)):
         for number, (group, suffix) in enumerate(suffixes.items()):
@@ -255,7 +255,7 @@ def test_medmnist_file(tmp_path, cache):
     ]
 
 
-def test_medmnist_writes_once_and_mends(tmp_path, monkeypatch):
+def test_medmnist_writes_once_and_repairs(tmp_path, monkeypatch):
     npz(tmp_path / "pneumoniamnist.npz")
     spec = f"medmnist:pneumoniamnist,root={tmp_path}"
     first = index_source(spec)
@@ -326,7 +326,7 @@ def test_medmnist_downloads_once_and_reports_the_path(tmp_path, cache, monkeypat
     assert where.is_file()
 
 
-def test_medmnist_touches_nothing_at_home(tmp_path, monkeypatch):
+def test_medmnist_writes_nothing_to_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     npz(tmp_path / "pneumoniamnist.npz")
     index_source(f"medmnist:{tmp_path / 'pneumoniamnist.npz'}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,7 +87,7 @@ def test_folds_cover_everything_once(make_facts, groups, seed):
     assert set(seen) | set(make_manifest(cases, facts).parts["test"].case_id) == set(cases["case_id"])
 
 
-def test_official_test_stays_as_it_is(make_facts):
+def test_official_test_part_is_unchanged(make_facts):
     cases = cases_of(*many("a", "train", 40), *many("b", "train", 40), *many("a", "test", 5), *many("b", "test", 5))
     manifest = make_manifest(cases, make_facts(cases))
     assert set(manifest.parts["test"].case_id) == set(cases.loc[cases["split"] == "test", "case_id"])
@@ -136,7 +138,7 @@ def test_duplicates_stay_together(make_facts):
 
 
 def near(facts: pd.DataFrame, first: int, second: int, *, bits: int, noise: float) -> None:
-    """Make two rows resemble each other."""
+    """Set two rows' facts to those of look-alikes."""
     facts.iat[second, 6] = facts.iat[first, 6] ^ ((1 << bits) - 1)
     detail = np.frombuffer(facts.iat[first, 7], np.int8).astype(float)
     changed = detail + np.random.default_rng(0).normal(0, noise, detail.shape) * detail.std()
@@ -236,7 +238,7 @@ def test_too_few_groups_leave_a_part_empty(make_facts):
     assert [len(manifest.parts[part]) for part in PARTS] == [18, 0, 0]
 
 
-def test_draw_searches_for_a_shuffle_that_holds_every_class():
+def test_draw_repeats_until_every_class_is_in_every_part():
     labels = np.array(list("aaaaaaabbbbbbbaabbbbb"))  # the first shuffle of seed 0 leaves a fold without a class
     groups = np.array(["0", "0", *"112345567888889", *"9999"])
     for fold in range(5):
@@ -251,3 +253,16 @@ def test_wrong_folds(make_facts, values, message):
     cases = cases_of(*many("a", None, 5))
     with pytest.raises(DataError, match=message):
         make_manifest(cases, make_facts(cases), **values)
+
+
+def test_repeated_draw_comes_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path))
+    labels = np.array(["a", "b"] * 50)
+    groups = np.array([f"g{i // 2}" for i in range(100)])
+    first = draw(labels, groups, folds=5, fold=1, seed=3)
+    (file,) = (tmp_path / "splits").iterdir()
+    np.save(file, first[:7])
+    assert draw(labels, groups, folds=5, fold=1, seed=3).tolist() == first[:7].tolist()
+    assert draw(labels, groups, folds=5, fold=1, seed=4).tolist() != first[:7].tolist()
+    file.write_bytes(b"torn")
+    assert draw(labels, groups, folds=5, fold=1, seed=3).tolist() == first.tolist()

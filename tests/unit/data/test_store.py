@@ -174,7 +174,7 @@ def test_a_large_store_is_checked_in_samples():
     assert (blocks[0], blocks[-1]) == (0, 9_999)
 
 
-def test_changed_and_vanished_images_are_named(files, write):
+def test_changed_and_vanished_images_are_reported(files, write):
     paths, hashes = files
     write("3.png", 99)
     with pytest.raises(DataError, match=r"3\.png must be the one that was scanned, but its content has changed"):

@@ -48,7 +48,7 @@ def filled(folder, per_class=3):
     return bank
 
 
-def test_what_was_put_in_comes_out(tmp_path):
+def test_added_images_are_read_back(tmp_path):
     filled(tmp_path / "bank")
     bank = SyntheticBank.open(tmp_path / "bank")
     assert bank.counts() == {"normal": 3, "viral": 3}
@@ -93,7 +93,7 @@ def test_torn_last_line_is_ignored_and_replaced(tmp_path, torn):
     assert torn not in (bank.folder / "images.jsonl").read_bytes().splitlines()
 
 
-def test_a_damaged_line_before_the_last_is_named(tmp_path):
+def test_a_damaged_line_before_the_last_is_reported(tmp_path):
     bank = filled(tmp_path / "bank", 1)
     file = bank.folder / "images.jsonl"
     file.write_bytes(b'{"class": "normal"}\n' + file.read_bytes())
@@ -137,7 +137,7 @@ def test_altered_image_is_reported_and_regenerated(tmp_path, damage):
     data[-20] ^= 1
     file.unlink() if damage == "delete" else file.write_bytes(bytes(data))
     what = "it is gone" if damage == "delete" else "its content has changed"
-    message = rf"images/1/1\.png must be the one that was made, but {what}; .*sd-1\.yaml --out .*' make it anew"
+    message = rf"images/1/1\.png must be the generated one, but {what}; .* regenerate it with '.*sd-1\.yaml --out .*'"
     with pytest.raises(DataError, match=message):
         bank.verify()
     bank.first({"normal": 3, "viral": 1}).verify()
@@ -182,7 +182,7 @@ def test_a_damaged_description_is_refused(tmp_path, change, message):
         SyntheticBank.open(file.parent)
 
 
-def test_other_pixels_and_classes_are_a_mistake_of_the_writer(tmp_path):
+def test_wrong_pixels_and_classes_raise_valueerror(tmp_path):
     bank = create(tmp_path / "bank")
     with pytest.raises(ValueError, match="an image must be of normal, viral, from 0 up"):
         bank.add([Item("covid", 0, "", 0, np.zeros((SIZE, SIZE), np.uint8))])
@@ -251,7 +251,7 @@ def test_needed_images_are_taken_after_a_check(tmp_path):
         bank.take(manifest(train="ac", rest="bd"), {"normal": 1}, "synthetic_ratio 1")
     (bank.folder / bank.entries("viral")[2].file).unlink()
     bank.take(manifest(), {"normal": 1, "viral": 2}, "synthetic_ratio 1")
-    with pytest.raises(DataError, match=r"images/1/2\.png must be the one that was made, but it is gone"):
+    with pytest.raises(DataError, match=r"images/1/2\.png must be the generated one, but it is gone"):
         bank.take(manifest(), {"viral": 3}, "synthetic_ratio 1")
 
 
@@ -273,7 +273,7 @@ def test_study_reopens_its_images_in_a_grown_bank_only(tmp_path):
     with pytest.raises(DataError, match=r"what was trained on needs 2 of normal \(it has 0\)"):
         SyntheticBank.again(about, moved)
     SyntheticBank.open(moved).add([dataclasses.replace(item("normal", 0), pixels=np.zeros((SIZE, SIZE), np.uint8))])
-    with pytest.raises(DataError, match=r"must be those that were trained on .* but some were made anew since"):
+    with pytest.raises(DataError, match=r"must be those that were trained on .* but some were regenerated since"):
         SyntheticBank.again(about, moved)
 
 

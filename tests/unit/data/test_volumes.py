@@ -72,7 +72,7 @@ def test_volumes_are_decoded_once(source, monkeypatch):
     load(inspect(source, fold=1), [VOLUME], 8)
 
 
-def test_changed_volume_is_named(source, tmp_path):
+def test_changed_volume_is_reported(source, tmp_path):
     inspection = inspect(source)
     for i in range(60):
         np.save(tmp_path / f"data/{i}.npy", blob(i + 1))
@@ -135,7 +135,7 @@ def test_channels_are_scaled_apart(tmp_path):
         volumes.cube(encoded(values), 10)
 
 
-def test_channels_of_data_must_be_those_wanted(source, tmp_path):
+def test_channels_must_equal_the_requested_number(source, tmp_path):
     for i in range(60):
         np.save(tmp_path / f"data/{i}.npy", np.stack([blob(i), blob(i + 100)]))
     inspection = inspect(source)
@@ -198,7 +198,7 @@ def test_facts_of_a_volume_come_from_the_cache_too(tmp_path, monkeypatch):
     assert scan([str(tmp_path / "a.npy")]).equals(first)
 
 
-def test_middle_slice_tells_copies(tmp_path):
+def test_copies_are_detected_by_the_middle_slice(tmp_path):
     values = blob(3)
     np.save(tmp_path / "a.npy", values)
     values[0] = 0

@@ -80,7 +80,7 @@ def test_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest
     assert os.listdir(tmp_path) == ["x.safetensors"]
 
 
-def test_latest_passes_over_damaged_ones_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_latest_skips_and_logs_damaged_checkpoints(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert checkpoint.latest(tmp_path) is None
     for samples in (9, 80, 700):
         checkpoint.save(tmp_path / checkpoint.name(samples), TENSORS, {"samples": samples})

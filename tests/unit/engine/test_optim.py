@@ -99,7 +99,7 @@ RISING = {"warmup": 5 / 30, "warmup_start": 0.1}
 
 @pytest.mark.usefixtures("double")
 def test_a_mixed_pack_steps_each_trial_as_torch() -> None:
-    """Eight trials, each with its own optimiser and schedule; slots are stepped in changing company."""
+    """Eight trials, each with its own optimiser and schedule; slots are stepped in changing groups."""
     torch.manual_seed(0)
     more = [{}, STEPPED, RISING, {**RISING, "lr_schedule": "constant"}, STEPPED, RISING, STEPPED, {"lr_cosine": 0.5}]
     stack = ParameterStack({"a": (5,), "b": (3, 7)}, len(SETTINGS), torch.device("cpu"))
@@ -199,7 +199,7 @@ def rising(optimizer: torch.optim.Optimizer) -> Any:
     ids=["step", "step-of-3", "warmup-step", "warmup-cosine", "warmup-cosine-short", "warmup", "cosine", "constant"],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # torch's own SequentialLR uses it
-def test_a_schedule_is_torchs(total: int, ours: dict[str, Any], theirs: Callable[..., Any]) -> None:
+def test_schedules_equal_torchs(total: int, ours: dict[str, Any], theirs: Callable[..., Any]) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
     schedule = theirs(optimizer)
     for step in range(total):
@@ -210,7 +210,7 @@ def test_a_schedule_is_torchs(total: int, ours: dict[str, Any], theirs: Callable
 
 
 @pytest.mark.parametrize("passes", [10, 20, 30])
-def test_a_fall_comes_once_a_share(passes: int) -> None:
+def test_step_schedule_decays_once_per_share(passes: int) -> None:
     for each in range(10, 400, 7):
         first = range(0, each * passes, each)
         step = {

@@ -14,7 +14,7 @@ import torch
 from lungtune.engine.trial_state import TrialState
 from lungtune.errors import CheckpointError, SpaceError, TrialError
 from lungtune.inputs.training_pool import TrainingPool
-from toy import CLASSES, HARD, IMAGES, LABELS, PART, REAL, N, Params, equal, pack, part, run, told
+from toy import CLASSES, HARD, IMAGES, LABELS, PART, REAL, N, Params, equal, pack, part, predicted, run
 
 
 def test_every_pass_shows_every_image_once_in_a_new_order() -> None:
@@ -50,7 +50,7 @@ def test_a_batch_may_be_larger_than_the_fold() -> None:
     assert members.samples(slot) == 24
 
 
-def test_samples_count_what_was_seen() -> None:
+def test_samples_count_images_seen() -> None:
     members = pack()
     a, b = members.join(Params(batch_size=4), seed=1, horizon=80), members.join(HARD, seed=2, horizon=80)
     run(members, 3)
@@ -127,7 +127,7 @@ def test_a_diverging_trial_disturbs_no_other() -> None:
     losses = run(shared, 6)
     assert math.isnan(losses[-1][bad])
     assert [loss[b] for loss in losses] == pytest.approx(expected, rel=1e-4)
-    assert told(shared, b).isfinite().all()
+    assert predicted(shared, b).isfinite().all()
 
 
 def test_full_pack_refuses_trials() -> None:
@@ -170,16 +170,16 @@ def test_prediction_does_not_depend_on_how_images_are_batched() -> None:
     slots = [members.join(replace(HARD, rank=r), seed=r, horizon=100) for r in (2, 4)]
     run(members, 3)
     for slot in slots:
-        whole, parts = told(members, slot, batch_size=N), told(members, slot, batch_size=5)
+        whole, parts = predicted(members, slot, batch_size=N), predicted(members, slot, batch_size=5)
         assert whole.shape == (N, 3)
         torch.testing.assert_close(whole.sum(1), torch.ones(N))
         torch.testing.assert_close(whole, parts, atol=1e-6, rtol=1e-5)
-        assert torch.equal(whole, told(members, slot, batch_size=N))
+        assert torch.equal(whole, predicted(members, slot, batch_size=N))
     assert members.predict(PART).keys() == set(slots)
     assert members.predict(PART, [slots[1]]).keys() == {slots[1]}
 
 
-def test_prediction_leaves_no_trace_in_training() -> None:
+def test_prediction_does_not_change_training() -> None:
     quiet, asked = pack(), pack()
     a, b = (members.join(HARD, seed=1, horizon=100) for members in (quiet, asked))
     run(quiet, 3)
@@ -195,7 +195,7 @@ def test_bf16_autocast_trains_with_float32_adapters() -> None:
     losses = [loss[slot] for loss in run(members, 5)]
     assert all(map(math.isfinite, losses))
     assert {t.dtype for k, t in members.state(slot).items() if k != "progress"} == {torch.float32}
-    assert told(members, slot).dtype == torch.float32
+    assert predicted(members, slot).dtype == torch.float32
 
 
 def test_wrong_precision_and_wrong_images_are_refused() -> None:
@@ -213,4 +213,4 @@ def test_images_may_be_a_read_only_memory_map(tmp_path: Path) -> None:
     a, b = pack(), pack(train=part(mapped))
     slots = [members.join(HARD, seed=1, horizon=100) for members in (a, b)]
     assert [x[slots[0]] for x in run(a, 2)] == [x[slots[1]] for x in run(b, 2)]
-    assert torch.equal(told(a, 0), told(b, 0, part(mapped)))
+    assert torch.equal(predicted(a, 0), predicted(b, 0, part(mapped)))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lungtune.engine.pack import Pack
 from lungtune.inputs.batch import Batch
 from lungtune.layers.layout import BatchLayout
-from toy import CLASSES, HARD, PART, Base, N, Params, Toy, equal, pack, run, told
+from toy import CLASSES, HARD, PART, Base, N, Params, Toy, equal, pack, predicted, run
 
 
 class Scarce(Toy):
@@ -80,7 +80,7 @@ def test_out_of_memory_batch_is_accumulated_in_parts() -> None:
 def test_out_of_memory_validation_uses_smaller_batches() -> None:
     roomy, (tight, family) = pack(), scarce(rows=6)
     a, b = (p.join(Params(), seed=3, horizon=5 * N) for p in (roomy, tight))
-    torch.testing.assert_close(told(tight, b), told(roomy, a))
+    torch.testing.assert_close(predicted(tight, b), predicted(roomy, a))
     assert max(family.seen) <= 6
 
 

@@ -34,7 +34,7 @@ class Params(Loop):
 
 
 class Whole(Family[Base, Params]):
-    """A head on pixels that keeps the contract."""
+    """A head on pixels that fulfils the contract."""
 
     summary = "a head"
     tasks = (Classification(),)

@@ -153,7 +153,7 @@ def test_duplicates_match_the_bank_class_by_class_and_are_even() -> None:
     assert not torch.equal(one, other)
 
 
-def test_class_weights_are_those_of_what_is_trained_on() -> None:
+def test_class_weights_are_those_of_the_training_pool() -> None:
     options = {"class_weighting": "balanced", "synthetic_ratio": 1.0}
     mixed = supply().phases(Params(synthetic_balance="fill", **options), 1, 200)
     assert mixed[0].weights.tolist() == pytest.approx([40 / 3 / 14, 40 / 3 / 13, 40 / 3 / 13])
@@ -205,7 +205,7 @@ def test_fidelity_counts_samples_whatever_the_ratio(tmp_path: Any) -> None:
 
 
 def test_validation_never_sees_a_synthetic_image(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judged are the validation images alone, and a trial that mixes nothing in is the same with a bank and without."""
+    """Only validation images are scored, and a trial without synthetic images is the same with and without a bank."""
     shown: list[Tensor] = []
     true = Toy.outputs
 
@@ -246,11 +246,11 @@ def test_trial_resumes_exactly_from_its_checkpoint(use: str) -> None:
 
 
 def test_kept_features_of_both_sets_have_tables_of_their_own(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real images' tables are the ones of a study without a bank; the bank's are made when one is first shown."""
+    """Real images' tables are those of a study without a bank; the bank's are computed at their first use."""
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path))
     computed: list[int] = []
 
-    def halves(values: Any) -> dict[str, Tensor]:
+    def halves(values: Any, *_: int) -> dict[str, Tensor]:
         computed.append(len(values["image"]))
         return {"half": values["image"].flatten(1) / 2}
 

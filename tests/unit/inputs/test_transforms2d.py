@@ -82,7 +82,7 @@ def test_geometry_stays_within_its_limits() -> None:
 
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_mask_follows_its_image_exactly(level: int) -> None:
-    """Overlaid: a picture that is its own mask still is, wherever rotation, shift, scale and flip took it."""
+    """A picture that is its own mask still is after rotation, shift, scale and flip."""
     shapes = torch.zeros(40, 1, 48, 48)
     for i, shape in enumerate(shapes):
         shape[0, 8 + i % 7 : 30, 5 : 20 + i % 11] = 1.0

@@ -46,7 +46,7 @@ def test_pieces_are_fresh_and_repeatable(sizes: list[int]) -> None:
 
 
 @pytest.mark.parametrize("sizes", [[100, 30_000, 5, 60_000], [100, 70_000, 100], [65_536, 3]])
-def test_what_is_drawn_by_and_by_is_what_is_drawn_at_once(sizes: list[int]) -> None:
+def test_piecewise_draws_equal_a_single_draw(sizes: list[int]) -> None:
     """Chunks of 65,536 values and, in their order, requests that are larger: each is one draw of the generator."""
     bits, generator = Bits(CPU).restart(5), torch.Generator().manual_seed(5)
     chunk, at = torch.empty(0, dtype=torch.int16), 0
@@ -65,7 +65,7 @@ def test_what_is_drawn_by_and_by_is_what_is_drawn_at_once(sizes: list[int]) -> N
         at += whole
 
 
-def test_restart_forgets_the_last_step() -> None:
+def test_restart_is_independent_of_the_last_step() -> None:
     bits = Bits(CPU).restart(1)
     before = bits.take(100).clone()
     bits.take(5000)

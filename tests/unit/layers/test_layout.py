@@ -16,7 +16,7 @@ def layout(counts: tuple[int, ...], places: tuple[int, ...] | None = None, whole
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
-def test_every_row_meets_its_own_slots_matrix(counts: list[int]) -> None:
+def test_each_row_is_multiplied_by_its_slots_matrix(counts: list[int]) -> None:
     slots = layout(tuple(counts))
     x, matrices = torch.randn(sum(counts), 2, 3), torch.randn(len(counts), 3, 5)
     expected = torch.cat([x[rows] @ matrices[i] for i, rows in enumerate(slots.rows)])

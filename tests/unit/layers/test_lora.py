@@ -221,7 +221,7 @@ def test_without_a_layout_adapters_are_off() -> None:
     torch.testing.assert_close(net(x), fresh_net()(x))
 
 
-def test_a_broken_slot_does_not_reach_its_neighbours() -> None:
+def test_nan_of_a_slot_stays_in_its_rows() -> None:
     context = LayoutContext()
     net, stacked = packed(TRIALS, context)
     slots = layout(TRIALS, context)
@@ -248,7 +248,7 @@ def test_attach_and_detach_restore_the_model() -> None:
     assert net.first is plain
 
 
-def test_a_pattern_without_a_match_names_what_there_is() -> None:
+def test_unmatched_pattern_lists_the_layers() -> None:
     with pytest.raises(SpaceError, match=r"LoRA target 'attn' must match .* Layers of this model: first, second"):
         lora.match(Net(), [LoraTarget("first", 1, 1.0, 0.0), LoraTarget("attn", 1, 1.0, 0.0)])
 

@@ -26,7 +26,7 @@ def test_sqrt_weights_are_between_none_and_balanced() -> None:
     assert ratios == [pytest.approx(1.0), pytest.approx(6**0.5), pytest.approx(6.0)]
 
 
-def test_a_class_without_images_does_no_harm() -> None:
+def test_class_without_images_gets_a_finite_weight() -> None:
     assert class_weights(LABELS, 4, "balanced").isfinite().all()
     assert class_weights(LABELS, 4, "none").tolist() == [1.0] * 4
 

@@ -18,7 +18,7 @@ from lungtune.engine.pack import Pack
 from lungtune.inputs.batch import Batch
 from lungtune.layers import network
 from lungtune.layers.layout import BatchLayout
-from toy import CLASSES, IMAGES, LABELS, PART, Base, N, Toy, told
+from toy import CLASSES, IMAGES, LABELS, PART, Base, N, Toy, predicted
 from toy import Params as ToyParams
 
 HORIZON = 5 * N
@@ -121,7 +121,7 @@ def test_a_slot_trains_as_torch_does(whole: bool, decay: float) -> None:
     for name, tensor in ours.adapter(slot).items():
         torch.testing.assert_close(tensor, oracle.state_dict()[name], rtol=1e-3, atol=1e-5)
     oracle.eval()
-    torch.testing.assert_close(told(ours, slot), oracle(images).softmax(1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(predicted(ours, slot), oracle(images).softmax(1), rtol=1e-3, atol=1e-4)
 
 
 def test_slots_share_no_parameters_statistics_or_randomness() -> None:
@@ -139,7 +139,7 @@ def test_slots_share_no_parameters_statistics_or_randomness() -> None:
             torch.testing.assert_close(mine[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_the_shared_network_stays_as_it_was() -> None:
+def test_shared_network_is_unchanged() -> None:
     shared = pack()
     before = {name: tensor.clone() for name, tensor in shared.model.state_dict().items()}
     state = torch.random.get_rng_state()
@@ -185,8 +185,8 @@ def test_a_frozen_part_stays_in_eval_mode() -> None:
     assert trains.model.body[3].training
 
 
-def test_a_network_goes_when_its_pack_goes() -> None:
-    """Cached facts about a backbone must not keep it alive: a search over several opens many."""
+def test_network_is_freed_with_its_pack() -> None:
+    """A cache per backbone must not keep it in memory: a search over several bases opens many."""
     built = pack(1)
     built.join(Params(), seed=0, horizon=HORIZON)
     built.step()
@@ -196,8 +196,8 @@ def test_a_network_goes_when_its_pack_goes() -> None:
     assert left() is None
 
 
-def test_a_step_that_fails_moves_no_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that runs out behind the forward pass: the step is taken again, and batch norm counts it once."""
+def test_failed_step_changes_no_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out after the forward pass: the step is repeated, and batch norm counts it once."""
     left = []
     for fails in (False, True):
         built, calls = pack(2), []
@@ -238,7 +238,7 @@ def test_training_starts_at_pretrained_weights_in_bf16() -> None:
     assert torch.equal(held, expected), "a Linear that a trial starts from must not be rounded"
 
 
-def test_parts_of_a_batch_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_batch_have_own_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that passes in parts, for want of memory, must not drop the same units in each."""
     built = pack(1)
     built.join(Params(drop=0.5, batch_size=4), seed=0, horizon=HORIZON)

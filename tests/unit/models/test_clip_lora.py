@@ -24,7 +24,7 @@ from lungtune.models.clip_prompts import STYLES, prompts
 from lungtune.trainables.clip_lora import FAMILY
 from lungtune.trainables.clip_lora import ClipLoraBase as Base
 from lungtune.trainables.clip_lora import ClipLoraParams as Params
-from toy import part, told
+from toy import part, predicted
 
 CLASSES = ("normal", "bacterial", "viral")
 
@@ -61,7 +61,7 @@ def test_embeddings_are_open_clips(base: Base, shipped: bool) -> None:
     torch.testing.assert_close(logits, clip.logit_scale.exp() * expected @ matrix.T, atol=1e-4, rtol=0)
 
 
-def test_every_style_words_known_and_unknown_classes() -> None:
+def test_every_style_has_captions_for_any_class() -> None:
     classes = ["NORMAL", "Lung_Opacity", "Viral Pneumonia", "TURBERCULOSIS", "COVID19", "left-sidedEffusion"]
     for style in STYLES:
         captions = prompts(classes, style)
@@ -121,14 +121,14 @@ def test_frozen_blocks_are_not_run_again_and_not_adapted(
     assert runs == [9, 2]  # one image for the shape, then all
 
 
-def test_frozen_blocks_that_make_no_sense_are_explained(base: Base) -> None:
+def test_invalid_frozen_blocks_are_refused(base: Base) -> None:
     with pytest.raises(SpaceError, match="frozen_blocks < 2 must hold, the blocks of this image tower, but got 2"):
         FAMILY.backbone(replace(base, frozen_blocks=2), CLASSES)
     with pytest.raises(SpaceError, match="frozen_blocks >= 1 must hold where views are kept"):
         FAMILY.check(replace(base, views=2))
 
 
-def test_text_is_not_run_again_for_trials_that_leave_it_alone(base: Base) -> None:
+def test_text_tower_runs_once_for_trials_without_text_adapters(base: Base) -> None:
     images, labels = np.zeros((4, 16, 16), np.uint8), np.array([0, 1, 2, 0])
     pack = Pack(FAMILY, base, CLASSES, part(images, labels), capacity=2)
     rows = []
@@ -163,7 +163,7 @@ def test_mixed_precision_stays_near_float32(base: Base) -> None:
         for tower in ("image", "both"):
             pack.join(Params(lora_tower=tower, lr=1e-3, lora_targets="qkvo_mlp"), seed=0, horizon=100)
         losses = [list(pack.step().values()) for _ in range(4)]
-        results.append((torch.tensor(losses), told(pack, 1, part(images, labels)), pack.adapter(1)))
+        results.append((torch.tensor(losses), predicted(pack, 1, part(images, labels)), pack.adapter(1)))
     (full, scores, adapter), (mixed, scores_16, adapter_16) = results
     torch.testing.assert_close(mixed, full, atol=0.1, rtol=0.05)
     torch.testing.assert_close(scores_16, scores, atol=0.05, rtol=0)
@@ -181,14 +181,14 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-def test_missing_weights_are_explained_at_once() -> None:
+def test_missing_weights_fail_fast_with_a_remedy() -> None:
     start = time.monotonic()
     with pytest.raises(WeightsError, match=r"'openai' of ViT-L-14 .* `hf download timm/vit_large.*weights=DIR"):
         FAMILY.check(Base())
     assert time.monotonic() - start < 5.0
 
 
-def test_an_unreachable_hub_is_given_up_soon(
+def test_unreachable_hub_times_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unreachable(_request: object, *, timeout: float) -> None:
@@ -225,12 +225,12 @@ def test_cached_weights_are_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ({"weights": "./nowhere"}, "./nowhere does not exist"),
     ],
 )
-def test_misspelt_bases_are_explained(change: dict[str, str], message: str) -> None:
+def test_misspelt_bases_are_reported(change: dict[str, str], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         FAMILY.check(replace(Base(), **change))
 
 
-def test_broken_folders_are_explained(tmp_path: Path, base: Base) -> None:
+def test_broken_folders_are_reported(tmp_path: Path, base: Base) -> None:
     with pytest.raises(WeightsError, match=r"must hold open_clip's open_clip_config.json"):
         FAMILY.check(Base(weights=str(tmp_path)))
     config = Path(base.weights) / "open_clip_config.json"

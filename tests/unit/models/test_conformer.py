@@ -39,7 +39,7 @@ def test_parameters_count_as_published(name: str, settings: dict[str, int], coun
     assert [tuple(branch.shape) for branch in logits] == [(2, 1000)] * 2
 
 
-def test_the_micro_one_is_small() -> None:
+def test_micro_size_is_small() -> None:
     assert sum(p.numel() for p in conformer("conformer_micro", 1, 6).parameters()) < 1.2e6
 
 
@@ -59,7 +59,7 @@ def test_an_oblong_image_and_a_wider_patch_pass() -> None:
 
 
 @pytest.mark.parametrize("side", [48, 72])
-def test_sides_must_fit(micro: Conformer, side: int) -> None:
+def test_image_sides_must_be_multiples_of_the_stride(micro: Conformer, side: int) -> None:
     with pytest.raises(ValueError, match=rf"must be a multiple of 32 px, but got {side}x{side}"):
         micro(_images(side))
 
@@ -78,8 +78,8 @@ def test_every_parameter_gets_a_gradient(micro: Conformer) -> None:
     assert not idle
 
 
-def test_each_branch_hears_the_other(micro: Conformer) -> None:
-    """Logits of either branch hang on weights of the other's blocks."""
+def test_branches_exchange_features(micro: Conformer) -> None:
+    """Logits of either branch depend on weights of the other's blocks."""
     conv, trans = micro(_images())
     there = torch.autograd.grad(conv.sum(), micro.trans_1.mlp.fc2.weight, retain_graph=True)[0]
     back = torch.autograd.grad(trans.sum(), micro.blocks[-1].cnn_block.conv2.weight)[0]
@@ -177,13 +177,13 @@ def test_other_weights_do_not_load(micro: Conformer) -> None:
         load(micro, state)
 
 
-def test_misspelt_sizes_are_explained() -> None:
+def test_misspelt_sizes_are_reported() -> None:
     assert "conformer_tiny" in SIZES
     with pytest.raises(WeightsError, match="Did you mean 'conformer_small'"):
         conformer("conformer_smal")
 
 
-def test_the_weights_of_another_kind_of_model_are_named() -> None:
+def test_the_weights_of_another_kind_of_model_are_reported() -> None:
     from lungtune.trainables.conformer_full import FAMILY
 
     with pytest.raises(WeightsError, match=r"tiny_resnet must be weights of resnet18, but: .*'drop_path'"):

@@ -82,12 +82,12 @@ def test_a_tokenizer_without_words_is_refused(base: Base, copy: Path) -> None:
 
 
 def test_captions_that_look_alike_are_refused(base: Base) -> None:
-    with pytest.raises(WeightsError, match=r"must tell the captions of all classes apart, but gives two of these the"):
+    with pytest.raises(WeightsError, match=r"must separate the captions of all classes, but encodes two of these to"):
         FAMILY.backbone(base, ("NORMAL", "normal"))
 
 
 @pytest.mark.parametrize("weights", ["./sd2", "~/no/sd2", "/sd2", "sd2/", "a/b/c"])
-def test_a_mistyped_path_is_no_repository(base: Base, weights: str) -> None:
+def test_mistyped_path_is_not_taken_for_a_repository(base: Base, weights: str) -> None:
     with pytest.raises(WeightsError, match=r"weights must name a folder with model_index.json, but .* does not exist"):
         FAMILY.check(replace(base, weights=weights))
 

@@ -55,7 +55,7 @@ def params(**changes: Any) -> Params:
     return replace(Params(lr=1e-2, batch_size=6, augmentation=0, warmup=0.0), **changes)
 
 
-def test_the_mask_is_learnt_and_judged(base: Any) -> None:
+def test_mask_is_learnt_and_scored(base: Any) -> None:
     torch.set_num_threads(1)
     part = data()
     built = pack(base, part)
@@ -70,7 +70,7 @@ def test_the_mask_is_learnt_and_judged(base: Any) -> None:
     assert (after["probabilities"].argmax(1).numpy() == part["label"]).mean() > 0.9
 
 
-def test_zero_trains_no_decoder_and_tells_no_dice(base: Any) -> None:
+def test_lambda2_zero_trains_no_decoder_and_predicts_nan(base: Any) -> None:
     part = data()
     built = pack(base, part)
     without = built.join(params(lambda2=0.0), seed=1, horizon=HORIZON)
@@ -108,7 +108,7 @@ def test_lambda2_weighs_one_minus_dice(base: Any) -> None:
     assert 0 < slope < 1
 
 
-def test_a_trial_may_wait_for_its_first_mask(base: Any) -> None:
+def test_gradient_check_waits_for_the_first_mask(base: Any) -> None:
     """With few masked cases the decoder's gradient may come late; without any in a batch it cannot come."""
     known = np.zeros(COUNT, bool)
     built = pack(base, data(known))
@@ -125,13 +125,13 @@ def test_a_trial_may_wait_for_its_first_mask(base: Any) -> None:
 
 
 @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "convnext_atto"])
-def test_an_encoder_without_five_maps_is_named(model: str) -> None:
+def test_an_encoder_without_five_maps_is_reported(model: str) -> None:
     with pytest.raises(SpaceError, match=f"model must have five maps, as a ResNet has, but got {model}"):
         FAMILY.backbone(FAMILY.Base(model=model, weights="random", image_size=32), CLASSES)
 
 
 def test_unmasked_synthetic_images_train_the_class_only(base: Any) -> None:
-    """Whatever stands where their masks would be, black or not, changes nothing; real ones keep theirs."""
+    """Values in the place of their missing masks, black or not, change nothing; real images keep their masks."""
     part = data()
     synthetic = Part.of(image=part["image"][::-1].copy(), label=part["label"][::-1].copy())
     built = Pack(FAMILY, base, CLASSES, part, synthetic=synthetic, capacity=1)
@@ -184,7 +184,7 @@ def test_no_decoder_reports_no_dice(base: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metric", ["dice", "macro_f1"])
 def test_a_decoder_that_became_nan_fails_the_trial(base: Any, tmp_path: Path, metric: str) -> None:
-    """Neither the loss, which passes over NaN masks, nor the class shows it."""
+    """Neither the loss, which ignores NaN masks, nor the class shows it."""
     failed = reported(base, metric, tmp_path, spoil=True, lambda2=0.5)
     assert isinstance(failed, TrialError)
     assert failed.reason == "nan"

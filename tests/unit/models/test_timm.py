@@ -70,7 +70,7 @@ def test_new_head_is_deterministic_and_keeps_global_rng(resnet: tuple[torch.nn.M
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w.pt"])
-def test_files_are_read_whatever_wraps_them(tmp_path: Path, name: str, grey: torch.Tensor) -> None:
+def test_wrapped_state_dicts_are_read(tmp_path: Path, name: str, grey: torch.Tensor) -> None:
     donor = _donor("resnet18", num_classes=7, in_chans=1, **NARROW)
     if name == "w.safetensors":
         save_file(donor.state_dict(), tmp_path / name)
@@ -139,7 +139,7 @@ def test_weights_of_the_hub_cannot_be_had_offline() -> None:
         timm_models.check("resnet18", "a1_in1k")
 
 
-def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unanswering_hub_is_queried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def silent(url: str, headers: dict[str, str] | None = None) -> bool:
@@ -165,7 +165,7 @@ def test_a_silent_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", "tiny_clip", "must hold timm's config.json with an architecture"),
     ],
 )
-def test_misspelt_models_are_explained(model: str, weights: str, message: str) -> None:
+def test_misspelt_models_are_reported(model: str, weights: str, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         timm_models.check(model, weights)
 

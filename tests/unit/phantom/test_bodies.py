@@ -82,8 +82,8 @@ def test_loads_with_plain_timm(name):
 
 
 @pytest.mark.parametrize("name", ["tiny_resnet", "tiny_vit"])
-def test_features_tell_diseases_it_never_heard_of(name, clinic):
-    """Far better than the same network's with random weights: that is what a base is for."""
+def test_features_separate_diseases_unseen_in_pretraining(name, clinic):
+    """Far better than the same network's with random weights."""
     torch.manual_seed(0)
     random = _score(pretrain.RECIPES[name].body(), clinic)
     assert _score(timm_models.build("", name, 64).model, clinic) > random + 0.15

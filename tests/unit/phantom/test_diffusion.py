@@ -100,7 +100,7 @@ def test_latents_have_unit_variance(pipe, tiny):
     assert float(latents.std()) == pytest.approx(1, abs=0.15)
 
 
-def test_its_autoencoder_keeps_pictures(pipe, tiny):
+def test_autoencoder_reconstructs_pictures(pipe, tiny):
     pixels = (tiny[1].images[:, None].float() / 127.5 - 1).expand(-1, 3, -1, -1)
     with torch.no_grad():
         back = pipe.vae.decode(pipe.vae.encode(pixels).latent_dist.mode()).sample
@@ -131,7 +131,7 @@ def test_words_of_captions_and_diseases_are_one_token_each(pipe, tiny):
     )
 
 
-def test_two_steps_draw_something(pipe):
+def test_two_sampler_steps_draw_an_image(pipe):
     drawn = pipe(
         ["both lungs are clear", "covid"],
         num_inference_steps=2,
@@ -151,7 +151,7 @@ def test_training_is_reproducible(tiny, trained_parts):
         assert torch.equal(a, b), name
 
 
-def test_words_no_caption_holds_stay_as_drawn(tiny, trained_parts):
+def test_embeddings_of_unused_words_are_untrained(tiny, trained_parts):
     recipe, data = tiny
     torch.manual_seed(0)
     drawn, trained = (

@@ -58,7 +58,7 @@ def test_other_processes_draw_the_same_pixels():
     np.testing.assert_array_equal(np.stack(there), np.stack([image(n) for n in range(4)]))
 
 
-def test_seed_domain_and_patient_matter():
+def test_seed_domain_and_patient_change_the_pixels():
     base = image(0)
     assert (image(1) != base).any()
     assert (one(0, domain="A").image != base).any()
@@ -147,17 +147,17 @@ def _scores(phantoms, **how):
     ]
 
 
-def test_trivial_features_fail(phantoms):
+def test_trivial_features_do_not_predict_the_class(phantoms):
     forest, line = _scores(phantoms)
     assert forest < 0.35
     assert line < 0.42
 
 
-def test_nothing_outside_the_lungs_tells_the_class(phantoms):
+def test_pixels_outside_the_lungs_do_not_predict_the_class(phantoms):
     assert max(_scores(phantoms, black=True)) < CHANCE + 0.10
 
 
-def test_the_site_shortcut_betrays_the_class():
+def test_site_shortcut_predicts_the_class():
     settings = replace(defaults("B"), site_shortcut=1.0, nuisance=0.0, label_noise=0.0)
     rows = {}
     for phantom in generate(30, size=96, settings=settings):
@@ -174,12 +174,12 @@ def test_the_site_shortcut_betrays_the_class():
         ({"nuisance": -1.0}, "nuisance >= 0 must hold"),
     ],
 )
-def test_wrong_knobs_are_named(wrong, says):
+def test_wrong_settings_are_refused(wrong, says):
     with pytest.raises(ValueError, match=says):
         Settings(**wrong)
 
 
-def test_wrong_domain_and_size_are_named():
+def test_wrong_domain_and_size_are_reported():
     with pytest.raises(ValueError, match="domain must be 'A' or 'B'"):
         next(generate(1, domain="C"))
     with pytest.raises(ValueError, match="size >= 32 must hold"):

@@ -15,7 +15,7 @@ SMALL = {"n": "30", "test": "12", "size": "32"}
 
 
 @pytest.fixture
-def shelf(tmp_path, monkeypatch):
+def cached(tmp_path, monkeypatch):
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path))
     return tmp_path / "phantom"
 
@@ -28,7 +28,7 @@ def renders(monkeypatch):
     return calls
 
 
-def test_writes_a_tree_of_real_files(shelf):
+def test_writes_a_tree_of_real_files(cached):
     cases = source.index(None, SMALL)
     assert cases["split"].value_counts().to_dict() == {"train": 30, "test": 12}
     assert set(cases["label"]) <= set(CLASSES)
@@ -40,32 +40,32 @@ def test_writes_a_tree_of_real_files(shelf):
         assert row.text
     train, test = (set(cases.loc[cases["split"] == s, "patient_id"]) for s in ("train", "test"))
     assert not train & test
-    assert [p.name for p in shelf.iterdir() if p.is_dir()] == [next(p for p in shelf.iterdir() if p.is_dir()).name]
+    assert [p.name for p in cached.iterdir() if p.is_dir()] == [next(p for p in cached.iterdir() if p.is_dir()).name]
 
 
-def test_a_second_call_does_not_render(shelf, renders):
+def test_a_second_call_does_not_render(cached, renders):
     first = source.index(None, SMALL)
     second = source.index(None, SMALL)
     assert len(renders) == 1
     assert first.equals(second)
 
 
-def test_options_get_folders_of_their_own(shelf, renders):
+def test_options_get_folders_of_their_own(cached, renders):
     one, other = source.index(None, SMALL), source.index(None, SMALL | {"contrast": "2"})
     assert len(renders) == 2
     assert one.loc[0, "path"] != other.loc[0, "path"]
 
 
-def test_more_training_images_keep_the_test_part(shelf):
+def test_more_training_images_keep_the_test_part(cached):
     few, more = source.index(None, SMALL), source.index(None, SMALL | {"n": "40"})
     tests = [c.loc[c["split"] == "test", "case_id"].to_list() for c in (few, more)]
     assert tests[0] == tests[1]
 
 
 @pytest.mark.parametrize("harm", ["image gone", "empty mask", "no table", "torn table"])
-def test_damaged_set_is_rendered_again(shelf, renders, harm):
+def test_damaged_set_is_rendered_again(cached, renders, harm):
     cases = source.index(None, SMALL)
-    root = next(p for p in shelf.iterdir() if p.is_dir())
+    root = next(p for p in cached.iterdir() if p.is_dir())
     if harm == "image gone":
         (root / cases.loc[3, "case_id"]).unlink()
     elif harm == "empty mask":
@@ -80,17 +80,17 @@ def test_damaged_set_is_rendered_again(shelf, renders, harm):
     assert again.equals(cases)
 
 
-def test_leftovers_of_a_dead_process_are_swept(shelf, renders):
+def test_leftovers_of_a_dead_process_are_removed(cached, renders):
     source.index(None, SMALL)
-    root = next(p for p in shelf.iterdir() if p.is_dir())
-    left = shelf / f"{root.name}.abc.part"
+    root = next(p for p in cached.iterdir() if p.is_dir())
+    left = cached / f"{root.name}.abc.part"
     left.mkdir()
     (root / "table.csv").unlink()
     source.index(None, SMALL)
     assert not left.exists()
 
 
-def test_an_interrupted_rendering_leaves_nothing(shelf, monkeypatch):
+def test_an_interrupted_rendering_leaves_nothing(cached, monkeypatch):
     def stop(made, part):
         (part / "images").mkdir()
         raise KeyboardInterrupt("Ctrl-C")
@@ -98,10 +98,10 @@ def test_an_interrupted_rendering_leaves_nothing(shelf, monkeypatch):
     monkeypatch.setattr(source, "_render", stop)
     with pytest.raises(KeyboardInterrupt, match="Ctrl-C"):
         source.index(None, SMALL)
-    assert not [p for p in shelf.iterdir() if p.is_dir()]
+    assert not [p for p in cached.iterdir() if p.is_dir()]
 
 
-def test_two_processes_draw_what_one_draws(shelf, tmp_path, monkeypatch):
+def test_two_processes_draw_what_one_draws(cached, tmp_path, monkeypatch):
     monkeypatch.setattr(source, "_CHUNK", 2)
     many = source.index(None, SMALL)
     pixels = [np.asarray(Image.open(p)) for p in many["path"]]
@@ -121,7 +121,7 @@ def test_two_processes_draw_what_one_draws(shelf, tmp_path, monkeypatch):
         ({"label_noise": "2"}, "0 <= label_noise <= 1 must hold"),
     ],
 )
-def test_wrong_options_are_named(options, says):
+def test_wrong_options_are_reported(options, says):
     with pytest.raises(DataError, match=says):
         source.index(None, options)
 

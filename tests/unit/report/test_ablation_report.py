@@ -24,9 +24,12 @@ def tables(*shares):
 
 @pytest.mark.parametrize(
     ("shares", "said"),
-    [((0.9, 0.9, 0.3), "above the control in 2 of 3. Patients tell a gain, but seeds don't"), ((0.9,) * 3, "3 of 3.")],
+    [
+        ((0.9, 0.9, 0.3), "2 of 3. The interval over patients shows a gain, but the seeds disagree"),
+        ((0.9,) * 3, "3 of 3."),
+    ],
 )
-def test_patients_and_seeds_are_two_questions(shares, said):
+def test_report_states_patients_and_seeds_separately(shares, said):
     """An interval over patients can leave out 0 though one of three trainings was worse."""
     predictions = {0.0: tables(0.4, 0.4, 0.4), 1.0: tables(*shares)}
     result = ablation_report.part(PATIENTS, COMPARED, predictions, Objective("macro_f1"))
@@ -41,12 +44,12 @@ def test_patients_and_seeds_are_two_questions(shares, said):
     assert held["problem"] == "Not computed: no seed's training ended with all values; give more --seeds."
 
 
-def test_notes_say_only_what_is_known():
+def test_notes_omit_what_is_unknown():
     known = ablation_report.notes(COMPARED, 3, left_out=True, edited=False, failed=[])
-    assert "its score with lambda2 1 was selected and leans high, so it is left out" in known[0]
+    assert "its score with lambda2 1 was selected and is biased upwards, so it is left out" in known[0]
     assert "chosen on the validation cases with lambda2 1: that favours 1" in known[1]
     unknown = ablation_report.notes(COMPARED, 3, left_out=False, edited=True, failed=[(0.0, 4)])
-    assert "Seed 3 is the searched one: its score was selected and leans high; it counts in this." in unknown[0]
+    assert "Seed 3 is the searched one: its score was selected and is biased upwards; it counts in this." in unknown[0]
     assert "which value its other parameters suit is not known" in unknown[1]
     assert unknown[2].startswith("Failed: lambda2 0 with seed 4.")
 

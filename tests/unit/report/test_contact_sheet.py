@@ -43,6 +43,6 @@ def test_a_long_title_and_an_empty_row_fit():
         ([("a", row(2).astype(float))], 2),
     ],
 )
-def test_wrong_input_is_named(rows, columns):
+def test_wrong_input_is_reported(rows, columns):
     with pytest.raises(ValueError, match=r"rows of uint8 \(n, H, W\) of one size and columns >= 1 must hold"):
         contact_sheet(rows, columns)

@@ -99,7 +99,7 @@ class FakeSession:
         self.runs: dict[int, Any] = {}
 
     def start(self, number: int, params: Any, seed: int, folder: Any, known: float = 0.0) -> None:
-        """Let a trial join."""
+        """Add a trial."""
         self.runs[number] = SimpleNamespace(slot=number, params=params, seed=seed, fidelity=known)
 
     def step(self) -> list[tuple[int, Report]]:
@@ -107,7 +107,7 @@ class FakeSession:
         return [(number, self._report(number)) for number in list(self.runs)]
 
     def leave(self, number: int) -> None:
-        """Let a trial leave."""
+        """Remove a trial."""
         del self.runs[number]
 
     def predict(self, number: int, part: Part) -> dict[str, dict[str, np.ndarray]]:
@@ -129,7 +129,7 @@ class FakeSession:
 
 
 def install(monkeypatch: Any) -> list[dict[str, Any]]:
-    """Put data and session in their place; return the keywords of every opening of the data."""
+    """Replace data and session; return the keywords of every opening of the data."""
     opened: list[dict[str, Any]] = []
 
     def load(found: Any, fields: Any, size: int, *, test: bool = False, bank: Any = None) -> Any:

@@ -17,7 +17,7 @@ from tests.unit.retraining import fakes
 
 
 class Regression(Segmentation):
-    """A user's task: one number a case, less is better; nothing but what the protocol asks for."""
+    """A user's task: one number a case, less is better; only the required members of ``Task``."""
 
     name = "regression"
     metrics = {"iou": Metric("min", "an error"), "dice": Metric("max", "unused")}  # noqa: RUF012
@@ -188,14 +188,14 @@ def test_classifier_report_has_figures_tables_and_controls(tmp_path, opened):
     assert "confusion matrix" in one.text(content)
 
 
-def test_without_wish_no_masks_are_opened(tmp_path, opened):
+def test_masks_are_not_opened_without_request(tmp_path, opened):
     _, content, _ = retrained(tmp_path, (Classification(),), test=True, blackout=False)
     assert content["test"]["baselines"]["lungs blacked out"]["sentence"] == controls.LEFT_OUT
     assert not any("mask" in each["fields"] for each in opened)
 
 
 def test_unscorable_value_is_reported(tmp_path, monkeypatch):
-    """It costs no other model its score."""
+    """The other models keep their scores."""
     predict = fakes.FakeSession.predict
 
     def broken(session, number, part):
@@ -219,8 +219,8 @@ def test_a_score_that_no_case_allows_fails_the_run(tmp_path, monkeypatch):
         retrained(tmp_path, (Segmentation(),))
 
 
-def test_a_bank_that_is_not_wanted_is_refused(tmp_path):
-    with pytest.raises(SpaceError, match="--bank is given, but the recipe wants no synthetic images"):
+def test_unneeded_bank_is_refused(tmp_path):
+    with pytest.raises(SpaceError, match="--bank is given, but the recipe uses no synthetic images"):
         retrained(tmp_path, (Segmentation(),), bank=tmp_path)
 
 

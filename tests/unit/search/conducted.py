@@ -27,7 +27,7 @@ def outcome(params, fidelity):
 
 
 def drive(study, space, order, cuts=(), workers=2):
-    """Run ``workers`` trials at a time; ``order`` says who reports next; at ``cuts`` the driver dies."""
+    """Run ``workers`` trials at a time; ``order`` chooses the next to report; at ``cuts`` the driver dies."""
     controller = TrialController(study, space, 0)
     at = {}
     for step in range(10_000):

@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def no_disk() -> Iterator[None]:
-    """Thousands of events are written; on a busy disk each would wait for milliseconds."""
+    """Disable fsync: thousands of events are written, each of which would wait for milliseconds on a busy disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield

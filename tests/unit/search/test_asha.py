@@ -22,7 +22,7 @@ def asha(better="max", mode="stop"):
 
 
 def record(scheduler, number, fidelity, score, random=False):
-    """Show a scheduler the report of a trial whose score so far is ``score``."""
+    """Record a report of a trial whose score so far is ``score``."""
     trial = Trial(number, {}, {}, {}, 0, "random" if random else "sampler")
     trial.reports = [Report(fidelity, 100, {"m": score})]
     return scheduler.record(trial, fidelity)
@@ -106,7 +106,7 @@ def test_failed_or_ended_trial_occupies_no_rank():
 
 
 def test_random_trials_are_compared_among_themselves():
-    """Else a sampler's model that has fallen for what looks good early keeps them from ever going on."""
+    """Else suggestions that overrate early scores would keep them from being promoted."""
     rungs, trials = asha(mode="promote"), {}
     for number, score in enumerate((0.9, 0.9, 0.1, 0.9, 0.9, 0.3, 0.9, 0.9, 0.2)):
         record(rungs, number, 1, score, random=number % 3 == 2)
@@ -125,8 +125,8 @@ def test_poor_trial_never_paused_occupies_no_rank():
     assert rungs.promotable(trials) == 1
 
 
-def test_ray_lets_nan_go_on_and_counts_it():
-    """The defect of the stock scheduler that the test above guards against."""
+def test_ray_continues_and_counts_nan_trials():
+    """Defect of the stock scheduler; the test above excludes it here."""
     from ray.tune.schedulers.async_hyperband import _Bracket
 
     bracket = _Bracket(min_t=1, max_t=9, reduction_factor=3, s=0)
@@ -144,8 +144,8 @@ ARRIVALS = st.lists(st.tuples(st.integers(0, 15), st.floats(0, 1)), max_size=60)
 
 
 @given(ARRIVALS, st.integers(0, 60), st.sampled_from(["promote", "stop"]))
-def test_rungs_rebuilt_from_the_reports_decide_alike(arrivals, cut, mode):
-    """Cutting a run anywhere and showing a new ASHA the same reports changes no later decision."""
+def test_rungs_rebuilt_from_reports_decide_equally(arrivals, cut, mode):
+    """A new ASHA that is replayed the same reports makes the same later decisions, wherever a run is cut."""
     reached: dict[int, int] = {}
     reports = []
     for trial, score in arrivals:
@@ -162,7 +162,7 @@ def test_rungs_rebuilt_from_the_reports_decide_alike(arrivals, cut, mode):
 
 
 def test_ray_saves_a_search_without_its_rungs():
-    """The defect of ``Tuner.restore`` the test above guards against: what is saved has no scheduler."""
+    """Defect of ``Tuner.restore``, excluded here by the test above: the scheduler is not saved."""
     from ray.tune.execution.tune_controller import TuneController
 
     controller = TuneController.__new__(TuneController)

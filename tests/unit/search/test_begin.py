@@ -31,7 +31,7 @@ def test_masks_that_cannot_be_used_begin_no_study(tmp_path: Path, monkeypatch: p
     source = f"folder:{tmp_path}/images,masks={tmp_path}/masks"
     options = driver.Options(space="res_unet", profile="demo", data=source)
     with pytest.raises(DataError, match=r"must be white \(above 127\) inside, but its brightest pixel is 1"):
-        preparation.new(options, Console(quiet=True), lambda: None)
+        preparation.new(options, Console(quiet=True), lambda space: None)
     assert not Study.names()
 
 
@@ -49,7 +49,7 @@ def test_cause_of_a_host_that_cannot_open_is_kept(monkeypatch: pytest.MonkeyPatc
 
 def test_a_study_that_never_began_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
-    monkeypatch.setattr(Startup, "begin", lambda self: None)
+    monkeypatch.setattr(Startup, "begin", lambda self, space: None)
 
     def refused(*args: object) -> str:
         raise SpaceError("image_size must be a multiple of 8 px, but got 60.")

@@ -48,7 +48,7 @@ def fill(bank: SyntheticBank, per_class: int) -> None:
 
 @pytest.fixture
 def bank(tmp_path: Path) -> SyntheticBank:
-    """Twelve images of each class, made for the data split with seed 3."""
+    """Bank of twelve images per class for the data split with seed 3."""
     manifest = dataset.inspect(SOURCE, seed=3).manifest
     about = {"key": "ab" * 16, "generator": {"recipe": "sd-1.yaml"}, "size": 16, "seed": 0}
     made = SyntheticBank.create(tmp_path / "bank", classes=manifest.classes, train_hash=manifest.train_hash, **about)
@@ -60,7 +60,7 @@ def begin(bank: Path | None, seed: int = 3, **settings: Any) -> tuple[Study, Sea
     options = preparation.Options(
         space="clip_head", profile="demo", data=SOURCE, study="x", seed=seed, settings=settings, bank=bank
     )
-    return preparation.new(options, Console(quiet=True), lambda: None)
+    return preparation.new(options, Console(quiet=True), lambda space: None)
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -86,9 +86,9 @@ def test_search_without_a_bank_builds_one_first(
         assert len(data.synthetic) == sum(study.history().study["data"]["bank"]["counts"].values())
 
 
-def test_a_bank_that_no_trial_wants_is_a_mistake(bank: SyntheticBank) -> None:
+def test_bank_that_no_trial_uses_is_refused(bank: SyntheticBank) -> None:
     for settings in ({}, {"synthetic_ratio": 1, "synthetic_images": "duplicates"}):
-        with pytest.raises(SpaceError, match=r"--bank is given, but no trial of clip_head wants synthetic images; did"):
+        with pytest.raises(SpaceError, match=r"--bank is given, but no trial of clip_head uses synthetic images; did"):
             begin(bank.folder, **settings)
     assert not Study.names()
 
@@ -100,7 +100,7 @@ def test_the_script_takes_a_bank(
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(ROOT / "scripts" / "search.py"), run_name="__main__")
-    assert "--bank is given, but no trial of clip_head wants synthetic images" in capsys.readouterr().err
+    assert "--bank is given, but no trial of clip_head uses synthetic images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("kind", "classes", "found"), [("volume", ("a", "b"), "volumes"), ("image", (), "no classes")])
@@ -133,7 +133,7 @@ def test_unusable_bank_begins_no_study(bank: SyntheticBank) -> None:
     with pytest.raises(DataError, match="nowhere must be a bank of synthetic images, but does not exist"):
         begin(bank.folder / "nowhere", synthetic_ratio=0.5)
     (bank.folder / bank.entries(bank.classes[0])[0].file).write_bytes(b"")
-    with pytest.raises(DataError, match=r"images/0/0\.png must be the one that was made, but its content has changed"):
+    with pytest.raises(DataError, match=r"images/0/0\.png must be the generated one, but its content has changed"):
         begin(bank.folder, synthetic_ratio=0.5)
     assert not Study.names()
 
@@ -153,16 +153,16 @@ def test_a_study_keeps_the_first_images_of_its_bank(bank: SyntheticBank) -> None
     fill(bank, 16)  # a bank may grow
     assert np.array_equal(opened()["image"], data.synthetic["image"])
     options = preparation.Options(study="x", resume=True)
-    study, _, again = preparation.resumed(options, Console(quiet=True), lambda: None)
+    study, _, again = preparation.resumed(options, Console(quiet=True), lambda space: None)
     study.release()
     assert np.array_equal(again.synthetic["image"], data.synthetic["image"])
     with pytest.raises(StudyError, match=r"a resumed study keeps its bank; leave --bank out"):
-        preparation.resumed(dataclasses.replace(options, bank=bank.folder), Console(quiet=True), lambda: None)
+        preparation.resumed(dataclasses.replace(options, bank=bank.folder), Console(quiet=True), lambda space: None)
     entry = bank.entries(bank.classes[1])[0]
     (bank.folder / entry.file).unlink()
     bank.drop_damaged()
     fill(bank, 16)  # made anew, and not as it was
-    for reopen in (opened, lambda: preparation.resumed(options, Console(quiet=True), lambda: None)):
+    for reopen in (opened, lambda: preparation.resumed(options, Console(quiet=True), lambda space: None)):
         with pytest.raises(DataError, match="must be those that were trained on"):
             reopen()
     shutil.rmtree(bank.folder)

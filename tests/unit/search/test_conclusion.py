@@ -36,7 +36,7 @@ def point(space, **values):
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_family_with_an_addition_is_asked_whether_it_helps(several):
+def test_family_with_ablation_gets_a_compare_command(several):
     space = catalog.space("res_unet", "demo")
     chosen = point(space, lambda2=0.1)
     if several:
@@ -46,7 +46,7 @@ def test_a_family_with_an_addition_is_asked_whether_it_helps(several):
     assert "mine-1.yaml --compare lambda2=0,0.01,0.1,1 --seeds 3   (does it help?" in words
 
 
-def test_a_family_without_one_is_not():
+def test_family_without_ablation_gets_no_compare_command():
     space = catalog.space("clip_lora", "demo")
     words = closing_text(space, point(space))
     assert "--compare" not in words

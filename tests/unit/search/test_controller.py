@@ -26,7 +26,7 @@ from conducted import MODES, decisions, drive, outcome, reopen, simulated
     st.sets(st.integers(1, 60), max_size=6),
     st.sampled_from(["promote", "stop"]),
 )
-def test_a_search_cut_anywhere_decides_as_one_never_cut(tmp_path_factory, pattern, cuts, mode):
+def test_interrupted_search_decides_as_uninterrupted(tmp_path_factory, pattern, cuts, mode):
     folder = tmp_path_factory.mktemp("s")
     space = simulated.space(10, faults=("none",), scheduler=MODES[mode])
 
@@ -104,7 +104,7 @@ def test_a_duplicate_is_answered_from_the_journal(tmp_path):
     assert controller.history.work == space.fidelity.max  # the copy cost nothing
 
 
-def test_trials_that_differ_only_in_dead_parameters_are_one(tmp_path):
+def test_trials_that_differ_in_inert_parameters_are_duplicates(tmp_path):
     points = [{"quality": 0.5, "kind": "a", "momentum": value} for value in (0.1, 0.9)]
     space = replace(simulated.space(2, start=points), inert={"momentum": {"only_with": ["kind", "b"]}})
     study = simulated.begin(tmp_path / "s", space)
@@ -117,7 +117,7 @@ def test_trials_that_differ_only_in_dead_parameters_are_one(tmp_path):
     assert controller.history.trials[1].duplicate_of == 0
 
 
-def test_a_trial_whose_process_keeps_dying_is_given_up(tmp_path):
+def test_trial_whose_process_keeps_dying_fails(tmp_path):
     space = simulated.space(1)
     study = simulated.begin(tmp_path / "s", space)
     controller = TrialController(study, space, 0)
@@ -129,7 +129,7 @@ def test_a_trial_whose_process_keeps_dying_is_given_up(tmp_path):
     assert controller.history.trials[number].reason == "lost"
 
 
-def test_a_report_the_journal_knows_is_not_recorded_twice(tmp_path):
+def test_journalled_report_is_not_recorded_twice(tmp_path):
     space = simulated.space(1)
     study = simulated.begin(tmp_path / "s", space)
     controller = TrialController(study, space, 0)
@@ -227,7 +227,7 @@ def test_trial_that_reports_between_deaths_is_kept(tmp_path):
     assert controller.history.trials[0].state is State.COMPLETE
 
 
-def test_a_watcher_that_fails_changes_no_decision(tmp_path):
+def test_failing_watcher_changes_no_decision(tmp_path):
     space = simulated.space(1)
     controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
 

@@ -37,6 +37,9 @@ class Session(simulated.SimulatedSession):
 class Host(PackHost):
     """A host of two slots around that session."""
 
+    def preload(self):
+        """A simulated session needs no library."""
+
     def open_session(self):
         return DeviceSession(Session(self._study), {"slots": 2})
 
@@ -44,7 +47,8 @@ class Host(PackHost):
 @pytest.fixture
 def host(tmp_path):
     simulated.begin(tmp_path / "s", simulated.space(3)).release()
-    instance = Host(str(tmp_path / "s"), 1, None)
+    instance = Host(1, None)
+    instance.open(str(tmp_path / "s"))
     instance.ready()
     return instance
 
@@ -65,7 +69,7 @@ class Waiting(threading.Thread):
 
 
 def settle(host, joined):
-    """Let the work thread pass until these trials are in the pack."""
+    """Release the work thread until these trials are in the pack."""
     end = time.monotonic() + 10
     while not joined <= set(host._session.runs):
         host._session.gate.release()
@@ -73,7 +77,7 @@ def settle(host, joined):
         time.sleep(0.01)
 
 
-def test_only_trials_that_somebody_waits_for_are_trained(host):
+def test_only_trials_with_a_waiting_caller_are_trained(host):
     first = Waiting(host, 0)
     host._session.gate.release()
     assert first.result()["fidelity"] == 1.0
@@ -111,7 +115,7 @@ def test_second_call_for_a_trial_replaces_the_first(host):
     assert heir.result()["number"] == 0
 
 
-def test_a_slot_whose_trial_left_unheard_is_given_to_the_next(host):
+def test_slot_of_an_abandoned_trial_is_reused(host):
     for number in range(4):
         waiting = Waiting(host, number)
         host._session.gate.release()
@@ -119,7 +123,7 @@ def test_a_slot_whose_trial_left_unheard_is_given_to_the_next(host):
         assert len(host._session.runs) <= 2
 
 
-def test_a_trial_that_leaves_is_gone_unless_it_is_waited_for(host):
+def test_released_trial_is_removed(host):
     waiting = Waiting(host, 0)
     host._session.gate.release()
     waiting.result()
@@ -136,7 +140,8 @@ def test_missing_weights_are_raised_by_every_call(tmp_path):
             raise WeightsError("weights must be here, but are not")
 
     simulated.begin(tmp_path / "s", simulated.space(3)).release()
-    broken = Broken(str(tmp_path / "s"), 1, None)
+    broken = Broken(1, None)
+    broken.open(str(tmp_path / "s"))
     with pytest.raises(WeightsError, match="must be here"):
         broken.ready()
     with pytest.raises(WeightsError, match="must be here"):
@@ -148,6 +153,8 @@ def test_host_loads_the_drivers_own_families(tmp_path, monkeypatch):
     monkeypatch.setenv("LUNGTUNE_PATH", str(tmp_path / "theirs"))
     own = Path(__file__).parents[2] / "contract" / "own"
     simulated.begin(tmp_path / "s", simulated.space(3)).release()
-    Host(str(tmp_path / "s"), 1, None, [str(own)]).ready()
+    host = Host(1, None, [str(own)])
+    host.open(str(tmp_path / "s"))
+    host.ready()
     assert "volume_head" in catalog.families()
     assert paths.own_folders() == [own]

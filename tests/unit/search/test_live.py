@@ -16,8 +16,8 @@ NAMES = ("lr", "weight_decay", "batch_size", "augmentation", "class_weighting", 
 
 
 def history(space, *events):
-    told = [{"event": "study", "schema": 2, "name": "s", "space": {**space.to_dict(), "trials": 8}}]
-    return History([*told, *events])
+    printed = [{"event": "study", "schema": 2, "name": "s", "space": {**space.to_dict(), "trials": 8}}]
+    return History([*printed, *events])
 
 
 def trial(number, origin="sampler", **params):
@@ -107,7 +107,7 @@ def test_table_leaves_room_for_the_lines_below_it(space):
     assert len(shown(view, console).splitlines()) <= 20
 
 
-def test_view_says_what_it_waits_for_before_the_first_trial(space):
+def test_view_shows_what_it_waits_for_before_the_first_trial(space):
     console = screen()
     view = live.View(console, history(space), space)
     assert shown(view, console).startswith("starting workers · 0 s")
@@ -148,9 +148,9 @@ def test_resize_begins_on_an_empty_screen(space, monkeypatch):
 def test_piped_trial_has_one_line_and_a_new_best_is_shown(piped):
     point = dict.fromkeys(NAMES, 0.5)
     assert piped.feed(*(trial(n, **point) for n in range(3)), report(0, 1, 0.5), report(1, 1, 0.4)) == []
-    told = piped.feed(pause(0, 1))
-    assert told[0].startswith("trial   0  1 passes  macro_f1 0.5000  paused  lr=0.5 weight_decay=0.5")
-    assert told[1:] == ["best 0.5000 (trial 0)"]
+    printed = piped.feed(pause(0, 1))
+    assert printed[0].startswith("trial   0  1 passes  macro_f1 0.5000  paused  lr=0.5 weight_decay=0.5")
+    assert printed[1:] == ["best 0.5000 (trial 0)"]
     (line,) = piped.feed(pause(1, 1))
     assert line.startswith("trial   1  1 passes  macro_f1 0.4000  paused")
     assert piped.feed(end(1)) == [], "it has had its line"
@@ -164,7 +164,7 @@ def test_piped_trial_has_one_line_and_a_new_best_is_shown(piped):
     assert line.startswith("trial   2  0 passes  fail (nan)")
 
 
-def test_silence_in_a_pipe_is_broken(piped, monkeypatch):
+def test_silent_pipe_gets_a_periodic_line(piped, monkeypatch):
     point = dict.fromkeys(NAMES, 0.5)
     piped.feed(trial(0, **point), report(0, 1, 0.5))
     before = len(piped.console.file.getvalue())
@@ -174,7 +174,7 @@ def test_silence_in_a_pipe_is_broken(piped, monkeypatch):
     assert line.startswith("0 of 8 trials ended, 1 running, 0 paused · 1.0 of about ")
 
 
-def test_pipe_is_told_once_what_workers_do(piped):
+def test_pipe_prints_each_occupation_once(piped):
     for what in ("", "Decoding: 1 of 9", "Decoding: 2 of 9", "measuring"):
         piped.view.doing(0, what)
         piped.view.tick()
@@ -212,7 +212,7 @@ def test_source_configuration_is_that_of_the_leading_space():
         ({"passes": 3.0, "saved": 0.5}, {"PRUNED": 2}, "2 pruned; 3.0 passes; 50 % saved by early stopping; 2 s."),
     ],
 )
-def test_last_words_leave_out_what_is_nothing(space, work, states, line):
+def test_closing_text_omits_empty_values(space, work, states, line):
     console = screen(200, terminal=False)
     result = {"objective": {"metric": "macro_f1"}, "best": None, "baselines": {"start": None}}
     result_text.show(SimpleNamespace(name="s"), space, {**result, "states": states, "work": work}, console, 2.0)

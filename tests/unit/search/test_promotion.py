@@ -32,7 +32,7 @@ def journal_of(study):
 
 @pytest.fixture(scope="module")
 def uncut(tmp_path_factory):
-    """Searches that were never cut, each made once."""
+    """Uninterrupted searches, each run once."""
 
     @functools.cache
     def made(workers, mode):

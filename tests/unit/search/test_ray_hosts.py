@@ -12,7 +12,7 @@ from lungtune.search.controller import Assignment
 
 
 def opened(monkeypatch, error):
-    """A backend of one host whose every promise is kept with ``error``; hosts are never made."""
+    """A backend of one host whose every call raises ``error``; no host is created."""
     monkeypatch.setattr(ray, "wait", lambda objects, timeout: (objects, []))
     monkeypatch.setattr(ray, "get", lambda promise: (_ for _ in ()).throw(error))
     monkeypatch.setattr(ray, "kill", lambda handle: None)

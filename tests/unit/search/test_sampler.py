@@ -68,7 +68,7 @@ def test_stopped_trial_is_pruned_with_its_reports():
 
 
 def test_ray_optuna_search_calls_a_stopped_trial_complete():
-    """The defect of ``OptunaSearch`` that the test above guards against."""
+    """Defect of ``OptunaSearch``; the test above excludes it here."""
     from ray.tune.search.optuna import OptunaSearch
 
     stock = OptunaSearch({"x": FloatDistribution(0, 1)}, metric="m", mode="max")
@@ -113,7 +113,7 @@ def test_tpe_compares_at_the_highest_level_enough_reached():
     assert optuna_study.level(space("gp"), past) is None
 
 
-def test_one_trial_in_three_is_random_whatever_tpe_believes():
+def test_one_trial_in_three_is_random_with_tpe():
     past = history([trial(n, values=(0.1 * n,), alpha=16 + n, lr=1e-3 * (1 + n)) for n in range(9)])
     origins = [sampler.suggest(space(), past, 0, number).origin for number in range(9, 15)]
     assert origins == ["sampler", "sampler", "random"] * 2

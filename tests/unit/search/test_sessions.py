@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_only_the_last_idle_sessions_stay_open(sessions: Any, tmp_path: Path) ->
     assert len(opened) > 4
 
 
-def test_parameters_of_another_family_are_named(sessions: Any, tmp_path: Path) -> None:
+def test_parameters_of_another_family_are_reported(sessions: Any, tmp_path: Path) -> None:
     from lungtune.errors import SpaceError
 
     built, _ = sessions
@@ -113,8 +114,8 @@ def test_parameters_of_another_family_are_named(sessions: Any, tmp_path: Path) -
         built.start(0, {**trial("one", "a"), "rnak": 2}, 0, tmp_path / "0")
 
 
-def test_what_is_due_outlives_a_neighbours_exception(sessions: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    """A rung whose report is lost would never be decided on."""
+def test_due_reports_survive_another_trials_exception(sessions: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """If a rung's report were lost, its decision would never be made."""
     built, _ = sessions
     which = {0: trial("one", "a"), 1: trial("one", "a"), 2: trial("two", "c")}
     for number, params in which.items():
@@ -170,8 +171,33 @@ def test_a_host_opens_a_base_that_is_searched(monkeypatch: Any, tmp_path: Path) 
         assert [(name, base["model"]) for name, base in opened] == [("one", "b")]
 
 
+def test_measured_slots_are_kept_per_device_and_base(monkeypatch: Any, tmp_path: Path) -> None:
+    """The second host of a machine, and the next search, measure nothing."""
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path))
+    searched = space("one", ("b",))
+    measured: list[int] = []
+
+    def fit(cap: int, configurations: Sequence[Any]) -> capacity.Capacity:
+        measured.append(cap)
+        return capacity.Capacity(3, "30 images/s", (capacity.Rate(3, 0.1, 30.0, 0.0),))
+
+    def opened(device: str) -> Any:
+        pack = SimpleNamespace(device=torch.device(device), capacity=1)
+        return SimpleNamespace(family=Family(), pack=pack, fit=fit)
+
+    first, second = opened("cpu"), opened("cpu")
+    assert device_session._slots(searched, first, "CPU, 1 thread(s)")["slots"] == 3
+    again = device_session._slots(searched, second, "CPU, 1 thread(s)")
+    assert (again["slots"], again["rates"][0]["slots"], second.pack.capacity, len(measured)) == (3, 3, 3, 1)
+    assert again["why"].startswith("30 images/s; measured 20")
+    device_session._slots(searched, opened("cpu"), "CPU, 2 thread(s)")
+    device_session._slots(searched, opened("cuda"), "a GPU")
+    device_session._slots(searched, opened("cuda"), "a GPU")
+    assert len(measured) == 4
+
+
 def test_recipe_trains_with_the_threads_of_its_trial() -> None:
-    """Hosts on cores have one; two add up in another order, and what a trial at a high rate ends with is another."""
+    """Hosts on cores have one thread; two sum in another order, which changes the result at a high learning rate."""
     torch.set_num_threads(2)
     capacity.set_reproducible_threads()
     assert torch.get_num_threads() == (2 if torch.cuda.is_available() else 1)

@@ -16,7 +16,7 @@ AXES = {"x": FloatDistribution(0, 1), "kind": CategoricalDistribution(["a", "b"]
 
 
 def table(rows=120, epochs=27, mode="max", misleading=False):
-    """The best ``x`` is the largest; learning curves that misled would show it as the worst up to epoch 5."""
+    """The best ``x`` is the largest; with ``misleading`` curves it is the worst up to epoch 5."""
     rng = np.random.default_rng(0)
     x = rng.permutation(rows) / (rows - 1)
     time = np.arange(1, epochs + 1)
@@ -53,7 +53,7 @@ def test_promotion_reaches_the_target_in_half_the_epochs(mode, workers):
     assert spent["asha"] < spent["none"] / 2
 
 
-def test_random_trials_find_what_early_epochs_hide():
+def test_random_trials_reach_targets_that_early_epochs_hide():
     """The budget of 460 full trainings suffices even if the first epochs show the reverse order."""
     curves = table(misleading=True, rows=60)
     assert run(curves, build(Lungtune, curves, 0, first=6.0), 460 * 27).reached
@@ -75,7 +75,7 @@ def test_every_epoch_is_counted_once_and_the_budget_is_kept():
     assert ended.trials == len(searches[0].controller.history.trials)
 
 
-def test_a_suggestion_stands_for_the_nearest_row_not_tried():
+def test_suggestion_maps_to_the_nearest_untried_row():
     curves, tried = table(rows=5), set()
     taken = [curves.take({"x": 1.0, "kind": curves.rows[0]["kind"]}, tried)[0] for _ in range(5)]
     assert {row["x"] for row in taken} == {0.0, 0.25, 0.5, 0.75, 1.0}
@@ -127,4 +127,4 @@ def test_stock_ray_is_rays_own_scheduler_and_searcher():
     assert [milestone for milestone, _ in rungs] == [16, 4, 1]
     assert len(rungs[2][1]) == len(stock._trials)
     trials = stock.searcher._ot_study.trials
-    assert {t.params["x"] for t in trials} <= {row["x"] for row in curves.rows}, "told which row was tried"
+    assert {t.params["x"] for t in trials} <= {row["x"] for row in curves.rows}, "tried rows are recorded"

@@ -1,4 +1,4 @@
-"""Mistakes are told at once: before a backend starts, or while it does."""
+"""User errors are reported at once: before a backend starts, or while it does."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from in_process import InProcess
 from lungtune import catalog
+from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.errors import DataError, WeightsError
 from lungtune.models import hub
@@ -21,16 +22,16 @@ from lungtune.search.backend import Startup
 
 
 class Slow(InProcess):
-    """Starts when the test lets it."""
+    """Starts when the test releases it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.starting, self.let, self.stopped = threading.Event(), threading.Event(), threading.Event()
 
-    def start(self) -> None:
+    def start(self, space: SearchSpace) -> None:
         self.starting.set()
         assert self.let.wait(60)
-        super().start()
+        super().start(space)
 
     def stop(self) -> None:
         super().stop()
@@ -56,7 +57,7 @@ def leaking(folder: Path) -> str:
     return f"folder:{folder}"
 
 
-def test_leaks_are_told_while_a_backend_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaks_are_reported_while_a_backend_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow()
     monkeypatch.setattr(driver.backends, "get", lambda name: lambda: slow)
     options = driver.Options(space="clip_lora", profile="demo", data=leaking(tmp_path / "leaking"))
@@ -70,12 +71,12 @@ def test_leaks_are_told_while_a_backend_starts(tmp_path: Path, monkeypatch: pyte
     assert not Study.names()
 
 
-def test_a_start_that_fails_later_is_not_told(capfd: pytest.CaptureFixture[str]) -> None:
+def test_start_that_fails_after_the_block_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     slow = Slow()
-    slow.start = lambda: slow.let.wait(60) and 1 / 0  # type: ignore[assignment]
+    slow.start = lambda space: slow.let.wait(60) and 1 / 0  # type: ignore[assignment]
     startup = Startup(lambda: slow)
     with startup:
-        startup.begin()
+        startup.begin(None)  # type: ignore[arg-type]
     slow.let.set()
     assert startup._thread is not None
     startup._thread.join(10)
@@ -106,15 +107,15 @@ def test_missing_weights_name_the_demo_profile(tmp_path: Path, monkeypatch: pyte
     source = leaking(tmp_path / "data")
     console = Console(record=True, width=200, file=io.StringIO())
     with pytest.raises(WeightsError, match=r"hf download .*weights=DIR.* Or search with .*: `--profile demo`\."):
-        preparation.new(driver.Options(space="clip_lora", data=source), console, lambda: pytest.fail("started"))
+        preparation.new(driver.Options(space="clip_lora", data=source), console, lambda space: pytest.fail("started"))
     assert console.export_text().startswith("space clip_lora, profile full: model ViT-L-14, weights openai,")
     options = driver.Options(space="clip_lora", data=source, settings={"weights": "laion2b_s32b_b82k"})
     with pytest.raises(WeightsError, match=r"weights=DIR`\.$"):
-        preparation.new(options, console, lambda: pytest.fail("started"))
+        preparation.new(options, console, lambda space: pytest.fail("started"))
 
 
-def test_the_profile_is_told_before_the_data_are_read() -> None:
+def test_profile_is_printed_before_the_data_are_read() -> None:
     console = Console(record=True, width=400, file=io.StringIO())
     with pytest.raises(DataError, match="nowhere"):
-        preparation.new(driver.Options(space="clip_lora", data="folder:/nowhere"), console, lambda: None)
+        preparation.new(driver.Options(space="clip_lora", data="folder:/nowhere"), console, lambda space: None)
     assert console.export_text().startswith("space clip_lora, profile full: ")

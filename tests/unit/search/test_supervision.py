@@ -24,7 +24,7 @@ def controller(tmp_path):
 
 
 def run(controller, workers, tick=lambda: None):
-    workers.start()
+    workers.start(controller.space)
     tuner.run_trials(controller, workers, tick)
     workers.stop()
 
@@ -138,7 +138,7 @@ def test_unusable_device_after_the_first_trial_stops(controller):
     assert controller.stop_reason == "device 0 cannot train: masks must be there, but are not."
 
 
-def test_unknown_backend_is_named():
+def test_unknown_backend_is_reported():
     with pytest.raises(StudyError, match=r"backend must be .*but got 'ray_host'\. Did you mean 'ray_hosts'"):
         backends.get("ray_host")
 
@@ -153,17 +153,17 @@ def test_startup_stops_what_it_started():
     workers = InProcess()
     with Startup(lambda: workers) as startup:
         assert not startup.done
-        startup.begin()
+        startup.begin(simulated.space(3))
         assert startup.result() is workers
     assert workers.log == ["start", "stop"]
 
 
 def test_failed_startup_is_reported_on_poll():
     class Broken(InProcess):
-        def start(self):
+        def start(self, space):
             raise StudyError("no Ray cluster answers")
 
     with Startup(Broken) as startup:
-        startup.begin()
+        startup.begin(simulated.space(3))
         with pytest.raises(StudyError, match="no Ray cluster answers"):
             startup.result()

@@ -36,7 +36,7 @@ def test_helpful_axis_reports_gain_and_classes():
     assert effect["classes"]["viral"]["low"] > 0
     assert effect["sentence"].startswith("lambda2 helps: its best value 0.5 scores 0.")
     assert "jointly for 2 values" in effect["sentence"]
-    assert "More is found of: viral." in effect["sentence"]
+    assert "More cases are detected of: viral." in effect["sentence"]
     assert "With one seed a side" in effect["sentence"]
 
 
@@ -45,7 +45,7 @@ def test_useless_or_harmful_axis_is_reported():
     assert "lambda2 makes no difference beyond chance: its value 1 scores" in none["sentence"]
     harm = ablation.effect(PATIENTS, [model(0.9, 1)], {1: [model(0.4, 2)]}, "lambda2", MACRO_F1, RECALLS, draws=300)
     assert harm["sentence"].startswith("lambda2 harms")
-    assert "Less is found of: normal" in harm["sentence"]
+    assert "Fewer cases are detected of: normal" in harm["sentence"]
 
 
 def test_seeds_are_averaged_by_score():
@@ -67,7 +67,7 @@ def test_a_gain_over_itself_is_nothing():
     assert not result.beyond_chance
 
 
-def test_an_axis_without_values_is_named():
+def test_an_axis_without_values_is_reported():
     with pytest.raises(ValueError, match="At least one value of lambda2 other than 0"):
         ablation.effect(PATIENTS, [model(0.6)], {}, "lambda2", MACRO_F1)
 

@@ -66,7 +66,7 @@ def test_differences_are_paired_where_both_have_a_value():
         (np.zeros(2), [1], "One patient per case must hold"),
     ],
 )
-def test_wrong_measures_are_named(values, patients, message):
+def test_wrong_measures_are_reported(values, patients, message):
     with pytest.raises(ValueError, match=message):
         case_metrics.mean(values, patients)
 
@@ -98,7 +98,7 @@ def test_scorer_means_are_over_the_cases_with_a_value():
         scorer.score("dise", weights)
 
 
-def test_a_measure_of_another_shape_is_named():
+def test_a_measure_of_another_shape_is_reported():
     with pytest.raises(ValueError, match=r"'dice' must be \(4,\), finite or NaN, but got \(3,\)"):
         CaseMeasures({"dice": np.zeros(3)}).scorer(np.arange(4))
 

@@ -50,7 +50,7 @@ def test_a_clear_winner_and_a_close_one_get_different_sentences():
     assert "is not distinguishable from chance (95 % interval -0." in close["sentence"]
     assert "jointly for 2 comparisons)" in close["sentence"]
     assert close["sentence"].endswith("Its lead is beyond chance over z.")
-    assert "do not tell what another seed" in close["claims"]
+    assert "do not cover the effects of another seed" in close["claims"]
 
 
 def test_more_rivals_make_intervals_wider():
@@ -84,7 +84,7 @@ def test_lead_explained_by_the_choice_is_not_beyond_chance():
     assert "Corrected for choosing the best of all trials" in ranking["sentence"]
 
 
-def test_choice_is_corrected_only_with_everyones_candidates():
+def test_correction_requires_candidates_of_all_contenders():
     pair = contenders(0.9, 0.5)
     ranking = board(PATIENTS, pair, MACRO_F1, candidates={"a": [model(0.9)]}, draws=100)
     assert ranking["corrected"] is None
@@ -92,7 +92,7 @@ def test_choice_is_corrected_only_with_everyones_candidates():
     assert ranking["rows"][1]["corrected"] is None
 
 
-def test_the_value_of_the_journal_ranks_where_it_is_given():
+def test_journal_value_decides_the_rank():
     ranking = board(PATIENTS, [Contender("a", model(0.7), 0.6), Contender("b", model(0.7), 0.8)], MACRO_F1, draws=50)
     assert [row["value"] for row in ranking["rows"]] == [0.8, 0.6]
 
@@ -100,7 +100,7 @@ def test_the_value_of_the_journal_ranks_where_it_is_given():
 def test_one_contender_and_one_patient():
     assert "nothing to compare" in board(PATIENTS, contenders(0.9), MACRO_F1, draws=50)["sentence"]
     ranking = board(np.zeros(240), contenders(0.9, 0.5), MACRO_F1, draws=50, candidates={"a": [model(0.9)]})
-    assert "can't be told from one patient" in ranking["sentence"]
+    assert "can't be decided from one patient" in ranking["sentence"]
     assert not ranking["rows"][1]["beyond_chance"]
 
 

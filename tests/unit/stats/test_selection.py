@@ -74,7 +74,7 @@ def test_nine_reports_of_twenty_four_trials_are_quick():
         assert time.process_time() - start < 3
 
 
-def test_wrong_input_is_named():
+def test_wrong_input_is_reported():
     labels, tables, patients = noisy_trials(2)
     with pytest.raises(ValueError, match="At least one candidate"):
         corrected(labels, [], patients)

@@ -83,7 +83,7 @@ def test_missing_control_allows_only_a_negative_verdict():
     axis = Comparison("synthetic_images", ("none", "generated"), "none", "generated")
     validation, words, _ = compared({"none": 0.5, "generated": 0.9}, axis)
     assert validation["synthetic"]["helped"] is None
-    assert "helped can't be said: duplicates must be compared too, but they were not asked for" in words
+    assert "helped can't be decided: duplicates must be compared too, but they were not requested" in words
     validation, words, _ = compared({"none": 0.9, "generated": 0.9}, axis)
     assert validation["synthetic"]["helped"] is False
     assert "synthetic images did not help here: no better than training without them" in words
@@ -97,7 +97,7 @@ def test_one_patient_is_no_evidence():
     assert validation["synthetic"]["helped"] is False
 
 
-def test_other_axes_say_nothing_of_synthetic_images():
+def test_other_axes_have_no_verdict_on_synthetic_images():
     axis = Comparison("lambda2", (0.0, 1.0), 0.0, 1.0)
     validation, words, lines = compared({0.0: 0.5, 1.0: 0.9}, axis)
     assert validation["synthetic"] is None

@@ -87,7 +87,7 @@ def test_a_generators_checkpoint_holds_what_scoring_it_needs():
     )
 
 
-def test_a_checkpoint_from_before_there_were_generators_is_read(tmp_path):
+def test_checkpoint_of_a_version_without_generators_is_read(tmp_path):
     built = probabilities()
     path = tmp_path / "old.safetensors"
     save_file({"labels": built.labels, "probabilities": built.probabilities.astype(np.float32)}, path)
@@ -103,7 +103,7 @@ def test_only_a_classifier_collapses_onto_a_class():
     assert generated.samples_of(0, spread=0.01).collapsed(generated.CLASSES) == ""
 
 
-def test_what_is_gone_or_damaged_is_no_predictions(tmp_path):
+def test_missing_or_damaged_checkpoint_has_no_predictions(tmp_path):
     path = tmp_path / "x.safetensors"
     for task, _, _ in MADE.values():
         assert stored_predictions.load(path, task) is None

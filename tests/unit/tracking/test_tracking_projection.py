@@ -103,14 +103,14 @@ def test_best_metrics_appear_once_for_scored_trials_only():
         {"event": "study", "time": 1, "id": "other"},
     ],
 )
-def test_an_event_that_does_not_fit_is_passed_over(bad):
+def test_inconsistent_event_is_skipped(bad):
     stream = events(2)
     projection = project([*stream[:8], bad, *stream[8:]])
     assert projection.ignored == 1
     assert projection.runs == project(stream).runs
 
 
-def test_events_before_the_study_are_passed_over():
+def test_events_before_the_study_are_skipped():
     projection = project(events(2)[1:])
     assert not projection.ready
     assert projection.runs == {}
@@ -124,7 +124,7 @@ def test_the_experiment_is_the_family_on_the_data():
 
 
 @given(st.text())
-def test_any_text_becomes_a_name_mlflow_takes(text):
+def test_any_text_becomes_a_valid_mlflow_name(text):
     import posixpath
     import re
 
@@ -199,7 +199,7 @@ def test_the_tail_reads_whole_lines_only(tmp_path):
     assert (tail.lines, tail.behind()) == (6, 0)
 
 
-def test_where_the_store_is(monkeypatch, tmp_path):
+def test_store_location_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
     uri = store.tracking_uri()
@@ -211,7 +211,7 @@ def test_where_the_store_is(monkeypatch, tmp_path):
     assert store.without_password("postgresql://me:secret@db/x") == "postgresql://***@db/x"
 
 
-def test_figures_are_pictures():
+def test_figures_are_png_files():
     labels = np.array([0, 1, 2, 0, 1, 2])
     probabilities = np.eye(3)[labels] * 0.7 + 0.1
     for draw in (confusion_png, roc_png):

@@ -75,7 +75,7 @@ def frame(patient: Patient, shot: Shot, x: Array, y: Array, warp: tuple[Array, A
 
     Args:
         x, y: picture coordinates ``(S, S)`` in [-1, 1].
-        warp: two smooth noise fields ``(S, S)`` that take the ruler out of the anatomy.
+        warp: two smooth noise fields ``(S, S)`` that bend the anatomy's straight lines.
     """
     c, s = np.float32(np.cos(shot.turn)), np.float32(np.sin(shot.turn))
     dx, dy = (x - np.float32(shot.shift[0])) / shot.zoom, (y - np.float32(shot.shift[1])) / shot.zoom
@@ -136,7 +136,7 @@ def lung(f: Frame) -> tuple[Array, NDArray[np.bool_]]:
 def heart(patient: Patient, shot: Shot, f: Frame) -> Array:
     """Return the path length of heart and great vessels: ventricle, atria, aortic knob, pulmonary trunk, cava."""
     k = patient.heart * (1.10 if shot.frontal else 1.0)
-    low = f.base - 0.25  # the heart rides on the diaphragm
+    low = f.base - 0.25  # the heart rests on the diaphragm
     x = f.x - np.float32(0.6 * shot.rotation)
     a = patient.aorta
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 FORBIDDEN = ("normal", "bacteri", "vir", "covid", "corona", "tubercul", "pneumon", "opacit", "infect", "disease")
-"""Parts of words no caption may hold, lower case: they would give the label away."""
+"""Parts of words no caption may hold, lower case: they would reveal the label."""
 
 _PHRASES: dict[str, tuple[str, ...]] = {
     "consolidation": (
@@ -83,8 +83,8 @@ def caption(findings: Sequence[dict[str, str | float]], age: int, sex: str, rng:
         absent = [n for n in _NEGATED if _EXCLUDES.get(n) not in present]
         phrases.append(str(rng.choice(absent)))
     young, grown = ("girl", "woman") if sex == "F" else ("boy", "man")
-    who = f"{age}-year-old {young if age < 16 else grown}"
-    leads = ("chest X-ray. ", "frontal chest radiograph. ", f"a chest X-ray of a {who}. ", f"{who}. ")
+    person = f"{age}-year-old {young if age < 16 else grown}"
+    leads = ("chest X-ray. ", "frontal chest radiograph. ", f"a chest X-ray of a {person}. ", f"{person}. ")
     lead = str(rng.choice(leads))
     text = lead + ", ".join(phrases) + "."
     return text[0].upper() + text[1:]

@@ -25,8 +25,8 @@ class Lesions:
     """The lesions of one picture.
 
     Attributes:
-        filled: share ``(S, S)`` in [0, 0.95] of the lung's air that is gone.
-        findings: what a radiologist would name, with places: ``{"finding", "side", "zone", "severity"}`` each.
+        filled: share ``(S, S)`` in [0, 0.95] of the lung's air that fluid or tissue replaces.
+        findings: radiological findings with their places: ``{"finding", "side", "zone", "severity"}`` each.
     """
 
     filled: Array
@@ -45,7 +45,7 @@ class _Canvas:
     findings: list[dict[str, str | float]]
 
     def add(self, density: Array, gain: float) -> None:
-        """Lay one more density over the others: shares of remaining air multiply."""
+        """Add one more density to the others: shares of remaining air multiply."""
         self.out *= 1 - np.clip(density * np.float32(gain * self.gain), 0, 0.95)
 
     def say(self, finding: str, side: str, zone: str) -> None:

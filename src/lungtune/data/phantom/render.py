@@ -18,7 +18,7 @@ from lungtune.data.phantom.patient import Patient, Shot, draw_patient, draw_shot
 from lungtune.data.phantom.settings import Domain, Settings, resolve
 
 VERSION = 2
-"""Raise it whenever a pixel changes: caches of older pictures are then left aside."""
+"""Version of the generator; raise it whenever a pixel changes, so that caches of older pictures are not used."""
 
 _WATER = np.float32(2.6)
 """Attenuation of one chest depth of soft tissue (about 22 cm; scatter and beam hardening included)."""
@@ -63,8 +63,8 @@ def render(patient: Patient, shot: Shot, *, size: int = 96, settings: Settings |
     """Render one picture.
 
     Args:
-        patient: who; from ``draw_patient``.
-        shot: how; from ``draw_shot``.
+        patient: the patient, from ``draw_patient``.
+        shot: the acquisition parameters, from ``draw_shot``.
         size: width and height, px, >= 32.
         settings: difficulty; None means the domain's defaults.
     """
@@ -172,7 +172,7 @@ _LETTERS = {"L": ("1000", "1000", "1000", "1000", "1111"), "R": ("1110", "1001",
 
 
 def _mark(level: Array, shot: Shot, size: int) -> Array:
-    """Stamp the lead letter of the side in an upper corner; its place betrays the class under a site shortcut."""
+    """Stamp the lead letter of the side in an upper corner; under a site shortcut its place depends on the class."""
     if shot.marker == 0:
         return level
     side = "L" if shot.marker % 2 else "R"

@@ -21,11 +21,11 @@ class Settings:
     Attributes:
         contrast: gain on every lesion, > 0; 1 is the shipped difficulty, 2 is easy, 0.5 is hard.
         severity: spread of the log-normal severity of a patient's findings, >= 0.
-        ambiguity: probability in [0, 1] that a second, weaker finding of another class is laid over the first.
+        ambiguity: probability in [0, 1] that a second, weaker finding of another class is added to the first.
         label_noise: probability in [0, 1) that a patient's label is replaced by another class. K classes and
             noise e cap the accuracy near 1 - e.
         nuisance: gain on class-independent variation (haze, pose, exposure, noise), >= 0.
-        site_shortcut: probability in [0, 1] that the film marker betrays the class; 0 outside experiments on
+        site_shortcut: probability in [0, 1] that the film marker reveals the class; 0 outside experiments on
             shortcuts.
         prior: probability of each class, in the order of ``CLASSES``; empty means the domain's own.
     """
@@ -84,7 +84,7 @@ MACHINES: dict[Domain, Machine] = {
 
 
 def defaults(domain: Domain) -> Settings:
-    """Return the domain's own settings: A is clearer, more mixed and never mislabelled; B is what a search sees."""
+    """Return the domain's own settings: A, for pretraining, is clearer, more mixed, never mislabelled; B is harder."""
     if domain == "A":
         return Settings(contrast=1.5, ambiguity=0.15, label_noise=0.0, prior=PRIOR_A)
     return Settings(prior=PRIOR_B)

@@ -5,7 +5,7 @@ readers have
 
 - `KIND`: `image` or `volume`,
 - `SUFFIXES`: lower case, with the dot,
-- `recognises(data) -> bool`: whether a file's bytes are of this format,
+- `recognises(data) -> bool`: True if a file's bytes are of this format,
 - `extent(data)`: the sides as the file is shown, from its header: width and height in pixels, or width, height and
   depth, in voxels or, where the file has a spacing, in mm.
 
@@ -23,7 +23,7 @@ import pkgutil
 from types import ModuleType
 
 FALLBACK = "pictures"
-"""Reads, or refuses, what no reader recognises."""
+"""Reader of files that no reader recognises; it reads them or raises."""
 
 _SHARED = ("base", "images", "volumes")
 

@@ -17,7 +17,7 @@ MAX_PIXELS = 89_478_485
 
 
 MAX_VOXELS = 1 << 30
-"""Of one channel: four times a CT of 512 x 512 x 1024."""
+"""Maximum number of voxels of one channel: four times a CT of 512 x 512 x 1024."""
 
 
 class UnreadableImageError(Exception):
@@ -68,7 +68,7 @@ class Facts:
             volume its middle slice.
         kind: `image` or `volume`.
         depth: slices of a volume; 0 for an image.
-        channels: of a volume; 1 for an image, which is read with as many as asked for.
+        channels: of a volume; 1 for an image, which is read with any requested number.
     """
 
     sha1: str

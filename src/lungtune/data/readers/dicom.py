@@ -4,8 +4,8 @@
 - More than 8 stored bits are scaled from the 0.5th to the 99.5th percentile, as 16-bit PNGs are. At most 8 stored
   bits keep their full range, as 8-bit PNGs do. Pixels of the padding value do not count and become black.
 - With `voi`, the first VOI window or LUT decides instead, in files that have one. It is not the default: a window is
-  one viewer's choice. Files of one collection may have none, several, or one for another organ, and a model then
-  learns who set it.
+  one viewer's choice. Files of one collection may have none, several, or one for another organ, and a model may then
+  learn the window's origin.
 - MONOCHROME1 is inverted, so that air is dark. The tag is trusted: a wrong one can't be detected from one file.
 
 The codecs: pydicom decodes what is not compressed, deflate and RLE; Pillow 8-bit baseline JPEG; GDCM (Apache-2.0) all
@@ -37,7 +37,7 @@ _GDCM_ONLY = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008
 
 
 def recognises(data: bytes) -> bool:
-    """Tell whether a file's first bytes are those of a DICOM file. A PNG or JPEG is not, whatever else it holds."""
+    """True if a file's first bytes are those of a DICOM file. A PNG or JPEG is not, whatever else it holds."""
     return data[128:132] == b"DICM" and not data.startswith((b"\x89PNG", b"\xff\xd8"))
 
 
@@ -68,7 +68,7 @@ def extent(data: bytes) -> tuple[int, int]:
 
 
 def open_image(data: bytes, *, size: int | None = None, channels: int = 1, voi: bool = False) -> Picture:
-    """Decode a DICOM file to mode L or, with 3 channels, RGB; `size` means nothing here. Errors as in `decode`."""
+    """Decode a DICOM file to mode L or, with 3 channels, RGB; `size` is ignored. Errors as in `decode`."""
     from PIL import Image
 
     values, mode = decode(data, voi=voi)
@@ -85,10 +85,10 @@ def decode(data: bytes, *, voi: bool = False) -> tuple[np.ndarray, str]:
 
     Returns:
         uint8 `(H, W)`, air dark; and the mode in words, such as `MONOCHROME1, 12 bit, AP`: the view position
-        belongs to what may give the class away.
+        may reveal the class.
 
     Raises:
-        UnreadableImageError: no pixel data, more than one frame, colour, a compression no codec here knows, too
+        UnreadableImageError: no pixel data, more than one frame, colour, a compression without a codec, too
             large, truncated or damaged.
     """
     header = _header(data)
@@ -120,7 +120,7 @@ def _header(data: bytes) -> Dataset:
         samples, bits = int(header.get("SamplesPerPixel") or 1), int(header.get("BitsStored") or 0)
     except Exception as error:  # pydicom raises anything on damaged files
         raise UnreadableImageError(f"is damaged: {short(error)}") from error
-    if not len(header):  # pydicom forgets what it has read when a file ends inside an element
+    if not len(header):  # pydicom discards what it has read when a file ends inside an element
         raise UnreadableImageError("is truncated: it ends inside its header or its compressed pixels")
     if not has:
         raise UnreadableImageError(f"is a DICOM file without pixels ({header.get('Modality') or 'no modality'})")
@@ -157,7 +157,7 @@ def _stored(header: Dataset) -> np.ndarray:
             raise UnreadableImageError(f"is truncated: it has {got:,} of {need:,} bytes of pixels")
     elif _directly(header, syntax):
         return _gdcm_frame(header, syntax)
-    else:  # named, so that pixels are the same whatever else is installed; Pillow lets other threads work meanwhile
+    else:  # named, so that pixels are the same whatever else is installed; Pillow releases the interpreter lock
         plugin = "pillow" if syntax == _BASELINE else "gdcm"
         if plugin in get_decoder(syntax).available_plugins:
             header.pixel_array_options(decoding_plugin=plugin)

@@ -5,16 +5,15 @@ All become 8-bit, gray or RGB:
 - 16-bit (and wider) gray is scaled linearly from its 0.5th to its 99.5th percentile. Chest X-rays in 16-bit files
   use 10 to 16 of the bits, so the full range would leave many of them black, and a few burned-in marker pixels at
   65535 would do the same to a min-max scaling.
-- Transparent pixels are laid over black.
+- Transparent pixels are composited over black.
 - The EXIF orientation is applied.
 
-A digest names an image's bytes, and the way they are read where there are two: it is the SHA-1 of the file, or of
-`voi:` and the file for a DICOM image whose VOI window is applied. So what is cached by digest never mixes the two.
+A digest identifies an image's bytes and the way they are read: it is the SHA-1 of the file, or of `voi:` and the file
+for a DICOM image whose VOI window is applied. Caches keyed by digest therefore never mix the two.
 """
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image, ImageFilter
 
+from lungtune.core import environment
 from lungtune.data import readers
 from lungtune.data.readers import dicom
 from lungtune.data.readers.base import Facts, UnreadableImageError, sha1
@@ -38,20 +38,19 @@ _DETAIL_BLUR = 3.0
 
 @contextmanager
 def decoders() -> Iterator[ThreadPoolExecutor]:
-    """Give a pool of one thread per usable core. Pillow decodes without the interpreter lock, so threads suffice.
+    """Yield a pool of one thread per usable core. Pillow decodes without the interpreter lock, so threads suffice.
 
-    Warnings of the libraries are off meanwhile: what matters of them is an error here.
+    Library warnings are suppressed inside the block: those that matter are raised as errors here.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with warnings.catch_warnings():  # here and not in the threads: warning filters belong to the whole process
         warnings.simplefilter("ignore", UserWarning)  # pydicom's, on odd but readable headers
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with ThreadPoolExecutor(max(1, cores)) as pool:
+        with ThreadPoolExecutor(environment.cores()) as pool:
             yield pool
 
 
 def digest(data: bytes, *, voi: bool = False) -> str:
-    """Return what names an image: the SHA-1 of its bytes, of `voi:` and its bytes for DICOM read through its VOI."""
+    """Return an image's digest: the SHA-1 of its bytes, of `voi:` and its bytes for DICOM read through its VOI."""
     return sha1(b"voi:" + data if voi and dicom.recognises(data) else data)
 
 
@@ -97,7 +96,7 @@ def letterboxed(data: bytes, size: int, *, channels: int = 1, voi: bool = False)
 
 
 def letterboxed_mask(mask: bytes, image: bytes, size: int) -> np.ndarray:
-    """Decode a mask to uint8 `(size, size)`, 0 or 255, laid exactly over `letterboxed(image, size)`.
+    """Decode a mask to uint8 `(size, size)`, 0 or 255, aligned with `letterboxed(image, size)`.
 
     A pixel belongs to the mask if any of its colour channels is above 127. Nearest neighbours, no antialiasing.
 
@@ -152,7 +151,7 @@ def phash(gray: Image.Image) -> int:
 
 
 def detail(gray: Image.Image) -> bytes:
-    """Return the high-passed thumbnail; its dot product tells copies from look-alikes (see `duplicates`)."""
+    """Return the high-passed thumbnail; its dot product separates copies from look-alikes (see `duplicates`)."""
     small = gray.resize((DETAIL, DETAIL), Image.Resampling.BOX)
     blurred = small.filter(ImageFilter.GaussianBlur(_DETAIL_BLUR))
     high = np.asarray(small, np.float32) - np.asarray(blurred, np.float32)

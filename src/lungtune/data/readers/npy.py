@@ -15,7 +15,7 @@ _MAGIC = b"\x93NUMPY"
 
 
 def recognises(data: bytes) -> bool:
-    """Tell whether a file's first bytes are those of a .npy file."""
+    """True if a file's first bytes are those of a .npy file."""
     return data.startswith(_MAGIC)
 
 
@@ -67,7 +67,7 @@ def _array(data: bytes) -> np.ndarray:
 
 
 def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Return shape, whether it is in Fortran's order, type, and where the values begin."""
+    """Return shape, True for Fortran's order, type, and the offset of the values in bytes."""
     if not recognises(data):
         raise UnreadableImageError("is no .npy file, though its name says so")
     stream = io.BytesIO(data)

@@ -35,7 +35,7 @@ _UNREADABLE = (
 
 
 def recognises(data: bytes) -> bool:
-    """Tell whether a file's first bytes are those of a PNG or JPEG."""
+    """True if a file's first bytes are those of a PNG or JPEG."""
     return data.startswith((b"\x89PNG", b"\xff\xd8"))
 
 
@@ -57,7 +57,7 @@ def open_image(data: bytes, *, size: int | None = None, channels: int = 1, voi: 
         data: the file's bytes.
         size: a JPEG may be decoded at a fraction whose longer side is at least twice that many pixels.
         channels: 1 or 3.
-        voi: means nothing here.
+        voi: ignored.
 
     Raises:
         UnreadableImageError: neither PNG nor JPEG, too large, truncated or damaged.

@@ -57,9 +57,9 @@ def cube(data: bytes, size: int, *, channels: int = 1) -> np.ndarray:
 
 
 def cube_mask(mask: bytes, volume: bytes, size: int) -> np.ndarray:
-    """Decode a mask to uint8 `(size, size, size)`, 0 or 255, laid exactly over `cube(volume, size)`.
+    """Decode a mask to uint8 `(size, size, size)`, 0 or 255, aligned with `cube(volume, size)`.
 
-    Nearest neighbours; what counts as inside is the format's matter.
+    Nearest neighbours; the format's reader defines the inside.
 
     Raises:
         UnreadableImageError: either file cannot be read.

@@ -1,6 +1,6 @@
 """Data sources: one module per on-disk format, discovered by file name.
 
-A module `sources/<name>.py` has `SUMMARY` (one line), `OPTIONS` (option name -> what it does) and
+A module `sources/<name>.py` has `SUMMARY` (one line), `OPTIONS` (option name -> help) and
 `index(path, options) -> DataFrame`, the table described in `lungtune.data.cases`. A source only indexes: it opens
 no image, at most a DICOM header. One that makes its images when indexed, which takes a while, has
 `check(path, options)`, which raises what is wrong with them at once. Options that are paths are named in `PATHS`; a
@@ -53,7 +53,7 @@ def summaries() -> dict[str, str]:
 
 
 def parse_source(spec: str) -> tuple[str, Path | None, dict[str, str]]:
-    """Take `NAME[:PATH][,key=value...]` apart. A path may hold commas and colons.
+    """Split `NAME[:PATH][,key=value...]` into its parts. A path may hold commas and colons.
 
     Raises:
         DataError: the name is not a source, or an option is given twice.
@@ -86,7 +86,7 @@ def absolute(spec: str) -> str:
 
 
 def checked(spec: str) -> bool:
-    """Check a source that makes its images when it is indexed; return whether it is one of these.
+    """Check the options of a source that makes its images when it is indexed; return True if it is such a source.
 
     Raises:
         DataError: the source is unknown, or an option of it is unknown or wrong.
@@ -100,7 +100,7 @@ def checked(spec: str) -> bool:
 
 
 def _common(options: dict[str, str]) -> dict[str, str]:
-    """Take the options in `COMMON_OPTIONS` out of a source's.
+    """Remove the options in `COMMON_OPTIONS` from a source's, and return them.
 
     Raises:
         DataError: one has an unknown value.
@@ -116,7 +116,7 @@ def index_source(spec: str) -> pd.DataFrame:
     """Index a data source; the options in `COMMON_OPTIONS` work with every source.
 
     Returns:
-        The case table; `attrs["leaks"]` is `stop` or `drop`, `attrs["voi"]` whether VOI windows are applied.
+        The case table; `attrs["leaks"]` is `stop` or `drop`, `attrs["voi"]` True if VOI windows are applied.
 
     Raises:
         DataError: the source cannot be indexed; the message states the reason and a remedy.

@@ -76,7 +76,7 @@ def _similar(path: Path) -> str:
 
 
 def junk(name: str) -> bool:
-    """Tell whether a file or folder is left by an operating system or an archive, not data."""
+    """True if a file or folder is left by an operating system or an archive, not data."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 

@@ -17,7 +17,7 @@ def written(kind: str, key: str, complete: Callable[[Path], bool], write: Callab
     Args:
         kind: name of its subfolder of the cache.
         key: its name, derived from its content.
-        complete: tells whether the folder holds all it should.
+        complete: returns True if a folder is complete.
         write: fills an empty folder, which is then renamed atomically.
 
     Raises:

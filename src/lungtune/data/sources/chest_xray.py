@@ -75,7 +75,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
 
 
 def _label(kind: str, name: str) -> str | None:
-    """Return the class of a file in folder `kind`, or None when its name contradicts or does not tell."""
+    """Return the class of a file in folder `kind`, or None when its name contradicts the folder or lacks the class."""
     lower = name.lower()
     named_bacteria, named_virus = "bacteria" in lower, "virus" in lower
     if kind == "normal":

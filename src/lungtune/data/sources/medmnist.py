@@ -142,7 +142,7 @@ def _address(stem: str) -> str:
 
 
 def _fetch(stem: str, folder: Path) -> None:
-    """Let the package fetch and verify a file into `folder`."""
+    """Fetch a file into `folder` with the medmnist package, which verifies it."""
     import socket
 
     import medmnist

@@ -1,7 +1,7 @@
 """Synthetic chest X-rays, rendered once into the cache as PNG files and indexed from there.
 
 The folder `<cache>/phantom/<hash of generator version and options>/` holds `images/<split>/<class>/*.png`, lung
-masks under `masks/` and `table.csv`. It appears in one rename when it is complete; a damaged one is rendered anew.
+masks under `masks/` and `table.csv`. It appears in one rename when it is complete; a damaged one is rendered again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lungtune.data.phantom import Domain, Settings
 
-SUMMARY = "synthetic chest X-rays made on the spot: six classes, lung masks, captions; needs no files"
+SUMMARY = "synthetic chest X-rays, rendered on first use: six classes, lung masks, captions; needs no files"
 OPTIONS = {
     "n": "images for training and validation (default 1500)",
     "test": "images of the official test part, other patients (default 500)",
@@ -78,7 +78,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     """Index the set that ``options`` describe, rendering it first if the cache does not hold it.
 
     Raises:
-        DataError: a path was given, or an option is unknown or out of its range.
+        DataError: there is a path, or an option is unknown or out of its range.
     """
     from lungtune.data.cases import table
     from lungtune.data.phantom import CLASSES
@@ -104,7 +104,7 @@ def check(path: Path | None, options: dict[str, str]) -> Recipe:
     """Return the resolved options; nothing is rendered.
 
     Raises:
-        DataError: a path was given, or an option is unknown or out of its range.
+        DataError: there is a path, or an option is unknown or out of its range.
     """
     if path is not None:
         raise DataError(f"The source 'phantom' takes no path, but got {path}. Write phantom or phantom,n=300.")
@@ -155,7 +155,7 @@ def ensure(recipe: Recipe) -> Path:
 
 
 def _complete(root: Path, images: int) -> bool:
-    """Return whether ``table.csv`` lists that many images and every file it lists is there and not empty."""
+    """True if ``table.csv`` lists that many images and every file it lists is there and not empty."""
     if not (root / "table.csv").is_file():
         return False
     try:
@@ -229,7 +229,7 @@ def _render(recipe: Recipe, part: Path) -> None:
 
 
 def _results(tasks: list[tuple[Recipe, Path, str, list[tuple[int, int]]]]) -> Iterator[list[dict[str, str | int]]]:
-    """Run the tasks in order: in ``PROCESSES`` fresh processes where that pays (their start costs about a second)."""
+    """Run the tasks in order, in ``PROCESSES`` fresh processes if there is enough work (their start takes a second)."""
     if len(tasks) < 8:
         yield from map(_draw, tasks)
         return

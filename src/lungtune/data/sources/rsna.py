@@ -3,7 +3,7 @@
 `stage_2_train_images/<patientId>.dcm`, `stage_2_train_labels.csv` with a row per box and
 `stage_2_detailed_class_info.csv` with three classes. A `patientId` names an image: the challenge took its images from
 NIH ChestX-ray14, where one patient has up to dozens. RSNA's mapping (`pneumonia-challenge-dataset-mappings_2018.json`,
-a list of `subset_img_id` and `img_id`) tells who is who; without it no patients are known. The images of the stage 2
+a list of `subset_img_id` and `img_id`) maps images to patients, which are unknown without it. The images of the stage 2
 test part have no labels and are not read.
 """
 

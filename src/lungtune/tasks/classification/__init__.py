@@ -86,7 +86,7 @@ class Classification(Task):
         return {"constant": baselines.constant_class(dataset.train["label"], part["label"], dataset.classes)}
 
     def retraining(self) -> type[Retraining]:
-        """See ``Task.retraining``: with thresholds, a temperature, and controls that see no lung."""
+        """See ``Task.retraining``: with thresholds, a temperature, and controls without lungs."""
         from lungtune.tasks.classification.retraining import ClassificationRetraining
 
         return ClassificationRetraining

@@ -1,4 +1,4 @@
-"""Baselines that see no lung: constant classes, and a random forest on file properties."""
+"""Baselines without pixels: constant classes, and a random forest on file properties."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lungtune.tasks.classification.predictions import interval, paired
 
 
 def prior(train_labels: np.ndarray, classes: int, cases: int) -> np.ndarray:
-    """Return the training shares of the classes as everyone's probabilities ``(cases, classes)``.
+    """Return the training shares of the classes as the probabilities of every case ``(cases, classes)``.
 
     One case is added to every class, so that none has probability 0 (Laplace's rule of succession).
     """
@@ -26,7 +26,7 @@ def constant_class(train_labels: np.ndarray, labels: np.ndarray, classes: Sequen
     Its probabilities are the training shares, so its NLL, Brier score and ECE are the best a blind model can have.
 
     Args:
-        train_labels: labels of the training fold ``(M,)``: the choice never looks at the cases it is scored on.
+        train_labels: labels of the training fold ``(M,)``; the class is chosen on them, not on the scored cases.
         labels: labels of the cases to score ``(N,)``.
         classes: the class names.
 
@@ -44,7 +44,7 @@ def majority(train_labels: np.ndarray, classes: Sequence[str]) -> str:
 def every_constant(labels: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
     """Score each "always this class" by what its predictions alone decide (no calibration metrics).
 
-    A model whose scores equal one of these rows has learned nothing.
+    Equal scores of a model mean that it is constant.
     """
     table = {}
     for k, name in enumerate(classes):
@@ -57,7 +57,7 @@ def every_constant(labels: np.ndarray, classes: Sequence[str]) -> dict[str, dict
 def metadata(
     train: Mapping[str, np.ndarray], train_labels: np.ndarray, scored: Mapping[str, np.ndarray], classes: Sequence[str]
 ) -> np.ndarray:
-    """Predict classes from what files look like from outside: a forest that never sees a pixel.
+    """Predict classes from file properties, without pixels, by a random forest.
 
     Args:
         train: column -> ``(M,)`` of the training fold: numbers as they are, words as categories. ``width`` and
@@ -67,7 +67,7 @@ def metadata(
         classes: the C names.
 
     Returns:
-        Probabilities ``(N, C)``; the training shares where all training files look the same.
+        Probabilities ``(N, C)``; the training shares where all training files have equal properties.
     """
     from sklearn.ensemble import RandomForestClassifier
 
@@ -115,7 +115,7 @@ def vs_baseline(
         patients: an id per case ``(N,)``.
         classes: the C names.
         what: the baseline, as the beginning of a sentence.
-        rows: bool ``(N,)``, the cases both are scored on; by default all. Elsewhere ``baseline`` is not looked at.
+        rows: bool ``(N,)``, the cases both are scored on; by default all. Other rows of ``baseline`` are ignored.
 
     Returns:
         JSON-able: ``computed`` true, ``cases``, ``left_out``, ``baseline``, ``model`` and ``gain`` (macro-F1 with

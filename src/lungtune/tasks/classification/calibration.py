@@ -16,7 +16,7 @@ import numpy as np
 from lungtune.tasks.classification import metrics
 
 LEAST, MOST = 0.05, 20.0
-"""A temperature is looked for between these."""
+"""Range of the temperature's search."""
 
 SHOWN = ("nll", "brier", "ece")
 HOW = "p = softmax(log(p) / temperature), row by row; predictions stay as they are"
@@ -71,7 +71,7 @@ def fit(labels: np.ndarray, probabilities: np.ndarray) -> Temperature:
         return Temperature(1.0, len(labels), note)
     if not loss(0.0) - best.fun > 1e-9:
         return Temperature(1.0, len(labels))
-    note = "The model's probabilities tell next to nothing: the best temperature makes all classes nearly equal."
+    note = "The model's probabilities are nearly uninformative: the best temperature makes all classes nearly equal."
     return Temperature(math.exp(best.x), len(labels), note if bounds[1] - best.x < 1e-3 else "")
 
 
@@ -87,7 +87,7 @@ def before_and_after(
     """Return NLL, Brier score and ECE without and with a temperature.
 
     Args:
-        fitted_here: the temperature was fitted on these very cases, so ``after`` flatters.
+        fitted_here: the temperature was fitted on these cases, so ``after`` is optimistic.
 
     Returns:
         JSON-able: ``temperature``, ``fitted_cases``, ``fitted_here``, ``note``, ``before`` and ``after``

@@ -106,7 +106,7 @@ def classification(labels: np.ndarray, probabilities: np.ndarray, classes: Seque
 
 
 def ranked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[dict[int, float], dict[int, float]]:
-    """Return what the order of each class's probabilities is worth: areas under ROC curves, average precisions.
+    """Return the rank metrics of each class's probabilities: areas under ROC curves, average precisions.
 
     The area is the share of (case, non-case) pairs in the right order, ties counting half: from the cases' ranks. The
     average precision is the mean over the cases of the precision at the threshold where each is retrieved; equal

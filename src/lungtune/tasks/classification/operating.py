@@ -29,7 +29,7 @@ class Point:
         target: a class, against the rest, or ``abnormal``.
         wanted: the sensitivity to reach.
         threshold: cases with at least this score are called.
-        note: what to know before relying on it; empty when there is nothing.
+        note: caveat as a sentence, or empty.
     """
 
     target: str
@@ -41,7 +41,7 @@ class Point:
 def fit(
     labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], wanted: float = SENSITIVITY
 ) -> tuple[Point, ...]:
-    """Set a threshold per question: the highest that finds at least the share ``wanted`` of the cases.
+    """Fit a threshold per question: the highest with a sensitivity of at least ``wanted``.
 
     Args:
         labels: whole numbers ``(N,)`` of validation cases.
@@ -68,7 +68,7 @@ def evaluate(
     patients: Sequence[Any] | np.ndarray,
     classes: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Return what thresholds are worth on some cases, with intervals over patients; nothing is fitted.
+    """Evaluate thresholds on some cases, with intervals over patients; nothing is fitted.
 
     Returns:
         JSON-able, one entry a point: its fields, ``cases``, ``others``, ``sensitivity`` and ``specificity``
@@ -92,7 +92,7 @@ def evaluate(
 def _questions(
     labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
 ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
-    """Return per question which cases it is about ``(N,)`` and their scores ``(N,)``."""
+    """Return per question its positive cases, bool ``(N,)``, and all scores ``(N,)``."""
     questions = {name: (labels == k, probabilities[:, k]) for k, name in enumerate(classes)}
     normal = next((k for k, name in enumerate(classes) if name.strip().lower() == _NORMAL), None)
     if normal is not None:
@@ -116,5 +116,5 @@ def _point(target: str, own: np.ndarray, score: np.ndarray, wanted: float) -> Po
             f"below it, so the threshold finds all {cases}. At least {least} are needed."
         )
     if false[place] == 1:
-        notes.append(f"Every validation case is called: at this sensitivity the model doesn't tell '{target}' apart.")
+        notes.append(f"Every validation case is called: at this sensitivity the model does not separate '{target}'.")
     return Point(target, wanted, float(thresholds[place]), " ".join(notes))

@@ -65,9 +65,9 @@ class Probabilities:
         """
         from lungtune.tasks.classification.figures import confusion_png, roc_png
 
-        given = self.labels, self.probabilities, classes, title
-        yield "confusion_matrix.png", confusion_png(*given)
-        yield "roc.png", roc_png(*given)
+        arguments = self.labels, self.probabilities, classes, title
+        yield "confusion_matrix.png", confusion_png(*arguments)
+        yield "roc.png", roc_png(*arguments)
 
 
 class ProbabilityScorer:

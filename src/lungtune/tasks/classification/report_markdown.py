@@ -44,7 +44,7 @@ def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]
 
 
 def _baselines(part: Mapping[str, Any]) -> list[str]:
-    """Models that cannot know, on the same cases."""
+    """Comparisons with baselines on the same cases."""
     known = {name: each for name, each in part["baselines"].items() if each["computed"]}
     lines = []
     if known:
@@ -91,7 +91,7 @@ def _calibration(part: Mapping[str, Any]) -> list[str]:
         "",
         f"Temperature {calibration['temperature']:.3g}, fitted on {calibration['fitted_cases']} validation cases",
     ]
-    lines[-1] += " (these: what comes after flatters)." if calibration["fitted_here"] else "."
+    lines[-1] += " (the same cases, so the scores after it are optimistic)." if calibration["fitted_here"] else "."
     lines[-1] += f" {calibration['note']}" if calibration["note"] else ""
     lines += ["", "| calibration | as trained | with the temperature |", "|---|---|---|"]
     return lines + [

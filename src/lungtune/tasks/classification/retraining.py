@@ -1,4 +1,4 @@
-"""Retraining of classifiers: thresholds, a temperature, controls that see no lung, predictions as CSV."""
+"""Retraining of classifiers: thresholds, a temperature, controls without lungs, predictions as CSV."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class ClassificationRetraining(Retraining):
         """See ``Retraining.before_test``; the recipe trains on black lungs first."""
         if self.options.blackout and controls.masked(self.inspection):
             seen = self.opened((MASK,))
-            given = self.family, self.base, seen, self.space, self.origin.fidelity
-            self._dark = controls.Blackout(*given, self.checkpoints / "blackout")
+            arguments = self.family, self.base, seen, self.space, self.origin.fidelity
+            self._dark = controls.Blackout(*arguments, self.checkpoints / "blackout")
         super().before_test()
 
     def section(self, name: str, part: Part, predicted: Predicted) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class ClassificationRetraining(Retraining):
         return predicted[self.task.name]["probabilities"]
 
     def _controls(self, name: str, part: Part, probabilities: np.ndarray) -> dict[str, Any]:
-        """Return the comparisons with what cannot know: from outside of files; on test, with black lungs."""
+        """Return the comparisons with the controls: file properties and, on test, black lungs."""
         classes = self.dataset.classes
         facts = [controls.outside(self.inspection, each) for each in ("train", name)]
         blind = baselines.metadata(facts[0], self.dataset.train["label"], facts[1], classes)
@@ -107,9 +107,9 @@ class ClassificationRetraining(Retraining):
         if not rows.any():
             return baselines.missing("Not computed: no case of this part has a lung mask.")
         blind[rows] = self._probabilities(self._dark.predict(part))
-        given = part["label"], probabilities, blind, part.patients, self.dataset.classes, _DARK, rows
+        arguments = part["label"], probabilities, blind, part.patients, self.dataset.classes, _DARK, rows
         try:
-            return baselines.vs_baseline(*given)
+            return baselines.vs_baseline(*arguments)
         except TrialError as error:  # its probabilities are not finite
             return baselines.missing(f"Not computed: {error}")
 

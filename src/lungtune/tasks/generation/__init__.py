@@ -41,7 +41,7 @@ class Generation(Task):
     shown: ClassVar[tuple[str, ...]] = (picture,)
 
     def loss(self, outputs: Mapping[str, torch.Tensor], batch: Any, layout: Any) -> torch.Tensor:
-        """Raise: what a generator learns by is its family's own (``Family.losses``)."""
+        """Raise: a generator's loss is its family's own (``Family.losses``)."""
         raise NotImplementedError("a family that draws images must have a method losses of its own")
 
     def predict(self, outputs: Mapping[str, torch.Tensor], batch: Any) -> Mapping[str, torch.Tensor]:
@@ -83,7 +83,7 @@ class Generation(Task):
         return [(f"lungtune synthesize {recipe} --per-class 200", "a bank of images for classifiers to train on")]
 
     def summary_lines(self, best: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """See ``Task.summary_lines``: whether samples look like their class."""
+        """See ``Task.summary_lines``: the recognised shares of samples and references."""
         scores_of = {"its samples": best, "untrained base": baselines.get("untrained", {})}
         scores_of["real images"] = baselines.get("real", {})
         if not all(RECOGNISED in scores for scores in scores_of.values()):
@@ -103,7 +103,7 @@ class GenerativeFamily(Family[B, P]):
 
     @abstractmethod
     def draw(self, model: Any, labels: Sequence[int], seeds: Sequence[int], layout: BatchLayout) -> torch.Tensor:
-        """Draw images of one trial with its weights as they are.
+        """Draw images of one trial with its current weights.
 
         Args:
             model: the backbone with the trial's adapters attached.
@@ -119,7 +119,7 @@ class GenerativeFamily(Family[B, P]):
     def embedder(self, base: Any, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the embedding images are compared in: from float ``(N, 1, H, W)`` in [0, 1] to ``(N, D)``.
 
-        It depends on nothing that a trial chooses.
+        It must not depend on a trial's ``Params``.
 
         Raises:
             WeightsError: its pretrained weights cannot be had.
@@ -127,7 +127,7 @@ class GenerativeFamily(Family[B, P]):
 
     @abstractmethod
     def content(self, base: Any) -> str:
-        """Return a hash of the pretrained weights' files: the same settings may name others tomorrow.
+        """Return a hash of the pretrained weights' files: equal settings may name other files later.
 
         Raises:
             WeightsError: they cannot be had.
@@ -135,4 +135,4 @@ class GenerativeFamily(Family[B, P]):
 
     @abstractmethod
     def captions(self, params: Any, classes: Sequence[str]) -> list[str]:
-        """Return what a trial calls each class when it draws."""
+        """Return a trial's caption of each class, for drawing."""

@@ -30,7 +30,7 @@ _NOISE = 7_001
 
 _AT_ONCE = 256
 _PIXELS = 1 << 22
-"""So many pixels are drawn at a time, by at most 64 images."""
+"""Maximum number of pixels drawn at a time, in at most 64 images."""
 
 
 class GenerationEvaluator(Evaluator):
@@ -49,7 +49,7 @@ class GenerationEvaluator(Evaluator):
         return {"images": images, "samples": self.embedded(images), "drawn": drawn}
 
     def draw(self, pack: Pack, slot: int, labels: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
-        """Return drawn images, uint8 ``(N, H, W)``, as many at a time as suit their size."""
+        """Return drawn images, uint8 ``(N, H, W)``; their size sets the number drawn at a time."""
         stride = max(1, min(64, _PIXELS // self.base.image_size**2))
         return _flat(np.asarray(pack.draw(slot, labels, seeds, stride)))
 
@@ -70,7 +70,7 @@ class GenerationEvaluator(Evaluator):
         return sample_metrics.Samples(real, part["label"], predicted["samples"], predicted["drawn"], self._sigma)
 
     def copies(self, predicted: Predicted) -> memorisation.Copies:
-        """Find the samples that are near-copies of training images, by how near validation images are."""
+        """Detect the samples that are near-copies of training images; validation images set the threshold."""
         mine = memorisation.Pictures(predicted["samples"], memorisation.small(predicted["images"]))
         return memorisation.copies(mine, self._train, self._validation)
 
@@ -95,7 +95,7 @@ class GenerationEvaluator(Evaluator):
         return {"untrained": self.scores(part, untrained), "real": real}
 
     def untrained(self, pack: Pack, params: Any) -> dict[str, np.ndarray]:
-        """Return what the base draws without adapters, with a trial's ``Params``."""
+        """Return samples of the base without adapters, with a trial's ``Params``."""
         slot = pack.join(params, seed=0, horizon=1)
         try:
             return self.predict(pack, slot, self.dataset.validation)
@@ -103,7 +103,7 @@ class GenerationEvaluator(Evaluator):
             pack.leave(slot)
 
     def real(self, part: Part, predicted: Predicted) -> sample_metrics.Samples:
-        """Return real training images in the place of samples: what a perfect generator would score."""
+        """Return real training images in the place of samples: the reference of a perfect generator."""
         return sample_metrics.real_images(
             self.kept(part, predicted), self._train.embeddings, self.dataset.train["label"]
         )

@@ -27,7 +27,7 @@ _AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images as copies are looked for: embeddings ``(N, D)``, and pixels ``(N, K)`` of :func:`small`."""
+    """Images in the form that is compared: embeddings ``(N, D)``, and pixels ``(N, K)`` of :func:`small`."""
 
     embeddings: np.ndarray
     pixels: np.ndarray
@@ -42,7 +42,7 @@ class Copies:
         relative: ``(M,)`` the same over the mean distance to the nearest 50; 0 is an exact copy.
         relative_pixels: ``(M,)`` the same of pixels.
         nearest: ``(M,)`` index of the training image with the nearest embedding.
-        copied: ``(M,)`` whether it is a near-copy.
+        copied: bool ``(M,)``, True for near-copies.
     """
 
     distance: np.ndarray
@@ -81,8 +81,8 @@ def copies(samples: Pictures, train: Pictures, validation: Pictures) -> Copies:
 
     Both must hold, of embeddings and of pixels: the distance to the nearest training image over the mean one to the
     nearest 50 is less than the first percentile of the same over the validation images. So of an honest generator's
-    samples, one in a hundred or fewer are called copies; images made from one training image by changing what the
-    embedding sees are not detected.
+    samples, one in a hundred or fewer are called copies. Altered training images with another embedding are not
+    detected.
 
     Args:
         samples: the M samples.
@@ -110,7 +110,7 @@ def _low(values: np.ndarray) -> float:
 
 
 def _nearest(rows: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return of each row its distance to the nearest known one, that over the mean to the nearest 50, and which."""
+    """Return per row the distance to the nearest known one, its ratio to the mean of the nearest 50, and the index."""
     norms, count = (known**2).sum(axis=1), min(NEIGHBOURS, len(known))
     distance, relative, nearest = np.empty(len(rows)), np.empty(len(rows)), np.empty(len(rows), np.int64)
     step = max(1, _CHUNK // len(known))

@@ -19,7 +19,7 @@ _STEPS = 2000
 
 
 class Recogniser:
-    """Tells the class of images by their embeddings.
+    """Classifies images by their embeddings.
 
     Args:
         embeddings: of the training images ``(T, D)``.
@@ -35,11 +35,11 @@ class Recogniser:
         self._probe = probe.fit(normalised(embeddings), labels)
 
     def shares(self, embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Return how many of these images are taken for their class, in [0, 1].
+        """Return the shares of these images that are assigned to their class, in [0, 1].
 
         Args:
             embeddings: ``(N, D)``.
-            labels: the class each shows, or was asked for ``(N,)``.
+            labels: the class each shows, or was drawn for ``(N,)``.
 
         Returns:
             ``recognised_<class>`` of each class that has images, and ``recognised``, their mean.

@@ -15,9 +15,9 @@ from lungtune.tasks.generation import RECOGNISED, Generation
 from lungtune.tasks.generation.sample_metrics import Samples
 
 CAUTION = (
-    "A distance near that of real images says that the embedding cannot tell samples from real images in the mean. "
-    "It does not say that they show what patients have, nor that they help a classifier: train one and compare "
-    "(lungtune synthesize, lungtune search --bank)."
+    "A distance near that of real images means that the embedding does not separate samples from real images on "
+    "average. It does not mean that they show what patients have, nor that they help a classifier: train one and "
+    "compare (lungtune synthesize, lungtune search --bank)."
 )
 
 
@@ -42,8 +42,8 @@ def section(
 
     Returns:
         JSON-able: ``cases``, ``patients``, ``samples``; ``metrics`` {name: interval}, ``cmmd_<class>`` among them;
-        ``beside`` {name: the same}; ``gain``: how much nearer than the untrained base, with its interval; ``copies``;
-        ``recognised``.
+        ``beside`` {name: the same}; ``gain``: decrease of the distance against the untrained base, with its interval;
+        ``copies``; ``recognised``.
     """
     groups = bootstrap.groups_of(patients, len(samples.labels))
     own = samples.scorer(groups)
@@ -89,7 +89,7 @@ def _summary(part: Mapping[str, Any]) -> list[str]:
 
 
 def _recognised(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """One sentence on whether samples look like their class."""
+    """One sentence with the recognised shares of samples and references."""
     of = {name: f"{100 * each[RECOGNISED]:.0f} %" for name, each in shares.items()}
     others = "; ".join(f"{formatting.baseline(name)} {of[name]}" for name in of if name != "recipe")
     return f"a classifier of real images takes {of['recipe']} of the samples for their class, mean over them ({others})"

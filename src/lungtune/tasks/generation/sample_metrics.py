@@ -37,7 +37,7 @@ class Samples:
         real: ``(N, D)`` of the validation images.
         labels: ``(N,)`` their classes.
         samples: ``(M, D)``.
-        drawn: ``(M,)`` the class each sample was asked for.
+        drawn: ``(M,)`` the class each sample was drawn for.
         sigma: of the kernel (:func:`bandwidth`).
     """
 
@@ -69,11 +69,11 @@ class Samples:
         return replace(self, samples=table)
 
     def collapsed(self, classes: Sequence[str]) -> str:
-        """Return nothing: ``coverage`` tells what a generator leaves out."""
+        """Return an empty string: ``coverage`` measures a generator's omissions."""
         return ""
 
     def figures(self, title: str, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-        """Yield nothing: embeddings show nothing, and the evaluator draws the samples."""
+        """Yield nothing: embeddings have no figure; the evaluator draws the samples."""
         yield from ()
 
 
@@ -223,7 +223,7 @@ def scores(samples: Samples, classes: Sequence[str]) -> dict[str, float]:
 
 
 def real_images(samples: Samples, train: np.ndarray, train_labels: np.ndarray) -> Samples:
-    """Put real training images in the place of the samples: what they score is the floor, a perfect generator's score.
+    """Return real training images in the place of the samples; their score is that of a perfect generator.
 
     Args:
         samples: whose samples are replaced, in each class by as many images; by all where a class has fewer.

@@ -63,7 +63,7 @@ class ColourFull(Family[Base, Params]):
     Params = Params
 
     def check(self, base: Base) -> None:
-        """Nothing to find: the network is drawn from a seed."""
+        """No pretrained weights: the network is initialised from a seed."""
 
     def miniature(self, folder: Path) -> Base:
         """See ``Family.miniature``."""
@@ -89,7 +89,7 @@ class ColourFull(Family[Base, Params]):
     def trainable_parameters(
         self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
-        """See ``Family.trainable_parameters``: all of the network, its last layer drawn anew."""
+        """See ``Family.trainable_parameters``: all of the network, its last layer reinitialised."""
         from lungtune.layers import network
 
         own = network.parameters(model, lambda name: True)

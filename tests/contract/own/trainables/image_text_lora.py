@@ -49,7 +49,7 @@ class ImageText(Family[Base, Params]):
     Params = Params
 
     def check(self, base: Base) -> None:
-        """Nothing to find: the towers are drawn from a seed."""
+        """No pretrained weights: the towers are initialised from a seed."""
 
     def miniature(self, folder: Path) -> Base:
         """See ``Family.miniature``."""
@@ -69,7 +69,7 @@ class ImageText(Family[Base, Params]):
             return model.eval()
 
     def tokenize(self, base: Base, texts: Sequence[str]) -> np.ndarray:
-        """See ``Family.tokenize``: a hash of each word; 0 fills up."""
+        """See ``Family.tokenize``: a hash of each word, padded with 0."""
         import numpy as np
 
         tokens = np.zeros((len(texts), _LENGTH), np.int64)

@@ -38,7 +38,7 @@ class MaskOnly(Family[Base, Params]):
     Params = Params
 
     def check(self, base: Base) -> None:
-        """Nothing to find: the network is drawn from a seed."""
+        """No pretrained weights: the network is initialised from a seed."""
 
     def miniature(self, folder: Path) -> Base:
         """See ``Family.miniature``."""
@@ -58,7 +58,7 @@ class MaskOnly(Family[Base, Params]):
     def trainable_parameters(
         self, model: torch.nn.Module, params: Params, classes: Sequence[str], generator: torch.Generator
     ) -> Mapping[str, torch.Tensor]:
-        """See ``Family.trainable_parameters``: all of the network, its last layer drawn anew."""
+        """See ``Family.trainable_parameters``: all of the network, its last layer reinitialised."""
         from lungtune.layers import network
 
         own = network.parameters(model, lambda name: True)

@@ -40,7 +40,7 @@ class MultiLabelHead(Family[Base, Params]):
     Params = Params
 
     def check(self, base: Base) -> None:
-        """Nothing to find: the network is drawn from a seed."""
+        """No pretrained weights: the network is initialised from a seed."""
 
     def miniature(self, folder: Path) -> Base:
         """See ``Family.miniature``."""

@@ -83,7 +83,7 @@ def test_evaluator_keeps_labels_and_probabilities():
         assert scorer.score(name, ones)[0] == pytest.approx(scores[shown]), shown
 
 
-def test_figures_are_named_as_the_task_shows_them():
+def test_figures_are_reported_as_the_task_shows_them():
     kept = Probabilities(LABELS, np.random.default_rng(0).dirichlet(np.ones(3), 12))
     result = dict(kept.figures("a title", CLASSES))
     assert tuple(result) == Classification.shown
@@ -100,6 +100,6 @@ def test_constant_class_is_chosen_on_training():
 
 
 @pytest.mark.parametrize(("metric", "mode", "sign"), [("macro_f1", "max", 1), ("nll", "min", -1)])
-def test_metrics_know_their_direction(metric, mode, sign):
+def test_metrics_have_their_direction(metric, mode, sign):
     result = Classification().metrics[metric]
     assert (result.mode, result.sign) == (mode, sign)

@@ -64,7 +64,7 @@ def test_the_published_collapse_is_reproduced():
     assert scores["mcc"] == 0.0
 
 
-def test_ece_of_a_model_that_is_surer_than_right():
+def test_ece_of_an_overconfident_model():
     labels = np.array([0, 0, 0, 1])
     probabilities = np.tile([0.95, 0.05], (4, 1))
     assert metrics.classification(labels, probabilities, ("a", "b"))["ece"] == pytest.approx(0.95 - 0.75)
@@ -89,7 +89,7 @@ def test_probabilities_that_are_not_finite_fail_the_trial(bad):
         (np.array([0.0, 1.0]), np.eye(3)[:2], "whole numbers in 0..2"),
     ],
 )
-def test_wrong_input_is_named(labels, probabilities, message):
+def test_wrong_input_is_reported(labels, probabilities, message):
     with pytest.raises(ValueError, match=message):
         metrics.classification(labels, probabilities, CLASSES)
 

@@ -75,7 +75,7 @@ def test_report_states_the_origin_of_thresholds():
     assert json.loads(json.dumps(test)) == test
     words = section_markdown("Validation", validation, CLASSES)
     assert "Thresholds set on validation for a sensitivity of 0.95, on these very cases." in words
-    assert "fitted on 300 validation cases (these: what comes after flatters)." in words
+    assert "fitted on 300 validation cases (the same cases, so the scores after it are optimistic)." in words
     words = section_markdown("Test", test, CLASSES)
     assert "Thresholds set on validation for a sensitivity of 0.95, left as they are here." in words
     assert "fitted on 300 validation cases." in words
@@ -124,7 +124,7 @@ def test_twenty_cases_are_enough_for_ninety_five_percent():
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 1.5, float("nan")])
-def test_a_sensitivity_that_cannot_be_wanted_is_named(wanted):
+def test_sensitivity_out_of_range_is_refused(wanted):
     with pytest.raises(ValueError, match="0 < wanted sensitivity < 1 must hold"):
         operating.fit(*predictions(), CLASSES, wanted)
 
@@ -162,8 +162,8 @@ def test_no_other_temperature_has_a_lower_nll(seed, sure, cases):
         ([0, 1], [[0.5, 0.5], [0.5, 0.5]], 1.0, "does not determine a temperature"),
         ([0, 0, 1], [[2 / 3, 1 / 3]] * 3, 1.0, ""),  # as sure as right
         ([0], [[0.9, 0.1]], 1.0, "does not determine a temperature"),
-        ([1, 0], [[0.9, 0.1], [0.1, 0.9]], 20.0, "tell next to nothing"),
-        ([1, 0], np.eye(2), 20.0, "tell next to nothing"),
+        ([1, 0], [[0.9, 0.1], [0.1, 0.9]], 20.0, "are nearly uninformative"),
+        ([1, 0], np.eye(2), 20.0, "are nearly uninformative"),
     ],
 )
 def test_uncalibratable_model_is_unchanged_with_a_note(labels, probabilities, value, note):

@@ -126,7 +126,7 @@ def test_a_thousand_draws_over_a_thousand_cases_are_quick():
         assert time.process_time() - start < 0.5
 
 
-def test_wrong_input_is_named():
+def test_wrong_input_is_reported():
     labels, probabilities, patients = simulate()
     with pytest.raises(ValueError, match=r"'macrof1' is not a metric\. Did you mean 'macro_f1'"):
         interval(labels, probabilities, patients, "macrof1")

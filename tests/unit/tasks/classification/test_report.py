@@ -27,7 +27,7 @@ def test_collapse_gives_a_sentence():
     assert "collapsed" not in section_markdown("Test", section(), CLASSES)
 
 
-def test_names_break_no_table_and_no_page():
+def test_names_are_escaped_in_tables_and_pages():
     words = section_markdown("Test", section(), CLASSES)
     assert "<script>" not in words
     assert "| a/b(script) | 50 |" in words

@@ -23,7 +23,7 @@ def files(labels, telling, seed=0):
 
 
 @pytest.mark.parametrize("telling", [True, False])
-def test_metadata_forest_finds_only_what_is_there(telling):
+def test_metadata_forest_scores_by_real_dependence_only(telling):
     train, labels = np.arange(300) % 3, np.arange(120) % 3
     scores = baselines.metadata(files(train, telling), train, files(labels, telling, 1), CLASSES)
     assert scores.sum(axis=1) == pytest.approx(1)
@@ -31,7 +31,7 @@ def test_metadata_forest_finds_only_what_is_there(telling):
     assert score > 0.95 if telling else score < 0.5
 
 
-def test_files_that_all_look_the_same_tell_the_shares_only():
+def test_equal_files_predict_the_class_shares():
     train = np.repeat([0, 1, 2], [10, 20, 30])
     alike = {"width": np.full(60, 64), "mode": np.full(60, "L")}
     scores = baselines.metadata(alike, train, {"width": np.full(5, 99), "mode": np.full(5, "RGB")}, CLASSES)

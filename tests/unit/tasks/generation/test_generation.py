@@ -126,7 +126,7 @@ def test_a_bandwidth_needs_different_images(given):
         bandwidth(given)
 
 
-def test_wrong_input_is_named():
+def test_wrong_input_is_reported():
     samples = samples_of(0)
     with pytest.raises(ValueError, match=r"'cmdd' is not a metric of samples\. Did you mean 'cmmd'"):
         samples.scorer(np.arange(60)).score("cmdd", np.ones((1, 60), int))

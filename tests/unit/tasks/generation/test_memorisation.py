@@ -33,7 +33,7 @@ def world():
 
 
 @pytest.mark.parametrize("change", [0.0, 0.1, 0.2])
-def test_copies_are_caught_however_lightly_they_are_noised(world, change):
+def test_copies_with_little_noise_are_detected(world, change):
     latent, train, validation, rng = world
     copied = copies(pictures(latent[:200] + change * rng.normal(size=(200, HIDDEN)), rng), train, validation)
     assert copied.share > 0.95

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -52,18 +53,25 @@ class RayHosts(Backend):
         self._reported: dict[int, tuple[Assignment, Worker]] = {}
         """Trials that wait for ``advance`` or ``release``."""
 
-    def start(self) -> None:
+    def start(self, space: SearchSpace) -> None:
         """See ``Backend.start``."""
         cluster.start()
+        with contextlib.suppress(BackendError):  # a cluster that fails at once fails again in ``open``
+            self._make_pool(space)
 
     def stop(self) -> None:
         """See ``Backend.stop``."""
         cluster.stop()
 
     @_raises_backend_error
+    def _make_pool(self, space: SearchSpace) -> WorkerPool:
+        self._pool = WorkerPool(space, self._host)
+        return self._pool
+
+    @_raises_backend_error
     def open(self, folder: Path, space: SearchSpace) -> None:
         """See ``Backend.open``."""
-        self._pool = WorkerPool(folder, space, self._host)
+        (self._pool or self._make_pool(space)).open(folder)
 
     def close(self) -> None:
         """See ``Backend.close``."""

@@ -44,13 +44,14 @@ def start() -> None:
 
 @contextmanager
 def _few_processes() -> Iterator[None]:
-    """Keep Ray from starting its log monitor and its autoscaler's monitor: two seconds, and nothing for them to do.
+    """Keep Ray from starting its log monitor, autoscaler's monitor and API server: unused here, four seconds.
 
-    ``ray.init`` has no switch for them; where Ray's insides are not as expected, they are started as always.
+    ``ray.init`` has no switch for them. Where Ray's internals have changed, they are started as usual.
     """
     params = getattr(ray._private.parameter, "RayParams", None)
+    node = getattr(ray._private.node, "Node", None)
     filled_in = getattr(params, "update_if_absent", None)
-    if filled_in is None:
+    if filled_in is None or not hasattr(node, "start_api_server"):
         yield
         return
 
@@ -58,7 +59,10 @@ def _few_processes() -> Iterator[None]:
         filled_in(self, **defaults | {"include_log_monitor": False})
         self.no_monitor = True
 
-    with mock.patch.object(params, "update_if_absent", without):
+    with (
+        mock.patch.object(params, "update_if_absent", without),
+        mock.patch.object(node, "start_api_server", return_value=None),
+    ):
         yield
 
 

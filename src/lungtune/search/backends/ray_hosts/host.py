@@ -36,19 +36,21 @@ class _Call:
 class PackHost:
     """Trains trials on one device, as many together as its session has slots.
 
+    Libraries are imported before a study is open; :meth:`open` follows once.
+
     Args:
-        study: the study's folder.
         threads: cores this host may use.
         driver: process to die with; None if it may be on another machine.
         own: the driver's folders of a user's own families: a cluster may have been started without them.
     """
 
-    def __init__(self, study: str, threads: int, driver: int | None, own: Sequence[str] = ()) -> None:
+    def __init__(self, threads: int, driver: int | None, own: Sequence[str] = ()) -> None:
         if driver is not None:
             die_with(driver)
         if own:
             paths.name_own_folders(own)
-        self._study = Study(Path(study))
+        self._study: Study
+        self._named = threading.Event()
         self._threads = threads
         self._session: Any = None
         self._about: dict[str, Any] = {}
@@ -60,8 +62,16 @@ class PackHost:
         self._changed = threading.Condition()
         threading.Thread(target=self._work, daemon=True).start()
 
+    def open(self, study: str) -> None:
+        """Open a study, named by its folder; returns at once."""
+        self._study = Study(Path(study))
+        self._named.set()
+
     def ready(self) -> dict[str, Any]:
-        """Wait until trials can be trained; return ``DeviceSession.about``, with its ``references`` if there are any.
+        """Wait until a study is open and trials can be trained.
+
+        Returns:
+            ``DeviceSession.about``, with its ``references`` if there are any.
 
         Raises:
             LungtuneError: the backbone or the images cannot be had here.
@@ -108,6 +118,8 @@ class PackHost:
         """The thread that owns the pack."""
         io.listen(lambda what: setattr(self, "_doing", what))
         try:
+            self.preload()
+            self._named.wait()
             opened = self.open_session()
             self._session, self._about = opened.sessions, dict(opened.about)
             if opened.references:
@@ -190,6 +202,10 @@ class PackHost:
             call = self._calls.pop(number)
         call.outcome = outcome
         call.answered.set()
+
+    def preload(self) -> None:
+        """Import what every study needs."""
+        device_session.preload()
 
     def open_session(self) -> DeviceSession:
         """Return what trains this host's trials."""

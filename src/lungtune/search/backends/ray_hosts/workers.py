@@ -83,15 +83,17 @@ class Worker:
 
 
 class WorkerPool:
-    """Places trials on devices. To be used from one thread.
+    """Places trials on devices. To be used from one thread at a time.
+
+    Hosts start with the pool and import their libraries; :meth:`open` names the study.
 
     Args:
-        folder: of the study.
         space: what is searched.
         host: class of the hosts.
     """
 
-    def __init__(self, folder: Path, space: SearchSpace, host: type[PackHost]) -> None:
+    def __init__(self, space: SearchSpace, host: type[PackHost]) -> None:
+        self._folder = ""
         self.count, on_gpus = cluster.devices()
         threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // self.count)
         driver = None if os.environ.get("RAY_ADDRESS") else os.getpid()
@@ -100,12 +102,22 @@ class WorkerPool:
         self._class = ray.remote(host).options(
             num_cpus=1, num_gpus=1 if on_gpus else 0, max_concurrency=2 * most + 8, max_restarts=0
         )
-        self._arguments = (str(folder.resolve()), threads, driver, [str(each) for each in paths.own_folders()])
+        self._arguments = (threads, driver, [str(each) for each in paths.own_folders()])
         # On one machine's cores the first host is made alone: processes that import at the same time slow each other
         # down, and the first trial starts sooner.
         self._to_make = list(range(self.count))
         self.workers: list[Worker] = []
         self._make_next(self.count if on_gpus or driver is None else 1)
+
+    def open(self, folder: Path) -> None:
+        """Open a study on every host, and on those that follow.
+
+        Args:
+            folder: of the study.
+        """
+        self._folder = str(folder.resolve())
+        for worker in self.workers:
+            worker.handle.open.remote(self._folder)
 
     def _make_next(self, most: int) -> None:
         chosen, self._to_make = self._to_make[:most], self._to_make[most:]
@@ -113,6 +125,8 @@ class WorkerPool:
 
     def _make(self, device: int, deaths: int = 0) -> Worker:
         handle: Any = self._class.remote(*self._arguments)
+        if self._folder:
+            handle.open.remote(self._folder)
         return Worker(device, deaths, handle, handle.ready.remote())
 
     @property

@@ -83,11 +83,11 @@ class Findings:
         return replace(self, findings=table)
 
     def collapsed(self, classes: Sequence[str]) -> str:
-        """Say nothing."""
+        """Return an empty string."""
         return ""
 
     def figures(self, title: str, classes: Sequence[str]) -> Any:
-        """Draw nothing."""
+        """Yield nothing."""
         return iter(())
 
 
