@@ -1,10 +1,12 @@
-"""In-memory Optuna study built from a journal, for samplers and charts."""
+"""Optuna study built from a journal, for samplers, charts and storages."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -13,8 +15,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lungtune.core.resource import TOLERANCE
-from lungtune.core.space import SearchSpace
-from lungtune.core.trial import History, Objective, State, Trial
+from lungtune.core.space import SPACE, SearchSpace
+from lungtune.core.trial import History, Objective, Report, State, Trial
 
 STATES = {
     State.COMPLETE: TrialState.COMPLETE,
@@ -24,16 +26,23 @@ STATES = {
     State.PAUSED: TrialState.PRUNED,  # a paused trial that was resumed is shown again
 }
 
+STEPS = 1000
+"""Optuna's steps in a pass: steps are whole numbers, fidelities are not. Trials at one rung are at one step, whatever
+their batch size."""
+
 STARTUP = 8
 """Number of random trials before a model-based sampler, and of trials that must reach the level TPE compares at."""
 
 
 def empty(
-    objective: Objective, sampler: optuna.samplers.BaseSampler | None = None, name: str | None = None
+    objective: Objective,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    name: str | None = None,
+    storage: optuna.storages.BaseStorage | None = None,
 ) -> optuna.Study:
-    """Return a study without trials, of the objective's direction."""
+    """Return a study without trials, of the objective's direction; in memory without a ``storage``."""
     direction = StudyDirection.MAXIMIZE if objective.mode == "max" else StudyDirection.MINIMIZE
-    return optuna.create_study(direction=direction, sampler=sampler, study_name=name)
+    return optuna.create_study(direction=direction, sampler=sampler, study_name=name, storage=storage)
 
 
 def for_sampler(
@@ -81,9 +90,7 @@ def frozen(space: SearchSpace, trial: Trial, at: float | None = None) -> FrozenT
             return None
         state = TrialState.RUNNING if math.isnan(best) else TrialState.COMPLETE
         return _record(state, best, params, axes, user_attrs={"trial": trial.number})
-    steps = {}
-    for report in trial.reports:  # keyed by fidelity: samples at one rung differ by the batch size, TPE ranks by step
-        steps[round(report.fidelity * 1000)] = trial.score(space.objective, up_to=report.fidelity)
+    steps = {_step(report): trial.score(space.objective, up_to=report.fidelity) for report in trial.reports}
     return _record(
         STATES[trial.state],
         value if trial.state is State.COMPLETE else math.nan,
@@ -131,6 +138,104 @@ def _charted(trial: Trial, objective: Objective, fidelity: float | None) -> Froz
             return _record(state, score, params, axes, steps)
         except (ValueError, KeyError):
             return None
+
+
+def for_storage(history: History) -> list[FrozenTrial]:
+    """Return all trials by number, as a storage of Optuna's keeps them.
+
+    - State: the trial's; PAUSED is PRUNED, for no worker trains it. The user attribute ``state`` has the trial's own.
+    - Value: the best report's score; FAIL and RUNNING have none.
+    - Intermediate values: the score of each report, at step ``STEPS`` x passes; ``fidelities`` {step: passes}.
+    - Params: what was sampled, with its distribution. A parameter whose distribution differs between the spaces of a
+      search over several is named ``space.parameter``. A value outside its distribution, as of a start point, can't be
+      a param in Optuna: it is in ``outside``, what was not sampled in ``fixed``.
+    """
+    space = SearchSpace.from_dict(history.study["space"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # unusual distributions: reported when the space was read
+        return [_stored(trial, space, history.objective) for _, trial in sorted(history.trials.items())]
+
+
+def _stored(trial: Trial, space: SearchSpace, objective: Objective) -> FrozenTrial:
+    """Return one trial as :func:`for_storage` says."""
+    params, axes, outside = {}, {}, {}
+    for name, text in trial.distributions.items():
+        axis, value, key = json_to_distribution(text), trial.sampled.get(name), _unambiguous(name, trial, space)
+        if _holds(axis, value):
+            params[key], axes[key] = value, axis
+        else:
+            outside[key] = value
+    value = trial.value(objective) if trial.state not in (State.FAIL, State.RUNNING) else math.nan
+    state = STATES[trial.state]
+    if state is TrialState.COMPLETE and math.isnan(value):
+        state = TrialState.FAIL  # Optuna has no COMPLETE without a value
+    steps = {_step(report): report.metrics.get(objective.metric, math.nan) for report in trial.reports}
+    record = _record(state, value, params, axes, steps, user_attrs=_attributes(trial, objective, outside))
+    record.datetime_start = datetime.fromtimestamp(trial.suggested_at)
+    if state.is_finished():  # a paused trial: at its last report
+        reported_at = trial.reports[-1].time if trial.reports else trial.suggested_at
+        record.datetime_complete = datetime.fromtimestamp(trial.ended_at or reported_at)
+    return record
+
+
+def _unambiguous(name: str, trial: Trial, space: SearchSpace) -> str:
+    """Return a parameter's name, with its space's where spaces that are searched together differ in it."""
+    axes = [member.axes[name] for member in space.members if name in member.axes]
+    return f"{trial.params[SPACE]}.{name}" if any(axis != axes[0] for axis in axes) else name
+
+
+def _attributes(trial: Trial, objective: Objective, outside: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial's user attributes; what has no value is left out."""
+    best = trial.best(objective)
+    report = {} if best is None else {"best_fidelity": best.fidelity, "best_samples": best.samples}
+    metrics = {} if best is None else best.metrics
+    optional = {
+        "reason": trial.reason,
+        "message": trial.message,
+        "outside": dict(outside),
+        "checkpoint": best.checkpoint if best else None,
+    }
+    return {
+        "trial": trial.number,
+        "state": trial.state.value,
+        "origin": trial.origin,
+        "seed": trial.seed,
+        "fidelity": trial.fidelity,
+        **report,
+        **{f"metrics.{name}": value for name, value in metrics.items() if math.isfinite(value)},
+        "fidelities": {str(_step(report)): report.fidelity for report in trial.reports},
+        "fixed": {name: value for name, value in trial.params.items() if name not in trial.sampled},
+        **{name: value for name, value in optional.items() if value},
+        **({} if trial.duplicate_of is None else {"duplicate_of": trial.duplicate_of}),
+    }
+
+
+def study_attributes(history: History) -> dict[str, Any]:
+    """Return a stored study's user attributes: what was searched, on which data, by which metric."""
+    about, space = history.study, SearchSpace.from_dict(history.study["space"])
+    versions = about.get("versions") or {}
+    return {
+        "study_id": about["id"],
+        "space": space.name,
+        "family": space.family,
+        "profile": space.profile,
+        "metric": space.objective.full,
+        "mode": space.objective.mode,
+        "sampler": space.sampler,
+        "scheduler": space.scheduler.to_dict(),
+        "fidelity": {**dataclasses.asdict(space.fidelity), "rungs": list(space.fidelity.rungs)},
+        "steps_per_pass": STEPS,
+        "trials": history.target,
+        "seed": about["seed"],
+        "data": about["data"]["source"],
+        "data_hash": about["data"]["hash"],
+        "baselines": history.baselines,
+        "lungtune": versions.get("lungtune", ""),
+    }
+
+
+def _step(report: Report) -> int:
+    return round(report.fidelity * STEPS)
 
 
 def _record(

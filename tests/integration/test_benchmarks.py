@@ -121,7 +121,8 @@ def test_schedulers_are_compared_on_a_tiny_table(tmp_path: Path) -> None:
     assert [row["method"] for row in part] == ["default", "random", "stop", "short", "stock"]
 
 
-DOCUMENTS = ("README.md", "benchmarks/README.md", "search_spaces/README.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "benchmarks/README.md", "search_spaces/README.md", "CONTRIBUTING.md", "docs/optuna.md")
+DOCUMENTS += ("examples/cluster/README.md",)
 
 
 def commands(pattern: str) -> list[tuple[str, str]]:

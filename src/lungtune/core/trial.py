@@ -114,6 +114,11 @@ class Trial:
     spent: float = 0.0
     """Passes trained in the stretches before the last."""
 
+    suggested_at: float = 0.0
+    """Unix time of its suggestion."""
+    ended_at: float = 0.0
+    """Unix time of its end; 0 until then."""
+
     def __post_init__(self) -> None:
         self.stretches = self.stretches or [Stretch((Segment(self.params, self.seed),))]
 
@@ -245,7 +250,11 @@ class History:
             known = {name: event[name] for name in ("params", "sampled", "distributions", "seed", "origin")}
             attrs = event.get("sampler_attrs", {})
             self.trials[event["trial"]] = Trial(
-                event["trial"], **known, sampler_attrs=attrs, stretches=self._beginning(event)
+                event["trial"],
+                **known,
+                sampler_attrs=attrs,
+                stretches=self._beginning(event),
+                suggested_at=event.get("time", 0.0),
             )
             self.target += known["origin"] == CLONE
         elif kind == "report":
@@ -269,7 +278,7 @@ class History:
             self.trials[event["trial"]].lost += 1
         elif kind == "end":
             trial = self.trials[event["trial"]]
-            trial.state = State(event["state"])
+            trial.state, trial.ended_at = State(event["state"]), event.get("time", 0.0)
             trial.reason, trial.message = event.get("reason", ""), event.get("message", "")
             trial.duplicate_of = event.get("duplicate_of")
             if trial.duplicate_of is not None:

@@ -92,7 +92,7 @@ class PackHost:
         """Train a trial to its next report; return it.
 
         Args:
-            assignment: ``number``, ``params``, ``seed``, ``known``, ``segment`` (see ``controller.Assignment``), and the
+            assignment: ``number``, ``params``, ``seed``, ``known``, ``segment`` (``controller.Assignment``), and the
                 ``folder`` of its checkpoints, where it is not the study's for that number.
             fresh: begin from the newest checkpoint, even if the trial is in the pack: an earlier caller is gone.
 
