@@ -79,7 +79,7 @@ def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path):
         ("trials: 5", "objective: makro_f1", r":3: objective must be a metric of this family.*Did you mean 'macro_f1'"),
         ("trials: 5", "fidelity: {max: 1, min: 0.9}", r":3: fidelity must give at least two rungs"),
         ("trials: 5", "fidelity: {maxx: 1}", r":3: 'maxx' is not a field of fidelity. Did you mean 'max'"),
-        ("trials: 5", "scheduler: ahsa", r":3: scheduler.name must be asha or none.*Did you mean 'asha'"),
+        ("trials: 5", "scheduler: ahsa", r":3: scheduler.name must be asha or .*Did you mean 'asha'"),
         ("trials: 5", "scheduler: {mode: promot}", r":3: scheduler.mode must be one of promote, stop.*mean 'promote'"),
         ("trials: 5", "scheduler: {mod: stop}", r":3: 'mod' is not a setting of scheduler 'asha'. Did you mean 'mode'"),
         ("trials: 5", "scheduler: true", r":3: scheduler must be text or a mapping, but got True"),

@@ -134,7 +134,7 @@ class Bridge(TrialScheduler):
         self._trials[_number(trial)] = trial
         trial.update_resources({"cpu": virtual.CPUS})
         if self._inner is not None:
-            self._inner.on_trial_add(_WithoutSearcher(controller), trial)
+            self._inner.on_trial_add(_WithoutSearcher(controller), trial)  # type: ignore[arg-type]
             self._known.add(trial)
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
