@@ -174,7 +174,7 @@ class SyntheticBank:
         return cls(folder, **{**values, "classes": tuple(values["classes"])})
 
     @classmethod
-    def again(cls, about: Mapping[str, Any], folder: Path | None = None) -> SyntheticBank:
+    def reopen(cls, about: Mapping[str, Any], folder: Path | None = None) -> SyntheticBank:
         """Open the images that a study or a recipe trains on; the bank may have grown since.
 
         Args:
@@ -206,7 +206,7 @@ class SyntheticBank:
         return taken
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the identity of these images for a journal or a recipe; see `again`."""
+        """Return the identity of these images for a journal or a recipe; see `reopen`."""
         return {"path": str(self.folder), "key": self.key, "hash": self.hash, "counts": self.counts()}
 
     def first(self, counts: Mapping[str, int]) -> SyntheticBank:

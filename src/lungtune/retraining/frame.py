@@ -287,7 +287,7 @@ def bank_of(space: SearchSpace, origin: recipe.Provenance, folder: Path | None) 
     from lungtune.data.synthetic_bank import SyntheticBank
 
     if origin.bank:
-        return dataclasses.replace(SyntheticBank.again(origin.bank, folder), limits=None)
+        return dataclasses.replace(SyntheticBank.reopen(origin.bank, folder), limits=None)
     if folder is None:
         raise SpaceError("the recipe uses synthetic images, but names no bank of them; name it with --bank DIR.")
     return SyntheticBank.open(folder)

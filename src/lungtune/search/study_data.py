@@ -97,4 +97,4 @@ def reopen_bank(history: History) -> SyntheticBank | None:
     from lungtune.data.synthetic_bank import SyntheticBank
 
     about = history.study.get("data", {}).get("bank")
-    return SyntheticBank.again(about) if about else None
+    return SyntheticBank.reopen(about) if about else None

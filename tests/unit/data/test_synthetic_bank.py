@@ -260,21 +260,21 @@ def test_study_reopens_its_images_in_a_grown_bank_only(tmp_path):
     about = json.loads(json.dumps(bank.first({"normal": 2, "viral": 3}).to_dict()))
     assert about["counts"] == {"normal": 2, "viral": 3}
     bank.add([item(*each) for each in bank.missing(9)])
-    assert SyntheticBank.again(about).hash == about["hash"]
+    assert SyntheticBank.reopen(about).hash == about["hash"]
     moved = bank.folder.rename(tmp_path / "moved")
     with pytest.raises(DataError, match=r"images abababababab must be at .*bank, but is not there; .*--bank DIR"):
-        SyntheticBank.again(about)
-    assert SyntheticBank.again(about, moved).counts() == about["counts"]
+        SyntheticBank.reopen(about)
+    assert SyntheticBank.reopen(about, moved).counts() == about["counts"]
     other = create(tmp_path / "other", key="cd" * 16)
     with pytest.raises(DataError, match="must be the bank of synthetic images abababababab, but is cdcdcdcdcdcd"):
-        SyntheticBank.again(about, other.folder)
+        SyntheticBank.reopen(about, other.folder)
     (moved / "images" / "0" / "0.png").unlink()
     SyntheticBank.open(moved).drop_damaged()
     with pytest.raises(DataError, match=r"what was trained on needs 2 of normal \(it has 0\)"):
-        SyntheticBank.again(about, moved)
+        SyntheticBank.reopen(about, moved)
     SyntheticBank.open(moved).add([dataclasses.replace(item("normal", 0), pixels=np.zeros((SIZE, SIZE), np.uint8))])
     with pytest.raises(DataError, match=r"must be those that were trained on .* but some were regenerated since"):
-        SyntheticBank.again(about, moved)
+        SyntheticBank.reopen(about, moved)
 
 
 def test_dataset_opens_synthetic_images_with_its_parts(tmp_path, monkeypatch):
