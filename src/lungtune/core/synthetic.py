@@ -50,7 +50,7 @@ class Settings:
         return self.ratio > 0 and self.images != NONE
 
     @property
-    def wants_bank(self) -> bool:
+    def uses_bank(self) -> bool:
         """True if a trial trains on a bank's images."""
         return self.ratio > 0 and self.images == GENERATED
 
