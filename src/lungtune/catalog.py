@@ -102,7 +102,7 @@ def _tasks() -> list[str]:
 
 
 @contextmanager
-def blamed(name: str) -> Iterator[None]:
+def family_errors(name: str) -> Iterator[None]:
     """Name file and line where the code of a user's own family raises something unforeseen inside the ``with`` block.
 
     Args:

@@ -75,7 +75,7 @@ def open_session(folder: Path, threads: int) -> DeviceSession:
         slots=max(1, space.slots),
     )
     name, base = space.bases[0]
-    with catalog.blamed(name):
+    with catalog.family_errors(name):
         with stage("Opening the images"):
             first = sessions.on(name, base)
         if catalog.is_own(name):

@@ -162,7 +162,7 @@ def _families(space: SearchSpace) -> list[tuple[Family[Any, Any], Any]]:
 def _check_weights(space: SearchSpace, families: list[tuple[Family[Any, Any], Any]], remedy: str = "") -> None:
     """Make sure of the weights of every base; ``remedy`` is said where they can't be had."""
     for (name, _), (family, base) in zip(space.bases, families, strict=True):
-        with catalog.blamed(name), stage(f"Looking for the pretrained weights of {name}"):
+        with catalog.family_errors(name), stage(f"Looking for the pretrained weights of {name}"):
             try:
                 family.check(base)
             except WeightsError as error:
@@ -213,7 +213,7 @@ def _described(data: Dataset, bank: SyntheticBank | None) -> dict[str, Any]:
 def _note_baselines(study: Study, space: SearchSpace, data: Dataset) -> None:
     """Note the scores of models that know nothing; those that need a model are found by the first worker."""
     name = space.bases[0][0]
-    with catalog.blamed(name):
+    with catalog.family_errors(name):
         found = catalog.family(name).task(space.objective.task).baselines(data)
     if found:
         study.append("baselines", **found)
