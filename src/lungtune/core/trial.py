@@ -47,11 +47,11 @@ class Objective:
 
     @property
     def sign(self) -> int:
-        """1 where more is better, -1 where less is: a difference times it is positive where it is a gain."""
+        """1 if higher is better, -1 if lower is."""
         return 1 if self.mode == "max" else -1
 
     def to_dict(self) -> dict[str, str]:
-        """Return what a journal holds: the full name as ``metric``, ``mode``; ``reported_as`` where reports differ."""
+        """Return the journal form: the full name as ``metric``, ``mode``; ``reported_as`` if reports use another."""
         data = {"metric": self.full, "mode": self.mode}
         return data if self.metric == self.own else {**data, "reported_as": self.metric}
 
@@ -81,7 +81,7 @@ class Report:
 
 @dataclass
 class Trial:
-    """One configuration and all that happened to it. ``params`` holds every parameter, searched or fixed."""
+    """One configuration with its state and reports. ``params`` has every parameter, searched or fixed."""
 
     number: int
     params: dict[str, Any]
@@ -98,7 +98,7 @@ class Trial:
     lost: int = 0
     """Number of deaths of its host since its last report."""
     paused: float = 0.0
-    """The fidelity at which it was paused last."""
+    """Fidelity of its last pause; 0 if it never was paused."""
 
     @property
     def fidelity(self) -> float:
@@ -127,7 +127,7 @@ class Trial:
 
 
 class History:
-    """Trials of a study, replayed from its journal."""
+    """State of a study and its trials, replayed from journal events."""
 
     def __init__(self, events: Iterable[Mapping[str, Any]] = ()) -> None:
         self.study: dict[str, Any] = {}

@@ -75,7 +75,8 @@ def test_search_without_a_bank_builds_one_first(
 
     monkeypatch.setattr(bank_provision, "subprocess", SimpleNamespace(run=made, PIPE=-1))
     if code:
-        with pytest.raises(DataError, match=r"clip_head needs synthetic images, but none could be made .*--bank DIR"):
+        needs = r"clip_head needs synthetic images, but none could be generated .*--bank DIR"
+        with pytest.raises(DataError, match=needs):
             begin(None, synthetic_ratio=[0, 0.5])
         assert not Study.names()
     else:
