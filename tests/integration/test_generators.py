@@ -248,7 +248,7 @@ def test_bank_of_another_fold_is_refused(bank: SyntheticBank, monkeypatch: pytes
     options = driver.Options(
         space="clip_lora", profile="demo", data=DATA, study="fold", seed=5, bank=bank.folder, settings=settings
     )
-    with pytest.raises(DataError, match="was made from another training fold"):
+    with pytest.raises(DataError, match="is from another training fold"):
         driver.run(options, Console(quiet=True))
 
 

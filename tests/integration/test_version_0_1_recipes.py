@@ -91,7 +91,7 @@ def test_bank_of_0_1_is_whole_and_of_its_fold(home: Path) -> None:
     bank.verify()
     assert set(bank.counts().values()) == {25}
     bank.refuse_unless(dataset.inspect(old.SOURCE, seed=0).manifest)
-    with pytest.raises(DataError, match="was made from another training fold"):
+    with pytest.raises(DataError, match="is from another training fold"):
         bank.refuse_unless(dataset.inspect(old.SOURCE, seed=1).manifest)
 
 

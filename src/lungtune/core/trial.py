@@ -192,9 +192,9 @@ class History:
         return sorted(scored, key=lambda trial: (sign * trial.value(self.objective), trial.number))
 
     def judged(self) -> list[Trial]:
-        """Trials that ended at full length or by the scheduler: what early stopping saved is counted over them.
+        """Trials that ended at full fidelity or by the scheduler, over which savings of early stopping are counted.
 
-        Paused trials may go on, the time budget ended others, and a duplicate trained nothing.
+        Excludes paused trials, which may be resumed, those ended by the time budget, and duplicates.
         """
         ended = self.of(State.COMPLETE, State.PRUNED)
         return [trial for trial in ended if trial.duplicate_of is None and trial.reason != "budget"]

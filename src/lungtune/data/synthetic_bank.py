@@ -319,7 +319,7 @@ class SyntheticBank:
             )
         if self.train_hash != manifest.train_hash:
             raise DataError(
-                f"the bank {self.folder} was made from another training fold ({self.train_hash[:12]}) than this "
+                f"the bank {self.folder} is from another training fold ({self.train_hash[:12]}) than this "
                 f"study's ({manifest.train_hash[:12]}), so its images may show validation or test patients; make one "
                 f"for this data with: {_MAKE} RECIPE"
             )

@@ -64,7 +64,7 @@ class Blackout:
         dataset: opened with masks and labels.
         space: the recipe.
         fidelity: passes to train.
-        folder: of its checkpoints, from which an interrupted training goes on.
+        folder: of its checkpoints, from which an interrupted training resumes.
 
     Attributes:
         problem: why it could not be trained, as a sentence; empty when it was.

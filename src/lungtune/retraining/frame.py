@@ -94,7 +94,7 @@ class Retraining:
 
     @property
     def mark(self) -> str:
-        """Hash of all that decides what is trained."""
+        """Hash of everything the trained weights depend on."""
         return recipe.fingerprint(self.space, self.origin.fidelity, self.origin.split, self.origin.bank)
 
     def open(self, inspection: Inspection, folder: Path) -> None:

@@ -211,9 +211,7 @@ def test_a_bank_of_another_fold_is_refused(tmp_path):
     bank = filled(tmp_path / "bank")
     bank.refuse_unless(manifest(rest="xyz", seed=4))  # only who is trained on counts
     other = manifest(train="ac", rest="bd")
-    message = (
-        rf"was made from another training fold \({bank.train_hash[:12]}\) than this study's \({other.train_hash[:12]}"
-    )
+    message = rf"is from another training fold \({bank.train_hash[:12]}\) than this study's \({other.train_hash[:12]}"
     with pytest.raises(DataError, match=message + r"\), so its images may show validation or test patients; make one"):
         bank.refuse_unless(other)
     swapped = manifest(classes=("viral", "normal"))
@@ -247,7 +245,7 @@ def test_needed_images_are_taken_after_a_check(tmp_path):
     assert bank.take(manifest(), {"normal": 1, "viral": 3}, "synthetic_ratio 1").counts() == {"normal": 1, "viral": 3}
     with pytest.raises(DataError, match=r"synthetic_ratio 2 needs 4 of viral \(it has 3\)"):
         bank.take(manifest(), {"normal": 1, "viral": 4}, "synthetic_ratio 2")
-    with pytest.raises(DataError, match="was made from another training fold"):
+    with pytest.raises(DataError, match="is from another training fold"):
         bank.take(manifest(train="ac", rest="bd"), {"normal": 1}, "synthetic_ratio 1")
     (bank.folder / bank.entries("viral")[2].file).unlink()
     bank.take(manifest(), {"normal": 1, "viral": 2}, "synthetic_ratio 1")
@@ -299,6 +297,6 @@ def test_dataset_opens_synthetic_images_with_its_parts(tmp_path, monkeypatch):
     for name in ("train", "validation"):
         assert np.array_equal(getattr(data, name).case_ids, getattr(without, name).case_ids)
         assert getattr(data, name)["image"].filename == getattr(without, name)["image"].filename
-    with pytest.raises(DataError, match="was made from another training fold"):
+    with pytest.raises(DataError, match="is from another training fold"):
         dataset.load(dataset.inspect("phantom,n=84,test=36,size=32", seed=4), wanted, 16, bank=bank)
     assert bank.entries(classes[0])[0].flaw(bank.folder) == ""
