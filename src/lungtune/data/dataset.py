@@ -325,7 +325,7 @@ def load(
     if refused:
         raise DataError(refused)
     if bank is not None:
-        bank.refuse_unless(manifest)
+        bank.check_training_fold(manifest)
         if manifest.kind != "image":
             raise DataError(f"a bank holds images, but {manifest.source} holds {manifest.kind}s; leave the bank out.")
     part = partial(_part, manifest, fields=fields, size=size)

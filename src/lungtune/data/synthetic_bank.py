@@ -204,7 +204,7 @@ class SyntheticBank:
                 f"{place} must be the bank of synthetic images {about['key'][:12]}, but is {bank.key[:12]}: other "
                 "images, so scores can't be compared."
             )
-        bank.refuse_fewer(about["counts"], "what was trained on")
+        bank.check_counts(about["counts"], "what was trained on")
         taken = bank.first(about["counts"])
         if taken.hash != about["hash"]:
             raise DataError(
@@ -300,13 +300,13 @@ class SyntheticBank:
         Raises:
             DataError: they are of another training fold, too few, missing or altered.
         """
-        self.refuse_unless(manifest)
+        self.check_training_fold(manifest)
         taken = self.first({label: needed.get(label, 0) for label in self.classes})
-        self.refuse_fewer(taken.limits or {}, why)
+        self.check_counts(taken.limits or {}, why)
         taken.verify()
         return taken
 
-    def refuse_unless(self, manifest: Manifest) -> None:
+    def check_training_fold(self, manifest: Manifest) -> None:
         """Verify that the images derive from this split's training part.
 
         Raises:
@@ -324,7 +324,7 @@ class SyntheticBank:
                 f"for this data with: {_MAKE} RECIPE"
             )
 
-    def refuse_fewer(self, needed: Mapping[str, int], why: str) -> None:
+    def check_counts(self, needed: Mapping[str, int], why: str) -> None:
         """Verify that there are at least `needed` images of each class.
 
         Args:

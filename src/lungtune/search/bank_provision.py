@@ -95,7 +95,7 @@ def _draw(
     return Path(done.stdout.splitlines()[-1])
 
 
-def show(bank: SyntheticBank, study: Study) -> None:
+def copy_contact_sheet(bank: SyntheticBank, study: Study) -> None:
     """Copy the bank's contact sheet to ``synthetic.png`` in the study's folder, for MLflow; ignores disk errors."""
     with contextlib.suppress(OSError):
         shutil.copyfile(bank.folder / "samples.png", study.folder / "synthetic.png")

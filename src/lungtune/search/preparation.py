@@ -92,26 +92,28 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
     seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
     families = _families(space)
     if options.bank is not None:
-        synthetic.refuse_idle(space)
-        study_data.refuse_no_bank(options.bank)
+        synthetic.check_bank_used(space)
+        study_data.check_bank(options.bank)
     study = Study.new(options.study, space.name)
     with stage(f"Listing the cases of {source}"):
         cases = study_data.index(source)  # before the weights, whose check may take longer
     if cases is not None:
-        _refuse(space, lambda family, name: study_data.unnamed(cases, source, family.fields, name))
+        _check_fields(space, lambda family, name: study_data.unnamed(cases, source, family.fields, name))
     _check_weights(space, families, _shipped_base(options, profile))
     likely(space)
 
     inspection = _inspected(source, seed, cases, console)
     task = space.objective.task
-    _refuse(space, lambda family, name: study_data.missing(inspection, family.fields, name, family.task(task).targets))
+    _check_fields(
+        space, lambda family, name: study_data.missing(inspection, family.fields, name, family.task(task).targets)
+    )
     family, base = families[0]
     with study.claimed():  # reserve the name: a bank may take hours
         bank = bank_provision.bank(space, inspection, options.bank, profile, console)
         data = study_data.load(inspection, family.fields, base.image_size, bank=bank)
     inspection.save(study.split_path)
     if bank:
-        bank_provision.show(bank, study)
+        bank_provision.copy_contact_sheet(bank, study)
     resolved = replace(space, trials=options.trials or space.trials)
     study.begin(resolved, data=_described(data, bank), seed=seed, about=environment.describe())
     _note_baselines(study, resolved, data)
@@ -195,7 +197,7 @@ def _inspected(source: str, seed: int, cases: pd.DataFrame | None, console: Cons
     return inspection
 
 
-def _refuse(space: SearchSpace, lack: Callable[[Family[Any, Any], str], str]) -> None:
+def _check_fields(space: SearchSpace, lack: Callable[[Family[Any, Any], str], str]) -> None:
     """Check that the data have the fields of every family: inputs, and targets of its tasks.
 
     Args:

@@ -27,7 +27,7 @@ def index(source: str) -> pd.DataFrame | None:
     return None if sources.checked(source) else sources.index_source(source)
 
 
-def refuse_no_bank(folder: Path) -> None:
+def check_bank(folder: Path) -> None:
     """Check that a folder is a bank of synthetic images; its images are not read.
 
     Raises:

@@ -209,14 +209,14 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
 
 def test_a_bank_of_another_fold_is_refused(tmp_path):
     bank = filled(tmp_path / "bank")
-    bank.refuse_unless(manifest(rest="xyz", seed=4))  # only who is trained on counts
+    bank.check_training_fold(manifest(rest="xyz", seed=4))  # only who is trained on counts
     other = manifest(train="ac", rest="bd")
     message = rf"is from another training fold \({bank.train_hash[:12]}\) than this study's \({other.train_hash[:12]}"
     with pytest.raises(DataError, match=message + r"\), so its images may show validation or test patients; make one"):
-        bank.refuse_unless(other)
+        bank.check_training_fold(other)
     swapped = manifest(classes=("viral", "normal"))
     with pytest.raises(DataError, match=r"must be of the data's classes \(viral, normal\), but is of normal, viral"):
-        bank.refuse_unless(swapped)
+        bank.check_training_fold(swapped)
 
 
 @pytest.mark.parametrize("column", ["case_id", "label", "group", "sha1"])
@@ -232,12 +232,12 @@ def test_train_hash_covers_every_column(column):
 
 def test_too_few_images_are_reported_with_counts(tmp_path):
     bank = filled(tmp_path / "bank")
-    bank.refuse_fewer({"normal": 3, "viral": 0}, "synthetic_ratio 1")
+    bank.check_counts({"normal": 3, "viral": 0}, "synthetic_ratio 1")
     message = (
         r"holds too few .*: synthetic_ratio 2 needs 5 of viral \(it has 3\); make more with: .* --out .* --per-class 5"
     )
     with pytest.raises(DataError, match=message):
-        bank.refuse_fewer({"normal": 3, "viral": 5}, "synthetic_ratio 2")
+        bank.check_counts({"normal": 3, "viral": 5}, "synthetic_ratio 2")
 
 
 def test_needed_images_are_taken_after_a_check(tmp_path):
