@@ -103,7 +103,7 @@ def _tasks() -> list[str]:
 
 @contextmanager
 def family_errors(name: str) -> Iterator[None]:
-    """Name file and line where the code of a user's own family raises something unforeseen inside the ``with`` block.
+    """Name file and line where the code of a user's own family raises an unexpected error inside the ``with`` block.
 
     Args:
         name: of the family; nothing changes for a shipped one.

@@ -157,7 +157,7 @@ class Retraining:
             CheckpointError: one can't be read back.
         """
         scored = self.each + (self._arms.others if self._arms else [])
-        runs.make_sure(self.session, self.space, scored, self.origin.fidelity)
+        runs.check_resumable(self.session, self.space, scored, self.origin.fidelity)
 
     def score(self, content: dict[str, Any]) -> None:
         """Open the test set and fill in its part of ``content``."""
