@@ -40,7 +40,7 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
     objective = space.objective
-    ended = history.judged()
+    ended = history.counted_for_savings()
     full = len(ended) * space.fidelity.max
     spent = sum(trial.fidelity for trial in ended)
     return {

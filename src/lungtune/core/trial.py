@@ -191,7 +191,7 @@ class History:
         sign = -1 if self.objective.mode == "max" else 1
         return sorted(scored, key=lambda trial: (sign * trial.value(self.objective), trial.number))
 
-    def judged(self) -> list[Trial]:
+    def counted_for_savings(self) -> list[Trial]:
         """Trials that ended at full fidelity or by the scheduler, over which savings of early stopping are counted.
 
         Excludes paused trials, which may be resumed, those ended by the time budget, and duplicates.

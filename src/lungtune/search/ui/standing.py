@@ -61,12 +61,12 @@ class Work:
 
     def text(self) -> str:
         """Return one line: passes, share saved by early stopping (paused trials excluded), time, time left."""
-        done, judged = self.history.work, self.history.judged()
+        done, ended = self.history.work, self.history.counted_for_savings()
         elapsed = time.monotonic() - self._began
-        planned = self._expected(judged)
+        planned = self._expected(ended)
         parts = [f"{done:.1f} of about {planned:.0f} passes"]
-        full = len(judged) * self.space.fidelity.max
-        saved = full - sum(trial.fidelity for trial in judged)
+        full = len(ended) * self.space.fidelity.max
+        saved = full - sum(trial.fidelity for trial in ended)
         if saved > 0:
             parts.append(f"{100 * saved / full:.0f} % saved by early stopping")
         parts.append(minutes(elapsed))
@@ -75,12 +75,12 @@ class Work:
             parts.append(f"about {minutes((planned - done) / rate)} left")
         return " · ".join(parts)
 
-    def _expected(self, judged: list[Trial]) -> float:
+    def _expected(self, ended: list[Trial]) -> float:
         """Return the expected passes of the whole search: planned at first, later from the mean of ended trials."""
         history, fidelity = self.history, self.space.fidelity
-        if len(judged) < 4 or history.of(State.PAUSED):  # paused trials may be resumed
+        if len(ended) < 4 or history.of(State.PAUSED):  # paused trials may be resumed
             planned = fidelity.planned(history.target, len(self.space.start))
             return max(history.work, sum(passes for _, _, passes in planned))
-        mean = sum(trial.fidelity for trial in judged) / len(judged)
+        mean = sum(trial.fidelity for trial in ended) / len(ended)
         running = sum(max(mean - trial.fidelity, 0.0) for trial in history.of(State.RUNNING))
         return history.work + running + mean * max(0, history.target - len(history.trials))
