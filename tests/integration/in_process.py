@@ -70,7 +70,7 @@ class InProcess(Backend):
         assert number in self._known
         self._waited.add(number)
 
-    def release(self, number: int) -> None:
+    def release(self, number: int, ended: bool) -> None:
         del self._known[number]
         self._session.leave(number)
 

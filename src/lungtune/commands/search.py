@@ -42,6 +42,10 @@ def search(
     bank: Annotated[
         Path | None, cli.option("--bank", "DIR", "synthetic images, where synthetic_ratio is searched")
     ] = None,
+    engine: Annotated[
+        str | None,
+        cli.option("--engine", "hosts|tune", "runs the trials (default: as the scheduler needs)"),
+    ] = None,
     checked: Annotated[bool, cli.option("--check", None, "check the space and show its plan; nothing is run")] = False,
     listed: Annotated[bool, cli.option("--list", None, "list the shipped spaces")] = False,
 ) -> int:
@@ -73,6 +77,7 @@ def search(
         resume=resume,
         seed=seed,
         bank=bank,
+        engine=engine,
         settings=settings,
     )
     return driver.run(options, Console())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -61,6 +62,27 @@ class Scheduler(ABC, Generic[S]):
             trials: every trial by number, in its present state.
             last: True if no trial is running and none will start; a trial not returned now stays paused for good.
         """
+
+
+class TuneScheduler(Scheduler[S]):
+    """Settings of a scheduler of Ray Tune, which decides in the Tune backend; see ``search.backends.ray_tune``.
+
+    Its decisions are in the journal and are not recomputed: PBT, for one, draws at random.
+    """
+
+    perturbs: ClassVar[bool] = False
+    """True if it changes parameters within a trial."""
+
+    suggests: ClassVar[bool] = False
+    """True if it brings a searcher of its own."""
+
+    def record(self, trial: Trial, fidelity: float) -> Decision:
+        """Return STOP if no report up to ``fidelity`` has a finite score, else CONTINUE."""
+        return Decision.CONTINUE if math.isfinite(trial.score(self.objective, up_to=fidelity)) else Decision.STOP
+
+    def promotable(self, trials: Mapping[int, Trial], last: bool = False) -> int | None:
+        """Return None: Ray Tune resumes its paused trials."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lungtune.core.scheduler import Decision
 from lungtune.core.space import SearchSpace
 from lungtune.errors import LungtuneError, StudyError
 from lungtune.search.controller import Assignment
+from lungtune.search.sampler import Suggestion
 
 
 class BackendError(LungtuneError):
@@ -30,10 +32,41 @@ class Reported:
     Attributes:
         number: of the trial.
         outcome: see ``TrialController.report``.
+        decision: of the backend's own scheduler; None where the controller decides.
     """
 
     number: int
     outcome: Mapping[str, Any]
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True)
+class TrialResumed:
+    """The backend's own scheduler resumed a paused trial."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class TrialEnded:
+    """The backend's own scheduler ended a trial that was paused, or had not begun."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class TrialPerturbed:
+    """The backend's own scheduler replaced a trial by a copy of another one with changed parameters.
+
+    Attributes:
+        number: of the trial.
+        donor: number of the trial whose newest checkpoint is copied.
+        params: every parameter from now on.
+    """
+
+    number: int
+    donor: int
+    params: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -85,7 +118,7 @@ class WorkerDoing:
     what: str
 
 
-Event = Reported | TrialLost | WorkerReady | WorkerUnusable | WorkerDoing
+Event = Reported | TrialLost | TrialResumed | TrialEnded | TrialPerturbed | WorkerReady | WorkerUnusable | WorkerDoing
 
 
 class Backend(ABC):
@@ -99,6 +132,12 @@ class Backend(ABC):
 
     title: ClassVar[str]
     """Name in messages."""
+
+    takes_all: bool = False
+    """True if its own scheduler decides when each trial trains: trials are submitted at once, whatever the room."""
+
+    suggest: Callable[..., Suggestion] | None = None
+    """See ``sampler.suggest``; None where the search's own sampler suggests. Known after :meth:`start`."""
 
     @abstractmethod
     def start(self, space: SearchSpace) -> None:
@@ -161,7 +200,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def release(self, number: int) -> None:
+    def release(self, number: int, ended: bool) -> None:
         """Remove a trial that reported from its worker: it ended or was paused."""
 
     @abstractmethod
@@ -180,10 +219,10 @@ class Startup:
     soon as it has started, unless the process ends first.
 
     Args:
-        make: imports and returns the backend, not started.
+        make: imports and returns the backend for a search of a space, not started.
     """
 
-    def __init__(self, make: Callable[[], Backend]) -> None:
+    def __init__(self, make: Callable[[SearchSpace], Backend]) -> None:
         self._make = make
         self._started: Future[Backend] | None = None
         self._thread: threading.Thread | None = None
@@ -197,7 +236,7 @@ class Startup:
         """
         self._started = Future()
         try:
-            backend = self._make()
+            backend = self._make(space)
         except BaseException as error:
             self._started.set_exception(error)
             return

@@ -12,7 +12,7 @@ from typing import Any
 from lungtune import schedulers
 from lungtune.core import synthetic
 from lungtune.core.resource import TOLERANCE
-from lungtune.core.scheduler import Decision
+from lungtune.core.scheduler import Decision, TuneScheduler
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import State, Trial
@@ -75,7 +75,12 @@ class TrialController:
         self.watchers: list[Callable[[Mapping[str, Any]], object]] = []
         self._lock = threading.RLock()
         self._replay()
-        self.unfinished = [trial.number for trial in self.history.of(State.RUNNING)]
+        self.unfinished = self._to_continue()
+
+    def _to_continue(self) -> list[int]:
+        """Return the trials that were cut off; with a scheduler of Ray Tune, those it had paused as well."""
+        states = (State.RUNNING, State.PAUSED) if isinstance(self.scheduler, TuneScheduler) else (State.RUNNING,)
+        return [trial.number for trial in self.history.of(*states)]
 
     def _replay(self) -> None:
         """Replay all reports in a new scheduler; apply a decision that a crash kept out of the journal."""
@@ -88,8 +93,12 @@ class TrialController:
             if last and not carried_out:
                 self._carry_out(decision, trial)
 
-    def _decide(self, trial: Trial, fidelity: float) -> Decision:
-        decision = self.scheduler.record(trial, fidelity)
+    def _decide(self, trial: Trial, fidelity: float, decision: Decision | None = None) -> Decision:
+        recorded = self.scheduler.record(trial, fidelity)
+        if isinstance(self.scheduler, TuneScheduler):
+            stop = recorded is Decision.STOP or fidelity >= self.space.fidelity.max - TOLERANCE
+            return Decision.STOP if stop else decision or recorded
+        decision = recorded
         if fidelity >= self.space.fidelity.max - TOLERANCE:
             return Decision.STOP
         # the reference configuration is never stopped
@@ -163,7 +172,7 @@ class TrialController:
         number = self.scheduler.promotable(trials)
         if number is None and len(trials) < self.history.target:
             return self._new_trial()
-        if number is None and not self.running:
+        if number is None and not self.running and not isinstance(self.scheduler, TuneScheduler):
             number = self.scheduler.promotable(trials, last=True)
             if number is None:
                 self._end_paused(self.space.scheduler.name)
@@ -210,13 +219,14 @@ class TrialController:
         self._end(trial.number, State.FAIL, reason="lost", message=message)
         return True
 
-    def report(self, number: int, outcome: Mapping[str, Any]) -> bool:
+    def report(self, number: int, outcome: Mapping[str, Any], decision: Decision | None = None) -> bool:
         """Process a trial's report; return True if it continues on its worker.
 
         Args:
             number: of the trial.
             outcome: ``fidelity`` (passes), ``samples``, ``metrics`` {name: number}, ``checkpoint``; or ``failure``
                 {reason, message} when the trial raised.
+            decision: of the backend's own scheduler; None where this controller's decides.
         """
         with self._lock:
             trial = self.history.trials[number]
@@ -245,9 +255,23 @@ class TrialController:
                 seconds=outcome.get("seconds"),
             )
             self.failures = 0
-            decision = self._decide(trial, outcome["fidelity"])
+            decision = self._decide(trial, outcome["fidelity"], decision)
             self._carry_out(decision, trial)
             return decision is Decision.CONTINUE
+
+    def resume(self, number: int) -> None:
+        """Record that the backend's own scheduler resumed a paused trial."""
+        with self._lock:
+            trial = self.history.trials[number]
+            if trial.state is State.PAUSED:
+                self.running.add(number)
+                self._write("start", trial=number, attempt=trial.lost + 1, fidelity=trial.fidelity)
+
+    def end(self, number: int) -> None:
+        """Record that the backend's own scheduler ended a trial that was paused, or had not begun."""
+        with self._lock:
+            if self.history.trials[number].state in (State.PAUSED, State.RUNNING):
+                self._end(number, State.PRUNED, reason=self.space.scheduler.name)
 
     def _checked(self, metrics: Mapping[str, Any]) -> tuple[dict[str, float], str, str]:
         """Return the finite metrics, the problem of the report as a sentence, its reason; both empty if valid."""
@@ -281,7 +305,7 @@ class TrialController:
         with self._lock:
             self.running.clear()
             self._replay()
-            self.unfinished = [trial.number for trial in self.history.of(State.RUNNING)]
+            self.unfinished = self._to_continue()
 
     def retry_or_give_up(self, number: int, why: str) -> None:
         """Queue a trial whose worker died; FAIL(lost) after more than ``MAX_LOST`` deaths without a report."""

@@ -8,7 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +49,13 @@ def preload() -> None:
         import lungtune.engine.session  # noqa: F401
 
 
-def open_session(folder: Path, threads: int) -> DeviceSession:
+def open_session(folder: Path, threads: int, slots: int = 0) -> DeviceSession:
     """Open the session of the study's first base; those of further bases open on first use.
 
     Args:
         folder: of a study that has begun.
         threads: number of cores this process may use.
+        slots: trials at a time; 0: as the study says, or as measured.
 
     Raises:
         UserError: the weights or the images are not available here, or a user-defined family breaks the contract.
@@ -68,6 +69,7 @@ def open_session(folder: Path, threads: int) -> DeviceSession:
     study = Study(folder)
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
+    space = replace(space, slots=slots or space.slots)
     bank = study_data.reopen_bank(history)
     sessions = Sessions(
         space,

@@ -29,7 +29,7 @@ def run(options: Options, console: Console) -> int:
     Raises:
         UserError: the user must correct something; no study was created, and an existing one is unchanged.
     """
-    with Startup(lambda: backends.get(options.backend)()) as startup:
+    with Startup(lambda space: backends.get(preparation.backend_name(options, space))()) as startup:
         prepared = preparation.prepare(options, console, startup.begin)
         study = prepared.study
         try:
@@ -84,7 +84,7 @@ def _run_trials(controller: TrialController, options: Options, console: Console,
     """Run the trials with the live view; return the reason of an early stop, or an empty string."""
     budget = Budget(options.budget)
     view = live.View(console, controller.history, controller.space)
-    view.waiting = f"starting the backend ({options.backend})"
+    view.waiting = "starting Ray"
     controller.watchers.append(view.event)
 
     def tick() -> None:
@@ -96,6 +96,7 @@ def _run_trials(controller: TrialController, options: Options, console: Console,
             tick()
             time.sleep(tuner.POLL_SECONDS)
         workers = startup.result()
+        controller.suggest = workers.suggest or controller.suggest
         view.waiting = "starting a worker process for each device"
         tuner.run_trials(controller, workers, tick, lambda event: view.doing(event.index, event.what))
     if budget.spent:

@@ -17,8 +17,8 @@ from lungtune.core.family import Family
 from lungtune.core.io import stage
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.errors import DataError, SpaceError, StudyError, WeightsError
-from lungtune.search import bank_provision, study_data
+from lungtune.errors import DataError, SpaceError, StudyError, WeightsError, did_you_mean
+from lungtune.search import bank_provision, study_data, tune_schedulers
 from lungtune.search.ui import opening
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
     from lungtune.data.dataset import Dataset, Inspection
     from lungtune.data.synthetic_bank import SyntheticBank
+
+
+ENGINES = {"hosts": "ray_hosts", "tune": "ray_tune"}
+"""Members of ``search.backends`` by the names that users choose them by."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Options:
         seed: of suggestions, split and training.
         settings: ``--set`` overrides.
         bank: folder of synthetic images.
-        backend: name of a module of ``search.backends``.
+        engine: a key of :data:`ENGINES`; by default the one that the space's scheduler needs.
     """
 
     space: str | None = None
@@ -56,7 +60,7 @@ class Options:
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     bank: Path | None = None
-    backend: str = "ray_hosts"
+    engine: str | None = None
 
 
 class Prepared(NamedTuple):
@@ -78,7 +82,26 @@ def prepare(options: Options, console: Console, likely: Callable[[SearchSpace], 
     Raises:
         UserError: the user must correct something; no study was created, and an existing one is unchanged.
     """
+    if options.engine not in (None, *ENGINES):
+        hint = did_you_mean(str(options.engine), ENGINES)
+        raise SpaceError(f"--engine must be {' or '.join(ENGINES)}, but got '{options.engine}'.{hint}")
     return resumed(options, console, likely) if options.resume else new(options, console, likely)
+
+
+def backend_name(options: Options, space: SearchSpace) -> str:
+    """Return the member of ``search.backends`` that runs a search.
+
+    Raises:
+        SpaceError: the engine that was asked for cannot run the space's scheduler, or that cannot run the space.
+    """
+    tune_schedulers.check(space)
+    of_tune = tune_schedulers.decides(space)
+    if of_tune and options.engine == "hosts":
+        raise SpaceError(
+            f"scheduler {space.scheduler.name} is one of Ray Tune, which needs --engine tune, but got --engine hosts; "
+            "leave --engine out."
+        )
+    return ENGINES[options.engine or ("tune" if of_tune else "hosts")]
 
 
 def new(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
@@ -88,6 +111,7 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
     profile = options.profile or catalog.default_profile(options.space, options.data)
     space = catalog.space(options.space, profile, options.settings)
     opening.profile(space, console)
+    backend_name(options, space)
     source = options.data or space.data or "phantom"
     seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
     families = _families(space)
@@ -137,6 +161,7 @@ def resumed(options: Options, console: Console, likely: Callable[[SearchSpace], 
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
     opening.profile(space, console)
+    backend_name(options, space)
     if options.trials is not None and options.trials < len(history.trials):
         raise StudyError(
             f"--trials must be at least {len(history.trials)}, the trials this study has, but got {options.trials}."

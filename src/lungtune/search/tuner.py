@@ -7,13 +7,17 @@ import logging
 import math
 from collections.abc import Callable
 
+from lungtune.core.trial import State
 from lungtune.errors import StudyError, UserError
 from lungtune.search.backend import (
     Backend,
     BackendError,
     Event,
     Reported,
+    TrialEnded,
     TrialLost,
+    TrialPerturbed,
+    TrialResumed,
     WorkerDoing,
     WorkerReady,
     WorkerUnusable,
@@ -114,18 +118,28 @@ def _fill(
 
 def _has_room(controller: TrialController, backend: Backend, placed: set[int]) -> bool:
     most = max(backend.devices, math.ceil(controller.history.target * SHARE))
-    return len(placed) < most and backend.has_room()
+    return (backend.takes_all or len(placed) < most) and backend.has_room()
 
 
 def _handle(event: Event, controller: TrialController, backend: Backend, placed: set[int]) -> None:
     """Pass one backend event to the controller, and its decision to the backend."""
     match event:
-        case Reported(number, outcome):
-            if controller.report(number, outcome):
+        case Reported(number, outcome, decision):
+            if controller.report(number, outcome, decision):
                 backend.advance(number)
             else:
-                backend.release(number)
+                backend.release(number, ended=controller.history.trials[number].state is not State.PAUSED)
                 placed.discard(number)
+        case TrialResumed(number):
+            controller.resume(number)
+            placed.add(number)
+            backend.advance(number)
+        case TrialPerturbed(number, donor, params):
+            controller.perturb(number, donor, params)
+            backend.advance(number)
+        case TrialEnded(number):
+            controller.end(number)
+            placed.discard(number)
         case TrialLost(number, why):
             placed.discard(number)
             controller.retry_or_give_up(number, why)

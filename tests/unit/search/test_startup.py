@@ -74,7 +74,7 @@ def test_leaks_are_reported_while_a_backend_starts(tmp_path: Path, monkeypatch: 
 def test_start_that_fails_after_the_block_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     slow = Slow()
     slow.start = lambda space: slow.let.wait(60) and 1 / 0  # type: ignore[assignment]
-    startup = Startup(lambda: slow)
+    startup = Startup(lambda space: slow)
     with startup:
         startup.begin(None)  # type: ignore[arg-type]
     slow.let.set()

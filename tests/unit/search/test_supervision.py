@@ -151,7 +151,7 @@ def test_backend_is_discovered_by_file_name(tmp_path, monkeypatch):
 
 def test_startup_stops_what_it_started():
     workers = InProcess()
-    with Startup(lambda: workers) as startup:
+    with Startup(lambda space: workers) as startup:
         assert not startup.done
         startup.begin(simulated.space(3))
         assert startup.result() is workers
@@ -163,7 +163,7 @@ def test_failed_startup_is_reported_on_poll():
         def start(self, space):
             raise StudyError("no Ray cluster answers")
 
-    with Startup(Broken) as startup:
+    with Startup(lambda space: Broken()) as startup:
         startup.begin(simulated.space(3))
         with pytest.raises(StudyError, match="no Ray cluster answers"):
             startup.result()

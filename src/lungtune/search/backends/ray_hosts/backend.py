@@ -109,7 +109,7 @@ class RayHosts(Backend):
         self._calls[worker.train(assignment, fresh=False)] = assignment, worker
 
     @_raises_backend_error
-    def release(self, number: int) -> None:
+    def release(self, number: int, ended: bool) -> None:
         """See ``Backend.release``."""
         self._reported.pop(number, None)
         self.pool.release(number)

@@ -42,23 +42,26 @@ class PackHost:
         threads: number of cores this host may use.
         driver: id of the process whose end ends this one; None if it may be on another machine.
         own: the driver's folders of user-defined families, which a running cluster may not know.
+        slots: trials at a time; 0: as the study says, or as measured.
     """
 
-    def __init__(self, threads: int, driver: int | None, own: Sequence[str] = ()) -> None:
+    def __init__(self, threads: int, driver: int | None, own: Sequence[str] = (), slots: int = 0) -> None:
         if driver is not None:
             die_with(driver)
         if own:
             paths.name_own_folders(own)
         self._study: Study
         self._named = threading.Event()
-        self._threads = threads
+        self._threads, self._slots = threads, slots
+        self.owners: dict[Any, Any] = {}
+        """Caller that trained a trial last, where callers are objects of this process."""
         self._session: Any = None
         self._about: dict[str, Any] = {}
         self._doing = ""
         self._problem: BaseException | None = None
         self._opened = threading.Event()
-        self._calls: dict[int, _Call] = {}
-        self._leaving: set[int] = set()
+        self._calls: dict[Any, _Call] = {}
+        self._leaving: set[Any] = set()
         self._changed = threading.Condition()
         threading.Thread(target=self._work, daemon=True).start()
 
@@ -89,7 +92,8 @@ class PackHost:
         """Train a trial to its next report; return it.
 
         Args:
-            assignment: ``number``, ``params``, ``seed``, ``known`` (see ``controller.Assignment``).
+            assignment: ``number``, ``params``, ``seed``, ``known`` (see ``controller.Assignment``); ``folder`` of its
+                checkpoints, where it is not the study's for that number.
             fresh: reload the newest checkpoint even if the trial is in the pack.
 
         Returns:
@@ -108,7 +112,7 @@ class PackHost:
         call.answered.wait()
         return call.outcome
 
-    def leave(self, number: int) -> None:
+    def leave(self, number: Any) -> None:
         """Release a trial's slot; deferred while a :meth:`train` call for it is pending."""
         with self._changed:
             self._leaving.add(number)
@@ -165,7 +169,8 @@ class PackHost:
             for other in set(self._session.runs) - set(waited_for):
                 self._let_go(other)
         try:
-            self._session.start(number, params, seed, self._study.checkpoints(number), known)
+            folder = call.assignment.get("folder") or self._study.checkpoints(number)
+            self._session.start(number, params, seed, Path(folder), known)
         except Exception as error:  # a trial may raise anything; the study continues
             if _beyond_repair(error):
                 raise
@@ -209,7 +214,7 @@ class PackHost:
 
     def open_session(self) -> DeviceSession:
         """Return the session that trains this host's trials."""
-        return device_session.open_session(self._study.folder, self._threads)
+        return device_session.open_session(self._study.folder, self._threads, self._slots)
 
 
 def _reason(error: BaseException) -> str:

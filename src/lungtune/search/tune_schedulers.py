@@ -1,0 +1,67 @@
+"""Limits of Ray Tune's schedulers, checked before anything starts. Imports no ray."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from optuna.distributions import CategoricalDistribution
+
+from lungtune import schedulers
+from lungtune.core.scheduler import TuneScheduler
+from lungtune.core.space import SearchSpace
+from lungtune.errors import SpaceError
+
+
+def kind(space: SearchSpace) -> type[TuneScheduler[object]] | None:
+    """Return the class of a space's scheduler if it is one of Tune."""
+    found = schedulers.get(space.scheduler.name)
+    return found if issubclass(found, TuneScheduler) else None
+
+
+def decides(space: SearchSpace) -> bool:
+    """True if a scheduler of Tune decides on the trials of a space."""
+    return kind(space) is not None
+
+
+def perturbable(space: SearchSpace) -> list[str]:
+    """Return the axes that PBT or PB2 perturbs: a trial's checkpoint must fit another value, and PB2 takes numbers."""
+    axes = [name for name in space.axes if name not in space.base]
+    if space.scheduler.name == "pb2":
+        axes = [name for name in axes if not isinstance(space.axes[name], CategoricalDistribution)]
+    return axes
+
+
+def check(space: SearchSpace) -> None:
+    """Refuse what a scheduler of Tune cannot run.
+
+    Raises:
+        SpaceError: the sentence.
+    """
+    scheduler = kind(space)
+    if scheduler is None:
+        return
+    name = space.scheduler.name
+    if space.members:
+        raise SpaceError(f"scheduler {name} takes one space, but got {len(space.members)}; search each of its own.")
+    if scheduler.suggests:
+        _check_bohb(name)
+    if not scheduler.perturbs:
+        return
+    for axis in space.axes:
+        if axis in space.base:
+            raise SpaceError(
+                f"scheduler {name} changes parameters within a trial, but '{axis}' is a setting of the base, which is "
+                f"loaded once; fix it with --set {axis}=VALUE."
+            )
+    if not perturbable(space):
+        what = "number" if name == "pb2" else "parameter"
+        raise SpaceError(f"scheduler {name} needs a searched {what} to perturb, but {space.name} has none.")
+
+
+def _check_bohb(name: str) -> None:
+    for package in ("hpbandster", "ConfigSpace"):
+        if importlib.util.find_spec(package) is None:
+            raise SpaceError(
+                f"scheduler {name} needs the packages hpbandster and ConfigSpace, but {package} is not installed; "
+                "pip install 'lungtune[bohb]', or choose scheduler hyperband."
+            )

@@ -1,0 +1,66 @@
+"""Trainable and parameter space of a lungtune space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lungtune import catalog
+from lungtune.core import paths
+from lungtune.search import preparation
+from lungtune.search.backends.ray_tune import domains
+from lungtune.search.backends.ray_tune.trainable import LungtuneTrainable, subclass
+
+
+def trainable(
+    space: str,
+    data: str | None = None,
+    profile: str | None = None,
+    *,
+    study: str | None = None,
+    seed: int | None = None,
+    bank: str | Path | None = None,
+    **settings: Any,
+) -> type[LungtuneTrainable]:
+    """Return a Ray Tune ``Trainable`` of a space's model family, after the checks of ``lungtune search``.
+
+    It belongs to a study, begun here: data split, checkpoints, and the journal that :func:`record` writes.
+
+    Args:
+        space: name of a shipped or own space, or a YAML file.
+        data: source, as for ``--data``; by default the built-in phantoms.
+        profile: ``demo`` or ``full``; by default ``full`` on real data.
+        study: its name; by default the space's, numbered.
+        seed: of the split and of trials (default 0).
+        bank: folder of synthetic images, where ``synthetic_ratio`` is above 0.
+        settings: as for ``--set``, such as ``weights="DIR"``.
+
+    Raises:
+        UserError: a sentence on what must be mended; nothing was begun.
+    """
+    options = preparation.Options(
+        space=space,
+        data=data,
+        profile=profile,
+        study=study,
+        seed=seed,
+        settings=settings,
+        bank=Path(bank) if bank is not None else None,
+    )
+    prepared = preparation.prepare(options, Console(stderr=True), lambda space: None)
+    prepared.study.release()
+    return subclass(prepared.space.name, prepared.study.folder, paths.own_folders())
+
+
+def param_space(space: str, data: str | None = None, profile: str | None = None, **settings: Any) -> dict[str, Any]:
+    """Return the axes of a space as Tune's sample objects by name; see :func:`trainable` for the arguments.
+
+    Parameters that are fixed in the space, and those left out of a ``param_space``, have the value of the space's first
+    start point. ``seed`` may be added: the seed of a trial, which by default follows from its configuration.
+
+    Raises:
+        SpaceError: there is no such space, a setting is not accepted, or the space is several.
+    """
+    return domains.param_space(catalog.space(space, profile or catalog.default_profile(space, data), settings))
