@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from lungtune import schedulers, tasks, trainables
-from lungtune.core import contract, members, paths, shelf, spacefile, yamlfile
+from lungtune.core import contract, members, paths, space_index, spacefile, yamlfile
 from lungtune.core.contract import ContractError
 from lungtune.core.family import Family
 from lungtune.core.paths import SPACES
@@ -102,8 +102,8 @@ def _tasks() -> list[str]:
 
 
 @contextmanager
-def blamed(name: str) -> Iterator[None]:
-    """Name file and line where the code of a user's own family raises something unforeseen inside the ``with`` block.
+def family_errors(name: str) -> Iterator[None]:
+    """Name file and line where the code of a user's own family raises an unexpected error inside the ``with`` block.
 
     Args:
         name: of the family; nothing changes for a shipped one.
@@ -139,7 +139,7 @@ def _innermost(error: BaseException) -> tuple[str, dict[str, Any]] | None:
 
 def spaces() -> dict[str, Path]:
     """Return the files of all search spaces by name: the shipped ones, then a user's own of other names."""
-    return shelf.files()
+    return space_index.files()
 
 
 def default_profile(names: str, source: str | None) -> str:

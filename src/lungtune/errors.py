@@ -1,12 +1,12 @@
 """Exceptions that lungtune raises on purpose.
 
 LungtuneError
-├── UserError            a mistake the user can mend: one sentence, exit code 2
+├── UserError            a mistake the user can correct: one sentence, exit code 2
 │   ├── SpaceError       a search space or recipe file, a parameter, ``--set``
 │   ├── DataError        a data source, a split, an image
-│   ├── WeightsError     pretrained weights that cannot be had
+│   ├── WeightsError     pretrained weights that are not available
 │   └── StudyError       a study that is missing, held by another process, or finished
-├── TrialError           one trial failed (``reason``: nan, oom, error, report, lost); the study goes on
+├── TrialError           one trial failed (``reason``: nan, oom, error, report, lost); the study continues
 └── CheckpointError      a checkpoint is truncated or damaged; an older one may serve
 """
 
@@ -24,9 +24,9 @@ class LungtuneError(Exception):
 
 
 class UserError(LungtuneError):
-    """A mistake the user can mend.
+    """A mistake the user can correct.
 
-    The message is one clear sentence or several: what must hold, what was got, how to mend it.
+    The message is one clear sentence or several: what must hold, what was got, how to correct it.
     """
 
 
@@ -39,7 +39,7 @@ class DataError(UserError):
 
 
 class WeightsError(UserError):
-    """Pretrained weights cannot be had."""
+    """Pretrained weights are not available."""
 
 
 class StudyError(UserError):

@@ -55,7 +55,7 @@ def retrain(
 ) -> RetrainReport:
     """Train a recipe to the fidelity its score was searched at; write weights and a report.
 
-    An interrupted retraining goes on from its checkpoints when it is called again.
+    Called again after an interruption, it resumes from its checkpoints.
 
     Args:
         path: the recipe.
@@ -70,7 +70,7 @@ def retrain(
     Raises:
         SpaceError: the recipe has mistakes or is none, or ``compare`` can't be read.
         DataError: the data have problems, or they or the synthetic images are not those the recipe was searched on.
-        WeightsError: pretrained weights cannot be had.
+        WeightsError: pretrained weights are not available.
         StudyError: the test set was opened before, or another process writes to ``out``.
         TrialError: the run of the recipe's own seed failed.
         CheckpointError: a trained model can't be read back to score the test set, which stays locked.

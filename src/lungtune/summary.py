@@ -32,7 +32,7 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
     Returns:
         ``study``, ``id``, ``space``, ``profile``, ``objective``, ``data``, ``seed``, ``states`` {state: count},
         ``work`` {passes, passes_if_none_were_stopped, saved}, ``baselines`` {start {trial, value, interval},
-        constant {metric: value}, and whatever else the search began with, in the same form}, ``best`` {trial, params,
+        constant {metric: value}, and further baselines in the same form}, ``best`` {trial, params,
         value, scores (of its best report), interval, corrected, gain_over_start, gain_over_constant, gains {baseline:
         value}, collapsed (a sentence, empty when it is not)} or null, and ``trials``: number, state, reason, message,
         origin, params, seed, duplicate_of, value, best {fidelity, checkpoint}, passes, reports; ``segments``
@@ -42,7 +42,7 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
     objective = space.objective
-    ended = history.judged()
+    ended = history.counted_for_savings()
     spent = sum(trial.work for trial in ended)
     full = spent + sum(space.fidelity.max - trial.fidelity for trial in ended)
     return {

@@ -144,7 +144,7 @@ def test_bank_is_reused_extended_and_repaired(bank: SyntheticBank, recipe: Path,
     with pytest.raises(DataError, match=r"must be the generated one, but its content has changed"):
         SyntheticBank.open(bank.folder).verify()
     assert synthesize(recipe, per_class=10, classes=[bank.classes[1]]) == bank.folder
-    assert "is damaged and is made anew" in capsys.readouterr().err
+    assert "is damaged and is regenerated" in capsys.readouterr().err
     again = SyntheticBank.open(bank.folder)
     again.verify()
     assert again.counts()[bank.classes[1]] == 10
@@ -232,7 +232,7 @@ def test_without_a_recipe_the_best_comparable_one_is_taken(
     maker = importlib.import_module("lungtune.synthesize.plan")
     monkeypatch.setattr(maker, "DEFAULT", str(home / "tiny.yaml"))
     assert synthesize(data=DATA, profile="full", per_class={bank.classes[0]: 2}) == bank.folder
-    assert "the bank is made with drawn-1" in capsys.readouterr().err
+    assert "the bank is generated with drawn-1" in capsys.readouterr().err
     split = dataset.inspect(DATA, seed=0)
     module = importlib.import_module("lungtune.synthesize")
     assert module.complete(split, {bank.classes[0]: 2}, "full") == bank.folder
@@ -248,7 +248,7 @@ def test_bank_of_another_fold_is_refused(bank: SyntheticBank, monkeypatch: pytes
     options = driver.Options(
         space="clip_lora", profile="demo", data=DATA, study="fold", seed=5, bank=bank.folder, settings=settings
     )
-    with pytest.raises(DataError, match="was made from another training fold"):
+    with pytest.raises(DataError, match="is from another training fold"):
         driver.run(options, Console(quiet=True))
 
 

@@ -97,7 +97,7 @@ def test_study_opens_the_bank_it_trained_on(home: Path) -> None:
     bank = study_data.reopen_bank(study.history())
     assert bank is not None
     bank.verify()
-    bank.refuse_unless(Manifest.load(study.split_path))
+    bank.check_training_fold(Manifest.load(study.split_path))
     assert bank.to_dict() == study.history().study["data"]["bank"]
 
 

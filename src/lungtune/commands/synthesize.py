@@ -28,13 +28,14 @@ def synthesize(
     set_: Annotated[list[str] | None, cli.option("--set", "KEY=VALUE", "without a recipe: one setting")] = None,
     out: Annotated[Path | None, cli.option("--out", "DIR", "folder of the bank (default: one in banks/)")] = None,
 ) -> None:
-    """Make a bank of synthetic X-rays from a generator's recipe, or go on with it.
+    """Make a bank of synthetic X-rays from a generator's recipe, or continue it.
 
     lungtune synthesize RECIPE.yaml --per-class 500 [--classes A,B] [--out DIR]
 
     The generator is trained on the training fold only, and the bank carries that fold's hash: a study of another fold
-    refuses it. Without a recipe the best one of a generator for the same split is taken, else the last start point of
-    the space sd_lora. Interrupted, the same command goes on; with a larger --per-class the bank grows. Search with it:
+    refuses it. Without a recipe it uses the best one of a generator for the same split, else the last start point of
+    the space sd_lora. After an interruption the same command continues; a larger --per-class adds images. Search with
+    the bank:
 
     lungtune search --space clip_lora --set synthetic_ratio=[0,0.5,1] --bank DIR
     """

@@ -132,7 +132,7 @@ def commands(recipe: Path, family: Family[Any, Any], space: SearchSpace, params:
         space: what was searched, of this family.
         params: the recipe's parameters.
     """
-    result = [question(recipe)] if synthetic.Settings.from_mapping(params).wants_bank else []
+    result = [question(recipe)] if synthetic.Settings.from_mapping(params).uses_bank else []
     for axis, off in family.ablation.items():
         values = _values(space, axis, off, params.get(axis, off))
         if len(values) > 1:

@@ -26,7 +26,7 @@ _TARGETS = ("label", "labels", "mask")
 
 
 class ContractError(SpaceError):
-    """A family breaks the contract; each line is ``file:line: what must hold, what was got, how to mend it``."""
+    """A family breaks the contract; each line is ``file:line: what must hold, what was got, how to correct it``."""
 
 
 def load(module: ModuleType, shipped_tasks: Collection[str] = ()) -> Family[Any, Any]:
@@ -95,7 +95,7 @@ def wrong(method: Callable[..., Any], wanted: str, got: str, hint: str = "") -> 
 
 
 def import_problem(error: BaseException, names: Mapping[str, Any], tasks: Collection[str] = ()) -> str:
-    """Return what is wrong with a module that can't be imported, and how to mend it.
+    """Return what is wrong with a module that can't be imported, and how to correct it.
 
     Args:
         error: what importing raised.
@@ -305,7 +305,7 @@ def _methods(thing: Any, contract: type, full: str) -> Iterator[Breach]:
 
 
 def _binds(signature: inspect.Signature, count: int) -> bool:
-    """True if the given number of positional arguments is accepted."""
+    """True if so many positional arguments are accepted."""
     try:
         signature.bind(*[None] * count)
     except TypeError:

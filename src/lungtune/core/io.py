@@ -112,11 +112,11 @@ class Lock:
             OSError: the lock file cannot be written.
         """
         if not self.try_acquire(_PATIENCE):
-            stages, told = _local.stages, f"Waiting for {self.holder()}, which {doing}"
-            log_stderr(f"{told} ...")
+            stages, notice = _local.stages, f"Waiting for {self.holder()}, which {doing}"
+            log_stderr(f"{notice} ...")
             before = stages.now
             if stages.listener is not None:
-                stages.set(told)
+                stages.set(notice)
             try:
                 self.try_acquire(-1)
             finally:
@@ -333,7 +333,7 @@ def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         for done, item in enumerate(items, start=1):
             yield item
             if update is None and done < total and time.monotonic() - started > _LATE:
-                update = shown.enter_context(progress(what, total, line=""))  # the stage has said it
+                update = shown.enter_context(progress(what, total, line=""))  # already printed by the stage
             if update is not None:
                 update(done)
     if update is not None:

@@ -71,7 +71,7 @@ class Ledger:
     def check(self, recipe: str) -> None:
         """Verify that ``recipe`` may open the test set.
 
-        The one exception to "once": the same recipe may go on when its earlier opening ended without a result.
+        The one exception to "once": the same recipe may continue if its earlier opening ended without a result.
 
         Raises:
             StudyError: it was opened before; the message has the date and the earlier result.

@@ -62,7 +62,7 @@ class Provenance:
 
 
 def fingerprint(space: SearchSpace, fidelity: float, split: str, bank: Mapping[str, Any] | None = None) -> str:
-    """Return a hash of all that determines the trained weights; comments, names and the data's place do not count.
+    """Return a hash of everything the trained weights depend on, without comments, names and the data's location.
 
     Parameters that change nothing do not count either, see ``SearchSpace.acting``.
 

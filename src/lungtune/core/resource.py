@@ -23,7 +23,7 @@ class Fidelity:
     Attributes:
         max: passes of a trial that is never stopped; the learning-rate schedule spans them.
         min: passes before ASHA first compares.
-        eta: one in ``eta`` trials goes on from each rung.
+        eta: one in ``eta`` trials continues from each rung.
         report: passes between two evaluations; every rung is evaluated as well.
     """
 

@@ -104,7 +104,7 @@ def load_space(
         path: the YAML file.
         family: returns a family by name; raises SpaceError for unknown names.
         scheduler: returns a scheduler class by name; raises SpaceError for unknown names.
-        profile: ``full`` (the file as it stands) or a name under ``profiles:``.
+        profile: ``full`` (the file without changes) or a name under ``profiles:``.
         settings: ``--set`` overrides: a parameter or base field by name, ``trials``, ``sampler``, ``objective``,
             ``fidelity.<field>`` or ``scheduler.<field>``.
 
@@ -312,8 +312,8 @@ def merge_nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     names = {key: key.partition("fidelity.") for key in settings}
     rest = {key: value for key, value in settings.items() if not names[key][1]}
-    for key, (owner, found, field) in names.items():
-        if found:
+    for key, (owner, exists, field) in names.items():
+        if exists:
             rest.setdefault(f"{owner}fidelity", {})[field] = settings[key]
     late = {key: value for key, value in rest.items() if "scheduler" in key.split(".")[:-1]}
     return {key: value for key, value in rest.items() if key not in late} | late

@@ -57,6 +57,6 @@ def meant(word: str, known: Iterable[str]) -> str:
     owner, dot, name = word.rpartition(".")
     plain = name.lower().replace("-", "_")
     for here, elsewhere in SYNONYMS.items():
-        if (plain in elsewhere or plain == here) and (found := f"{owner}{dot}{here}") in options:
-            return f" Did you mean '{found}'?"
+        if (plain in elsewhere or plain == here) and (option := f"{owner}{dot}{here}") in options:
+            return f" Did you mean '{option}'?"
     return did_you_mean(word, options)

@@ -50,7 +50,7 @@ class Settings:
         return self.ratio > 0 and self.images != NONE
 
     @property
-    def wants_bank(self) -> bool:
+    def uses_bank(self) -> bool:
         """True if a trial trains on a bank's images."""
         return self.ratio > 0 and self.images == GENERATED
 
@@ -87,7 +87,7 @@ def wanted(space: SearchSpace) -> float:
     return max(_ratio(member) for member in space.members or (space,))
 
 
-def refuse_idle(space: SearchSpace) -> None:
+def check_bank_used(space: SearchSpace) -> None:
     """Verify that a search with a bank has trials that use it.
 
     Raises:

@@ -52,11 +52,11 @@ class Objective:
 
     @property
     def sign(self) -> int:
-        """1 where more is better, -1 where less is: a difference times it is positive where it is a gain."""
+        """1 if higher is better, -1 if lower is."""
         return 1 if self.mode == "max" else -1
 
     def to_dict(self) -> dict[str, str]:
-        """Return what a journal holds: the full name as ``metric``, ``mode``; ``reported_as`` where reports differ."""
+        """Return the journal form: the full name as ``metric``, ``mode``; ``reported_as`` if reports use another."""
         data = {"metric": self.full, "mode": self.mode}
         return data if self.metric == self.own else {**data, "reported_as": self.metric}
 
@@ -219,7 +219,7 @@ class Trial:
 
 
 class History:
-    """Trials of a study, replayed from its journal."""
+    """State of a study and its trials, replayed from journal events."""
 
     def __init__(self, events: Iterable[Mapping[str, Any]] = ()) -> None:
         self.study: dict[str, Any] = {}
@@ -303,10 +303,10 @@ class History:
         sign = -1 if self.objective.mode == "max" else 1
         return sorted(scored, key=lambda trial: (sign * trial.value(self.objective), trial.number))
 
-    def judged(self) -> list[Trial]:
-        """Trials that ended at full length or by the scheduler: what early stopping saved is counted over them.
+    def counted_for_savings(self) -> list[Trial]:
+        """Trials that ended at full fidelity or by the scheduler, over which savings of early stopping are counted.
 
-        Paused trials may go on, the time budget ended others, and a duplicate trained nothing.
+        Excludes paused trials, which may be resumed, those ended by the time budget, and duplicates.
         """
         ended = self.of(State.COMPLETE, State.PRUNED)
         return [trial for trial in ended if trial.duplicate_of is None and trial.reason != "budget"]

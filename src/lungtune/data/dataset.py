@@ -40,7 +40,7 @@ class Part:
             - labels: float32 `(N, L)`, 0 or 1, NaN where unknown.
             - text: str `(N,)`, empty where there is none.
             - table: float32 `(N, K)`, NaN where unknown.
-        known: name -> bool `(N,)`: which cases have a field that some lack. All do where a name is absent.
+        known: name -> bool `(N,)`, True for cases that have the field. A name that is absent: all cases have it.
         patients: str `(N,)`, group names: patient joined with duplicates. The unit of the bootstrap.
         case_ids: str `(N,)`.
     """
@@ -69,13 +69,13 @@ class Part:
         return name in self.fields
 
     def has(self, name: str) -> np.ndarray:
-        """Return which cases have a field, bool `(N,)`; none has a field that was not loaded."""
+        """Return bool `(N,)`, True for cases that have the field; all False if it was not loaded."""
         if name not in self.fields:
             return np.zeros(len(self), dtype=bool)
         return self.known.get(name, np.ones(len(self), dtype=bool))
 
     def select(self, rows: np.ndarray) -> Part:
-        """Return some cases; `rows` are positions or bool `(N,)`. Memory maps are copied."""
+        """Return a subset of cases; `rows` are positions or bool `(N,)`. Memory maps are copied."""
         rows = np.asarray(rows)
         return Part(
             fields={name: array[rows] for name, array in self.fields.items()},
@@ -93,7 +93,7 @@ class Part:
         known: Mapping[str, np.ndarray] | None = None,
         **arrays: Any,
     ) -> Part:
-        """Make a part of arrays by field name, for tests and tools.
+        """Create a part from arrays by field name, for tests and tools.
 
         Args:
             patients: group names; by default the row number.
@@ -121,13 +121,12 @@ class Dataset:
             either.
         train: the training part.
         validation: the validation part.
-        test: None unless it was asked for.
+        test: the test part; None unless requested.
         manifest: the split.
         audit: the check of the data.
         source: the data source.
-        synthetic: a bank's images, class by class in the order of their index; None without a bank. They are no part
-            of the split: only training sees them. They have their caption as text; of masks, labels and tables that
-            were asked for they have none (`Part.has`).
+        synthetic: a bank's images by class and index; None without a bank. They are not part of the split and used in
+            training only. Their text is the caption; masks, labels and tables are unknown (`Part.has`).
     """
 
     classes: tuple[str, ...]
@@ -142,9 +141,15 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Result of `inspect`; no pixels are kept. `audit.problems` is empty when a search may start.
+    """Result of `inspect`, without pixels. A search may start if `audit.problems` is empty.
 
-    `facts` has a row per case about its image, `masks` one about its mask.
+    Attributes:
+        cases: the case table, N rows.
+        facts: result of `scan`, a row per case.
+        masks: result of `scan_masks`, a row per case.
+        manifest: the split.
+        audit: the check of the data.
+        source: the data source, with an absolute path.
     """
 
     cases: pd.DataFrame
@@ -164,17 +169,17 @@ def inspect(
 ) -> Inspection:
     """Index, scan, split and check a data source.
 
-    Bad data is no error here: it is in `audit.problems`.
+    Problems of the data do not raise: they are in `audit.problems`.
 
     Args:
         source: `NAME[:PATH][,key=value...]`.
         seed: of the validation draw.
         folds: number of folds.
-        fold: which one validates.
-        cases: the source's, where it has been indexed already.
+        fold: index of the validation fold.
+        cases: the source's case table, if it has been indexed.
 
     Raises:
-        DataError: the source cannot be indexed at all, or `folds`/`fold` is out of range.
+        DataError: the source cannot be indexed, or `folds`/`fold` is out of range.
     """
     if cases is None:
         with stage(f"Listing the cases of {source}"):
@@ -195,13 +200,13 @@ def inspect(
 def missing(
     data: Inspection | Manifest, fields: Sequence[Field], who: str = "The model", scored: Sequence[Field] = ()
 ) -> str:
-    """Return the sentence that refuses data which lack one of `fields`, or an empty string; nothing is decoded.
+    """Return an error sentence if the data lack one of `fields`, else an empty string; decodes nothing.
 
     Args:
         data: an inspection or its manifest.
-        fields: what is wanted.
-        who: what wants them, such as the name of a family.
-        scored: those of them that scores on validation compare with.
+        fields: required fields.
+        who: name of what requires them, such as a family.
+        scored: fields that validation cases must have, as targets of scores.
     """
     manifest = data.manifest if isinstance(data, Inspection) else data
     for wanted in fields:
@@ -216,13 +221,13 @@ def missing(
 
 
 def unnamed(cases: pd.DataFrame, source: str, fields: Sequence[Field], who: str) -> str:
-    """Return the sentence that refuses cases of which none names one of `fields`; empty when all are named.
+    """Return an error sentence if no case names one of `fields`, else an empty string; reads no file.
 
     Args:
-        cases: as indexed; what a file holds is not known yet, see `missing`.
-        source: where they are from.
-        fields: what is wanted.
-        who: what wants them.
+        cases: the case table; see `missing` for a check of the files' content.
+        source: the data source.
+        fields: required fields.
+        who: name of what requires them, such as a family.
     """
     for wanted in fields:
         column = {"mask": "mask_path"}.get(wanted.kind, wanted.kind)
@@ -251,7 +256,7 @@ _WANTED = {
 
 
 def _lack(manifest: Manifest, wanted: Field) -> str:
-    """Return what follows "X needs" where the data lack a field."""
+    """Return the continuation of "X needs" if the data lack a field, else an empty string."""
     source, kind = manifest.source, wanted.kind
     if kind in ("image", "volume"):
         if kind != manifest.kind:
@@ -285,20 +290,20 @@ def load(
     test: bool = False,
     bank: SyntheticBank | None = None,
 ) -> Dataset:
-    """Open some fields of training and validation cases, decoding them first if no process has done so.
+    """Open fields of training and validation cases; decodes them first if they are not in the pixel cache.
 
     Args:
-        data: an inspection, or the file its `save` wrote: then nothing is scanned, and the images themselves are
-            touched only if the pixel cache was deleted.
-        fields: what to open; nothing else is decoded.
+        data: an inspection, its manifest, or the file written by its `save`. With a file nothing is scanned, and
+            images are read only if the pixel cache lacks them.
+        fields: to open; others are not decoded.
         size: side of images, volumes and masks in pixels.
         test: also decode and open the test part.
         bank: also decode and open these synthetic images.
 
     Raises:
-        DataError: there are problems, the manifest is damaged, the data lack a field (see `missing`), an image or a
+        DataError: the audit has problems, the manifest is damaged, the data lack a field (see `missing`), an image or a
             mask is missing or changed, or the bank belongs to another training fold.
-        ValueError: two fields have one name.
+        ValueError: two fields have the same name.
     """
     fields = tuple(dict.fromkeys(fields))
     if len({wanted.name for wanted in fields}) < len(fields):
@@ -320,7 +325,7 @@ def load(
     if refused:
         raise DataError(refused)
     if bank is not None:
-        bank.refuse_unless(manifest)
+        bank.check_training_fold(manifest)
         if manifest.kind != "image":
             raise DataError(f"a bank holds images, but {manifest.source} holds {manifest.kind}s; leave the bank out.")
     part = partial(_part, manifest, fields=fields, size=size)
@@ -379,7 +384,7 @@ def _numbers(rows: Sequence[Numbers | None], width: int) -> np.ndarray:
 
 
 def _synthetic(bank: SyntheticBank, manifest: Manifest, fields: Sequence[Field], size: int) -> Part:
-    """Return a bank's images as a part with all `fields`; what a bank has not is zero or NaN, and not known."""
+    """Return a bank's images as a part with all `fields`; those a bank lacks are zero or NaN, and not known."""
     entries = [entry for label in bank.classes for entry in bank.entries(label)]
     files, hashes = [str(bank.folder / entry.file) for entry in entries], [entry.sha1 for entry in entries]
     names = np.array([f"synthetic/{entry.label}/{entry.index}" for entry in entries], dtype=str)

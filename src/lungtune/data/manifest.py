@@ -181,7 +181,7 @@ class Manifest:
         return replace(self, parts={part: replace(e, **empty) for part, e in self.parts.items()}, **names)
 
     def save(self, path: Path, *, audit: Mapping[str, Any] | None = None) -> None:
-        """Write JSON atomically, including the audit's `to_dict()` if given."""
+        """Write JSON atomically, including the audit's `to_dict()` if not None."""
         content = {"schema": SCHEMA, "hash": self.hash, **asdict(self), "audit": audit}
         lacking = [column for kind, columns in OPTIONAL.items() if not self.has(kind) for column in columns]
         for entries in content["parts"].values():

@@ -136,7 +136,7 @@ def _cramers_v(values: np.ndarray, codes: np.ndarray) -> float:
 
 
 def _example(shown: np.ndarray, codes: np.ndarray, names: np.ndarray) -> str:
-    """Name the class whose typical value stands out most from the others'."""
+    """Return the class whose typical value differs most from the others'."""
     if shown.dtype.kind != "f":
         best = ("", 0.0)
         for value in np.unique(shown):

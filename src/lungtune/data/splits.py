@@ -1,22 +1,22 @@
 """Split into training, validation and test parts that share no patient and no image.
 
-Rules, in this order:
+Rules, applied in this order:
 
-1. Unreadable images and pictures that occur with contradictory labels are left out.
-2. Cases are grouped by the union of patient id and duplicate picture (exact, copy or look-alike). No group is ever
-   in two drawn parts. A look-alike does not count when patient ids say that these are two patients.
-3. An official test part stays as it is. A training image that looks nearly like a test image is left out with its
-   exact duplicates; if it is a copy, its whole group is. One that is certain to be there too (same bytes, same
-   pixels, same patient) is left out only with the source's option `leaks=drop`; otherwise the audit stops.
+1. Unreadable images, and pictures that occur with contradictory labels, are excluded.
+2. Cases are grouped by the union of patient id and duplicate picture (exact, copy or look-alike). A group is in one
+   drawn part only. Look-alikes with different patient ids are not joined.
+3. An official test part is unchanged. A training image that is nearly equal to a test image is excluded with its exact
+   duplicates; if it is a copy, so is its whole group. One with the same bytes, pixels or patient as a test image is
+   excluded only with the source's option `leaks=drop`; otherwise the audit reports a problem.
 4. An official validation part is used only if it has at least `MIN_VALIDATION` cases of every class and shares no
-   group with training; otherwise it is merged into training. Without classes it needs as many cases in all, and of
-   every one of several labels a positive and a negative case.
-5. Without an official test part a fifth of the training cases is held out. That draw depends on the data alone, not
-   on seed or fold: another seed never turns test images into training images.
-6. Unless 4 used it, validation is fold `fold` of `folds` stratified folds drawn with `seed`.
+   group with training; otherwise it is merged into training. Without classes it needs as many cases in all, and a
+   positive and a negative case of every label.
+5. Without an official test part, a fifth of the training cases is held out. That draw depends on the data only, not on
+   seed or fold, so no seed moves test images into training.
+6. Unless rule 4 used it, validation is fold `fold` of `folds` stratified folds drawn with `seed`.
 
-Draws are stratified by the label; where cases have several labels and no single one, by each case's rarest positive
-label; without any label by nothing.
+Draws are stratified by the label; for multi-label data without a class, by each case's rarest positive label; without
+labels they are not stratified.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_VALIDATION = 30
-"""With fewer cases of a class, one case moves its recall by more than 3 points."""
+"""Least number of validation cases of a class: one case changes its recall by at most 3.3 points."""
 
 TEST_FOLDS = 5
 _TRIES = 20  # StratifiedGroupKFold is greedy and may leave a part without a class; another shuffle often does not
@@ -58,9 +58,9 @@ class Links:
 
     Attributes:
         exact: groups of rows with the same bytes or pixels.
-        near: copies, and look-alikes that patient ids do not rule out; a row stands for its exact duplicates too.
+        near: copies, and look-alikes whose patient ids do not differ; a row also represents its exact duplicates.
         groups: group name of every row, `(N,)`.
-        sure: number of every row's group by patient and exact duplicates only, `(N,)` int64.
+        sure: group number of every row by patient and exact duplicates only, `(N,)` int64.
     """
 
     exact: list[list[int]]
@@ -74,7 +74,7 @@ def link(cases: pd.DataFrame, facts: pd.DataFrame) -> Links:
 
     Args:
         cases: the case table, N rows.
-        facts: what `scan` returned for `cases["path"]`, same order.
+        facts: result of `scan` for `cases["path"]`, same order.
     """
     exact = exact_groups(facts)
     near = [pair for pair in near_pairs(facts) if pair.kind == "copy" or not _known_apart(cases, pair)]
@@ -91,7 +91,7 @@ def link(cases: pd.DataFrame, facts: pd.DataFrame) -> Links:
         union.join((root, row))
     official = _official_test(cases)
     for pair in near:
-        if official[pair.first] == official[pair.second]:  # across, the training side is left out instead
+        if official[pair.first] == official[pair.second]:  # else the training case is excluded instead
             union.join((pair.first, pair.second))
     names = cases["patient_id"].where(cases["patient_id"].notna(), cases["case_id"]).to_numpy(dtype=object)
     groups = np.array([names[union.find(row)] for row in range(len(cases))], dtype=object)
@@ -124,13 +124,13 @@ def make_manifest(
 
     Args:
         cases: the case table.
-        facts: what `scan` returned for `cases["path"]`, same order.
+        facts: result of `scan` for `cases["path"]`, same order.
         folds: number of folds; validation is one of them.
-        fold: which one, 0 <= fold < folds.
+        fold: index of the validation fold, 0 <= fold < folds.
         seed: of the draw.
         source: the data source as the user wrote it.
-        links: what `link` returned, if it has been called already.
-        masks: what `scan_masks` returned for `cases`; without it no case has a mask.
+        links: result of `link`, if it has been called.
+        masks: result of `scan_masks` for `cases`; without it no case has a mask.
 
     Raises:
         DataError: `folds` or `fold` is out of range.
@@ -191,7 +191,7 @@ def make_manifest(
 
 
 def _known_apart(cases: pd.DataFrame, pair: Pair) -> bool:
-    """Tell whether patient ids say that two cases are different patients."""
+    """True if patient ids show that two cases are different patients."""
     first, second = cases["patient_id"].iloc[pair.first], cases["patient_id"].iloc[pair.second]
     if first is None or second is None or first == second:
         return False
@@ -228,7 +228,7 @@ def _leave_out(draft: _Draft, cases: pd.DataFrame, facts: pd.DataFrame, links: L
 
 
 def _leave_out_leaks(draft: _Draft, cases: pd.DataFrame, links: Links) -> None:
-    """Leave out training cases that look like a test case; with `leaks=drop` also those that certainly are one."""
+    """Exclude training cases nearly equal to a test case; with `leaks=drop` also exact duplicates and same patients."""
     ids = cases["case_id"].to_numpy(dtype=object)
     if cases.attrs.get("leaks") == "drop":
         tested = {int(links.sure[row]): row for row in np.flatnonzero(draft.part == "test")[::-1]}
@@ -253,7 +253,7 @@ def _leave_out_leaks(draft: _Draft, cases: pd.DataFrame, links: Links) -> None:
 
 
 def _use_official_validation(draft: _Draft, cases: pd.DataFrame, labels: np.ndarray, groups: np.ndarray) -> bool:
-    """Move the official validation part out of training if it is fit for use, and say so."""
+    """Move the official validation part out of training if rule 4 allows; note the result; return True if moved."""
     official = (cases["split"] == "validation").to_numpy(dtype=bool) & (draft.part == "train")
     if not official.any():
         return False
@@ -291,14 +291,14 @@ def _move(
 def draw(labels: np.ndarray, groups: Sequence[str] | np.ndarray, *, folds: int, fold: int, seed: int) -> np.ndarray:
     """Return the positions in fold `fold` of `folds` stratified folds of whole groups, ascending.
 
-    Up to 20 shuffles are tried; the first whose folds and their complements all hold every class wins, else the
-    one that misses fewest. The result is empty when there are fewer groups than folds.
+    Uses the first of up to 20 shuffles whose folds and complements all have every class, else the one that lacks
+    fewest. The result is empty if there are fewer groups than folds, or no class has `folds` cases.
 
     Args:
         labels: `(N,)` class names, or other strata; all the same for no stratification.
         groups: `(N,)` group names.
         folds: number of folds.
-        fold: which one.
+        fold: index of the fold.
         seed: of the first shuffle.
     """
     if len(set(groups)) < folds:
@@ -317,13 +317,13 @@ def draw(labels: np.ndarray, groups: Sequence[str] | np.ndarray, *, folds: int, 
 
 
 def _kept(labels: np.ndarray, groups: Sequence[str] | np.ndarray, folds: int, fold: int, seed: int) -> Path:
-    """Return the cache's file of a draw: importing scikit-learn to repeat it takes seconds."""
+    """Return the cache file of a draw, which saves the slow import of scikit-learn."""
     decides = [list(map(str, labels)), list(map(str, groups)), folds, fold, seed, _TRIES, version("scikit-learn")]
     return paths.cache() / "splits" / f"{hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:32]}.npy"
 
 
 def _draw(labels: np.ndarray, groups: Sequence[str] | np.ndarray, folds: int, fold: int, seed: int) -> np.ndarray:
-    """Draw anew; see :func:`draw`."""
+    """Draw without the cache; see :func:`draw`."""
     import warnings
 
     from sklearn.model_selection import StratifiedGroupKFold

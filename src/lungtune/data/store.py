@@ -5,7 +5,7 @@ images, `(3, size, size)` colour images, `(channels, size, size, size)` volumes,
 opened arrays always have the channel axis. The sidecar of the same name with `.json` lists the images and the Adler-32
 of each MiB. A store is built under a file lock into a temporary file and renamed when complete, its sidecar last. A
 store that fails verification is rebuilt. Rows that another store of the same size holds are copied, so an image is
-decoded once per size whatever the split.
+decoded once per size for all splits.
 
 A mask's key is its own and its image's digest, because it is fitted to its image's letterbox; a row without a mask has
 an empty key and is black.

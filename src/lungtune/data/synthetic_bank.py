@@ -1,12 +1,12 @@
 """Bank of synthetic images, sampled class by class from a generator of one training fold.
 
-A folder. `bank.json` holds all that determines the images; written first, never changed. `images/<class>/<index>.png`
-are 8-bit gray, square; an image is a function of the bank's seed, its class and its index. `images.jsonl` has a line
-for each finished image, appended once the image itself is durable on disk, so that generation can be interrupted and
-resumed at any point.
+A bank is a folder. `bank.json` has everything the images depend on; written first, never changed.
+`images/<class>/<index>.png` are 8-bit gray, square; an image is a function of the bank's seed, its class and its index.
+`images.jsonl` has a line per finished image, appended once the image is durable on disk, so that generation can be
+interrupted and resumed at any point.
 
-Images of a class are taken in the order of their index, from 0 up to the first one that is missing. So a bank can grow
-under studies that train on its first images, and larger amounts hold smaller ones.
+Images of a class are used in order of their index, from 0 to the first missing one. Banks can therefore grow while
+studies train on their first images, and a larger number of images includes a smaller one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,15 @@ _LIST, _LOCK = "images.jsonl", ".lock"
 
 @dataclass(frozen=True)
 class Item:
-    """An image to add: class name, index, its caption, its seed, pixels uint8 `(H, W)`."""
+    """An image to add.
+
+    Attributes:
+        label: class name.
+        index: within its class, >= 0.
+        caption: its text prompt.
+        seed: of its noise.
+        pixels: uint8 `(H, W)`.
+    """
 
     label: str
     index: int
@@ -58,12 +66,12 @@ class Entry:
 
     Attributes:
         label: class name.
-        index: place within its class.
-        file: relative to the bank.
+        index: within its class.
+        file: path relative to the bank.
         caption: its text prompt.
-        seed: its own.
+        seed: of its noise.
         sha256: of the file's bytes.
-        sha1: of the same; key of the image in the pixel store.
+        sha1: of the file's bytes; key of the image in the pixel store.
     """
 
     label: str
@@ -75,7 +83,7 @@ class Entry:
     sha1: str
 
     def flaw(self, folder: Path) -> str:
-        """Read the file again and return its flaw as a phrase; empty if there is none."""
+        """Read and hash the file; return its flaw as a phrase, empty if there is none."""
         try:
             data = (folder / self.file).read_bytes()
         except OSError as error:
@@ -85,18 +93,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class SyntheticBank:
-    """A bank, or its first images (:meth:`first`), which later ones do not change.
+    """A bank, or a view of its first images (:meth:`first`), which are fixed while the bank grows.
 
     Attributes:
-        folder: its path.
-        key: hex, of all that decides the images.
+        folder: absolute path.
+        key: hex hash of everything the images depend on.
         generator: its provenance: `recipe` (its name), `fingerprint`, `family`, `base`, `params`, ...
         classes: names, in the order of the data set's labels.
-        train_hash: `Manifest.train_hash` of the fold the generator learned from.
+        train_hash: `Manifest.train_hash` of the generator's training fold.
         size: side of the images in pixels.
-        seed: everything random follows from it, the class and the index.
-        about: further provenance, such as the style of the captions.
-        limits: most images of each class that are taken; None: all.
+        seed: an image's noise is a function of it, the class and the index.
+        about: further provenance, such as the source and the command.
+        limits: largest number of images of each class; None for all.
     """
 
     folder: Path
@@ -123,10 +131,10 @@ class SyntheticBank:
         about: Mapping[str, Any] | None = None,
         versions: Mapping[str, str] | None = None,
     ) -> SyntheticBank:
-        """Begin a bank, or open the one of the same key that is there already.
+        """Create a bank, or open the existing one of the same key.
 
         Raises:
-            DataError: the folder holds something else, or cannot be written.
+            DataError: the folder has other content, or cannot be written.
         """
         folder = Path(folder).absolute()
         bank = cls(folder, key, dict(generator), tuple(classes), train_hash, size, seed, dict(about or {}))
@@ -149,10 +157,10 @@ class SyntheticBank:
 
     @classmethod
     def open(cls, folder: Path) -> SyntheticBank:
-        """Open a bank for reading or for more images.
+        """Open a bank for reading or for adding images.
 
         Raises:
-            DataError: the folder is no bank, its description is damaged, or a newer version wrote it.
+            DataError: the folder is not a bank, its description is damaged, or a newer version wrote it.
         """
         folder = Path(folder).expanduser().absolute()
         file = folder / DESCRIPTION
@@ -174,15 +182,15 @@ class SyntheticBank:
         return cls(folder, **{**values, "classes": tuple(values["classes"])})
 
     @classmethod
-    def again(cls, about: Mapping[str, Any], folder: Path | None = None) -> SyntheticBank:
-        """Open the images that a study or a recipe trains on; the bank may have grown since.
+    def reopen(cls, about: Mapping[str, Any], folder: Path | None = None) -> SyntheticBank:
+        """Open the images of an existing study or recipe; the bank may have grown since.
 
         Args:
-            about: what `to_dict` returned then.
+            about: result of `to_dict` at that time.
             folder: current location of the bank, if it was moved.
 
         Raises:
-            DataError: there is no such bank any more, it is another one, or those images changed.
+            DataError: the bank is missing, is another one, or those images changed.
         """
         place = Path(folder or about["path"])
         if folder is None and not (place / DESCRIPTION).is_file():
@@ -196,7 +204,7 @@ class SyntheticBank:
                 f"{place} must be the bank of synthetic images {about['key'][:12]}, but is {bank.key[:12]}: other "
                 "images, so scores can't be compared."
             )
-        bank.refuse_fewer(about["counts"], "what was trained on")
+        bank.check_counts(about["counts"], "what was trained on")
         taken = bank.first(about["counts"])
         if taken.hash != about["hash"]:
             raise DataError(
@@ -206,15 +214,15 @@ class SyntheticBank:
         return taken
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the identity of these images for a journal or a recipe; see `again`."""
+        """Return the identity of these images for a journal or a recipe; see `reopen`."""
         return {"path": str(self.folder), "key": self.key, "hash": self.hash, "counts": self.counts()}
 
     def first(self, counts: Mapping[str, int]) -> SyntheticBank:
-        """Return the bank's first so many images of each class."""
+        """Return a view of the bank's first `counts` images of each class."""
         return dataclasses.replace(self, limits=dict(counts))
 
     def entries(self, label: str) -> tuple[Entry, ...]:
-        """Return the images of a class in the order of their index, up to the first one that is missing."""
+        """Return the images of a class in order of their index, up to the first missing one, at most `limits`."""
         return self._entries[label]
 
     @cached_property
@@ -228,17 +236,17 @@ class SyntheticBank:
         return entries
 
     def counts(self) -> dict[str, int]:
-        """Return how many images of each class can be taken."""
+        """Return the number of usable images of each class."""
         return {label: len(self._entries[label]) for label in self.classes}
 
     @cached_property
     def hash(self) -> str:
-        """Hex SHA-256 of the images that can be taken, by class and index."""
+        """Hex SHA-256 of the usable images, by class and index."""
         rows = [[label, entry.index, entry.sha256] for label in self.classes for entry in self._entries[label]]
         return hashlib.sha256(json.dumps([self.key, rows], ensure_ascii=True).encode()).hexdigest()
 
     def missing(self, per_class: int | Mapping[str, int]) -> list[tuple[str, int]]:
-        """Return (class, index) of the missing images, class by class."""
+        """Return (class, index) of the images that `per_class` images of each class lack, class by class."""
         listed = {(entry.label, entry.index) for entry in _listed(self.folder)}
         most = {label: per_class if isinstance(per_class, int) else per_class.get(label, 0) for label in self.classes}
         wanted = ((label, index) for label in self.classes for index in range(most[label]))
@@ -248,7 +256,7 @@ class SyntheticBank:
         """Add a batch of finished images; existing images are unchanged. Concurrent writers are serialised.
 
         Raises:
-            DataError: the disk is full or the folder can't be written; then none of the batch counts.
+            DataError: the disk is full or the folder can't be written; then none of the batch is added.
             ValueError: an unknown class, or pixels that are not uint8 `(size, size)`.
         """
         for item in items:
@@ -261,10 +269,10 @@ class SyntheticBank:
         self._forget()
 
     def verify(self) -> None:
-        """Read every image that can be taken and compare it with its hash.
+        """Compare every usable image with its hash.
 
         Raises:
-            DataError: one is gone or altered.
+            DataError: one is missing or altered.
         """
         for label in self.classes:
             for entry in self._entries[label]:
@@ -282,23 +290,23 @@ class SyntheticBank:
         return dropped
 
     def take(self, manifest: Manifest, needed: Mapping[str, int], why: str) -> SyntheticBank:
-        """Return the bank's first so many images of each class, after verification.
+        """Return the bank's first `needed` images of each class, verified.
 
         Args:
             manifest: the split of the study that trains on them.
-            needed: images of each class.
-            why: what needs them, such as `synthetic_ratio 2`.
+            needed: number of images of each class.
+            why: the setting that needs them, such as `synthetic_ratio 2`.
 
         Raises:
-            DataError: they are of another training fold, too few, gone or altered.
+            DataError: they are of another training fold, too few, missing or altered.
         """
-        self.refuse_unless(manifest)
+        self.check_training_fold(manifest)
         taken = self.first({label: needed.get(label, 0) for label in self.classes})
-        self.refuse_fewer(taken.limits or {}, why)
+        self.check_counts(taken.limits or {}, why)
         taken.verify()
         return taken
 
-    def refuse_unless(self, manifest: Manifest) -> None:
+    def check_training_fold(self, manifest: Manifest) -> None:
         """Verify that the images derive from this split's training part.
 
         Raises:
@@ -311,20 +319,20 @@ class SyntheticBank:
             )
         if self.train_hash != manifest.train_hash:
             raise DataError(
-                f"the bank {self.folder} was made from another training fold ({self.train_hash[:12]}) than this "
+                f"the bank {self.folder} is from another training fold ({self.train_hash[:12]}) than this "
                 f"study's ({manifest.train_hash[:12]}), so its images may show validation or test patients; make one "
                 f"for this data with: {_MAKE} RECIPE"
             )
 
-    def refuse_fewer(self, needed: Mapping[str, int], why: str) -> None:
-        """Verify that there are so many images of each class.
+    def check_counts(self, needed: Mapping[str, int], why: str) -> None:
+        """Verify that there are at least `needed` images of each class.
 
         Args:
-            needed: by class.
-            why: what needs them, such as `synthetic_ratio 2`.
+            needed: number of images by class.
+            why: the setting that needs them, such as `synthetic_ratio 2`.
 
         Raises:
-            DataError: there are fewer; the message has the numbers and the command that makes more.
+            DataError: there are fewer; the message has the numbers and the command that generates more.
         """
         held = self.counts()
         short = {label: count for label, count in needed.items() if held.get(label, 0) < count}
@@ -336,7 +344,7 @@ class SyntheticBank:
             )
 
     def _command(self, per_class: int | None = None) -> str:
-        """The command that goes on making images."""
+        """Return the command that generates further images."""
         named = self.about.get("command") or f"{_MAKE} {self.generator.get('recipe') or 'RECIPE'} --out {self.folder}"
         return named if per_class is None else f"{named} --per-class {per_class}"
 
@@ -346,10 +354,11 @@ class SyntheticBank:
 
 
 def _check(values: Mapping[str, Any]) -> None:
-    """Verify that a bank's description has values of the right kinds.
+    """Verify that a bank's description has values of the right types.
 
     Raises:
-        KeyError, ValueError: it has not.
+        KeyError: a value is missing.
+        ValueError: a value has the wrong type or range.
     """
     wrong = [name for name, kind in _KINDS.items() if not isinstance(values[name], kind)]
     if wrong or not values["classes"] or values["size"] < 1:
@@ -357,7 +366,7 @@ def _check(values: Mapping[str, Any]) -> None:
 
 
 def _listed(folder: Path) -> list[Entry]:
-    """Return the finished images in the order they were finished; a torn last line does not count.
+    """Return the finished images in order of completion; an incomplete last line is ignored.
 
     Raises:
         DataError: a line before the last is damaged.
@@ -367,7 +376,7 @@ def _listed(folder: Path) -> list[Entry]:
 
 
 def _sound(folder: Path) -> bytes:
-    """The list up to the end of its last whole line."""
+    """Return the list's bytes up to the end of its last complete line."""
     try:
         raw = (folder / _LIST).read_bytes()
     except FileNotFoundError:
@@ -415,7 +424,7 @@ def _add(folder: Path, classes: Sequence[str], items: Sequence[Item]) -> None:
 
 
 def _append(folder: Path, end: int, lines: bytes) -> None:
-    """Append lines after the last whole one; a torn line is removed, and so are these when writing fails."""
+    """Append lines at offset `end`, removing an incomplete line there; undo if writing fails."""
     with (folder / _LIST).open("ab") as stream:
         stream.truncate(end)
         try:
@@ -429,7 +438,7 @@ def _append(folder: Path, end: int, lines: bytes) -> None:
 
 
 def _remove(folder: Path, damaged: Callable[[Entry], bool]) -> list[Entry]:
-    """Remove the entries that `damaged` names from the list; return them."""
+    """Remove the entries for which `damaged` is True from the list; return them."""
     with _writing(folder):
         lines = _sound(folder).splitlines(keepends=True)
         checked = [(line, entry, damaged(entry)) for line, entry in zip(lines, _listed(folder), strict=True)]
@@ -469,7 +478,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _room(folder: Path, what: str, size: int) -> Iterator[None]:
-    """Turn a disk error into a DataError that names the file, its size and the free space."""
+    """Convert an ``OSError`` in the ``with`` block to a DataError with bank, size (bytes) and free space."""
     try:
         yield
     except OSError as error:

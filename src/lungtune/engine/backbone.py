@@ -27,7 +27,7 @@ class Backbone:
         precision: ``fp32`` or ``bf16`` (autocast). Default: bf16 on CUDA, fp32 elsewhere.
 
     Raises:
-        WeightsError: the pretrained weights cannot be had.
+        WeightsError: the pretrained weights are not available.
         ContractError: ``Family.backbone`` returns no module.
     """
 

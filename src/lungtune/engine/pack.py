@@ -58,7 +58,7 @@ class Pack:
             fp32 elsewhere.
 
     Raises:
-        WeightsError: the pretrained weights cannot be had.
+        WeightsError: the pretrained weights are not available.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Pack:
             params: the family's ``Params``.
             seed: everything random in the trial follows from it.
             horizon: samples of the maximum fidelity: warm-up and cosine span these.
-            state: what ``state`` returned, to go on from there.
+            state: what ``state`` returned, to resume from.
 
         Raises:
             SpaceError: a LoRA target matches no layer.
@@ -273,7 +273,7 @@ class Pack:
             yield batch, layout
 
     def state(self, slot: int) -> dict[str, Tensor]:
-        """Return all that is needed to resume exactly: weights with their moments ``(3, ...)``, and progress.
+        """Return the state needed for an exact resume: weights with their moments ``(3, ...)``, and progress.
 
         It depends neither on the pack's size nor on the other trials' ranks.
         """

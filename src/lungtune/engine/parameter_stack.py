@@ -104,7 +104,7 @@ class ParameterStack:
                 first = end
 
     def read(self, slot: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        """Return copies ``(3, *shape)`` of value and moments of one slot, cut to the given true shapes."""
+        """Return copies ``(3, *shape)`` of value and moments of one slot, cut to the true shapes."""
         return {name: self._own(slot, name, shape).clone() for name, shape in shapes.items()}
 
     def write(self, slot: int, state: Mapping[str, Tensor]) -> None:

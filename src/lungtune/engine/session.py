@@ -255,7 +255,7 @@ class Sessions:
         return self.on(configuration.family, configuration.base)
 
     def on(self, family: str, values: Mapping[str, Any]) -> Session:
-        """Return the session of a family's base, given as plain values."""
+        """Return the session of a family's base, a mapping of plain values."""
         key = repr((family, sorted(values.items())))
         if key not in self._open:
             idle = [other for other, session in self._open.items() if not session.runs]

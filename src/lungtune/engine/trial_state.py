@@ -75,13 +75,13 @@ class TrialState:
         self._bits = Bits(device)
 
     def begin(self, family: Family[Any, Any], model: nn.Module, classes: Sequence[str], state: State | None) -> State:
-        """Return the weights and moments ``(3, *shape)`` to start or to go on from, by parameter.
+        """Return the weights and moments ``(3, *shape)`` to start or to resume from, by parameter.
 
         Args:
             family: the family.
             model: the backbone.
             classes: class names.
-            state: to go on from; None to start.
+            state: to resume from; None to start.
 
         Raises:
             CheckpointError: ``state`` belongs to a trial with other parameters.
@@ -137,7 +137,7 @@ class TrialState:
         return torch.cat([self._begin(phase)[places] + number for phase, number, places in self._turns()]) % count
 
     def weights(self, labels: Tensor) -> Tensor | None:
-        """Return the class weights ``(batch_size,)`` of the next batch's cases, whose labels are given.
+        """Return the class weights ``(batch_size,)`` of the next batch's cases with the labels ``labels``.
 
         None where there are no classes.
         """

@@ -14,7 +14,7 @@ class Batch(Mapping[str, Tensor]):
 
     Images, volumes and masks are float in [0, 1], ``(N, C, H, W)`` or ``(N, C, D, H, W)``; a label int64 ``(N,)``;
     labels float ``(N, L)`` with NaN where unknown; text tokens int64 ``(N, L)``; table columns float ``(N, K)``. What a
-    family's ``features`` returned stands in the place of the inputs.
+    family's ``features`` returned replaces the inputs.
 
     Args:
         values: the fields.
@@ -68,6 +68,6 @@ class Batch(Mapping[str, Tensor]):
         return all(bool(each[rows].any()) for each in self._known.values())
 
     def replaced(self, names: Any, values: Mapping[str, Tensor], weights: Tensor | None = None) -> Batch:
-        """Return the batch with ``values`` in the place of the fields ``names``, and with other weights if given."""
+        """Return the batch with ``values`` in place of the fields ``names``, and with other weights if not None."""
         rest = {name: value for name, value in self._values.items() if name not in names}
         return Batch({**values, **rest}, self._known, self._weights if weights is None else weights)

@@ -1,4 +1,4 @@
-"""Features on a CPU: batches of the size that is fastest there, on all its cores."""
+"""Computation of features on a CPU: measured batch size, one thread per core."""
 
 from __future__ import annotations
 
@@ -19,41 +19,42 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _AT_ONCE = 256
-"""Most cases whose features are computed together: a head's batch may be too large for what is below it."""
+"""Largest batch of the computation of features; a head's batch may be larger than the backbone allows."""
 _PIXELS = 1 << 23
-"""Most input numbers of these: an autoencoder of images of 768 px holds a GB for each."""
+"""Largest number of input values of a batch: an autoencoder needs a GB per image of 768 px."""
 _LARGE, _IN_CACHE = 1 << 14, 1 << 18
-"""On a CPU, cases of more numbers than the first are computed in batches of the second, whose activations stay in its
-caches. Images a core-second in batches of 1, 4, 8, 16 at 224 px: EfficientNet-Lite0 43, 53, 42, 36 (of 32: 25),
-ResNet-50 13, 14, 13, 12."""
+"""On a CPU, cases of more than the first number of input values are computed in batches of the second, whose
+activations fit its caches. Images per core-second at 224 px in batches of 1, 4, 8, 16: EfficientNet-Lite0 43, 53, 42,
+36 (of 32: 25), ResNet-50 13, 14, 13, 12."""
 
 _SIZES = (1, 4, 16, 64)
-"""Batches that are timed."""
+"""Batch sizes that are timed."""
 _LONGEST, _SHORT = 1.0, 0.25
-"""Seconds: batches expected to take longer are not timed, shorter ones twice (kernels are made in the first call)."""
+"""Seconds: batches expected to take longer than the first are not timed, those shorter than the second twice (kernels
+are created in the first call)."""
 _CLEARLY = 1.1
-"""Pace over that of the usual batch from which another is taken: which one is taken must not hang on noise."""
+"""Least ratio of another batch size's rate to the usual one's to prefer it, against noise."""
 
 
 def at_once(size: int, device: torch.device) -> int:
-    """Return how many cases of so many input numbers are usually computed together."""
+    """Return the default batch size for cases of ``size`` input values."""
     if device.type == "cpu" and size > _LARGE:
         return max(4, _IN_CACHE // size)
     return max(1, min(_AT_ONCE, _PIXELS // max(1, size)))
 
 
 def fastest(call: Callable[[int], object], usual: int) -> int:
-    """Return the batch size with the most cases a second of this thread's processor time, or ``usual`` if close to it.
+    """Return the batch size with the most cases per second of this thread's CPU time, or ``usual`` if close to it.
 
     Args:
-        call: computes a batch of the given size, in this thread alone.
-        usual: a further size that is timed.
+        call: computes a batch of the size in its argument, in this thread only.
+        usual: default batch size, timed too.
     """
     paces: dict[int, float] = {}
     for size in sorted({*_SIZES, usual}):
         best = max(paces.values(), default=0.0)
         if paces and (size > _LONGEST * best or list(paces.values())[-1] * _CLEARLY < best):
-            break  # too slow to be tried, or past the best
+            break  # expected to be too slow, or past the best
         seconds = _seconds(call, size)
         paces[size] = size / min(seconds, _seconds(call, size) if seconds < _SHORT else seconds)
     first = max(paces, key=lambda size: paces[size])
@@ -61,13 +62,13 @@ def fastest(call: Callable[[int], object], usual: int) -> int:
 
 
 def _seconds(call: Callable[[int], object], size: int) -> float:
-    began = time.thread_time()  # what other processes do at the same time does not count
+    began = time.thread_time()  # excludes other processes
     call(size)
     return max(time.thread_time() - began, 1e-9)
 
 
 class Workers:
-    """Threads that compute one item each.
+    """Pool of threads that compute one item each.
 
     Args:
         pool: the threads.
@@ -81,7 +82,7 @@ class Workers:
     def ahead(
         self, function: Callable[[Item], Result], items: Iterable[Item], most: int
     ) -> Iterator[tuple[Item, Result]]:
-        """Yield items with their results, in order; up to ``most`` further ones are computed or wait meanwhile."""
+        """Yield (item, result) in order; up to ``most`` further items are submitted ahead."""
         waiting: deque[tuple[Item, Future[Result]]] = deque()
         for item in items:
             waiting.append((item, self._pool.submit(function, item)))
@@ -94,13 +95,13 @@ class Workers:
 
 @contextmanager
 def workers(lock: Path) -> Iterator[Workers]:
-    """Give a thread for each core of the machine, one for the second process that wants them; torch has one in each.
+    """Within the block, provide a thread per core, each with one torch thread; one thread if the lock is taken.
 
-    Results are those of one thread, bit by bit. torch's own threads would wait for each other in every operation: with
+    Results are bitwise equal to those of one thread. Intra-op threads of torch synchronise in every operation: with
     other processes on the machine, they take several times as long as one.
 
     Args:
-        lock: the machine's; who holds it has the cores.
+        lock: file that is locked by the process that uses all cores of the machine.
     """
     before, alone = torch.get_num_threads(), Lock(lock)
     held = alone.try_acquire()

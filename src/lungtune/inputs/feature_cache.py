@@ -1,9 +1,10 @@
 """On-disk cache of frozen-backbone features: memory-mapped files shared by trials, studies and hosts.
 
-`features/<family>-<level>-<view>-<hash>.bin` holds, for one set of cases, one output of a family's ``features`` in the
-type it has, `(N, ...)`. The hash covers all that decides it: the base, the content of its weights, the cases' inputs,
+`features/<family>-<level>-<view>-<hash>.bin` has the outputs of a family's ``features`` for one set of cases, a row of
+bytes per case. The hash covers everything they depend on: the base, the content of its weights, the cases' inputs,
 augmentation level and view, precision, kind of device, and the code (layers, inputs, engine, models and the family's
-folder). View v of level L augments each case in one way, same for every trial, study, host; level 0 has one view.
+folder). View v of level L is one fixed augmentation of each case, the same for all trials, studies and hosts; level 0
+has one view.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ from lungtune.layers.layout import derive_seed
 from lungtune.layers.state import digest
 
 _CHUNK = 64
-"""Cases augmented at a time; they share one generator, so changing it changes all views."""
+"""Number of cases augmented with one random generator; changing it changes all views."""
 
 _WORTH = 1024
-"""Cases from which a table's batch size is measured: that takes as long as some 50 of them."""
+"""Least number of cases for a measurement of the batch size, which costs about as much as 50 cases."""
 
 _ROOM = 0.25
-"""Share of a GPU's free memory that one view may take there; larger ones stay memory-mapped on the host."""
+"""Largest share of a GPU's free memory for one view; larger views stay memory-mapped on the host."""
 
 _CODE = ("layers", "inputs", "engine", "models")
 
@@ -56,13 +57,13 @@ _log = logging.getLogger(__name__)
 
 
 def identity(family: Family[Any, Any], base: Any, model: nn.Module, device: torch.device, precision: str) -> str:
-    """Return a name of the function from inputs to features: equal names, features equal but for rounding.
+    """Return an identifier of the function from inputs to features: equal if features are equal up to rounding.
 
     Args:
         family: the family.
-        base: its ``Base``; ``views`` does not count.
+        base: its ``Base``; ``views`` is ignored.
         model: the backbone, without adapters.
-        device: where it runs; its kind counts.
+        device: only its type is used.
         precision: ``fp32`` or ``bf16``.
     """
     settings = {name: value for name, value in dataclasses.asdict(base).items() if name != "views"}
@@ -82,14 +83,14 @@ class InputFactory:
 
     Args:
         family: the family.
-        base: its ``Base``; ``views`` decides.
+        base: its ``Base``; features are cached if ``views`` > 0.
         model: the backbone, without adapters.
         compute: the family's ``features`` of a batch of inputs.
-        device: where batches are wanted.
+        device: of the batches.
         precision: ``fp32`` or ``bf16``.
 
     Raises:
-        SpaceError: features are to be kept, but a target moves with the images.
+        SpaceError: ``views`` > 0, but a target is augmented with the images.
     """
 
     def __init__(
@@ -109,11 +110,11 @@ class InputFactory:
         self.identity = identity(family, base, model, device, precision) if self._views else ""
         self._compute = compute
         self._device = device
-        # training and validation come again and again
+        # recent inputs: training and validation
         self._last: deque[tuple[Part, Part | None, OnTheFlyInputs | CachedFeatures]] = deque(maxlen=2)
 
     def of(self, part: Part, synthetic: Part | None = None) -> OnTheFlyInputs | CachedFeatures:
-        """Return the batches of a part; the indices of ``synthetic`` cases, which only training is given, follow on."""
+        """Return the inputs of a part; indices >= ``len(part)`` are ``synthetic`` cases, which only training has."""
         inputs: OnTheFlyInputs | CachedFeatures
         for seen, bank, inputs in self._last:
             if seen is part and bank is synthetic:
@@ -152,17 +153,17 @@ class InputFactory:
 
 
 class CachedFeatures:
-    """Features of one set of cases, computed when first wanted and kept on disk.
+    """Features of one set of cases, computed on first use and cached on disk.
 
     Args:
         columns: the fields, inputs and targets.
-        known: field name -> bool ``(N,)``, which cases have it.
-        inputs: names of the fields that features are computed of.
+        known: field name -> bool ``(N,)``, True for cases that have it.
+        inputs: names of the input fields of the features.
         compute: the family's ``features``.
-        function: ``identity`` of it.
+        function: ``identity`` of ``compute``.
         views: augmented views of a case for each level above 0, >= 1.
-        device: where batches are delivered.
-        synthetic: features of further cases, whose indices follow on. Their tables are their own.
+        device: of the batches.
+        synthetic: features of synthetic cases, with indices from N; cached in files of their own.
     """
 
     def __init__(
@@ -190,11 +191,11 @@ class CachedFeatures:
 
     @property
     def stride(self) -> int:
-        """As many cases as make 4 million numbers, 64 at least."""
+        """Number of cases with about 4 million feature values, >= 64."""
         return max(64, (1 << 22) // sum(each.numel() for each in self._example.values()))
 
     def take(self, chosen: Sequence[Tensor], trials: Sequence[Sampled]) -> Batch:
-        """Return a step's batch, each case in the view that is its trial's turn.
+        """Return a step's batch, each case in its trial's current view.
 
         Args:
             chosen: indices ``(n_i,)`` of each trial's cases, on the CPU.
@@ -208,7 +209,7 @@ class CachedFeatures:
         return Batch({**features, **{name: self._target(name, index) for name in targets}}, known)
 
     def plain(self, first: int, last: int, targets: Sequence[str] = ()) -> Batch:
-        """Return cases ``first`` to ``last`` as they are: features, and of the targets those named only."""
+        """Return cases ``first`` to ``last`` (excluded) without augmentation: features and the named ``targets``."""
         features = {name: table[first:last].to(self._device) for name, table in self._table(0, 0).items()}
         index = torch.arange(first, last)
         known = {name: each[first:last] for name, each in self._known.items() if name in targets}
@@ -236,7 +237,7 @@ class CachedFeatures:
         return features
 
     def _numbers(self, trial: Sampled, chosen: Tensor) -> Tensor:
-        """Return which table each case of a trial's batch comes from: 0 for level 0, then view by view."""
+        """Return the table index ``(n,)`` of each case: 0 for level 0, else 1 + (level - 1) * views + view."""
         level = trial.params.augmentation
         if not level:
             return torch.zeros_like(chosen)
@@ -254,7 +255,7 @@ class CachedFeatures:
         return table[index.to(table.device)].to(self._device)
 
     def _table(self, level: int, view: int) -> dict[str, Tensor]:
-        """Return the features ``(N, ...)`` of one view: on the device where they fit, else memory-mapped."""
+        """Return the features ``(N, ...)`` of one view: on the device if they fit, else memory-mapped."""
         if (level, view) not in self._tables:
             rows = self._open(level, view)
             if self._device.type == "cuda":
@@ -264,7 +265,7 @@ class CachedFeatures:
         return self._tables[level, view]
 
     def _open(self, level: int, view: int) -> Tensor:
-        """Return one view's file as bytes ``(N, row)``, filled first if there is none."""
+        """Return one view's file as bytes ``(N, row)``; computes it first if there is none."""
         kinds = {name: [list(each.shape[1:]), str(each.dtype)] for name, each in self._example.items()}
         holds = {"function": self._function, "cases": self._cases, "count": self._count, "features": kinds}
         holds |= {"level": level, "view": view}
@@ -290,7 +291,7 @@ class CachedFeatures:
         return torch.from_file(str(path), shared=False, size=math.prod(shape), dtype=torch.uint8).view(shape)
 
     def _cut(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the features ``(N, ...)`` that rows of bytes hold, as views of them."""
+        """Return the features ``(N, ...)`` by name as views of the byte rows."""
         features = {}
         for name, (first, _) in self._places.items():
             example = self._example[name]
@@ -309,7 +310,7 @@ class CachedFeatures:
         return places
 
     def _computed(self, level: int, view: int) -> Generator[tuple[Tensor, Mapping[str, Tensor]]]:
-        """Yield the cases of each chunk and their features."""
+        """Yield (case indices, features) of each chunk."""
         chunks = list(enumerate(torch.arange(self._count).split(_CHUNK)))
         if self._device.type != "cpu":
             for chunk in chunks:
@@ -327,14 +328,15 @@ class CachedFeatures:
     def _drawn(self, level: int, view: int, chunk: tuple[int, Tensor]) -> dict[str, Tensor]:
         """Return the inputs of a chunk's cases in one view."""
         number, rows = chunk
-        values = {name: self._columns[name].take(rows).cpu() for name in self._inputs}  # views are drawn on the CPU:
-        fields = [self._columns[name].field for name in self._inputs]  # the same on every host
+        values = {name: self._columns[name].take(rows).cpu() for name in self._inputs}
+        fields = [self._columns[name].field for name in self._inputs]
+        # on the CPU: equal on every host
         generator = torch.Generator().manual_seed(derive_seed(level, view, number))
         return values | augment(values, [field for field in fields if field.spatial], [level], [len(rows)], [generator])
 
     @cached_property
     def _together(self) -> int:
-        """Cases computed together on this CPU; the same for all views."""
+        """Batch size of the computation on this CPU; the same for all views."""
         some = {name: self._columns[name].take(torch.arange(min(_CHUNK, self._count))) for name in self._inputs}
         usual = min(_CHUNK, computing.at_once(sum(values[0].numel() for values in some.values()), self._device))
         if self._count < _WORTH:
@@ -348,7 +350,7 @@ class CachedFeatures:
 
     @cached_property
     def _example(self) -> dict[str, Tensor]:
-        """One case's features ``(1, ...)`` by name: they tell shapes and types."""
+        """One case's features ``(1, ...)`` by name, for shapes and types."""
         index = torch.arange(1)
         return dict(self._compute({name: self._columns[name].take(index) for name in self._inputs}))
 
@@ -359,6 +361,6 @@ class CachedFeatures:
 
 
 def _split(values: Mapping[str, Tensor], size: int) -> Iterator[dict[str, Tensor]]:
-    """Yield a batch of inputs in parts of so many cases."""
+    """Yield a batch of inputs in parts of at most ``size`` cases."""
     for parts in zip(*(each.split(size) for each in values.values()), strict=True):
         yield dict(zip(values, parts, strict=True))

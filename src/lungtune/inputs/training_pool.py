@@ -26,7 +26,7 @@ class Phase:
     Attributes:
         first: the sample it begins with.
         pool: int64 ``(P,)`` on the CPU, indices into the real images followed by the synthetic ones; an image may stand
-            there more than once. The pool is passed again and again, shuffled, until the next phase.
+            there more than once. The pool is iterated in shuffled passes until the next phase.
         weights: class weights ``(classes,)``, on the device, of the pool's own frequencies; None without classes.
     """
 
@@ -58,15 +58,15 @@ class TrainingPool:
         device: torch.device,
     ) -> None:
         if not count or (labels is not None and len(labels) != count):
-            given = "none" if labels is None else len(labels)
-            raise ValueError(f"one label a case must be given, but got {count} cases and {given} labels")
+            count_of_labels = "none" if labels is None else len(labels)
+            raise ValueError(f"one label a case must be given, but got {count} cases and {count_of_labels} labels")
         self._classes, self._device, self._count = tuple(classes), device, count
         known = [] if labels is None else [labels] if further is None else [labels, further]
         self._labels = torch.cat([torch.as_tensor(each, dtype=torch.int64) for each in known]) if known else None
         self._real = torch.arange(self._count)
 
     def phases(self, params: Any, seed: int, horizon: int) -> tuple[Phase, ...]:
-        """Return a trial's phases. Its length is ``horizon`` whatever it mixes in.
+        """Return a trial's phases. Its length is ``horizon``, independent of the images added.
 
         Args:
             params: the family's ``Params``.

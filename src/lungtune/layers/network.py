@@ -34,7 +34,7 @@ def run(
         model: the backbone; the trials train some of its parameters (``Family.trainable_parameters``, full names).
         inputs: ``(N, ...)``, rows ordered as in ``layout``.
         layout: the layout.
-        call: given a trial's ``Params`` and its rows, runs ``model`` and returns its outputs by name.
+        call: takes a trial's ``Params`` and its rows, runs ``model`` and returns its outputs by name.
 
     Returns:
         The outputs of all rows.

@@ -49,7 +49,7 @@ def find(weights: str, *, fetch: bool) -> Path:
         raise WeightsError(f"weights must name a folder with {_INDEX}, but {weights} does not exist.")
     repos = [weights] if "/" in weights else [f"{owner}/{weights}" for owner in _OWNERS]
     index = hub.cached((repo, _INDEX) for repo in repos)
-    if fetch and (index is None or _missing(index.parent)):  # a download that was broken off goes on
+    if fetch and (index is None or _missing(index.parent)):  # resume an interrupted download
         index = hub.fetched([(repo, _INDEX) for repo in repos], _download) or index
     if index is None:
         raise WeightsError(hub.remedy(weights, "Stable Diffusion", f"hf download {repos[0]}", "in diffusers' layout"))

@@ -187,7 +187,7 @@ def build(model: str, weights: str, image_size: int, in_chans: int = 1, num_clas
         settings: further arguments of the architecture, such as ``drop_path_rate``.
 
     Raises:
-        WeightsError: the weights cannot be had, or are not those of the model.
+        WeightsError: the weights are not available, or not those of the model.
         SpaceError: the image size does not fit the model.
     """
     import torch

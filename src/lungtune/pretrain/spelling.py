@@ -24,7 +24,7 @@ GENERAL = """
 
 
 def tokenizer(captions: Iterable[str], length: int) -> CLIPTokenizer:
-    """Return CLIP's tokenizer with a vocabulary of its own: bytes, and all that is merged until every word is whole.
+    """Return CLIP's tokenizer with a vocabulary of its own: bytes, and all merges up to whole words.
 
     CLIP's own 49408 tokens would be most of a tiny model's file.
 

@@ -20,7 +20,7 @@ def contact_sheet(rows: Sequence[tuple[str, np.ndarray]], columns: int) -> bytes
 
     Args:
         rows: (title, uint8 ``(n, H, W)``), all of one H and W; a row without images shows its title.
-        columns: images side by side; more of a row go on below.
+        columns: images side by side; longer rows wrap.
 
     Returns:
         A grey PNG.

@@ -43,7 +43,7 @@ class Arms:
         compared: the parameter and its values.
         own: the recipe's own runs; the first is the searched one. They are trained before :meth:`train`.
         origin: the recipe's provenance.
-        work: folder of checkpoints; each value has its own, named by all that decides its weights.
+        work: folder of checkpoints; each value has its own, named by a hash of everything its weights depend on.
         predict: fills in a run's predictions of the test part.
     """
 
@@ -81,7 +81,7 @@ class Arms:
         return [run for value in self.compared.others for run in self.arms[value]]
 
     def train(self) -> None:
-        """Train the other values, as the recipe was; what is trained already goes on from its checkpoint."""
+        """Train the other values like the recipe; resumes from existing checkpoints."""
         listed = f"comparing {self.compared.axis}, {len(self.others)} more trainings"
         runs.train(self._session, self._space, self.others, self._fidelity, listed)
 

@@ -64,7 +64,7 @@ class Blackout:
         dataset: opened with masks and labels.
         space: the recipe.
         fidelity: passes to train.
-        folder: of its checkpoints, from which an interrupted training goes on.
+        folder: of its checkpoints, from which an interrupted training resumes.
 
     Attributes:
         problem: why it could not be trained, as a sentence; empty when it was.
@@ -84,7 +84,7 @@ class Blackout:
         dark = dataclasses.replace(dataset, train=train, validation=validation, synthetic=None)
         assert space.seed is not None
         # synthetic images show lungs, and have no masks: as many real ones, blackened, take their place
-        mixed = synthetic.Settings.from_mapping(space.fixed).wants_bank
+        mixed = synthetic.Settings.from_mapping(space.fixed).uses_bank
         changed = {synthetic.IMAGES: synthetic.DUPLICATES} if mixed else {}
         self._run = runs.Run(space.seed, folder, changed=changed)
         self._session = _session(family, base, dark, space)

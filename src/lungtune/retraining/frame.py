@@ -94,7 +94,7 @@ class Retraining:
 
     @property
     def mark(self) -> str:
-        """Hash of all that decides what is trained."""
+        """Hash of everything the trained weights depend on."""
         return recipe.fingerprint(self.space, self.origin.fidelity, self.origin.split, self.origin.bank)
 
     def open(self, inspection: Inspection, folder: Path) -> None:
@@ -146,7 +146,7 @@ class Retraining:
         if self._arms:
             content["effect"] = self._arms.content(content["reproduction"]["edited"])
         asked = self.compared is not None and self.compared.axis == synthetic.IMAGES
-        if synthetic.Settings.from_mapping(self.space.fixed).wants_bank and not asked:
+        if synthetic.Settings.from_mapping(self.space.fixed).uses_bank and not asked:
             content["unasked"] = comparison.question(self.path)
         return content
 
@@ -157,7 +157,7 @@ class Retraining:
             CheckpointError: one can't be read back.
         """
         scored = self.each + (self._arms.others if self._arms else [])
-        runs.make_sure(self.session, self.space, scored, self.origin.fidelity)
+        runs.check_resumable(self.session, self.space, scored, self.origin.fidelity)
 
     def score(self, content: dict[str, Any]) -> None:
         """Open the test set and fill in its part of ``content``."""
@@ -287,7 +287,7 @@ def bank_of(space: SearchSpace, origin: recipe.Provenance, folder: Path | None) 
     from lungtune.data.synthetic_bank import SyntheticBank
 
     if origin.bank:
-        return dataclasses.replace(SyntheticBank.again(origin.bank, folder), limits=None)
+        return dataclasses.replace(SyntheticBank.reopen(origin.bank, folder), limits=None)
     if folder is None:
         raise SpaceError("the recipe uses synthetic images, but names no bank of them; name it with --bank DIR.")
     return SyntheticBank.open(folder)

@@ -113,7 +113,7 @@ def resume(session: Session, space: SearchSpace, run: Run, fidelity: float) -> N
         )
 
 
-def make_sure(session: Session, space: SearchSpace, runs: list[Run], fidelity: float) -> None:
+def check_resumable(session: Session, space: SearchSpace, runs: list[Run], fidelity: float) -> None:
     """Verify, before the test set opens, that every run that has not failed can be scored on it.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Interface of backends: where trials train. The tuner and the controller know no other part of them.
+"""Interface of backends, which train trials; the tuner and the controller depend on nothing else of them.
 
-Members lie in ``search/backends``.
+Implementations are the members of ``search/backends``.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class TrialPerturbed:
 
 @dataclass(frozen=True)
 class TrialLost:
-    """A trial's worker died, or was ended because it hung; the trial is on no worker any more."""
+    """A trial's worker died, or was killed because it hung; the trial is on no worker."""
 
     number: int
     why: str
@@ -79,12 +79,12 @@ class TrialLost:
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """A worker can train.
+    """A worker is ready to train.
 
     Attributes:
         index: of its device.
-        about: what the journal's ``host`` event says of it: ``slots``, ``why``, ``rates``, ``device``, ``node``.
-        references: scores that trials are compared with, as the ``baselines`` event has them; empty where none.
+        about: content of the journal's ``host`` event: ``slots``, ``why``, ``rates``, ``device``, ``node``.
+        references: baseline scores, as in the ``baselines`` event; may be empty.
     """
 
     index: int
@@ -94,11 +94,11 @@ class WorkerReady:
 
 @dataclass(frozen=True)
 class WorkerUnusable:
-    """A device cannot train: its worker could not open a session, or died again and again before it was ready.
+    """A device cannot train: its worker could not open a session, or died repeatedly before it was ready.
 
     Attributes:
         what: names the device, without the cause.
-        error: the cause; a ``UserError`` if the user can mend it.
+        error: the cause; a ``UserError`` if the user can correct it.
     """
 
     what: str
@@ -111,7 +111,7 @@ class WorkerDoing:
 
     Attributes:
         index: of its device.
-        what: such as ``Computing features of 893 cases: 3 of 14``; empty when it trains or waits for trials.
+        what: such as ``Computing features of 893 cases: 3 of 14``; empty while it trains or is idle.
     """
 
     index: int
@@ -122,12 +122,12 @@ Event = Reported | TrialLost | TrialResumed | TrialEnded | TrialPerturbed | Work
 
 
 class Backend(ABC):
-    """Trains trials on workers, one for each device. Used from one thread, but for :meth:`start`.
+    """Trains trials on workers, one per device. Not thread-safe, except :meth:`start`.
 
     Life cycle: ``start`` once, ``open`` and ``close`` for each run of the tuner's loop, ``stop`` at the end. After a
-    :class:`BackendError` the tuner calls ``close``, ``stop``, ``start`` and ``open`` again. A worker that dies is
-    replaced by the backend itself. A watchdog for workers that hang belongs in :meth:`poll`: it ends the worker and
-    returns ``TrialLost`` for each of its trials, as for one that died.
+    :class:`BackendError` the tuner calls ``close``, ``stop``, ``start`` and ``open`` again. The backend replaces
+    workers that die. A watchdog for workers that hang belongs in :meth:`poll`: it kills the worker and returns
+    ``TrialLost`` for each of its trials.
     """
 
     title: ClassVar[str]
@@ -141,13 +141,13 @@ class Backend(ABC):
 
     @abstractmethod
     def start(self, space: SearchSpace) -> None:
-        """Connect to what runs the workers, and start processes that take long; may take seconds.
+        """Connect to the compute resources and start slow processes; may take seconds.
 
         Args:
-            space: what will be searched.
+            space: to search.
 
         Raises:
-            StudyError: that is not possible.
+            StudyError: it cannot be started.
         """
 
     @abstractmethod
@@ -156,11 +156,11 @@ class Backend(ABC):
 
     @abstractmethod
     def open(self, folder: Path, space: SearchSpace) -> None:
-        """Begin to open workers for a study.
+        """Begin to open workers for a study; does not wait for them.
 
         Args:
             folder: of the study.
-            space: what is searched.
+            space: of the study.
 
         Raises:
             BackendError: the backend failed as a whole.
@@ -168,24 +168,24 @@ class Backend(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End all workers; trials on them are dropped. Raises nothing."""
+        """Kill all workers and drop their trials. Raises nothing."""
 
     @property
     @abstractmethod
     def devices(self) -> int:
-        """How many devices there are, ready or not."""
+        """Number of devices, ready or not."""
 
     @abstractmethod
     def has_room(self, alone: bool = False) -> bool:
-        """Whether a ready worker takes one more trial, or one that must train ``alone``."""
+        """True if a ready worker has room for one more trial, or for one that must train ``alone``."""
 
     @abstractmethod
     def submit(self, assignment: Assignment, alone: bool = False) -> None:
-        """Train a trial to its next report, from its newest checkpoint; only while :meth:`has_room`.
+        """Train a trial from its newest checkpoint to its next report. Requires :meth:`has_room`.
 
         Args:
             assignment: the trial.
-            alone: no other trial may share the worker meanwhile.
+            alone: True if no other trial may share the worker.
 
         Raises:
             BackendError: the backend failed as a whole.
@@ -193,7 +193,7 @@ class Backend(ABC):
 
     @abstractmethod
     def advance(self, number: int) -> None:
-        """Train a trial that reported to its next report, on the worker it is on.
+        """Train a trial that reported to its next report, on the same worker.
 
         Raises:
             BackendError: the backend failed as a whole.
@@ -205,11 +205,11 @@ class Backend(ABC):
 
     @abstractmethod
     def release(self, number: int, ended: bool) -> None:
-        """Let a trial that reported leave its worker: it ended, or was paused."""
+        """Remove a trial that reported from its worker: it ended or was paused."""
 
     @abstractmethod
     def poll(self, seconds: float) -> list[Event]:
-        """Return what happened since the last call; wait at most ``seconds`` for something to happen.
+        """Return the events since the last call; wait at most ``seconds`` for the first.
 
         Raises:
             BackendError: the backend failed as a whole.
@@ -217,10 +217,10 @@ class Backend(ABC):
 
 
 class Startup:
-    """Context in which a backend is started in a thread, while the data are prepared; stopped at exit.
+    """Context manager that starts a backend in a thread while the data are prepared, and stops it at exit.
 
-    Who leaves the context waits for no start, so that an error is told at once: the thread then stops the backend when
-    it has started, unless the process ends before.
+    Exit does not wait for a pending start, so that errors are reported at once; the thread then stops the backend as
+    soon as it has started, unless the process ends first.
 
     Args:
         make: imports and returns the backend for a search of a space, not started.
@@ -236,7 +236,7 @@ class Startup:
     def begin(self, space: SearchSpace) -> None:
         """Start the backend in the background for a search of ``space``.
 
-        Its import is waited for: beside the imports of the data's preparation it would take twice as long.
+        Blocks during its import, which takes twice as long in parallel with the imports of the data preparation.
         """
         self._started = Future()
         try:
@@ -248,7 +248,7 @@ class Startup:
         self._thread.start()
 
     def _run(self, started: Future[Backend], backend: Backend, space: SearchSpace) -> None:
-        """Start the backend and stay until it is stopped: what a thread started may die with it."""
+        """Start the backend and stay alive until it is stopped: its children may die with this thread."""
         try:
             backend.start(space)
         except BaseException as error:
@@ -262,11 +262,11 @@ class Startup:
 
     @property
     def done(self) -> bool:
-        """Whether :meth:`result` returns without waiting."""
+        """True if :meth:`result` returns without waiting."""
         return self._started is not None and self._started.done()
 
     def result(self) -> Backend:
-        """Wait for the backend and return it.
+        """Wait for the backend to start and return it.
 
         Raises:
             StudyError: it could not be started, or :meth:`begin` was not called.

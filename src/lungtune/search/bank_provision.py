@@ -1,4 +1,4 @@
-"""Provides a search with synthetic images: the named bank, else one drawn first."""
+"""Bank of synthetic images of a search: the named one, else one generated before the search."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def bank(
 ) -> SyntheticBank | None:
     """Return a verified bank of the synthetic images that trials may train on; None if ``synthetic_ratio`` is 0.
 
-    Without ``folder`` the bank is drawn by a separate process, which frees the device's memory when it ends: with the
-    best recipe of a generator for this split, else with the last start point of sd_lora.
+    Without ``folder`` a separate process generates the bank, so that the device's memory is freed when it ends. It
+    uses the best recipe of a generator for this split, else the last start point of sd_lora.
 
     Args:
-        space: what is searched.
+        space: of the study.
         inspection: of the data.
-        folder: of the bank; None where none is named.
+        folder: of the bank; None to generate one.
         profile: ``demo`` or ``full``, of sd_lora's start point.
-        console: takes the notice that a bank is drawn.
+        console: for the notice that a bank is generated.
 
     Raises:
-        DataError: the data are volumes or have no classes, of which there are no synthetic images; the bank is
-            damaged, of another training fold, too small, or could not be made.
+        DataError: the data are volumes or have no classes; or the bank is damaged, of another training fold, too
+            small, or could not be generated.
     """
     from lungtune.data.synthetic_bank import SyntheticBank
 
@@ -50,9 +50,9 @@ def bank(
         return None
     manifest = inspection.manifest
     if manifest.kind != "image" or not manifest.classes:
-        found = f"{manifest.kind}s" if manifest.classes else "no classes"
+        content = f"{manifest.kind}s" if manifest.classes else "no classes"
         raise DataError(
-            f"synthetic images are images of a class, but {manifest.source} holds {found}; leave them out with "
+            f"synthetic images are images of a class, but {manifest.source} holds {content}; leave them out with "
             f"--set {synthetic.RATIO}=0."
         )
     needed = synthetic.needed(space, manifest.class_counts("train"))
@@ -68,7 +68,11 @@ def bank(
 def _draw(
     space: SearchSpace, inspection: Inspection, needed: Mapping[str, int], profile: str, console: Console
 ) -> Path:
-    """Run ``lungtune synthesize`` in a process of its own; return the bank's folder."""
+    """Run ``lungtune synthesize`` as a subprocess; return the bank's folder.
+
+    Raises:
+        DataError: it failed.
+    """
     manifest = inspection.manifest
     console.print(
         f"{space.name} trains on up to {synthetic.wanted(space):g} synthetic images for each real one, and no bank of "
@@ -79,19 +83,19 @@ def _draw(
     command = [sys.executable, "-P", "-m", "lungtune", "synthesize", "--data", inspection.source]
     command += ["--seed", str(manifest.seed), "--profile", profile]
     command += ["--per-class", ",".join(f"{name}={count}" for name, count in needed.items())]
-    # Its threads sleep while they wait: those that spin triple its time where a core is busy with anything else.
+    # Passive waits: threads that spin triple the time if another process uses a core.
     env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=env)
     if done.returncode:
         raise DataError(
-            f"{space.name} needs synthetic images, but none could be made (see above); leave them out with "
+            f"{space.name} needs synthetic images, but none could be generated (see above); leave them out with "
             f"--set {synthetic.RATIO}=0, or make a bank (lungtune synthesize ... --set weights=DIR), "
             "and name it with --bank DIR."
         )
     return Path(done.stdout.splitlines()[-1])
 
 
-def show(bank: SyntheticBank, study: Study) -> None:
-    """Lay the bank's contact sheet beside the study's other documents, for MLflow."""
+def copy_contact_sheet(bank: SyntheticBank, study: Study) -> None:
+    """Copy the bank's contact sheet to ``synthetic.png`` in the study's folder, for MLflow; ignores disk errors."""
     with contextlib.suppress(OSError):
         shutil.copyfile(bank.folder / "samples.png", study.folder / "synthetic.png")

@@ -1,4 +1,4 @@
-"""A run's wall-time budget."""
+"""Wall-time budget of a run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from lungtune.search.controller import TrialController
 
 
 class Budget:
-    """Begins to run when it is made.
+    """Wall-time budget that starts when the object is created.
 
     Args:
-        seconds: None or 0 for no limit.
+        seconds: the budget; None or 0 for no limit.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -19,10 +19,10 @@ class Budget:
 
     @property
     def spent(self) -> bool:
-        """Whether the time is over."""
+        """True if the time is over."""
         return self._deadline is not None and time.monotonic() > self._deadline
 
     def check(self, controller: TrialController) -> None:
-        """Ask the controller to stop if the time is over."""
+        """Request a stop of the controller if the time is over."""
         if self.spent:
             controller.request_stop("the time budget is spent")

@@ -1,4 +1,4 @@
-"""Every decision of a search, each in the journal before it takes effect. Independent of the backend."""
+"""Decisions of a search, each written to the journal before it takes effect. Independent of the backend."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from lungtune.search import sampler
 from lungtune.search.sampler import Suggestion
 
 MAX_LOST = 3
-"""A trial that loses its worker more often without a new report ends as FAIL(lost)."""
+"""Largest number of worker deaths of a trial without a new report; one more ends it as FAIL(lost)."""
 
 MAX_FAILURES = 5
-"""Failed trials without a report in between that stop the search: the machine or the code is at fault. Trials that
-diverged, duplicates and trials ended by the scheduler neither count nor reset."""
+"""Number of failed trials without a report in between that stops the search. Trials that diverged, duplicates and
+trials ended by the scheduler neither count nor reset."""
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ class Assignment:
 
     Attributes:
         number: of the trial.
-        params: every parameter by name.
+        params: all parameters by name.
         seed: of the trial.
-        known: passes up to which the journal holds its reports.
-        lost: how often its worker died since its last report.
+        known: passes up to which the journal has its reports.
+        lost: number of deaths of its worker since its last report.
         segment: number of its perturbations; its checkpoints lie in ``Study.checkpoints(number, segment)``.
     """
 
@@ -56,14 +56,14 @@ class Assignment:
 
 
 class TrialController:
-    """Hands out trials, decides on their reports, writes the journal.
+    """Assigns trials, decides on their reports, writes the journal.
 
-    Its state is rebuilt from the journal: a new controller on the same study continues where the last one was cut
-    off, with unfinished trials first, then paused ones to resume, then new ones.
+    The state is rebuilt from the journal: a new controller on the same study continues after a crash, with unfinished
+    trials first, then paused ones to resume, then new ones.
 
     Args:
         study: acquired by this process.
-        space: what is searched.
+        space: of the study.
         seed: of the study; trial ``n`` is seeded with ``seed + n``.
         suggest: returns a trial's configuration, see ``sampler.suggest``.
     """
@@ -90,7 +90,7 @@ class TrialController:
         return [trial.number for trial in self.history.of(*states)]
 
     def _replay(self) -> None:
-        """Show a new scheduler every report in its order; carry out a decision whose record a crash cut off."""
+        """Replay all reports in a new scheduler; apply a decision that a crash kept out of the journal."""
         self.scheduler = schedulers.create(self.space.scheduler, self.space.fidelity, self.space.objective)
         for number, report in self.history.order:
             trial = self.history.trials[number]
@@ -108,7 +108,7 @@ class TrialController:
         decision = recorded
         if fidelity >= self.space.fidelity.max - TOLERANCE:
             return Decision.STOP
-        # the configuration all others are compared with is never stopped
+        # the reference configuration is never stopped
         return Decision.CONTINUE if trial.origin == "start" else decision
 
     def _carry_out(self, decision: Decision, trial: Trial) -> None:
@@ -126,12 +126,12 @@ class TrialController:
         for watcher in self.watchers:
             try:
                 watcher(entry)
-            except (OSError, ValueError) as error:  # a closed pipe, a full disk: a decision never hangs on being shown
+            except (OSError, ValueError) as error:  # closed pipe, full disk: display errors must not stop a search
                 log.debug("a watcher failed: %s", error)
 
     def _end(self, number: int, state: State, reason: str = "", message: str = "", **extra: Any) -> None:
         self.running.discard(number)
-        if state is State.FAIL and reason != "nan":  # reset by a report only: no other end proves that training works
+        if state is State.FAIL and reason != "nan":  # only a report resets the count
             self.failures += 1
             if self.failures >= MAX_FAILURES:
                 last = message.strip()[-300:]
@@ -140,24 +140,24 @@ class TrialController:
 
     @property
     def stop_reason(self) -> str:
-        """Why the search was asked to stop; empty while it was not."""
+        """Reason of the stop request; empty if there is none."""
         return self._stop_reason
 
     def request_stop(self, reason: str) -> None:
-        """Ask the search to stop: no further trial is handed out. The first reason counts; safe in signal handlers."""
+        """Stop the search: no further trial is assigned. The first reason is kept. Safe in signal handlers."""
         self._stop_reason = self._stop_reason or reason
 
     @property
     def finished(self) -> bool:
-        """Whether as many trials as wanted have ended."""
+        """True if the target number of trials has ended and none is unfinished or paused."""
         left = self.unfinished or self.running or self.history.of(State.PAUSED)
         return not left and len(self.history.trials) >= self.history.target
 
     def next(self) -> Assignment | None:
         """Return the next trial to train.
 
-        None if none is left (``finished``), if the search is stopping, or if the next one depends on trials that are
-        running: ask again after the next report.
+        None if none is left (``finished``), if the search is stopping, or if the next one depends on running trials:
+        call again after the next report.
         """
         with self._lock:
             while not self.stop_reason:
@@ -205,7 +205,7 @@ class TrialController:
         return self.history.trials[number]
 
     def _duplicate(self, trial: Trial) -> bool:
-        """Answer a configuration that was finished or paused before from the journal."""
+        """End a trial whose configuration was finished or paused before with the results in the journal."""
         if trial.reports or trial.origin == CLONE or len(trial.lineage) > 1:
             return False
         params = self._identity(trial)
@@ -229,10 +229,10 @@ class TrialController:
         return True
 
     def report(self, number: int, outcome: Mapping[str, Any], decision: Decision | None = None) -> bool:
-        """Take a trial's report; return whether it continues on its worker.
+        """Process a trial's report; return True if it continues on its worker.
 
         Args:
-            number: the trial.
+            number: of the trial.
             outcome: ``fidelity`` (passes), ``samples``, ``metrics`` {name: number}, ``checkpoint``; or ``failure``
                 {reason, message} when the trial raised.
             decision: of the backend's own scheduler; None where this controller's decides.
@@ -322,7 +322,7 @@ class TrialController:
             return Assignment.of(trial)
 
     def _checked(self, metrics: Mapping[str, Any]) -> tuple[dict[str, float], str, str]:
-        """Return the finite metrics, and what is wrong with the report (a sentence, a reason) if anything is."""
+        """Return the finite metrics, the problem of the report as a sentence, its reason; both empty if valid."""
         wanted = self.space.objective.metric
         if wanted not in metrics:
             return {}, f"a report must hold '{wanted}', but holds {', '.join(map(str, metrics)) or 'nothing'}", "report"
@@ -338,18 +338,18 @@ class TrialController:
         return clean, "", ""
 
     def note(self, event: str, **fields: Any) -> None:
-        """Write an event that decides nothing to the journal."""
+        """Write an informational event to the journal."""
         with self._lock:
             self._write(event, **fields)
 
     def lost(self, number: int, why: str) -> None:
-        """Record that a trial's worker died; it is tried again from its last sound checkpoint."""
+        """Record that a trial's worker died; it is retried from its last valid checkpoint."""
         with self._lock:
             if self.history.trials[number].state is State.RUNNING:
                 self._write("lost", trial=number, why=why[:500])
 
     def requeue(self) -> None:
-        """Put the trials that were running back in the queue: their workers are gone."""
+        """Put the running trials back in the queue after all workers were lost."""
         with self._lock:
             self.running.clear()
             self._replay()
@@ -367,7 +367,7 @@ class TrialController:
                 self.unfinished.append(number)
 
     def close_by_budget(self) -> None:
-        """End the running trials that have a report, and the paused ones: the time budget is spent."""
+        """End running trials that have a report, and paused ones, because the time budget is spent."""
         with self._lock:
             for trial in self.history.of(State.RUNNING):
                 if trial.reports and trial.origin != "start":

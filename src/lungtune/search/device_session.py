@@ -1,4 +1,4 @@
-"""Opens a study's training sessions on this process's device, with as many slots as measured here."""
+"""Training sessions of a study on this process's device, with a measured number of slots."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeviceSession:
-    """What trains a study's trials on one device.
+    """Training sessions of a study on one device.
 
     Attributes:
         sessions: ``engine.session.Sessions``, or a stand-in with its ``start``, ``leave``, ``step`` and ``runs``.
-        about: ``slots`` (trials at a time), ``why`` so many, ``rates`` measured, ``device`` and ``node`` by name.
-        references: scores on validation that trials are compared with; empty where none.
+        about: ``slots`` (trials at a time), ``why`` (reason of that number), ``rates`` (measured), names of ``device``
+            and ``node``.
+        references: baseline scores on validation; may be empty.
     """
 
     sessions: Any
@@ -41,7 +42,7 @@ class DeviceSession:
 
 
 def preload() -> None:
-    """Import the libraries of :func:`open_session`."""
+    """Import the libraries that :func:`open_session` needs."""
     with stage("Importing torch"):
         import torch  # noqa: F401
 
@@ -49,15 +50,15 @@ def preload() -> None:
 
 
 def open_session(folder: Path, threads: int, slots: int = 0) -> DeviceSession:
-    """Open the session of the study's first base; those of further bases are opened when a trial first needs them.
+    """Open the session of the study's first base; those of further bases open on first use.
 
     Args:
-        folder: of the study, begun.
-        threads: cores this process may use.
+        folder: of a study that has begun.
+        threads: number of cores this process may use.
         slots: trials at a time; 0: as the study says, or as measured.
 
     Raises:
-        UserError: the weights or the images cannot be had here, or a user's own family breaks the contract.
+        UserError: the weights or the images are not available here, or a user-defined family breaks the contract.
     """
     preload()
     import torch
@@ -77,33 +78,34 @@ def open_session(folder: Path, threads: int, slots: int = 0) -> DeviceSession:
         slots=max(1, space.slots),
     )
     name, base = space.bases[0]
-    with catalog.blamed(name):
+    with catalog.family_errors(name):
         with stage("Opening the images"):
             first = sessions.on(name, base)
         if catalog.is_own(name):
             with stage("Rehearsing the family on four cases"):
                 _rehearse(space, first)
-        told = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {threads} thread(s)"
-        about = {"node": socket.gethostname(), "device": told, **_slots(space, first, told)}
+        device_name = torch.cuda.get_device_name() if device() == "cuda" else f"CPU, {threads} thread(s)"
+        about = {"node": socket.gethostname(), "device": device_name, **_slots(space, first, device_name)}
         return DeviceSession(sessions, about, {} if history.baselines else _references(space, first))
 
 
 def _rehearse(space: SearchSpace, first: Session) -> None:
-    """Refuse a family whose methods return what they must not; a session measures and trains with them."""
+    """Check the return values of a user-defined family's methods on a few cases; raises ``ContractError``."""
     import numpy as np
 
     from lungtune.engine import rehearsal
 
     train = first.dataset.train
     params = parameters.build(first.family.Params, _start_points(space)[0])
-    rows = np.unique(np.linspace(0, len(train) - 1, rehearsal.CASES, dtype=int))  # classes stand one after another
+    # evenly spaced rows include all classes: cases are sorted by class
+    rows = np.unique(np.linspace(0, len(train) - 1, rehearsal.CASES, dtype=int))
     rehearsal.rehearse(first.pack, params, train.select(rows))
 
 
 def _slots(space: SearchSpace, first: Session, where: str) -> dict[str, Any]:
-    """Return ``slots``, ``why`` and ``rates``: as set, one where nothing is shared, else measured on this device.
+    """Return ``slots``, ``why`` and ``rates``: as set, 1 if trials share nothing, else measured on this device.
 
-    On a CPU a measurement is kept in the cache: the next host and the next search of this base take it from there.
+    On a CPU the measurement is cached for other hosts and later searches of this base.
     """
     if space.slots:
         return {"slots": space.slots, "why": "set", "rates": []}
@@ -131,7 +133,7 @@ def _slots(space: SearchSpace, first: Session, where: str) -> dict[str, Any]:
 
 
 def _slots_file(space: SearchSpace, first: Session, where: str) -> Path:
-    """Return the file of a measurement; its name is a hash of all that decides the measured rates."""
+    """Return the cache file of a measurement; its name is a hash of everything the rates depend on."""
     import torch
 
     name, base = space.bases[0]
@@ -142,9 +144,9 @@ def _slots_file(space: SearchSpace, first: Session, where: str) -> Path:
 
 
 def _references(space: SearchSpace, first: Session) -> Mapping[str, Mapping[str, float]]:
-    """Return scores that need a model, such as those of an untrained generator.
+    """Return baseline scores that need a model, such as those of an untrained generator.
 
-    With the last start point: the one chosen for this base.
+    Uses the last start point, which is chosen for this base.
     """
     with stage("Scoring the baselines"):
         return first.references(_start_points(space)[-1])

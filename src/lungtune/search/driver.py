@@ -1,4 +1,4 @@
-"""One search from the command line to its result: prepare, run the trials, conclude."""
+"""A search from command-line options to its result: prepare, run the trials, summarise."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = ["Options", "run"]
 
 
 def run(options: Options, console: Console) -> int:
-    """Run or resume a search; return the exit code (0 done, 1 without a score, 3 stopped and resumable).
+    """Run or resume a search; return the exit code (0 done, 1 no trial has a score, 3 stopped and resumable).
 
     Raises:
-        UserError: the user must mend something; no study was begun, or a begun one was left as it was.
+        UserError: the user must correct something; no study was created, and an existing one is unchanged.
     """
     with Startup(lambda space: backends.get(preparation.backend_name(options, space))()) as startup:
         prepared = preparation.prepare(options, console, startup.begin)
         study = prepared.study
         try:
             return _search(prepared, options, console, startup)
-        except (SpaceError, DataError, WeightsError):  # found by a worker; --resume would keep what has to be mended
+        except (SpaceError, DataError, WeightsError):  # raised by a worker; --resume would keep the mistake
             if not options.resume and not study.history().trials:
                 study.discard()
             raise
@@ -43,7 +43,7 @@ def run(options: Options, console: Console) -> int:
 
 
 def _search(prepared: Prepared, options: Options, console: Console, startup: Startup) -> int:
-    """Run the trials that are left, write and print the result."""
+    """Run the remaining trials, write and print the result; return the exit code."""
     study, space, data = prepared
     history = study.history()
     controller = TrialController(study, space, history.study["seed"])
@@ -52,7 +52,7 @@ def _search(prepared: Prepared, options: Options, console: Console, startup: Sta
     stopped = ""
     tracker = Tracker(study.folder)
     study.append("open", **environment.process())
-    # Not before there is something to track: MLflow takes seconds to import, and the devices are starting.
+    # MLflow takes seconds to import: start it with the first report, not while the devices start.
     controller.watchers.append(lambda entry: tracker.start() if entry["event"] in ("report", "end") else None)
     if controller.finished:
         console.print("the study has all its trials; raise --trials to extend it.")
@@ -81,7 +81,7 @@ def _search(prepared: Prepared, options: Options, console: Console, startup: Sta
 
 
 def _run_trials(controller: TrialController, options: Options, console: Console, startup: Startup) -> str:
-    """Run the trials under the live view; return why the search stopped early, or nothing."""
+    """Run the trials with the live view; return the reason of an early stop, or an empty string."""
     budget = Budget(options.budget)
     view = live.View(console, controller.history, controller.space)
     view.waiting = "starting Ray"

@@ -1,4 +1,4 @@
-"""From the user's options to a study held by this process: space, data and weights checked before it begins."""
+"""Creation or reopening of a study from the user's options, after checks of space, data and weights."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ ENGINES = {"hosts": "ray_hosts", "tune": "ray_tune"}
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for; None where nothing was said.
+    """Options of a search; None where the user set none.
 
     Attributes:
-        space: name or file, several joined by commas.
-        data: source, as ``folder:DIR``.
+        space: name or file; several are joined by commas.
+        data: source, such as ``folder:DIR``.
         profile: of the space.
-        trials: how many.
+        trials: number of trials.
         budget: wall time of this run in seconds.
         study: name.
-        resume: go on with ``study``.
+        resume: continue ``study``.
         seed: of suggestions, split and training.
         settings: ``--set`` overrides.
         bank: folder of synthetic images.
@@ -64,7 +64,7 @@ class Options:
 
 
 class Prepared(NamedTuple):
-    """A begun study, held by this process, with what is searched and on which data."""
+    """A study locked by this process, its space and its data."""
 
     study: Study
     space: SearchSpace
@@ -72,15 +72,15 @@ class Prepared(NamedTuple):
 
 
 def prepare(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
-    """Begin a study, or reopen one with ``options.resume``.
+    """Create a study, or reopen one with ``options.resume``.
 
     Args:
-        options: the user's.
-        console: takes notes on the data.
-        likely: called with the space after the quick checks, before the data are read: a search is likely.
+        options: of the user.
+        console: for notes on the data.
+        likely: called with the space after the quick checks, before the data are read, to start slow work early.
 
     Raises:
-        UserError: the user must mend something; no study was begun, or a begun one was left as it was.
+        UserError: the user must correct something; no study was created, and an existing one is unchanged.
     """
     if options.engine not in (None, *ENGINES):
         hint = did_you_mean(str(options.engine), ENGINES)
@@ -105,7 +105,7 @@ def backend_name(options: Options, space: SearchSpace) -> str:
 
 
 def new(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
-    """Check everything that can be checked, then begin the study; see :func:`prepare`."""
+    """Run all checks, then create the study; see :func:`prepare`."""
     if options.space is None:
         raise SpaceError(f"--space must be given; shipped are {', '.join(catalog.spaces())}.")
     profile = options.profile or catalog.default_profile(options.space, options.data)
@@ -116,26 +116,28 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
     seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
     families = _families(space)
     if options.bank is not None:
-        synthetic.refuse_idle(space)
-        study_data.refuse_no_bank(options.bank)
+        synthetic.check_bank_used(space)
+        study_data.check_bank(options.bank)
     study = Study.new(options.study, space.name)
     with stage(f"Listing the cases of {source}"):
-        cases = study_data.index(source)  # before the weights, which may take a while to look for
+        cases = study_data.index(source)  # before the weights, whose check may take longer
     if cases is not None:
-        _refuse(space, lambda family, name: study_data.unnamed(cases, source, family.fields, name))
+        _check_fields(space, lambda family, name: study_data.unnamed(cases, source, family.fields, name))
     _check_weights(space, families, _shipped_base(options, profile))
     likely(space)
 
     inspection = _inspected(source, seed, cases, console)
     task = space.objective.task
-    _refuse(space, lambda family, name: study_data.missing(inspection, family.fields, name, family.task(task).targets))
+    _check_fields(
+        space, lambda family, name: study_data.missing(inspection, family.fields, name, family.task(task).targets)
+    )
     family, base = families[0]
-    with study.claimed():  # a bank may take hours, in which nobody else may take the name
+    with study.claimed():  # reserve the name: a bank may take hours
         bank = bank_provision.bank(space, inspection, options.bank, profile, console)
         data = study_data.load(inspection, family.fields, base.image_size, bank=bank)
     inspection.save(study.split_path)
     if bank:
-        bank_provision.show(bank, study)
+        bank_provision.copy_contact_sheet(bank, study)
     resolved = replace(space, trials=options.trials or space.trials)
     study.begin(resolved, data=_described(data, bank), seed=seed, about=environment.describe())
     _note_baselines(study, resolved, data)
@@ -143,7 +145,7 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
 
 
 def resumed(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
-    """Reopen a study that was begun; see :func:`prepare`."""
+    """Reopen an existing study; see :func:`prepare`."""
     if options.study is None:
         known = ", ".join(Study.names()) or "none yet"
         raise StudyError(f"--resume needs --study NAME; studies: {known}.")
@@ -179,15 +181,19 @@ def resumed(options: Options, console: Console, likely: Callable[[SearchSpace], 
 
 
 def _families(space: SearchSpace) -> list[tuple[Family[Any, Any], Any]]:
-    """Return every family with each ``Base`` that a trial may train on."""
+    """Return (family, its ``Base``) for each base of the space."""
     families = [(catalog.family(name), base) for name, base in space.bases]
     return [(family, parameters.build(family.Base, base)) for family, base in families]
 
 
 def _check_weights(space: SearchSpace, families: list[tuple[Family[Any, Any], Any]], remedy: str = "") -> None:
-    """Make sure of the weights of every base; ``remedy`` is said where they can't be had."""
+    """Check that the weights of every base are available.
+
+    Raises:
+        WeightsError: they are not; the message ends in ``remedy``.
+    """
     for (name, _), (family, base) in zip(space.bases, families, strict=True):
-        with catalog.blamed(name), stage(f"Looking for the pretrained weights of {name}"):
+        with catalog.family_errors(name), stage(f"Looking for the pretrained weights of {name}"):
             try:
                 family.check(base)
             except WeightsError as error:
@@ -195,7 +201,7 @@ def _check_weights(space: SearchSpace, families: list[tuple[Family[Any, Any], An
 
 
 def _shipped_base(options: Options, profile: str) -> str:
-    """Return how a search does without weights of the hub; empty where it can't, or names weights of its own."""
+    """Return the hint to use the shipped base; empty if the space has none or the user named weights."""
     named = any(key.endswith("weights") for key in options.settings)
     if profile != "full" or named or not catalog.has_demo(options.space or ""):
         return ""
@@ -203,7 +209,11 @@ def _shipped_base(options: Options, profile: str) -> str:
 
 
 def _inspected(source: str, seed: int, cases: pd.DataFrame | None, console: Console) -> Inspection:
-    """Return the audited split; print what is noteworthy, raise what forbids a search."""
+    """Return the audited split; print the audit's warnings.
+
+    Raises:
+        DataError: the audit has problems.
+    """
     inspection = study_data.inspect(source, seed, cases)
     for warning in inspection.audit.warnings:
         console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
@@ -212,15 +222,15 @@ def _inspected(source: str, seed: int, cases: pd.DataFrame | None, console: Cons
     return inspection
 
 
-def _refuse(space: SearchSpace, lack: Callable[[Family[Any, Any], str], str]) -> None:
-    """Raise what the data lack of the fields of any family: inputs, and targets of its tasks.
+def _check_fields(space: SearchSpace, lack: Callable[[Family[Any, Any], str], str]) -> None:
+    """Check that the data have the fields of every family: inputs, and targets of its tasks.
 
     Args:
-        space: whose families.
-        lack: returns the sentence on the fields of a family, given with its name; empty when the data have them all.
+        space: its families are checked.
+        lack: returns, for a family and its name, the sentence on missing fields; empty if the data have them all.
 
     Raises:
-        DataError: the first such field, with the remedy.
+        DataError: a field is missing; the message has the remedy.
     """
     for name in dict.fromkeys(name for name, _ in space.bases):
         sentence = lack(catalog.family(name), name)
@@ -229,16 +239,16 @@ def _refuse(space: SearchSpace, lack: Callable[[Family[Any, Any], str], str]) ->
 
 
 def _described(data: Dataset, bank: SyntheticBank | None) -> dict[str, Any]:
-    """Return what the journal says of the data."""
+    """Return the ``data`` entry of the journal's ``study`` event."""
     counts = {"train": len(data.train), "validation": len(data.validation)}
     about = {"source": data.source, "hash": data.manifest.hash, "classes": list(data.classes), "counts": counts}
     return about | ({"bank": bank.to_dict()} if bank else {})
 
 
 def _note_baselines(study: Study, space: SearchSpace, data: Dataset) -> None:
-    """Note the scores of models that know nothing; those that need a model are found by the first worker."""
+    """Write the scores of constant predictors to the journal; the first worker adds those that need a model."""
     name = space.bases[0][0]
-    with catalog.blamed(name):
-        found = catalog.family(name).task(space.objective.task).baselines(data)
-    if found:
-        study.append("baselines", **found)
+    with catalog.family_errors(name):
+        baselines = catalog.family(name).task(space.objective.task).baselines(data)
+    if baselines:
+        study.append("baselines", **baselines)

@@ -1,4 +1,4 @@
-"""Optuna's samplers, asked statelessly: the same history, seed and trial number give the same suggestion."""
+"""Stateless suggestions by Optuna's samplers: a function of history, seed and trial number."""
 
 from __future__ import annotations
 
@@ -15,19 +15,26 @@ from lungtune.core.trial import History
 from lungtune.optuna_study import STARTUP
 
 RANDOM = 3
-"""With TPE, one trial in so many is drawn at random, so that what looks good early does not lock a search in
-(``benchmarks/schedulers.md``)."""
+"""With TPE, every third trial is drawn at random, against premature convergence (``benchmarks/schedulers.md``)."""
 
 TURNS = 3
-"""Trials that every space of several has before any is preferred, where there are enough trials."""
+"""Most trials that each of several spaces has before the sampler chooses among them."""
 
 _APART = 7_919
-"""Keeps the draws of the space apart from those of its parameters."""
+"""Seed offset of the choice of a space, against correlation with the draws of its parameters."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A configuration to try: ``params`` has every parameter, ``sampled`` those the sampler chose."""
+    """A suggested configuration.
+
+    Attributes:
+        params: all parameters by name.
+        sampled: the searched ones.
+        distributions: of these, as Optuna's JSON.
+        origin: ``start``, ``sampler`` or ``random``.
+        attrs: system attributes of samplers that keep their state there.
+    """
 
     params: dict[str, Any]
     sampled: dict[str, Any]
@@ -37,7 +44,7 @@ class Suggestion:
 
 
 def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Suggestion:
-    """Return trial ``number``'s configuration: the space's start points first, then the sampler's choice."""
+    """Return trial ``number``'s configuration: the space's start points first, then the sampler's suggestions."""
     if space.members:
         return _of_several(space, history, seed, number)
     distributions = {name: distribution_to_json(axis) for name, axis in space.axes.items()}
@@ -51,17 +58,17 @@ def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Sug
         study = optuna_study.for_sampler(space, history, make(space, seed, number))
         asked = study.ask(dict(space.axes))
     sampled = dict(asked.params)
-    keeps_state = space.sampler in ("cmaes", "nsga2")  # these carry their state in attributes of their trials
+    keeps_state = space.sampler in ("cmaes", "nsga2")  # they keep their state in trial attributes
     attrs = dict(study.get_trials(deepcopy=False)[asked.number].system_attrs) if keeps_state else {}
     origin = "random" if is_random(space, number) else "sampler"
     return Suggestion({**space.fixed, **sampled}, sampled, distributions, origin, attrs)
 
 
 def _of_several(space: SearchSpace, history: History, seed: int, number: int) -> Suggestion:
-    """Choose a member by what its trials scored, then ask it as if it were searched alone: its axes hang on it.
+    """Choose a member space by the scores of its trials, then suggest within it as if it were searched alone.
 
-    First every member has its turns, or one whose source configuration does not suit the data would never be tried
-    again: its start points, of which only the first is one that is never stopped, then suggestions.
+    First each member has :func:`turns` trials, so that a poor source configuration does not exclude it: its start
+    points, of which only the first is never stopped, then suggestions.
     """
     count = len(space.members)
     turn, place = divmod(number, count)
@@ -75,19 +82,19 @@ def _of_several(space: SearchSpace, history: History, seed: int, number: int) ->
     own.study = history.study
     own.trials = {n: trial for n, trial in history.trials.items() if trial.params.get(SPACE) == name}
     member = replace(member, objective=space.objective, fidelity=space.fidelity)
-    made = suggest(member, own, seed, number)
+    suggestion = suggest(member, own, seed, number)
     distribution = {SPACE: distribution_to_json(space.axes[SPACE])}
     return Suggestion(
-        {SPACE: name, **made.params},
-        {SPACE: name, **made.sampled},
-        {**distribution, **made.distributions},
-        "sampler" if points and turn else made.origin,
-        made.attrs,
+        {SPACE: name, **suggestion.params},
+        {SPACE: name, **suggestion.sampled},
+        {**distribution, **suggestion.distributions},
+        "sampler" if points and turn else suggestion.origin,
+        suggestion.attrs,
     )
 
 
 def turns(space: SearchSpace, trials: int) -> int:
-    """Return how many trials every member of a search over several has before any is preferred."""
+    """Return the number of trials that each member space has before the sampler chooses among them, >= 1."""
     return max(1, min(TURNS, trials // len(space.members)))
 
 
@@ -99,12 +106,12 @@ def _default(space: SearchSpace, name: str) -> Any:
 
 
 def is_random(space: SearchSpace, number: int) -> bool:
-    """Whether trial ``number`` is drawn at random whatever the model says."""
+    """True if trial ``number`` is drawn uniformly at random, without the sampler's model."""
     return space.sampler == "tpe" and number % RANDOM == RANDOM - 1
 
 
 def make(space: SearchSpace, seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler that chooses trial ``number``."""
+    """Return the sampler of trial ``number``, seeded by ``seed`` and ``number``."""
     seed = (seed * 1_000_003 + number) % 2**32
     if space.sampler == "random" or is_random(space, number):
         return optuna.samplers.RandomSampler(seed=seed)

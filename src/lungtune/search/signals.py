@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a search."""
+"""Handlers of SIGINT and SIGTERM during a search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lungtune.search.controller import TrialController
 
 @contextmanager
 def stop_on_signals(controller: TrialController) -> Iterator[None]:
-    """Within the block, the first SIGINT or SIGTERM asks the controller to stop; a second one interrupts at once."""
+    """Within the block, a first SIGINT or SIGTERM requests a stop; a second one raises ``KeyboardInterrupt``."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if controller.stop_reason:

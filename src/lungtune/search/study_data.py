@@ -1,4 +1,4 @@
-"""A search's calls to ``lungtune.data``: the only place where search inspects, loads and reopens data."""
+"""Data access of ``lungtune.search``: its only calls to ``lungtune.data`` that inspect, load or reopen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def index(source: str) -> pd.DataFrame | None:
-    """Return the cases of a source that lies on disk; None of one whose images are made first, which takes a while.
+    """Return the case table of a source on disk; None of one whose images are generated first.
 
     Raises:
         DataError: the source or an option of it is unknown or wrong, or its images can't be listed.
@@ -27,11 +27,11 @@ def index(source: str) -> pd.DataFrame | None:
     return None if sources.checked(source) else sources.index_source(source)
 
 
-def refuse_no_bank(folder: Path) -> None:
-    """Make sure that a folder is a bank of synthetic images, whatever it holds.
+def check_bank(folder: Path) -> None:
+    """Check that a folder is a bank of synthetic images; its images are not read.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not.
     """
     from lungtune.data.synthetic_bank import SyntheticBank
 
@@ -42,9 +42,9 @@ def inspect(source: str, seed: int, cases: pd.DataFrame | None = None) -> Inspec
     """Scan, audit and split a data source.
 
     Args:
-        source: as the user names it.
+        source: ``NAME[:PATH][,key=value...]``.
         seed: of the split.
-        cases: what :func:`index` returned.
+        cases: result of :func:`index`, if it was called.
 
     Raises:
         DataError: the source cannot be read.
@@ -55,16 +55,16 @@ def inspect(source: str, seed: int, cases: pd.DataFrame | None = None) -> Inspec
 
 
 def unnamed(cases: pd.DataFrame, source: str, fields: Sequence[Field], who: str) -> str:
-    """Return the sentence that refuses cases of which none names one of ``fields``, before any file is read."""
+    """Return an error sentence if no case names one of ``fields``, else an empty string; reads no file."""
     from lungtune.data import dataset
 
     return dataset.unnamed(cases, source, fields, who)
 
 
 def missing(inspection: Inspection, fields: Sequence[Field], who: str, scored: Sequence[Field]) -> str:
-    """Return the sentence that refuses data which lack one of ``fields`` that ``who`` needs; empty when none is.
+    """Return an error sentence if the data lack one of ``fields`` that ``who`` needs, else an empty string.
 
-    Validation must have those in ``scored``.
+    Validation must have the fields in ``scored``.
     """
     from lungtune.data import dataset
 
@@ -76,12 +76,12 @@ def load(split: Inspection | Path, fields: Sequence[Field], size: int, *, bank: 
 
     Args:
         split: an inspection, or the file of a stored split manifest.
-        fields: which.
-        size: pixels of a side.
-        bank: of synthetic images.
+        fields: to load.
+        size: side of the images in pixels.
+        bank: synthetic images to load; None for none.
 
     Raises:
-        DataError: a field is lacking, or images are missing or have changed.
+        DataError: a field is missing, or images are missing or have changed.
     """
     from lungtune.data import dataset
 
@@ -89,12 +89,12 @@ def load(split: Inspection | Path, fields: Sequence[Field], size: int, *, bank: 
 
 
 def reopen_bank(history: History) -> SyntheticBank | None:
-    """Return the synthetic images that a study began with; None where it has none.
+    """Return the synthetic images that a study was created with; None if it has none.
 
     Raises:
-        DataError: they are not there, or have changed.
+        DataError: they are missing or have changed.
     """
     from lungtune.data.synthetic_bank import SyntheticBank
 
     about = history.study.get("data", {}).get("bank")
-    return SyntheticBank.again(about) if about else None
+    return SyntheticBank.reopen(about) if about else None

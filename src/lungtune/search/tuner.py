@@ -1,4 +1,4 @@
-"""The search's loop: workers get trials, the controller gets reports. Independent of the backend."""
+"""Main loop of a search, between controller and backend. Independent of the backend."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from lungtune.search.controller import MAX_LOST, Assignment, TrialController
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-"""Longest wait for an event before ``tick`` is called again."""
+"""Longest wait for an event between two calls of ``tick``, in seconds."""
 
 SUSPECT = 2
-"""A trial that lost its worker so often without a report trains alone: it may be what kills workers."""
+"""Number of worker deaths without a report from which a trial trains alone, as it may cause them."""
 
 SHARE = 0.25
-"""Largest share of a search's trials that train at a time (but one on each device): with more of them the sampler
-chooses before it has seen results."""
+"""Largest share of a search's trials in training at a time (at least one per device). With more, the sampler would
+suggest trials before it has results."""
 
 
 def run_trials(
@@ -47,19 +47,19 @@ def run_trials(
 ) -> None:
     """Run trials until the controller has no more or is stopping.
 
-    A trial whose worker dies continues from its last checkpoint on another. A backend that fails as a whole is started
-    again, and the loop continues from the journal.
+    A trial whose worker dies continues from its last checkpoint on another. A backend that fails as a whole is
+    restarted, and the loop continues from the journal.
 
     Args:
         controller: decides and writes the journal.
         backend: started.
         tick: called between events, at least every ``POLL_SECONDS`` while the backend responds: draws the view, checks
             the time budget. The place for checks of the search as a whole; they end it by ``controller.request_stop``.
-        doing: told what workers do beside training.
+        doing: called with each ``WorkerDoing``.
 
     Raises:
-        StudyError: the backend fails again and again without a report in between, or cannot be started again.
-        UserError: no trial has begun, and what keeps them from it is for the user to mend.
+        StudyError: the backend fails repeatedly without a report in between, or cannot be restarted.
+        UserError: no trial has begun, for a cause that the user can correct.
     """
     failures = 0
     while not controller.finished and not controller.stop_reason:
@@ -84,7 +84,7 @@ def run_trials(
 def _run(
     controller: TrialController, backend: Backend, tick: Callable[[], None], doing: Callable[[WorkerDoing], None]
 ) -> None:
-    """Run trials on the workers of one opening of the backend."""
+    """Run trials from one ``open`` of the backend to its ``close``."""
     placed: set[int] = set()
     waiting: Assignment | None = None
     try:
@@ -104,7 +104,7 @@ def _run(
 def _fill(
     controller: TrialController, backend: Backend, placed: set[int], waiting: Assignment | None
 ) -> Assignment | None:
-    """Submit trials while there is room; return the one that waits until a worker has room for it alone."""
+    """Submit trials while there is room; return the one, if any, that waits for a worker of its own."""
     while waiting is not None or _has_room(controller, backend, placed):
         waiting = waiting or controller.next()
         if waiting is None:  # nothing to train before the next report
@@ -124,7 +124,7 @@ def _has_room(controller: TrialController, backend: Backend, placed: set[int]) -
 
 
 def _handle(event: Event, controller: TrialController, backend: Backend, placed: set[int]) -> None:
-    """Carry one event of the backend to the controller, and the decision back."""
+    """Pass one backend event to the controller, and its decision to the backend."""
     match event:
         case Reported(number, outcome, decision):
             if controller.report(number, outcome, decision):

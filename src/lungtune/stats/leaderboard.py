@@ -2,7 +2,7 @@
 
 The winner's lead over each other contender gets a paired interval over patients, jointly valid for all of them
 (Bonferroni), because the winner is compared with all. A contender's own score is that of its best report, chosen on
-the same patients; with all its candidates, the score expected on new patients is given as well.
+the same patients; with all its candidates, also the score expected on new patients.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def expected(
         37 % of the patients are left out in a draw, so the interval is wider than one over all patients.
 
     Raises:
-        ValueError: no candidate is given, shapes are wrong, the metric is not known, or there is one patient only.
+        ValueError: there is no candidate, shapes are wrong, the metric is not known, or there is one patient only.
     """
     if not len(candidates):
         raise ValueError("At least one candidate must be given.")

@@ -1,8 +1,8 @@
-"""The trained generator of a bank: from lungtune's home, shipped, or trained now.
+"""Trained generator of a bank: loaded from lungtune's home, unpacked from a shipped file, or trained.
 
-A shipped generator is `models/generators/<mark>.safetensors`: its trained weights (float32), without moments; its meta:
-`fidelity`, `samples`, `steps`, `metrics`, `split`. The mark, also the name of its folder in lungtune's home, is a hash
-of all that determines the trained weights.
+A shipped generator is `models/generators/<mark>.safetensors`: trained weights (float32) without optimiser moments;
+metadata `fidelity`, `samples`, `steps`, `metrics`, `split`. The mark is a hash of everything the trained weights depend
+on; it also names the generator's folder in lungtune's home.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def trained(session: Session, space: SearchSpace, fidelity: float, work: Path, w
 
     Args:
         session: of its family and base.
-        space: no axes, a seed.
-        fidelity: passes it is trained for.
+        space: its configuration: no axes, a seed.
+        fidelity: passes of its training.
         work: folder, named by the generator's mark.
         what: description for progress messages.
 
@@ -56,7 +56,7 @@ def trained(session: Session, space: SearchSpace, fidelity: float, work: Path, w
 
 
 def _scores(work: Path, fidelity: float) -> dict[str, float] | None:
-    """Return the scores of a generator that is trained to ``fidelity``; None of any other."""
+    """Return the scores of a generator; None if it is not trained to ``fidelity`` passes."""
     newest = report_files.latest(work)
     if newest is None or newest[2]["fidelity"] < fidelity - 1e-6:
         return None
@@ -81,7 +81,7 @@ def pack(work: Path, split: str, file: Path) -> None:
 
 
 def unpack(file: Path, work: Path) -> bool:
-    """Write a shipped generator as a checkpoint into its folder; return False if there is no such file."""
+    """Convert a shipped generator to a checkpoint in the folder ``work``; return False if ``file`` does not exist."""
     if not file.is_file():
         return False
     weights, meta = checkpoint.load(file)

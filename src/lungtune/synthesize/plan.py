@@ -1,4 +1,4 @@
-"""Plan of a bank: which recipe it is drawn with, how many images of each class, where it lies. Imports no torch."""
+"""Plan of a bank: generator, number of images of each class, folder. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
     from lungtune.data.dataset import Inspection
 
 DEFAULT = "sd_lora"
-"""The space whose last start point makes a bank where there is no recipe."""
+"""Space whose last start point is the generator without a recipe."""
 
 UNREAD = ("text", "labels", "table")
-"""Optional columns of a split that a bank does not depend on: it keeps its key when the data gain one."""
+"""Optional columns of a split that a bank's key does not depend on."""
 
 VERSION = 1
-"""Raise when training or drawing changes: older banks are then not gone on with."""
+"""Version of training and sampling, part of a bank's key; increase it when they change."""
 
 SEED = 9_003
-"""Of a bank's noise, so that it has none in common with a search's reports."""
+"""Seed of a bank's noise, distinct from those of a search's reports."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a bank is made with.
+    """Generator of a bank: a recipe, or a start point of a space.
 
     Attributes:
-        name: of the recipe's file, or of the space whose start point it is.
-        space: no axes, a seed.
-        fidelity: passes it is trained for.
-        mark: hash of all that decides the trained weights, but for what lies in the base's files.
-        path: of the recipe; None of a start point.
-        profile: of the space's start point.
+        name: stem of the recipe's file, or derived from the space's name.
+        space: its configuration: no axes, a seed.
+        fidelity: passes of its training.
+        mark: hash of everything the trained weights depend on, except the content of the base's files.
+        path: of the recipe; None for a start point.
+        profile: of the space, for a start point; else empty.
     """
 
     name: str
@@ -59,15 +59,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class Plan:
-    """A bank to draw.
+    """Plan of a bank.
 
     Attributes:
         split: of the data.
-        origin: what the images are drawn with.
-        wanted: least images of each class.
+        origin: the generator.
+        family: of the generator.
+        base: of the generator, an instance of ``family.Base``.
+        wanted: least number of images of each class.
         folder: of the bank.
-        key: hash of all that decides the images.
-        mark: hash of all that decides the trained generator.
+        key: hash of everything the images depend on.
+        mark: hash of everything the trained generator depends on, files of the base included.
     """
 
     split: Inspection
@@ -80,7 +82,7 @@ class Plan:
     mark: str
 
     def bank(self) -> SyntheticBank:
-        """Begin the bank, or open the one that lies in the folder."""
+        """Create the bank, or open the existing one in the folder."""
         return _bank(self.folder, self.key, self.origin, self.split, self.base.image_size)
 
 
@@ -94,7 +96,7 @@ def plan(
     out: Path | None,
     settings: Mapping[str, Any],
 ) -> Plan:
-    """Return what :func:`synthesize` is asked for."""
+    """Return the plan for the arguments of :func:`synthesize`; see there."""
     from lungtune.data import dataset
 
     if path is not None and settings:
@@ -102,13 +104,13 @@ def plan(
     if path is not None:
         space, origin = reopen.load(path)
         split = reopen.inspect(space, origin, data, test=False)
-        made = Origin(path.stem, space, origin.fidelity, recipe.fingerprint(space, origin.fidelity, origin.split), path)
-        return _planned(split, made, per_class, classes, out)
+        mark = recipe.fingerprint(space, origin.fidelity, origin.split)
+        return _planned(split, Origin(path.stem, space, origin.fidelity, mark, path), per_class, classes, out)
     split = dataset.inspect(data or "phantom", seed=seed)
     if split.audit.problems:
         raise DataError("the data can't be trained on as it is: " + " ".join(split.audit.problems))
     plan = plan_default(split, per_class, classes, profile or catalog.default_profile(DEFAULT, data), out, settings)
-    print(f"no recipe was named: the bank is made with {plan.origin.name}", file=sys.stderr, flush=True)
+    print(f"no recipe was named: the bank is generated with {plan.origin.name}", file=sys.stderr, flush=True)
     return plan
 
 
@@ -120,31 +122,31 @@ def plan_default(
     out: Path | None,
     settings: Mapping[str, Any],
 ) -> Plan:
-    """Return the plan without a recipe: the best one in lungtune's home, else the space's start point."""
+    """Return the plan without a recipe: with the best one in lungtune's home, else with the space's start point."""
     default = default_origin(split, profile, settings)
-    made = default if settings else _best(split, default) or default
-    return _planned(split, made, per_class, classes, out)
+    origin = default if settings else _best(split, default) or default
+    return _planned(split, origin, per_class, classes, out)
 
 
 def _planned(
     split: Inspection,
-    made: Origin,
+    origin: Origin,
     per_class: int | Mapping[str, int],
     classes: Sequence[str] | None,
     out: Path | None,
 ) -> Plan:
-    family = cast("GenerativeFamily[Any, Any]", catalog.family(made.space.family))
-    if made.space.objective.task != Generation.name:
+    family = cast("GenerativeFamily[Any, Any]", catalog.family(origin.space.family))
+    if origin.space.objective.task != Generation.name:
         raise SpaceError(
-            f"{made.path} must be a recipe of a generator, such as sd_lora's, but is one of {made.space.family}."
+            f"{origin.path} must be a recipe of a generator, such as sd_lora's, but is one of {origin.space.family}."
         )
     wanted = _wanted(per_class, classes, split.manifest.classes)
-    base = parameters.build(family.Base, made.space.base)
+    base = parameters.build(family.Base, origin.space.base)
     family.check(base)
-    mark = mark_of(made, family, base)
+    mark = mark_of(origin, family, base)
     key = _hash(mark, split.manifest.train_hash, SEED)
-    folder = (out or paths.home() / "banks" / f"{made.name}-{key[:8]}").absolute()
-    return Plan(split, made, family, base, wanted, folder, key, mark)
+    folder = (out or paths.home() / "banks" / f"{origin.name}-{key[:8]}").absolute()
+    return Plan(split, origin, family, base, wanted, folder, key, mark)
 
 
 def _wanted(per_class: int | Mapping[str, int], asked: Sequence[str] | None, known: Sequence[str]) -> dict[str, int]:
@@ -155,11 +157,11 @@ def _wanted(per_class: int | Mapping[str, int], asked: Sequence[str] | None, kno
     return {name: count for name, count in counts.items() if asked is None or name in asked}
 
 
-def _best(found: Inspection, default: Origin) -> Origin | None:
-    """Return the best recipe of a generator for this very split, None when there is none.
+def _best(split: Inspection, default: Origin) -> Origin | None:
+    """Return the best recipe of a generator for the same split; None if there is none.
 
-    Only recipes that were judged as ``default`` would be are compared: by the same metric and model, with as many
-    samples of the same size.
+    Compares only recipes whose scores are comparable with those of ``default``: same metric and model, same number and
+    size of samples.
     """
     best: tuple[float, Origin] | None = None
     for path in sorted((paths.home() / "recipes").glob("*.yaml")):
@@ -167,9 +169,9 @@ def _best(found: Inspection, default: Origin) -> Origin | None:
             space, origin = reopen.load(path)
         except SpaceError:
             continue
-        if space.family != default.space.family or not found.manifest.matches(origin.split):
+        if space.family != default.space.family or not split.manifest.matches(origin.split):
             continue
-        if _judged(space) != _judged(default.space):
+        if _comparable(space) != _comparable(default.space):
             continue
         if best is None or space.objective.better(origin.score, best[0]):
             mark = recipe.fingerprint(space, origin.fidelity, origin.split)
@@ -177,48 +179,49 @@ def _best(found: Inspection, default: Origin) -> Origin | None:
     return best[1] if best else None
 
 
-def _judged(space: SearchSpace) -> tuple[Any, ...]:
-    """Return what scores must have in common to be compared."""
+def _comparable(space: SearchSpace) -> tuple[Any, ...]:
+    """Return the settings that must be equal for scores to be comparable."""
     return (space.objective, *(value for name, value in sorted(space.base.items()) if name not in ("weights", "views")))
 
 
-def default_origin(found: Inspection, profile: str, settings: Mapping[str, Any]) -> Origin:
-    """Return the space's last start point, to be trained for its whole length."""
+def default_origin(split: Inspection, profile: str, settings: Mapping[str, Any]) -> Origin:
+    """Return the space's last start point, for training at full fidelity."""
     space = catalog.space(DEFAULT, profile, settings)
     point = {**space.fixed, **(space.start[-1] if space.start else {})}
-    made = space.configuration(point)
-    fixed = dataclasses.replace(space, axes={}, base=made.base, fixed=made.params, start=(), seed=0, data=found.source)
-    split = found.manifest.without(*UNREAD).hash
-    mark = recipe.fingerprint(fixed, space.fidelity.max, split)
+    chosen = space.configuration(point)
+    fixed = dataclasses.replace(
+        space, axes={}, base=chosen.base, fixed=chosen.params, start=(), seed=0, data=split.source
+    )
+    mark = recipe.fingerprint(fixed, space.fidelity.max, split.manifest.without(*UNREAD).hash)
     return Origin(f"{DEFAULT}-start", fixed, space.fidelity.max, mark, None, profile)
 
 
-def mark_of(made: Origin, family: GenerativeFamily[Any, Any], base: Any) -> str:
-    """Return the hash of all that decides the trained generator."""
-    return _hash(made.mark, family.content(base), VERSION)
+def mark_of(origin: Origin, family: GenerativeFamily[Any, Any], base: Any) -> str:
+    """Return the hash of everything the trained generator depends on, files of the base included."""
+    return _hash(origin.mark, family.content(base), VERSION)
 
 
-def _bank(folder: Path, key: str, made: Origin, found: Inspection, size: int) -> SyntheticBank:
+def _bank(folder: Path, key: str, origin: Origin, split: Inspection, size: int) -> SyntheticBank:
     generator = {
-        "recipe": made.name,
-        "fingerprint": made.mark,
-        "family": made.space.family,
-        "base": dict(made.space.base),
-        "params": dict(made.space.fixed),
-        "fidelity": made.fidelity,
-        "seed": made.space.seed,
+        "recipe": origin.name,
+        "fingerprint": origin.mark,
+        "family": origin.space.family,
+        "base": dict(origin.space.base),
+        "params": dict(origin.space.fixed),
+        "fidelity": origin.fidelity,
+        "seed": origin.space.seed,
     }
-    named = [str(made.path.absolute())] if made.path else ["--data", found.source, "--profile", made.profile]
+    named = [str(origin.path.absolute())] if origin.path else ["--data", split.source, "--profile", origin.profile]
     command = ["lungtune", "synthesize", *named, "--out", str(folder)]
     return SyntheticBank.create(
         folder,
         key=key,
         generator=generator,
-        classes=found.manifest.classes,
-        train_hash=found.manifest.train_hash,
+        classes=split.manifest.classes,
+        train_hash=split.manifest.train_hash,
         size=size,
         seed=SEED,
-        about={"source": found.source, "command": shlex.join(command)},
+        about={"source": split.source, "command": shlex.join(command)},
         versions=environment.describe()["versions"],
     )
 

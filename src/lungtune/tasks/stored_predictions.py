@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from lungtune.core.task import Predictions, Task
 
 STATE = "state."
-"""Prefix of a checkpoint's tensors that training goes on from."""
+"""Prefix of a checkpoint's tensors for resuming training."""
 
 
 def load(path: Path, task: Task) -> Predictions | None:

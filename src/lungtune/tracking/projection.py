@@ -22,7 +22,7 @@ STATUS = {
     State.PRUNED: "KILLED",
     State.FAIL: "FAILED",
     State.RUNNING: "RUNNING",
-    State.PAUSED: "RUNNING",  # at a rung: it may go on
+    State.PAUSED: "RUNNING",  # at a rung: it may be resumed
 }
 PAUSED = State.PAUSED.value
 """State of what waits: at a rung, or (MLflow shows it as SCHEDULED) for the next ``--resume``."""

@@ -28,8 +28,8 @@ QUIET = {
 }
 """No output on the terminal, which the live view owns; no telemetry."""
 
-VERIFY_STEPS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-"""A server that hangs is left after 10 s (MLflow's own default: 120 s, 7 times); the tracker does the retrying."""
+REQUEST_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+"""Timeout of a request in seconds, without retries (MLflow's default: 120 s, 7 retries); the tracker retries."""
 
 
 def state_folder() -> Path:
@@ -79,7 +79,7 @@ def log_file(uri: str) -> Path:
 
 def settle_environment() -> None:
     """Set MLflow to little output and short timeouts in this process, where the user has set nothing."""
-    for name, value in {**QUIET, **VERIFY_STEPS}.items():
+    for name, value in {**QUIET, **REQUEST_LIMITS}.items():
         os.environ.setdefault(name, value)
 
 

@@ -101,7 +101,7 @@ class Tracker:
             self._run()
         except LungtuneError as error:
             self._problem = str(error)
-        except Exception as error:  # tracking must never take the search down, whatever MLflow does
+        except Exception as error:  # no error of MLflow may stop the search
             self._problem = f"{type(error).__name__}: {error}"
 
     def _run(self) -> None:

@@ -90,7 +90,7 @@ class Writer:
         self._doubtful = False
 
     def deliver(self, projection: Projection) -> None:
-        """Send all that the store lacks.
+        """Send everything the store lacks.
 
         Raises:
             Unreachable: the store can't be reached; what was sent so far is remembered.

@@ -1,4 +1,4 @@
-"""What a process may use of its machine."""
+"""`core.environment`: cores and memory available to a process."""
 
 from __future__ import annotations
 

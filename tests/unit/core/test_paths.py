@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lungtune import catalog
-from lungtune.core import environment, paths, shelf
+from lungtune.core import environment, paths, space_index
 
 CHECKOUT = Path(__file__).parents[3]
 SPACE = "summary: mine\nfamily: clip_head\nparams: {lr: 1e-3}\n"
@@ -45,7 +45,7 @@ def test_own_spaces_of_the_working_folder_are_found(work):
     (work / "search_spaces").mkdir()
     (work / "search_spaces" / "mine.yaml").write_text(SPACE)
     assert paths.own_folders() == [work]
-    assert shelf.files()["mine"] == work / "search_spaces" / "mine.yaml"
+    assert space_index.files()["mine"] == work / "search_spaces" / "mine.yaml"
     assert catalog.space("mine").summary == "mine"
 
 

@@ -4,7 +4,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from lungtune import catalog, schedulers
-from lungtune.core import migration, shelf, spacefile
+from lungtune.core import migration, space_index, spacefile
 from lungtune.core.scheduler import SchedulerConfig
 from lungtune.core.space import SearchSpace
 from lungtune.core.spacefile import load_space
@@ -219,7 +219,7 @@ def test_every_shipped_space_loads_and_survives_the_journal(name, profile):
     space = catalog.space(name, profile)
     assert SearchSpace.from_dict(space.to_dict()) == space
     assert space.start, "the source's own configuration is the first trial"
-    assert shelf.summary(catalog.spaces()[name])
+    assert space_index.summary(catalog.spaces()[name])
 
 
 @pytest.mark.parametrize("name", sorted(set(catalog.spaces()) - {"clip_head"}))  # its reference is no project's

@@ -49,9 +49,9 @@ def test_bank_is_needed_if_a_trial_may_use_it(made, ratio):
     assert synthetic.wanted(together([other, made])) == ratio
     if not ratio:
         with pytest.raises(SpaceError, match=r"no trial of vit_lora uses .* --set 'synthetic_ratio=\[0, 0\.5, 1\]'\?"):
-            synthetic.refuse_idle(made)
+            synthetic.check_bank_used(made)
     else:
-        synthetic.refuse_idle(made)
+        synthetic.check_bank_used(made)
 
 
 def test_older_studies_need_no_bank():

@@ -209,16 +209,14 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
 
 def test_a_bank_of_another_fold_is_refused(tmp_path):
     bank = filled(tmp_path / "bank")
-    bank.refuse_unless(manifest(rest="xyz", seed=4))  # only who is trained on counts
+    bank.check_training_fold(manifest(rest="xyz", seed=4))  # only who is trained on counts
     other = manifest(train="ac", rest="bd")
-    message = (
-        rf"was made from another training fold \({bank.train_hash[:12]}\) than this study's \({other.train_hash[:12]}"
-    )
+    message = rf"is from another training fold \({bank.train_hash[:12]}\) than this study's \({other.train_hash[:12]}"
     with pytest.raises(DataError, match=message + r"\), so its images may show validation or test patients; make one"):
-        bank.refuse_unless(other)
+        bank.check_training_fold(other)
     swapped = manifest(classes=("viral", "normal"))
     with pytest.raises(DataError, match=r"must be of the data's classes \(viral, normal\), but is of normal, viral"):
-        bank.refuse_unless(swapped)
+        bank.check_training_fold(swapped)
 
 
 @pytest.mark.parametrize("column", ["case_id", "label", "group", "sha1"])
@@ -234,12 +232,12 @@ def test_train_hash_covers_every_column(column):
 
 def test_too_few_images_are_reported_with_counts(tmp_path):
     bank = filled(tmp_path / "bank")
-    bank.refuse_fewer({"normal": 3, "viral": 0}, "synthetic_ratio 1")
+    bank.check_counts({"normal": 3, "viral": 0}, "synthetic_ratio 1")
     message = (
         r"holds too few .*: synthetic_ratio 2 needs 5 of viral \(it has 3\); make more with: .* --out .* --per-class 5"
     )
     with pytest.raises(DataError, match=message):
-        bank.refuse_fewer({"normal": 3, "viral": 5}, "synthetic_ratio 2")
+        bank.check_counts({"normal": 3, "viral": 5}, "synthetic_ratio 2")
 
 
 def test_needed_images_are_taken_after_a_check(tmp_path):
@@ -247,7 +245,7 @@ def test_needed_images_are_taken_after_a_check(tmp_path):
     assert bank.take(manifest(), {"normal": 1, "viral": 3}, "synthetic_ratio 1").counts() == {"normal": 1, "viral": 3}
     with pytest.raises(DataError, match=r"synthetic_ratio 2 needs 4 of viral \(it has 3\)"):
         bank.take(manifest(), {"normal": 1, "viral": 4}, "synthetic_ratio 2")
-    with pytest.raises(DataError, match="was made from another training fold"):
+    with pytest.raises(DataError, match="is from another training fold"):
         bank.take(manifest(train="ac", rest="bd"), {"normal": 1}, "synthetic_ratio 1")
     (bank.folder / bank.entries("viral")[2].file).unlink()
     bank.take(manifest(), {"normal": 1, "viral": 2}, "synthetic_ratio 1")
@@ -260,21 +258,21 @@ def test_study_reopens_its_images_in_a_grown_bank_only(tmp_path):
     about = json.loads(json.dumps(bank.first({"normal": 2, "viral": 3}).to_dict()))
     assert about["counts"] == {"normal": 2, "viral": 3}
     bank.add([item(*each) for each in bank.missing(9)])
-    assert SyntheticBank.again(about).hash == about["hash"]
+    assert SyntheticBank.reopen(about).hash == about["hash"]
     moved = bank.folder.rename(tmp_path / "moved")
     with pytest.raises(DataError, match=r"images abababababab must be at .*bank, but is not there; .*--bank DIR"):
-        SyntheticBank.again(about)
-    assert SyntheticBank.again(about, moved).counts() == about["counts"]
+        SyntheticBank.reopen(about)
+    assert SyntheticBank.reopen(about, moved).counts() == about["counts"]
     other = create(tmp_path / "other", key="cd" * 16)
     with pytest.raises(DataError, match="must be the bank of synthetic images abababababab, but is cdcdcdcdcdcd"):
-        SyntheticBank.again(about, other.folder)
+        SyntheticBank.reopen(about, other.folder)
     (moved / "images" / "0" / "0.png").unlink()
     SyntheticBank.open(moved).drop_damaged()
     with pytest.raises(DataError, match=r"what was trained on needs 2 of normal \(it has 0\)"):
-        SyntheticBank.again(about, moved)
+        SyntheticBank.reopen(about, moved)
     SyntheticBank.open(moved).add([dataclasses.replace(item("normal", 0), pixels=np.zeros((SIZE, SIZE), np.uint8))])
     with pytest.raises(DataError, match=r"must be those that were trained on .* but some were regenerated since"):
-        SyntheticBank.again(about, moved)
+        SyntheticBank.reopen(about, moved)
 
 
 def test_dataset_opens_synthetic_images_with_its_parts(tmp_path, monkeypatch):
@@ -299,6 +297,6 @@ def test_dataset_opens_synthetic_images_with_its_parts(tmp_path, monkeypatch):
     for name in ("train", "validation"):
         assert np.array_equal(getattr(data, name).case_ids, getattr(without, name).case_ids)
         assert getattr(data, name)["image"].filename == getattr(without, name)["image"].filename
-    with pytest.raises(DataError, match="was made from another training fold"):
+    with pytest.raises(DataError, match="is from another training fold"):
         dataset.load(dataset.inspect("phantom,n=84,test=36,size=32", seed=4), wanted, 16, bank=bank)
     assert bank.entries(classes[0])[0].flaw(bank.folder) == ""

@@ -56,7 +56,7 @@ def test_the_fastest_batch_is_found_in_simulated_times(
     assert list(dict.fromkeys(called)) == timed
 
 
-def test_workers_have_one_torch_thread_each_and_the_caller_gets_its_own_back(tmp_path: Path) -> None:
+def test_one_torch_thread_a_worker_and_caller_count_restored(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     with computing.workers(tmp_path / "cores.lock") as workers:
         threads = workers.ahead(lambda _: (torch.get_num_threads(), threading.get_ident()), range(20), 4)

@@ -171,7 +171,7 @@ def test_tables_hold_what_is_computed_case_by_case(together: int, level: int, mo
         torch.testing.assert_close(table[rows], alone)
 
 
-def test_an_error_while_a_table_is_computed_leaves_the_threads_as_they_were() -> None:
+def test_thread_count_is_restored_after_an_error_in_a_table() -> None:
     torch.set_num_threads(2)
 
     def failing(values: Mapping[str, Tensor], together: int = 0) -> dict[str, Tensor]:

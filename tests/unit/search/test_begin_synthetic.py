@@ -75,7 +75,8 @@ def test_search_without_a_bank_builds_one_first(
 
     monkeypatch.setattr(bank_provision, "subprocess", SimpleNamespace(run=made, PIPE=-1))
     if code:
-        with pytest.raises(DataError, match=r"clip_head needs synthetic images, but none could be made .*--bank DIR"):
+        needs = r"clip_head needs synthetic images, but none could be generated .*--bank DIR"
+        with pytest.raises(DataError, match=needs):
             begin(None, synthetic_ratio=[0, 0.5])
         assert not Study.names()
     else:
@@ -124,7 +125,7 @@ def test_duplicates_alone_need_no_bank() -> None:
 
 
 def test_unusable_bank_begins_no_study(bank: SyntheticBank) -> None:
-    with pytest.raises(DataError, match=r"was made from another training fold \(.*show validation or test patients"):
+    with pytest.raises(DataError, match=r"is from another training fold \(.*show validation or test patients"):
         begin(bank.folder, seed=4, synthetic_ratio=0.5)
     with pytest.raises(
         DataError, match=r"ratio 2 needs \d+ of .* \(it has 12\), .*sd-1\.yaml --out .* --per-class \d\d"

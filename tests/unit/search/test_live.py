@@ -129,7 +129,7 @@ def test_saved_counts_trials_that_ended_early_only(space):
     known.apply(end(0))
     known.apply(end(1, reason="budget"))
     assert f"{100 * 8 / 9:.0f} % saved by early stopping" in view._work.text()
-    assert [t.number for t in known.judged()] == [0]
+    assert [t.number for t in known.counted_for_savings()] == [0]
 
 
 def test_resize_begins_on_an_empty_screen(space, monkeypatch):

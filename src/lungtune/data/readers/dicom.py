@@ -37,7 +37,7 @@ _GDCM_ONLY = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008
 
 
 def recognises(data: bytes) -> bool:
-    """True if a file's first bytes are those of a DICOM file. A PNG or JPEG is not, whatever else it holds."""
+    """True if a file's first bytes are those of a DICOM file. A PNG or JPEG never is."""
     return data[128:132] == b"DICM" and not data.startswith((b"\x89PNG", b"\xff\xd8"))
 
 
@@ -142,7 +142,7 @@ def _syntax(header: Dataset) -> UID:
 
 
 def _stored(header: Dataset) -> np.ndarray:
-    """Return the stored values `(H, W)`, whatever the compression.
+    """Return the stored values `(H, W)` of any compression.
 
     Raises:
         UnreadableImageError: truncated.
@@ -157,7 +157,7 @@ def _stored(header: Dataset) -> np.ndarray:
             raise UnreadableImageError(f"is truncated: it has {got:,} of {need:,} bytes of pixels")
     elif _directly(header, syntax):
         return _gdcm_frame(header, syntax)
-    else:  # named, so that pixels are the same whatever else is installed; Pillow releases the interpreter lock
+    else:  # named, so that pixels do not depend on the packages installed; Pillow releases the interpreter lock
         plugin = "pillow" if syntax == _BASELINE else "gdcm"
         if plugin in get_decoder(syntax).available_plugins:
             header.pixel_array_options(decoding_plugin=plugin)

@@ -56,7 +56,7 @@ def parse_source(spec: str) -> tuple[str, Path | None, dict[str, str]]:
     """Split `NAME[:PATH][,key=value...]` into its parts. A path may hold commas and colons.
 
     Raises:
-        DataError: the name is not a source, or an option is given twice.
+        DataError: the name is not a source, or an option is repeated.
     """
     rest, options = spec.strip(), dict[str, str]()
     while match := _TAIL.search(rest):

@@ -14,7 +14,7 @@ PATHS = ("masks",)
 
 
 def add_masks(rows: Sequence[MutableMapping[str, Any]], root: Path, options: dict[str, str]) -> None:
-    """Set `mask_path` in the rows of a case table from the option `masks`, if it is given.
+    """Set `mask_path` in the rows of a case table from the option `masks`, if set.
 
     Args:
         rows: one mapping per image; `path` is read, `mask_path` written where there is a mask.

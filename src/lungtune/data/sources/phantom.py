@@ -39,7 +39,7 @@ OPTIONS = {
 }
 
 TEST_FIRST = 500_000
-"""First patient number of the test part: the same test patients whatever ``n``."""
+"""First patient number of the test part: the test patients do not depend on ``n``."""
 PROCESSES = 2
 _CHUNK = 25  # patients a task: about 0.3 s
 _FIELDS = ("path", "label", "patient_id", "split", "mask", "text", "age", "sex")

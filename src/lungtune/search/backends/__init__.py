@@ -1,4 +1,4 @@
-"""Backends: one module or folder each, found by file name; each exposes its class as ``BACKEND``."""
+"""Backends, one module or folder each, discovered by file name; each exposes its class as ``BACKEND``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def get(name: str) -> type[Backend]:
     """Return a backend's class by name.
 
     Raises:
-        StudyError: there is none of that name.
+        StudyError: no backend has that name.
     """
     known = members.names(sys.modules[__name__])
     if name not in known:

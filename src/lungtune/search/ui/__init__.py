@@ -1,1 +1,1 @@
-"""What a user sees of a search."""
+"""Terminal output of a search."""

@@ -1,4 +1,4 @@
-"""``--check``: what a search of a space would do. No torch, no ray."""
+"""``--check``: prints a space's parameters and planned work. Imports neither torch nor ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check(
     """Print a space's parameters, rungs and planned work.
 
     Raises:
-        SpaceError: the space has mistakes; all of them are named.
+        SpaceError: the space has mistakes; the message lists all.
     """
     if name is None:
         raise SpaceError(f"--check needs --space; shipped are {', '.join(catalog.spaces())}.")
@@ -47,7 +47,7 @@ def check(
 
 
 def _start_points(space: SearchSpace, trials: int) -> list[str]:
-    """Return a line for each start point that is tried, by trial number: the first of a space is its source's."""
+    """Return a line per start point in order of trial number; a space's first is its source configuration."""
     every: dict[int, str] = {}
     for place, member in enumerate(space.members or (space,)):
         points = member.start[: sampler.turns(space, trials)] if space.members else member.start
@@ -55,8 +55,8 @@ def _start_points(space: SearchSpace, trials: int) -> list[str]:
             number = turn * max(1, len(space.members)) + place
             what = "another start point" if turn else "the source configuration"
             of = f" of {member.name}" if space.members else ""
-            told = ", ".join(f"{key}={live.short(value)}" for key, value in point.items())
-            every[number] = f"trial {number} is {what}{of}: {told}"
+            values = ", ".join(f"{key}={live.short(value)}" for key, value in point.items())
+            every[number] = f"trial {number} is {what}{of}: {values}"
     return [line for number, line in sorted(every.items()) if number < trials]
 
 

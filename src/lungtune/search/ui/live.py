@@ -1,4 +1,4 @@
-"""What a user sees while a search runs: the plan first, then a live table; plain lines in a pipe."""
+"""Live view of a search: a table that is redrawn in a terminal, plain lines in a pipe; and the table of its plan."""
 
 from __future__ import annotations
 
@@ -21,17 +21,23 @@ __all__ = ["View", "plan", "short"]
 
 ROWS = 18
 AROUND = 9
-"""Lines around the rows of the table but for those on devices: title, heading, state."""
+"""Number of lines around the table's rows, without those of devices: title, heading, state."""
 
 DEVICES = 4
-"""Most lines on devices that train."""
+"""Largest number of lines on devices."""
 
 LASTING = 3.0
-"""Seconds after which a worker's occupation is told in a pipe; before the first trial, at once."""
+"""Seconds after which a worker's occupation is printed in a pipe; before the first trial, at once."""
 
 
 def plan(space: SearchSpace, trials: int, cases: int | None = None) -> Table:
-    """Return the rung table: what each level costs and how many trials are expected to reach it."""
+    """Return the rung table: passes, samples, expected trials and cost of each level.
+
+    Args:
+        space: of the study.
+        trials: number of trials.
+        cases: training cases, for the column of samples; None leaves it empty.
+    """
     table = Table(title=f"Plan: {trials} trials of {space.name}", title_justify="left")
     for heading in ("level", "passes", "samples", "trials expected", "passes spent"):
         table.add_column(heading, justify="right")
@@ -48,14 +54,14 @@ def plan(space: SearchSpace, trials: int, cases: int | None = None) -> Table:
 
 
 class View:
-    """Shows a study's history as it grows. ``event`` is told every journal entry; ``tick`` may be called often."""
+    """Context manager that displays a study's history. Call ``event`` for each journal entry, ``tick`` often."""
 
     def __init__(self, console: Console, history: History, space: SearchSpace) -> None:
         self.console = console
         self.history = history
         self.space = space
         self.waiting = "starting workers"
-        """What the search waits for before its first trial."""
+        """Text shown before the first trial: what the search waits for."""
         self._work = standing.Work(space, history)
         self._plain = PlainLines(space, history)
         self._began = time.monotonic()
@@ -81,7 +87,7 @@ class View:
                 self.console.print(self.render(rows=10_000))
 
     def event(self, entry: Mapping[str, Any]) -> None:
-        """Take in one journal entry (the history has it already)."""
+        """Display one journal entry, which the history already has."""
         if entry["event"] == "host":
             about = f"{entry['device']}: trains {entry['slots']} at a time ({entry['why']})"
             self._devices[entry["index"]] = f"device {entry['index']}, {about}"
@@ -95,14 +101,14 @@ class View:
             self._print(line)
 
     def doing(self, index: int, what: str) -> None:
-        """Take in what the worker of a device does beside training; empty when nothing."""
+        """Set the occupation, other than training, of a device's worker; empty if none."""
         before, since = self._doing.pop(index, ("", 0.0))
         if what:
             same = _name(what) == _name(before)
             self._doing[index] = what, since if same else time.monotonic()
 
     def tick(self) -> None:
-        """Redraw at most twice a second; in a pipe, say what takes long."""
+        """Redraw at most twice a second; in a pipe, print long occupations of workers."""
         if self._live is not None:
             if time.monotonic() - self._drawn > 0.5:
                 self._draw()
@@ -115,7 +121,7 @@ class View:
             self._print(line)
 
     def _news(self) -> Iterator[str]:
-        """What a pipe is told of workers, without numbers that change."""
+        """Yield lines on the occupations of workers for a pipe, without progress."""
         if not self.history.trials and not self._doing:
             yield self.waiting
         for index, (what, since) in sorted(self._doing.items()):
@@ -128,7 +134,7 @@ class View:
     def _draw(self) -> None:
         if self._live is None:
             return
-        if self.console.size != self._size:  # what was drawn is wrapped anew by the terminal: begin on an empty screen
+        if self.console.size != self._size:  # a resized terminal rewraps the old output: clear it
             self._size = self.console.size
             self._live.stop()
             self.console.clear()
@@ -145,7 +151,7 @@ class View:
         """Return the trials' table and the lines of state below it.
 
         Args:
-            rows: most rows; by default as many as the terminal has room for.
+            rows: largest number of rows; by default as many as fit the terminal.
         """
         if not self.history.trials:
             return Group(*self._occupied())
@@ -157,12 +163,12 @@ class View:
         if hidden:
             names = ", ".join(name.removeprefix("lora_") for name in hidden)
             lines.append(Text(f"no room for: {names}", style="dim"))
-        told = [told for _, told in sorted(self._devices.items())[-DEVICES:]]
-        devices = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in told]
+        recent = [line for _, line in sorted(self._devices.items())[-DEVICES:]]
+        devices = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in recent]
         return Group(table, *lines, *self._occupied(), *devices)
 
     def _occupied(self) -> list[Text]:
-        """What is waited for: before the first trial in any case, then what workers do beside training."""
+        """Return lines on the occupations of workers; before the first trial at least one."""
         lines = [f"device {index}: {what}" for index, (what, _) in sorted(self._doing.items())]
         if not self.history.trials:
             lines = lines or [self.waiting]
@@ -171,5 +177,5 @@ class View:
 
 
 def _name(what: str) -> str:
-    """Return an occupation without its progress: ``Computing features`` of ``Computing features: 3 of 14``."""
+    """Remove the progress of an occupation: ``Computing features: 3 of 14`` -> ``Computing features``."""
     return what.partition(": ")[0]

@@ -1,4 +1,4 @@
-"""What a search prints before its first trial."""
+"""Output of a search before its first trial."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lungtune.search.ui import live
 
 
 def profile(space: SearchSpace, console: Console) -> None:
-    """Print what is searched from which base, before anything is waited for."""
+    """Print the space, its profile and its base; called before slow work."""
     base = ", ".join(f"{key} {value}" for key, value in space.base.items())
     why = (space.why if space.profile != "full" else "") or base or "several bases"
-    told = f"space {space.name}, profile {space.profile}: {why}"
-    console.print(escape(told), highlight=False, soft_wrap=True)
+    line = f"space {space.name}, profile {space.profile}: {why}"
+    console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def show(study: Study, space: SearchSpace, history: History, console: Console) -> None:
@@ -25,8 +25,8 @@ def show(study: Study, space: SearchSpace, history: History, console: Console) -
     console.print(f"[bold]study {study.name}[/bold]  {escape(str(study.folder))}", highlight=False, soft_wrap=True)
     classes = ", ".join(about["classes"])
     counts = f"{about['counts']['train']:,} training and {about['counts']['validation']:,} validation cases"
-    told = escape(f"data {about['source']}: {counts} of {classes}; split {about['hash'][:12]}")
-    console.print(told, highlight=False, soft_wrap=True)
+    line = escape(f"data {about['source']}: {counts} of {classes}; split {about['hash'][:12]}")
+    console.print(line, highlight=False, soft_wrap=True)
     for note in space.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
     console.print(live.plan(space, history.target, about["counts"]["train"]))

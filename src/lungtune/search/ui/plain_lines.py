@@ -1,4 +1,4 @@
-"""What a search says in a pipe: one line a trial and rung, the best when it changes, and a sign of life."""
+"""Output of a search in a pipe: a line per trial and rung, the best score when it changes, regular progress."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lungtune.search.ui import standing, trial_table
 from lungtune.search.ui.standing import Work, short
 
 SILENCE = 30.0
-"""Seconds without a line after which the state of the search is told."""
+"""Seconds without a line after which the state of the search is printed."""
 
 
 class PlainLines:
-    """Turns a study's events into lines.
+    """Converts a study's journal entries to lines.
 
     A trial has one line when it pauses at a rung, is perturbed, or ends; a paused one that ends where it paused has
     none.
@@ -25,12 +25,12 @@ class PlainLines:
     def __init__(self, space: SearchSpace, history: History) -> None:
         self.space, self.history = space, history
         self._work = Work(space, history)
-        self._told: set[int] = set()
+        self._printed: set[int] = set()
         self._best = ""
         self._last = time.monotonic()
 
     def event(self, entry: Mapping[str, Any]) -> Iterator[str]:
-        """Yield the lines on one journal entry (the history has it already)."""
+        """Yield the lines on one journal entry, which the history already has."""
         kind = entry["event"]
         if kind == "lost":
             yield f"trial {entry['trial']:3d}  its host died; it will be tried again ({entry['why'][:80]})"
@@ -47,7 +47,7 @@ class PlainLines:
         self._last = time.monotonic()
 
     def silence(self) -> Iterator[str]:
-        """Yield how far the search is, when no line came for a while."""
+        """Yield the state of the search if there was no line for ``SILENCE`` seconds."""
         if time.monotonic() - self._last > SILENCE:
             self._last = time.monotonic()
             running, paused = (len(self.history.of(state)) for state in (State.RUNNING, State.PAUSED))
@@ -73,7 +73,7 @@ class PlainLines:
         parts.append("paused" if entry["event"] == "pause" else f"{entry['state'].lower()}{reason}")
         if trial.state is State.FAIL and trial.message:
             parts.append(trial.message.strip().splitlines()[-1][:120])
-        if trial.number not in self._told:
-            self._told.add(trial.number)
+        if trial.number not in self._printed:
+            self._printed.add(trial.number)
             parts.append(" ".join(f"{name}={short(value)}" for name, value in trial.sampled.items()))
         return "  ".join(part for part in parts if part)

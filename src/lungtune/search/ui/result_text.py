@@ -1,4 +1,4 @@
-"""A search's last words: the result and the next commands."""
+"""Final output of a search: the result and the next commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lungtune.search.ui import live
 
 
 def headline(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what the journal says of a summary."""
+    """Return the ``best`` entry of the journal's ``summary`` event; None without a score."""
     best = result["best"]
     return None if best is None else {key: best[key] for key in ("trial", "value", "interval", "gain_over_start")}
 
@@ -30,7 +30,7 @@ def _interval(values: Mapping[str, float] | None) -> str:
 
 
 def _baselines(groups: Mapping[str, Any], metric: str) -> list[str]:
-    """A line on the constant class, and one on whatever else the search began with."""
+    """Return a line on the constant-class baseline, and one on all others but the source configuration."""
     known = {name: scores[metric] for name, scores in groups.items() if name != "start" and metric in scores}
     lines = [f"constant-class baseline {known.pop('constant'):.4f}"] if "constant" in known else []
     others = "; ".join(f"{formatting.baseline(name)} {value:.4g}" for name, value in known.items())
@@ -47,12 +47,12 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     named = {"RUNNING": "unfinished"}
     states = ", ".join(f"{n} {named.get(state, state.lower())}" for state, n in result["states"].items() if n)
     work = result["work"]
-    told = [states or "no trial has begun"]
+    parts = [states or "no trial has begun"]
     if work["passes"]:
-        told.append(f"{work['passes']:.1f} passes")
+        parts.append(f"{work['passes']:.1f} passes")
     if work["saved"]:
-        told.append(f"{100 * work['saved']:.0f} % saved by early stopping")
-    out("; ".join([*told, f"{seconds:.0f} s."]))
+        parts.append(f"{100 * work['saved']:.0f} % saved by early stopping")
+    out("; ".join([*parts, f"{seconds:.0f} s."]))
     if best is None:
         out("no trial has ended with a score yet.")
         return
@@ -75,8 +75,8 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
         )
     for line in _baselines(result["baselines"], metric):
         out(f"  {line}")
-    made = space.configuration(best["params"])
-    family = catalog.family(made.family)
+    configuration = space.configuration(best["params"])
+    family = catalog.family(configuration.family)
     task = family.task(space.objective.task)
     for line in task.summary_lines(best["scores"], result["baselines"]):
         out(f"  {line}")
@@ -92,6 +92,6 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     out(f"  lungtune retrain {recipe}   (with --test it opens the locked test set, once per study)")
     for command, what in task.next_commands(str(recipe)):
         out(f"  {command}   ({what})")
-    for command in comparison.commands(recipe, family, space.of(best["params"]), made.params):
-        out(f"  {command}   (does it help? with --test it is asked of the test set too)")
+    for command in comparison.commands(recipe, family, space.of(best["params"]), configuration.params):
+        out(f"  {command}   (does it help? with --test also on the test set)")
     out("  lungtune ui")

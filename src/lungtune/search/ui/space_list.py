@@ -1,17 +1,17 @@
-"""``--list``: what can be searched. Imports next to nothing."""
+"""``--list``: prints the available search spaces. Few imports, for speed."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
 
-from lungtune.core import shelf
+from lungtune.core import space_index
 
 
 def show() -> int:
-    """Print the spaces, shipped and own, one line each."""
+    """Print name and summary of each space, shipped and own; return exit code 0."""
     table = Table(box=None, show_header=False, pad_edge=False)
-    for name, path in shelf.files().items():
-        table.add_row(f"[bold]{name}[/bold]", shelf.summary(path))
+    for name, path in space_index.files().items():
+        table.add_row(f"[bold]{name}[/bold]", space_index.summary(path))
     Console().print(table)
     return 0

@@ -1,4 +1,4 @@
-"""Where a search stands, in words: the best trial, what it is compared with, work done and saved."""
+"""State of a search as text: best trial, baselines, work done, saved and left."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from lungtune.report import formatting
 
 
 def short(value: object) -> str:
-    """Write a parameter's value in few characters."""
+    """Return a parameter's value as short text; floats have two significant digits."""
     return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
 def minutes(seconds: float) -> str:
-    """Write a time: ``12 s``, ``3 min 05 s``."""
+    """Return a duration as text: ``12 s``, ``3 min 05 s``."""
     whole = int(seconds)
     return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
 def count(history: History) -> str:
-    """Return how many trials have ended: ``3 of 24 trials``."""
+    """Return the number of ended trials as text: ``3 of 24 trials ended``."""
     ended = len(history.of(State.COMPLETE, State.PRUNED, State.FAIL))
     return f"{ended} of {history.target} trials ended"
 
 
 def best(space: SearchSpace, history: History) -> str:
-    """Return the best score so far and those it is read beside; empty before the first."""
+    """Return the best score so far and the baselines as text; empty before the first score."""
     objective = space.objective
     alive = history.of(State.RUNNING, State.PAUSED, State.COMPLETE, State.PRUNED)
     scored = [t for t in alive if not math.isnan(t.value(objective))]
@@ -46,27 +46,27 @@ def best(space: SearchSpace, history: History) -> str:
 
 
 def _reference(history: History, leader: Trial | None) -> Trial | None:
-    """Return the source configuration; of several spaces, that of the leading trial's space."""
+    """Return the trial of the source configuration; of several spaces, that of the leader's space."""
     starts = [trial for _, trial in sorted(history.trials.items()) if trial.origin == "start"]
     own = [t for t in starts if leader is not None and t.params.get(SPACE) == leader.params.get(SPACE)]
     return next(iter(own or starts), None)
 
 
 class Work:
-    """Passes trained, saved and left, since this object was made."""
+    """Passes trained, saved and left; the rate is measured since this object was created."""
 
     def __init__(self, space: SearchSpace, history: History) -> None:
         self.space, self.history = space, history
         self._began, self._before = time.monotonic(), history.work
 
     def text(self) -> str:
-        """Return one line; savings are those of trials that ended early, paused ones may go on."""
-        done, judged = self.history.work, self.history.judged()
+        """Return one line: passes, share saved by early stopping (paused trials excluded), time, time left."""
+        done, ended = self.history.work, self.history.counted_for_savings()
         elapsed = time.monotonic() - self._began
-        planned = self._expected(judged)
+        planned = self._expected(ended)
         parts = [f"{done:.1f} of about {planned:.0f} passes"]
-        saved = sum(self.space.fidelity.max - trial.fidelity for trial in judged)
-        full = saved + sum(trial.work for trial in judged)
+        saved = sum(self.space.fidelity.max - trial.fidelity for trial in ended)
+        full = saved + sum(trial.work for trial in ended)
         if saved > 0:
             parts.append(f"{100 * saved / full:.0f} % saved by early stopping")
         parts.append(minutes(elapsed))
@@ -75,12 +75,12 @@ class Work:
             parts.append(f"about {minutes((planned - done) / rate)} left")
         return " · ".join(parts)
 
-    def _expected(self, judged: list[Trial]) -> float:
-        """Return the passes the whole search will take: as planned at first, then as trials ended so far."""
+    def _expected(self, ended: list[Trial]) -> float:
+        """Return the expected passes of the whole search: planned at first, later from the mean of ended trials."""
         history, fidelity = self.history, self.space.fidelity
-        if len(judged) < 4 or history.of(State.PAUSED):  # which of them go on is not known yet
+        if len(ended) < 4 or history.of(State.PAUSED):  # paused trials may be resumed
             planned = fidelity.planned(history.target, len(self.space.start))
             return max(history.work, sum(passes for _, _, passes in planned))
-        mean = sum(trial.work for trial in judged) / len(judged)
+        mean = sum(trial.work for trial in ended) / len(ended)
         running = sum(max(mean - trial.work, 0.0) for trial in history.of(State.RUNNING))
         return history.work + running + mean * max(0, history.target - len(history.trials))

@@ -24,11 +24,11 @@ _STYLES = {
     State.FAIL: "red",
 }
 _HEADING, _VALUE = 6, 12
-"""Characters of a heading's words that a column leaves room for, and most of a value."""
+"""Least width of a column for its heading's longest word, and largest width of a value, in characters."""
 
 
 def chosen(history: History, rows: int) -> list[Trial]:
-    """Return at most ``rows`` trials by number: the running ones, start points, then the best."""
+    """Return at most ``rows`` trials in order of number; running ones, start points, then the best have priority."""
     running = history.of(State.RUNNING)
     start = [t for t in history.trials.values() if t.origin == "start" and t.state is not State.RUNNING]
     others = [t for t in history.ranked() if t.origin != "start"]
@@ -37,24 +37,24 @@ def chosen(history: History, rows: int) -> list[Trial]:
 
 
 def ordered(names: Sequence[str], trials: Sequence[Trial]) -> list[str]:
-    """Return names of parameters, those first that differ between trials."""
+    """Return parameter names, those that differ between trials first."""
     differ = {name for name in names if len({repr(t.params[name]) for t in trials if name in t.params}) > 1}
     return sorted(names, key=lambda name: name not in differ)
 
 
 def state(trial: Trial) -> str:
-    """Return a trial's state in words, with the reason of a failure."""
+    """Return a trial's state as text, with the reason of a failure."""
     return trial.state.value.lower() + (f" ({trial.reason})" if trial.state is State.FAIL else "")
 
 
 def score(trial: Trial, space: SearchSpace) -> str:
-    """Return a trial's best score; empty before its first report."""
+    """Return a trial's best score as text; empty before its first report."""
     value = trial.value(space.objective)
     return "" if math.isnan(value) else f"{value:.4f}"
 
 
 def table(space: SearchSpace, history: History, rows: int, width: int) -> tuple[Table, list[str]]:
-    """Return the table, and the searched parameters that ``width`` characters have no room for."""
+    """Return the table, and the searched parameters that do not fit ``width`` characters."""
     trials, ranked = chosen(history, rows), history.ranked()
     shown = Table(
         title=f"{space.name} · {space.objective.metric}", title_justify="left", box=box.SIMPLE_HEAD, padding=0,
@@ -82,7 +82,7 @@ def table(space: SearchSpace, history: History, rows: int, width: int) -> tuple[
             continue
         columns.append((heading, min(max(needed, longest), width - 1), needed, values))
         width -= needed + 1
-    for heading, wanted, needed, _ in columns:  # what is left of the width goes to headings that are cut
+    for heading, wanted, needed, _ in columns:  # the remaining width goes to truncated headings
         more = min(wanted - needed, max(0, width - 1))
         width -= more
         shown.add_column(heading, justify="right", overflow="ellipsis", width=needed + more)

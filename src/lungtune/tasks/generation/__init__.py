@@ -122,7 +122,7 @@ class GenerativeFamily(Family[B, P]):
         It must not depend on a trial's ``Params``.
 
         Raises:
-            WeightsError: its pretrained weights cannot be had.
+            WeightsError: its pretrained weights are not available.
         """
 
     @abstractmethod
@@ -130,7 +130,7 @@ class GenerativeFamily(Family[B, P]):
         """Return a hash of the pretrained weights' files: equal settings may name other files later.
 
         Raises:
-            WeightsError: they cannot be had.
+            WeightsError: they are not available.
         """
 
     @abstractmethod

@@ -177,7 +177,7 @@ class _Part:
         self._covered = np.add.reduceat((across.min(axis=1) <= radius).astype(np.float64), starts)
 
     def drawn(self, draws: int, k: int) -> np.ndarray:
-        """Return how often each sample is drawn ``(draws, m)``; row d is the same whatever ``draws`` is."""
+        """Return how often each sample is drawn ``(draws, m)``; row d does not depend on ``draws``."""
         count = max(self._samples, 1)
         return np.random.default_rng([_SEED, k]).multinomial(count, np.full(count, 1 / count), size=draws)
 

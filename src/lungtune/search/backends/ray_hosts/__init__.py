@@ -1,4 +1,4 @@
-"""Backend on Ray: one host process (actor) for each GPU, or each core where there is none. The only importer of ray."""
+"""Backend on Ray: one host process (actor) per GPU, or per core without GPUs. The only importer of ray."""
 
 from lungtune.search.backends.ray_hosts.backend import RayHosts
 

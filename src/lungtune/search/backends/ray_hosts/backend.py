@@ -1,4 +1,4 @@
-"""The backend: a trial is a call that waits for a host's next report of it; Ray tells when a host dies."""
+"""Backend on Ray: each training trial is a pending remote call; Ray raises from it if the host dies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def _raises_backend_error(method: Callable[P, T]) -> Callable[P, T]:
-    """Turn Ray's own errors, outside of a worker's call, into ``BackendError``."""
+    """Convert Ray errors raised outside a worker's call to ``BackendError``."""
 
     @functools.wraps(method)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -36,7 +36,7 @@ def _raises_backend_error(method: Callable[P, T]) -> Callable[P, T]:
 
 
 class RayHosts(Backend):
-    """Hosts on the cluster at ``RAY_ADDRESS``, else on a local one.
+    """Backend with hosts on the Ray cluster at ``RAY_ADDRESS``, else on a local one.
 
     Args:
         host: class of the hosts; default :attr:`host`.
@@ -49,9 +49,9 @@ class RayHosts(Backend):
         self._host = host or self.host
         self._pool: WorkerPool | None = None
         self._calls: dict[Any, tuple[Assignment, Worker]] = {}
-        """Ray's promise of each trial's next report."""
+        """Ray's object reference of each trial's next report."""
         self._reported: dict[int, tuple[Assignment, Worker]] = {}
-        """Trials that wait for ``advance`` or ``release``."""
+        """Trials that await ``advance`` or ``release``, by number."""
 
     def start(self, space: SearchSpace) -> None:
         """See ``Backend.start``."""
@@ -82,7 +82,7 @@ class RayHosts(Backend):
 
     @property
     def pool(self) -> WorkerPool:
-        """The workers; :meth:`open` first."""
+        """The workers. Raises ``BackendError`` before :meth:`open`."""
         if self._pool is None:
             raise BackendError("the backend is not open.")
         return self._pool
@@ -126,7 +126,7 @@ class RayHosts(Backend):
         return events
 
     def _wait(self, seconds: float) -> None:
-        """Wait until a host is ready, at most so long."""
+        """Wait until a host is ready, at most ``seconds``."""
         opening = self.pool.opening
         if opening:
             ray.wait(opening, timeout=seconds)
@@ -134,7 +134,7 @@ class RayHosts(Backend):
             time.sleep(seconds)
 
     def _event(self, call: Any) -> Event:
-        """Return a finished call's report, or that its host died."""
+        """Return ``Reported`` with a finished call's outcome, or ``TrialLost`` if its host died."""
         assignment, worker = self._calls.pop(call)
         try:
             outcome = ray.get(call)

@@ -1,4 +1,4 @@
-"""Ray itself: joined or started, and left."""
+"""Connection to a Ray cluster: join or start, leave, count devices."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ import ray
 from lungtune.errors import StudyError
 
 for _name in ("ray", "ray._private.authentication"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)  # what they would say is in the journal
+    logging.getLogger(_name).setLevel(logging.CRITICAL)  # the journal has the same messages
 
 
 def start() -> None:
     """Join the cluster at ``RAY_ADDRESS`` or start a local one.
 
     Raises:
-        StudyError: neither is possible.
+        StudyError: the cluster does not answer, or no local one can be started.
     """
     address = os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False, "configure_logging": False}
@@ -44,9 +44,9 @@ def start() -> None:
 
 @contextmanager
 def _few_processes() -> Iterator[None]:
-    """Keep Ray from starting its log monitor, autoscaler's monitor and API server: unused here, four seconds.
+    """Within the block, ``ray.init`` starts no log monitor, autoscaler monitor or API server: unused, saves 4 s.
 
-    ``ray.init`` has no switch for them. Where Ray's internals have changed, they are started as usual.
+    Patches Ray's internals, as ``ray.init`` has no option for it; without effect where those have changed.
     """
     params = getattr(ray._private.parameter, "RayParams", None)
     node = getattr(ray._private.node, "Node", None)
@@ -67,7 +67,7 @@ def _few_processes() -> Iterator[None]:
 
 
 def _protect_token() -> None:
-    """Ray writes its authentication token readable by all; only its owner needs it."""
+    """Make Ray's authentication token, which Ray writes world-readable, readable by its owner only."""
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file() and stat.S_IMODE(token.stat().st_mode) & 0o077:
         token.chmod(0o600)
@@ -79,7 +79,7 @@ def stop() -> None:
 
 
 def devices() -> tuple[int, bool]:
-    """Return how many devices there are, and whether they are GPUs (else cores)."""
+    """Return the number of devices, >= 1, and True if they are GPUs (else CPU cores)."""
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     return gpus or max(1, int(resources.get("CPU", 1))), gpus > 0

@@ -1,7 +1,7 @@
-"""A device's host: the process that owns its backbone, its pixels and its pack. Imports no ray.
+"""Host process of one device: owns its backbone, pixels and pack. Imports no ray.
 
-Trials join, leave and wait for decisions between two steps of the others; the calls for that come from other
-processes at any time. Only trials whose next report somebody waits for are trained.
+Calls from other processes arrive at any time; trials join and leave between two steps. Only trials with a pending
+``train`` call are trained.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class _Call:
 
 
 class PackHost:
-    """Trains trials on one device, as many together as its session has slots.
+    """Trains trials on one device, as many at a time as its session has slots.
 
-    Libraries are imported before a study is open; :meth:`open` follows once.
+    Libraries are imported before :meth:`open`, which is called once.
 
     Args:
-        threads: cores this host may use.
-        driver: process to die with; None if it may be on another machine.
-        own: the driver's folders of a user's own families: a cluster may have been started without them.
+        threads: number of cores this host may use.
+        driver: id of the process whose end ends this one; None if it may be on another machine.
+        own: the driver's folders of user-defined families, which a running cluster may not know.
         slots: trials at a time; 0: as the study says, or as measured.
     """
 
@@ -66,7 +66,7 @@ class PackHost:
         threading.Thread(target=self._work, daemon=True).start()
 
     def open(self, study: str) -> None:
-        """Open a study, named by its folder; returns at once."""
+        """Open the study in the folder ``study``; returns at once."""
         self._study = Study(Path(study))
         self._named.set()
 
@@ -77,7 +77,7 @@ class PackHost:
             ``DeviceSession.about``, with its ``references`` if there are any.
 
         Raises:
-            LungtuneError: the backbone or the images cannot be had here.
+            LungtuneError: the backbone or the images are not available on this machine.
         """
         self._opened.wait()
         if self._problem is not None:
@@ -85,7 +85,7 @@ class PackHost:
         return self._about
 
     def doing(self) -> str:
-        """Return what takes a while here at the moment, beside training; empty when nothing does."""
+        """Return the name of the current long operation other than training; empty if none."""
         return self._doing
 
     def train(self, assignment: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
@@ -94,11 +94,11 @@ class PackHost:
         Args:
             assignment: ``number``, ``params``, ``seed``, ``known``, ``segment`` (``controller.Assignment``), and the
                 ``folder`` of its checkpoints, where it is not the study's for that number.
-            fresh: begin from the newest checkpoint, even if the trial is in the pack: an earlier caller is gone.
+            fresh: reload the newest checkpoint even if the trial is in the pack.
 
         Returns:
             ``number`` with ``fidelity``, ``samples``, ``metrics``, ``checkpoint`` (relative to the study) and
-            ``seconds``, or with ``failure`` {reason, message}. A trial raises nothing.
+            ``seconds``, or with ``failure`` {reason, message}: errors of a trial are returned, not raised.
         """
         self.ready()
         call = _Call(assignment, fresh)
@@ -119,7 +119,7 @@ class PackHost:
             self._changed.notify()
 
     def _work(self) -> None:
-        """The thread that owns the pack."""
+        """Main function of the thread that owns the pack."""
         io.listen(lambda what: setattr(self, "_doing", what))
         try:
             self.preload()
@@ -136,12 +136,12 @@ class PackHost:
         try:
             while True:
                 self._turn()
-        except BaseException:  # the device cannot be trusted: callers see the process die, trials go on elsewhere
+        except BaseException:  # device state unknown: exit, so that callers see a dead host and trials move
             traceback.print_exc()
             os._exit(1)
 
     def _turn(self) -> None:
-        """Let trials leave and join, then train those with a pending call by one step."""
+        """Remove and add trials, then train those with a pending call by one step."""
         with self._changed:
             self._changed.wait_for(lambda: self._calls or self._leaving)
             calls = dict(self._calls)
@@ -165,20 +165,20 @@ class PackHost:
     def _join(self, call: _Call, waited_for: Collection[int]) -> None:
         number, params, seed, known = (call.assignment[name] for name in ("number", "params", "seed", "known"))
         self._let_go(number)
-        if len(self._session.runs) >= self._about["slots"]:  # some ended unheard; their checkpoints hold them
+        if len(self._session.runs) >= self._about["slots"]:  # trials without a pending call
             for other in set(self._session.runs) - set(waited_for):
                 self._let_go(other)
         try:
             segment = call.assignment.get("segment", 0)
             folder = call.assignment.get("folder") or self._study.checkpoints(number, segment)
             self._session.start(number, params, seed, Path(folder), known)
-        except Exception as error:  # a trial may raise anything; the study goes on
+        except Exception as error:  # a trial may raise anything; the study continues
             if _beyond_repair(error):
                 raise
             self._answer(number, self._outcome(call, error))
 
     def _step(self, numbers: Collection[int]) -> list[tuple[int, Any]]:
-        """Train trials by one step; one that raises fails alone."""
+        """Train trials by one step; an error of one trial fails only that trial."""
         try:
             return list(self._session.step(numbers))
         except Exception as error:
@@ -210,11 +210,11 @@ class PackHost:
         call.answered.set()
 
     def preload(self) -> None:
-        """Import what every study needs."""
+        """Import the libraries every study needs."""
         device_session.preload()
 
     def open_session(self) -> DeviceSession:
-        """Return what trains this host's trials."""
+        """Return the session that trains this host's trials."""
         return device_session.open_session(self._study.folder, self._threads, self._slots)
 
 
@@ -225,12 +225,12 @@ def _reason(error: BaseException) -> str:
 
 
 def _beyond_repair(error: BaseException) -> bool:
-    """Whether an error leaves the device unusable for this process, as CUDA's asynchronous ones do."""
+    """True if an error leaves the device unusable for this process, such as asynchronous CUDA errors."""
     return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
 
 
 def die_with(driver: int) -> None:
-    """Leave when a process of this machine is gone: a host that lives on would train for nobody."""
+    """Exit within about a second of the end of the process ``driver`` on this machine."""
 
     def watch() -> None:
         while True:

@@ -1,4 +1,4 @@
-"""The hosts of a search: one for each device, made, filled and replaced when they die."""
+"""Pool of the host processes of a search, one per device: creation, placement of trials, replacement."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from lungtune.search.controller import Assignment
 log = logging.getLogger(__name__)
 
 MAX_DEATHS = 3
-"""How often in a row a host may die before it is ready."""
+"""Largest number of consecutive deaths of a host before it is ready."""
 
 ASK_EVERY = 1.0
-"""Seconds between two questions to a host what it does."""
+"""Seconds between two ``doing`` requests to a host."""
 
 
 @dataclass(eq=False)
 class Worker:
-    """A device's host, as the driver sees it; a new one for each process.
+    """Driver-side handle of a device's host; one per process.
 
     Attributes:
         device: index.
-        deaths: of its predecessors since one was ready.
+        deaths: number of predecessors that died since one was ready.
         handle: Ray's handle of the actor.
-        opening: Ray's promise of what ``PackHost.ready`` returns; None once it was taken.
+        opening: Ray's object reference of ``PackHost.ready``; None after it was read.
         slots: trials at a time; 0 until it is ready.
-        trials: number of each trial placed here: whether it must train alone.
-        doing: what it last said it does, see ``PackHost.doing``.
-        asked: Ray's promise of what it does now; None while it is not asked.
-        asked_at: when it was asked last.
+        trials: trial number -> True if the trial must train alone.
+        doing: last result of ``PackHost.doing``.
+        asked: Ray's object reference of a pending ``doing`` request; None if none is pending.
+        asked_at: time of the last request, ``time.monotonic()``.
     """
 
     device: int
@@ -55,16 +55,16 @@ class Worker:
     asked_at: float = field(default_factory=time.monotonic)
 
     def has_room(self, alone: bool) -> bool:
-        """Whether there is room for one more trial, or for one that must train alone."""
+        """True if there is room for one more trial, or for one that must train alone."""
         return len(self.trials) < (min(1, self.slots) if alone else self.slots) and not any(self.trials.values())
 
     def train(self, assignment: Assignment, fresh: bool) -> Any:
-        """Ask for a trial's next report, see ``PackHost.train``; return Ray's promise of it."""
+        """Call ``PackHost.train``; return Ray's object reference of the trial's next report."""
         fields = {name: getattr(assignment, name) for name in ("number", "seed", "known", "segment")}
         return self.handle.train.remote({**fields, "params": dict(assignment.params)}, fresh)
 
     def news(self) -> WorkerDoing | None:
-        """Ask what the host does, now and then; return the answer if it is another one. Does not wait."""
+        """Request ``PackHost.doing`` every ``ASK_EVERY`` seconds; return the result if it changed. Does not wait."""
         if self.asked is None:
             if time.monotonic() - self.asked_at > ASK_EVERY:
                 self.asked, self.asked_at = self.handle.doing.remote(), time.monotonic()
@@ -74,7 +74,7 @@ class Worker:
         promise, self.asked = self.asked, None
         try:
             told = ray.get(promise)
-        except ray.exceptions.RayError:  # it died: its other promises say so
+        except ray.exceptions.RayError:  # it died; its other references raise too
             return None
         if told == self.doing:
             return None
@@ -83,12 +83,12 @@ class Worker:
 
 
 class WorkerPool:
-    """Places trials on devices. To be used from one thread at a time.
+    """Places trials on devices. Not thread-safe.
 
-    Hosts start with the pool and import their libraries; :meth:`open` names the study.
+    Hosts start with the pool and import their libraries before :meth:`open`.
 
     Args:
-        space: what is searched.
+        space: of the study.
         host: class of the hosts.
         cpus: cores that Ray reserves for a host.
         slots: trials at a time on a host; 0: as the study says, or as measured there.
@@ -110,19 +110,19 @@ class WorkerPool:
         threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // self.count)
         driver = None if alone or os.environ.get("RAY_ADDRESS") else os.getpid()
         most = max(slots, space.slots, space.max_slots)
-        # Every trial's call waits in a thread of its own; some more for those that leave and those that ask anew.
+        # One thread per pending call of a trial, and spare ones for ``leave``, ``doing`` and repeated ``train`` calls.
         self._class = ray.remote(host).options(
             num_cpus=cpus, num_gpus=1 if on_gpus else 0, max_concurrency=2 * most + waiting, max_restarts=0
         )
         self._arguments = (threads, driver, [str(each) for each in paths.own_folders()], slots)
-        # On one machine's cores the first host is made alone: processes that import at the same time slow each other
-        # down, and the first trial starts sooner.
+        # On the cores of one machine the first host starts alone: concurrent imports slow each other down, and the
+        # first trial starts sooner.
         self._to_make = list(range(self.count))
         self.workers: list[Worker] = []
         self._make_next(self.count if on_gpus or driver is None else 1)
 
     def open(self, folder: Path) -> None:
-        """Open a study on every host, and on those that follow.
+        """Open a study on every host, present and future.
 
         Args:
             folder: of the study.
@@ -143,28 +143,28 @@ class WorkerPool:
 
     @property
     def opening(self) -> list[Any]:
-        """Ray's promises of the hosts that are not ready yet."""
+        """Ray's object references of the hosts that are not ready."""
         return [worker.opening for worker in self.workers if worker.opening is not None]
 
     def has_room(self, alone: bool) -> bool:
-        """Whether a ready host takes one more trial, or one that must train alone."""
+        """True if a ready host has room for one more trial, or for one that must train alone."""
         return any(worker.has_room(alone) for worker in self.workers)
 
     def place(self, number: int, alone: bool) -> Worker:
-        """Reserve a place for a trial on the host with the most room; only while :meth:`has_room`."""
+        """Reserve a slot on the host with the largest share of free slots. Requires :meth:`has_room`."""
         free = [worker for worker in self.workers if worker.has_room(alone)]
         chosen = min(free, key=lambda worker: len(worker.trials) / worker.slots)
         chosen.trials[number] = alone
         return chosen
 
     def release(self, number: int) -> None:
-        """Let a trial leave its host."""
+        """Remove a trial from its host."""
         for worker in self.workers:
             if worker.trials.pop(number, None) is not None:
                 worker.handle.leave.remote(number)
 
     def replace(self, worker: Worker) -> None:
-        """Make a new host in place of one that died; a worker that was replaced already changes nothing."""
+        """Start a new host in place of a dead one; no effect if it was replaced already."""
         if worker in self.workers:
             with contextlib.suppress(Exception):
                 ray.kill(worker.handle)
@@ -172,7 +172,7 @@ class WorkerPool:
             self.workers[self.workers.index(worker)] = self._make(worker.device, worker.deaths)
 
     def poll(self) -> list[Event]:
-        """Return which hosts became ready, cannot open their session or do something else; does not wait."""
+        """Return events of hosts: ready, unusable, or a changed occupation. Does not wait."""
         events: list[Event] = [news for worker in self.workers if (news := worker.news()) is not None]
         for worker in tuple(self.workers):
             if worker.opening is None or not ray.wait([worker.opening], timeout=0)[0]:
@@ -180,7 +180,7 @@ class WorkerPool:
             opening, worker.opening = worker.opening, None
             try:
                 about = ray.get(opening)
-            except ray.exceptions.RayTaskError as error:  # what kept it from opening the backbone or the images
+            except ray.exceptions.RayTaskError as error:  # raised while it opened the backbone or the images
                 events.append(WorkerUnusable(f"device {worker.device} cannot train", error.cause or error))
             except ray.exceptions.RayError as error:
                 worker.deaths += 1
@@ -197,7 +197,7 @@ class WorkerPool:
         return events
 
     def close(self) -> None:
-        """End all hosts."""
+        """Kill all hosts."""
         for worker in self.workers:
             with contextlib.suppress(Exception):
                 ray.kill(worker.handle)
