@@ -1,5 +1,8 @@
 """Ray backend: its own failures raise ``BackendError``, a worker's are events."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -68,3 +71,15 @@ def test_trial_of_a_dead_host_is_lost_and_the_host_replaced(monkeypatch):
 def test_closed_backend_raises():
     with pytest.raises(BackendError, match="the backend is not open"):
         RayHosts().poll(0.0)
+
+
+@pytest.mark.parametrize("name", ["ray_hosts", "ray_tune"])
+def test_workers_use_this_environment_under_uv_run(name):
+    code = f"""
+from lungtune.search import backends
+backends.get({name!r})
+from ray._private import ray_constants
+assert ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV is False
+"""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)

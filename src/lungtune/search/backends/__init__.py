@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from lungtune.core import members
 from lungtune.errors import StudyError, did_you_mean
 from lungtune.search.backend import Backend
+
+# Read when ray is imported, which only the modules of this package do.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, not a copy that uv builds
 
 
 def get(name: str) -> type[Backend]:

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers use this environment, not a copy of it
-
 import ray
 
 from lungtune.errors import StudyError
