@@ -42,7 +42,7 @@ def perturbed(folder):
 
 
 def test_perturbation_is_journalled_and_assigned(tmp_path):
-    study, controller, assigned = perturbed(tmp_path / "s")
+    study, _, assigned = perturbed(tmp_path / "s")
     event = journal.read(study.journal_path)[-1]
     assert {key: event[key] for key in event if key not in ("time", "params")} == {
         "event": "perturb", "trial": 1, "donor": 0, "donor_fidelity": 1.0, "fidelity": 3, "checkpoint": "c"
