@@ -46,7 +46,9 @@ class ClipHeadParams(Synthetic, Classes, Loop):
     batch_size: int = param(32, low=1, high=4096, unit="images", help="images of one optimiser step")
     warmup: float = param(0.0, low=0.0, high=0.9, help="share of the maximum fidelity over which lr rises")
     augmentation: int = param(0, low=0, high=3, help="strength of X-ray-safe augmentation; 0 none, 3 with flips")
-    hidden: int = param(0, low=0, high=4096, unit="units", help="hidden units beside the linear map; 0: linear probe")
+    hidden: int = param(
+        0, low=0, high=4096, unit="units", structural=True, help="hidden units beside the linear map; 0: linear probe"
+    )
     dropout: float = param(0.0, low=0.0, high=0.9, help="share of the features dropped in training")
 
 

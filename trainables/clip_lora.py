@@ -57,12 +57,16 @@ class ClipLoraParams(Synthetic, Classes, Loop):
         0.01, low=0.0, high=1.0, help="weight decay: decoupled for adamw, added to the gradient for adam and sgd"
     )
     batch_size: int = param(4, low=1, high=512, unit="images", help="images of one optimiser step")
-    lora_rank: int = param(16, low=1, high=256, help="rank r of every adapter")
+    lora_rank: int = param(16, low=1, high=256, structural=True, help="rank r of every adapter")
     lora_alpha: float = param(32.0, low=0.01, high=1024.0, help="strength: an adapter is scaled by alpha / rank")
     lora_dropout: float = param(0.1, low=0.0, high=0.9, help="share of an adapter's input features dropped in training")
-    lora_targets: str = param("qkv_mlp", choices=tuple(_PROJECTIONS), help="projections of a block that are adapted")
-    lora_tower: str = param("image", choices=tuple(_TOWERS), help="towers of CLIP that are adapted")
-    lora_blocks: str = param("all", choices=("all", "upper_half"), help="blocks not frozen that are adapted")
+    lora_targets: str = param(
+        "qkv_mlp", choices=tuple(_PROJECTIONS), structural=True, help="projections of a block that are adapted"
+    )
+    lora_tower: str = param("image", choices=tuple(_TOWERS), structural=True, help="towers of CLIP that are adapted")
+    lora_blocks: str = param(
+        "all", choices=("all", "upper_half"), structural=True, help="blocks not frozen that are adapted"
+    )
     prompt_style: str = param("paper", choices=STYLES, help="how the classes are put into words")
 
 

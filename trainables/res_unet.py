@@ -41,7 +41,11 @@ class ResUnetParams(whole_network.NetworkParams):
     """Hyperparameters of a trial."""
 
     lambda2: float = param(
-        0.01, low=0.0, high=1000.0, help="weight of 1 - Dice beside the cross-entropy; 0: no decoder is trained"
+        0.01,
+        low=0.0,
+        high=1000.0,
+        structural=(0.0,),
+        help="weight of 1 - Dice beside the cross-entropy; 0: no decoder is trained",
     )
     drop_rate: float = param(0.0, low=0.0, high=0.9, help="share of the pooled features dropped in training")
 

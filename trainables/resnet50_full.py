@@ -31,7 +31,9 @@ class ResNetParams(whole_network.NetworkParams):
     """Hyperparameters of a trial."""
 
     drop_rate: float = param(0.0, low=0.0, high=0.9, help="share of the pooled features dropped in training")
-    unfreeze: str = param("all", choices=tuple(_UNFREEZE), help="what trains; the rest is frozen, its batch norm too")
+    unfreeze: str = param(
+        "all", choices=tuple(_UNFREEZE), structural=True, help="what trains; the rest is frozen, its batch norm too"
+    )
 
 
 class ResNet(whole_network.Network):

@@ -57,13 +57,16 @@ class SdLoraParams(Classes, Loop):
     )
     batch_size: int = param(4, low=1, high=512, unit="images", help="images of one optimiser step")
     augmentation: int = param(0, low=0, high=3, help="strength of X-ray-safe augmentation; 0 none, 3 with flips")
-    lora_rank: int = param(4, low=1, high=256, help="rank r of every adapter")
+    lora_rank: int = param(4, low=1, high=256, structural=True, help="rank r of every adapter")
     lora_alpha: float = param(16.0, low=0.01, high=1024.0, help="strength: an adapter is scaled by alpha / rank")
     lora_dropout: float = param(0.1, low=0.0, high=0.9, help="share of an adapter's input features dropped in training")
     lora_targets: str = param(
-        "attn", choices=tuple(_TARGETS), help="layers of the UNet adapted: attention to the caption, all, and beyond"
+        "attn",
+        choices=tuple(_TARGETS),
+        structural=True,
+        help="layers of the UNet adapted: attention to the caption, all, and beyond",
     )
-    lora_text: bool = param(False, help="adapt the text encoder's attention too")
+    lora_text: bool = param(False, structural=True, help="adapt the text encoder's attention too")
     caption_dropout: float = param(0.1, low=0.0, high=0.9, help="share of images trained on without their caption")
     snr_cap: float = param(5.0, low=0.0, high=100.0, help="cap of the loss weight of easy steps (min-SNR); 0: none")
     prompt_style: str = param(

@@ -49,11 +49,13 @@ class VitLoraParams(Synthetic, Classes, Loop):
     """Hyperparameters of a trial. The defaults are the source project's configuration."""
 
     lr: float = param(2e-5, low=1e-7, high=1.0, help="peak learning rate")
-    lora_rank: int = param(8, low=1, high=256, help="rank r of every adapter")
+    lora_rank: int = param(8, low=1, high=256, structural=True, help="rank r of every adapter")
     lora_alpha: float = param(16.0, low=0.01, high=1024.0, help="strength: an adapter is scaled by alpha / rank")
     lora_dropout: float = param(0.0, low=0.0, high=0.9, help="share of an adapter's input features dropped in training")
-    lora_targets: str = param("qv", choices=tuple(_PROJECTIONS), help="projections of a block that are adapted")
-    lora_blocks: str = param("all", choices=("all", "upper_half"), help="blocks that are adapted")
+    lora_targets: str = param(
+        "qv", choices=tuple(_PROJECTIONS), structural=True, help="projections of a block that are adapted"
+    )
+    lora_blocks: str = param("all", choices=("all", "upper_half"), structural=True, help="blocks that are adapted")
 
 
 class VitLora(Family[VitLoraBase, VitLoraParams]):

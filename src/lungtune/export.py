@@ -115,14 +115,22 @@ def _best(history: History, trial: Trial) -> Report:
     return report
 
 
+def _schedule(space: SearchSpace) -> str:
+    """Return a line on the segments of a recipe; empty where it has none."""
+    if not space.segments:
+        return ""
+    return f"\nTrained in {len(space.segments) + 1} segments, from other trials' weights: see segments."
+
+
 def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | None, path: Path) -> str:
     study, history, source, score = kept.study, kept.history, kept.source, kept.interval(trial)
     about, report = history.study, _best(history, trial)
     searched = SearchSpace.from_dict(about["space"])
-    configuration = searched.configuration(trial.params)
+    *before, last = trial.lineage_at(report)
+    configuration = searched.configuration(last.params)
     family = catalog.family(configuration.family)
     space = dataclasses.replace(
-        searched.of(trial.params),
+        searched.of(last.params),
         objective=searched.objective,
         fidelity=searched.fidelity,
         axes={},
@@ -130,17 +138,18 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
         fixed=configuration.params,
         start=(),
         notes=(),
-        seed=trial.seed,
+        seed=last.seed,
+        segments=tuple(dataclasses.replace(each, params=searched.configuration(each.params).params) for each in before),
         data=source,
         inert=parameters.inert(family.Base, family.Params),  # as the recipe will be read
     )
     others = len(history.ranked()) - 1
     metric = space.objective.metric + ("" if space.objective.mode == "max" else " (lower is better)")
-    bank = about["data"].get("bank") if synthetic.Settings.from_mapping(configuration.params).ratio > 0 else None
+    bank = about["data"].get("bank") if any(each.ratio > 0 for each in synthetic.settings(space)) else None
     block: dict[str, Any] = {
         "study": study.name,
         "study_id": about["id"],
-        "space": searched.of(trial.params).name,
+        "space": searched.of(last.params).name,
         "profile": searched.profile,
         "trial": trial.number,
         "rank": (rank, f"of {others + 1} trials with a score"),
@@ -168,5 +177,6 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
         f"\n{space.objective.metric} {score} on the validation patients{correction}."
         f"\nRetrain: lungtune retrain {path}"
         f"\nSame format as a search space; every parameter is one value."
+        f"{_schedule(space)}"
     )
     return recipe.dump(space, family, block, heading)

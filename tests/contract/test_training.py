@@ -21,6 +21,7 @@ from lungtune.data.dataset import Part
 from lungtune.engine import checkpoint
 from lungtune.engine.pack import Pack
 from lungtune.engine.trial_state import VERIFY_STEPS
+from lungtune.errors import CheckpointError
 
 from .conftest import CLASSES, HORIZON, Sample
 
@@ -183,3 +184,37 @@ def test_every_family_learns(predictor: Sample) -> None:
     calm = replace(predictor.default, augmentation=0, batch_size=8, lr=3e-3, warmup=0.0)
     result = losses(pack, pack.join(calm, seed=1, horizon=10_000), 45)
     assert np.mean(result[-15:]) < 0.85 * np.mean(result[:15])
+
+
+MEANING = {"optimizer"}
+"""Structural parameters that change the meaning of a state, not its shapes."""
+
+
+def test_only_structural_changes_make_a_checkpoint_unfit(family: Sample) -> None:
+    """What ``structural`` declares decides before anything runs whether a trial can take another one's checkpoint."""
+
+    pack = family.pack(1)
+
+    def loads(before: Any, after: Any) -> bool:
+        pack.join(before, seed=1, horizon=HORIZON)
+        pack.step()
+        state = pack.state(0)
+        pack.leave(0)
+        try:
+            pack.join(after, seed=2, horizon=HORIZON, state=state)
+        except CheckpointError:
+            return False
+        finite = all(math.isfinite(loss) for loss in pack.step().values())
+        pack.leave(0)
+        return finite
+
+    for name, spec in specs(family.family.Params).items():
+        start = family.switched_on(name)
+        special = () if isinstance(spec.structural, bool) else spec.structural
+        values = dict.fromkeys([*family.values(name, start), *special])
+        pairs = [(a, b) for a in values for b in values if a != b][:4]
+        kept = {pair: loads(*(replace(start, **{name: value}) for value in pair)) for pair in pairs}
+        declared = {pair: spec.keeps_state(*pair) for pair in pairs}
+        if name not in MEANING:
+            assert kept == declared, name
+        assert spec.structural is False or not all(declared.values()), name

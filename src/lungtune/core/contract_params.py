@@ -148,6 +148,11 @@ def _of_spec(spec: ParamSpec, read: Read | None) -> str:
     for what, value in (("default", spec.default), ("neutral", spec.neutral)):
         if (what == "default" or value is not None) and (problem := _refusal(spec, value)):
             return f"has a {what} that it does not take: {problem}"
+    if not isinstance(spec.structural, (bool, tuple)):
+        return f"must have structural=True, False or a tuple of values, but has {spec.structural!r}."
+    for value in () if isinstance(spec.structural, bool) else spec.structural:
+        if problem := _refusal(spec, value):
+            return f"has a structural value that it does not take: {problem}"
     return "" if read is None else _of_read(spec, read)
 
 

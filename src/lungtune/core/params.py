@@ -22,6 +22,7 @@ class ParamSpec:
     Attributes:
         neutral: value at which the field changes nothing against a family without it; None: there is none.
         only_with: another field and the value of it without which this one changes nothing; None: it always acts.
+        structural: see :func:`param`.
     """
 
     name: str
@@ -34,6 +35,15 @@ class ParamSpec:
     help: str
     neutral: Any = None
     only_with: tuple[str, Any] | None = None
+    structural: bool | tuple[Any, ...] = False
+
+    def keeps_state(self, before: Any, after: Any) -> bool:
+        """True if a trial that trained with ``before`` can go on with ``after`` from its checkpoint."""
+        if before == after:
+            return True
+        if isinstance(self.structural, bool):
+            return not self.structural
+        return before not in self.structural and after not in self.structural
 
     def check(self, value: Any) -> Any:
         """Return ``value`` as this field's type.
@@ -82,6 +92,7 @@ def param(
     help: str = "",
     neutral: Any = None,
     only_with: tuple[str, Any] | None = None,
+    structural: bool | tuple[Any, ...] = False,
 ) -> Any:
     """Declare one field of a ``Params`` or ``Base`` dataclass (``int``, ``float``, ``bool`` or ``str``).
 
@@ -95,9 +106,13 @@ def param(
         neutral: at this value it is left out of fingerprints and identities, so that those from before the field
             existed stay valid.
         only_with: ``(field, value)``: it changes nothing, and is left out likewise, unless that field has that value.
+        structural: it decides the shapes of what is trained, or the meaning of the optimiser's state: a trial can't
+            go on from a checkpoint that was trained with another value. A tuple: only a change from or to one of these
+            values is structural.
     """
     meta = {"low": low, "high": high, "choices": choices, "unit": unit, "help": help}
-    return dataclasses.field(default=default, metadata={KEY: {**meta, "neutral": neutral, "only_with": only_with}})
+    meta |= {"neutral": neutral, "only_with": only_with, "structural": structural}
+    return dataclasses.field(default=default, metadata={KEY: meta})
 
 
 def inert(*classes: type) -> dict[str, dict[str, Any]]:

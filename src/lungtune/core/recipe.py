@@ -18,6 +18,7 @@ from typing import Any
 from lungtune.core import params as parameters
 from lungtune.core import synthetic
 from lungtune.core.family import Family
+from lungtune.core.lineage import Segment
 from lungtune.core.space import SearchSpace
 from lungtune.core.yamlfile import Document
 from lungtune.errors import SpaceError
@@ -32,6 +33,11 @@ _NEEDED: Mapping[str, type | tuple[type, ...]] = {
     "score": dict,
     "fingerprint": str,
 }
+
+_SEGMENTS = (
+    "trained first, one after another, each from the state before it, until so many passes; from {:g} on with params "
+    "and seed above. Parameters not named here are those of params"
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def fingerprint(space: SearchSpace, fidelity: float, split: str, bank: Mapping[s
         split: hash of the split manifest.
         bank: its synthetic images; they count where the recipe trains on any.
     """
-    decides = {
+    decides: dict[str, Any] = {
         "family": space.family,
         "objective": {"metric": space.objective.metric, "mode": space.objective.mode},
         "fidelity": dataclasses.asdict(space.fidelity),
@@ -82,7 +88,16 @@ def fingerprint(space: SearchSpace, fidelity: float, split: str, bank: Mapping[s
         "trained": fidelity,
         "split": split,
     }
-    if bank and synthetic.Settings.from_mapping(space.fixed).ratio > 0:
+    if space.segments:
+        decides["segments"] = [
+            {
+                "params": synthetic.canonicalize(space.acting(segment.params)),
+                "seed": segment.seed,
+                "until": segment.until,
+            }
+            for segment in space.segments
+        ]
+    if bank and any(settings.ratio > 0 for settings in synthetic.settings(space)):
         decides["bank"] = bank["key"]
     return hashlib.sha256(json.dumps(_alike(decides), sort_keys=True).encode()).hexdigest()[:16]
 
@@ -91,6 +106,8 @@ def _alike(value: Any) -> Any:
     """Write 3 and 3.0 alike."""
     if isinstance(value, Mapping):
         return {key: _alike(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_alike(item) for item in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -122,6 +139,14 @@ def provenance(space: SearchSpace, path: Path) -> Provenance:
         raise SpaceError(
             f"{path}: provenance.fidelity must be one of the recipe's reports ({levels}), but is {fidelity:g}."
         )
+    for segment in space.segments:
+        assert segment.until is not None  # the loader saw to it
+        level = any(math.isclose(segment.until, level, rel_tol=1e-6) for level in space.fidelity.reports)
+        if not level or segment.until >= fidelity:
+            raise SpaceError(
+                f"{path}: segments: until must be one of the recipe's reports before {fidelity:g} passes, but is "
+                f"{segment.until:g}."
+            )
     bank = block.get("bank")
     wanted = {"path": str, "key": str, "hash": str, "counts": dict}
     known = bank if isinstance(bank, Mapping) else {}
@@ -129,6 +154,11 @@ def provenance(space: SearchSpace, path: Path) -> Provenance:
         raise SpaceError(f"{path}: provenance.bank must have {', '.join(wanted)}; write recipes with lungtune export.")
     plain = {key: block[key] for key in _NEEDED if key not in ("score", "fidelity")}
     return Provenance(fidelity=fidelity, score=float(value), bank=bank, **plain)
+
+
+def _row(segment: Segment, params: Mapping[str, Any]) -> dict[str, Any]:
+    changed = {name: value for name, value in segment.params.items() if params.get(name) != value}
+    return {"params": changed, "seed": segment.seed, "until": segment.until}
 
 
 def dump(space: SearchSpace, family: Family[Any, Any], about: Mapping[str, Any], heading: str) -> str:
@@ -157,6 +187,13 @@ def dump(space: SearchSpace, family: Family[Any, Any], about: Mapping[str, Any],
             spec = specs.get(name)
             block.add(name, value, spec.help + (f" [{spec.unit}]" if spec.unit else "") if spec else "")
         document.add(title, block, apart=True)
+    if space.segments:
+        begins = [0.0, *(float(segment.until or 0) for segment in space.segments)]
+        rows = [
+            (_row(segment, space.fixed), f"passes {begin:g} to {segment.until:g}")
+            for begin, segment in zip(begins, space.segments, strict=False)
+        ]
+        document.rows("segments", rows, _SEGMENTS.format(begins[-1]))
     origin = Document()
     for name, value in about.items():
         origin.add(name, *(value if isinstance(value, tuple) else (value,)))

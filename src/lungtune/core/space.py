@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna.distributions import (
@@ -15,6 +15,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
+from lungtune.core.lineage import Segment
 from lungtune.core.params import acting
 from lungtune.core.resource import Fidelity
 from lungtune.core.scheduler import SchedulerConfig
@@ -74,6 +75,13 @@ class SearchSpace:
     """Conditions under which a parameter is inert, see ``params.inert``; {} in studies of version 0.1."""
     notes: tuple[str, ...] = ()
     """Sentences on start points that a setting changed."""
+    segments: tuple[Segment, ...] = ()
+    """Of a recipe: segments that are trained before ``fixed`` and ``seed``, with every parameter of the family."""
+
+    def with_params(self, changes: Mapping[str, Any]) -> SearchSpace:
+        """Return this recipe with other values of some parameters, in every segment."""
+        segments = tuple(replace(segment, params={**segment.params, **changes}) for segment in self.segments)
+        return replace(self, fixed={**self.fixed, **changes}, segments=segments)
 
     def of(self, params: Mapping[str, Any]) -> SearchSpace:
         """Return the space of one family that a trial's ``params`` are from."""
@@ -114,7 +122,8 @@ class SearchSpace:
         data["start"] = [dict(point) for point in self.start]
         data["members"] = [member.to_dict() for member in self.members]
         data["notes"] = list(self.notes)
-        return data
+        data["segments"] = [dataclasses.asdict(segment) for segment in self.segments]
+        return data if self.segments else {name: value for name, value in data.items() if name != "segments"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SearchSpace:
@@ -127,6 +136,7 @@ class SearchSpace:
         known["start"] = tuple(known["start"])
         known["members"] = tuple(map(cls.from_dict, known.get("members", ())))
         known["notes"] = tuple(known.get("notes", ()))
+        known["segments"] = tuple(Segment(**segment) for segment in known.get("segments", ()))
         return cls(**known)
 
 

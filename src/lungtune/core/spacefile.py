@@ -6,6 +6,8 @@ A recipe is a space whose parameters are all single values, with a ``provenance`
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ from lungtune.core import params as parameters
 from lungtune.core import yamlfile
 from lungtune.core.contract import ContractError
 from lungtune.core.family import Family
+from lungtune.core.lineage import Segment
 from lungtune.core.params import ParamSpec
 from lungtune.core.resource import Fidelity
 from lungtune.core.scheduler import Scheduler, SchedulerConfig
 from lungtune.core.space import COUNTS, SAMPLERS, SearchSpace
 from lungtune.core.synonyms import meant
+from lungtune.core.transfer import blocking
 from lungtune.core.yamlfile import Block
 from lungtune.errors import SpaceError, did_you_mean
 
@@ -40,10 +44,12 @@ _KEYS = {
     "profiles": dict,
     "data": str,
     "seed": int,
+    "segments": list,
     "provenance": dict,
 }
 _PLAIN = {"sampler": "tpe", "trials": 24, "slots": 0, "max_slots": 16, "why": ""}
-_PROFILE_KEYS = {"why", *_KEYS} - {"summary", "family", "profiles", "data", "seed", "provenance"}
+_PROFILE_KEYS = {"why", *_KEYS} - {"summary", "family", "profiles", "data", "seed", "segments", "provenance"}
+_SEGMENT_KEYS = ("params", "seed", "until")
 _RANGE_KEYS = {"low", "high", "log", "step"}
 
 
@@ -213,6 +219,7 @@ def _resolve(
             if key in layer and not plain[key] >= least:
                 reader.problem(lines[key], f"{key} >= {least} must hold, but got {plain[key]}.")
     resolved = reader.tried(fidelity_line, Fidelity.of, fidelity)
+    segments = _segments(reader, block, family, fixed, axes)
     reader.raise_if_any()
     assert resolved is not None
     return SearchSpace(
@@ -230,6 +237,7 @@ def _resolve(
         start=tuple(start),
         data=block.get("data"),
         seed=block.get("seed"),
+        segments=segments,
         provenance=block.get("provenance", {}),
         why=plain["why"],
         **{key: plain[key] for key in COUNTS},
@@ -238,7 +246,9 @@ def _resolve(
     )
 
 
-def _point(reader: _Reader, specs: Mapping[str, ParamSpec], point: Any, line: int) -> dict[str, Any]:
+def _point(
+    reader: _Reader, specs: Mapping[str, ParamSpec], point: Any, line: int, where: str = "start"
+) -> dict[str, Any]:
     if not isinstance(point, Block):
         reader.problem(line, f"each entry of start must be a mapping of parameters, but got {point!r}.")
         return {}
@@ -246,11 +256,49 @@ def _point(reader: _Reader, specs: Mapping[str, ParamSpec], point: Any, line: in
     for key, value in point.items():
         try:
             if key not in specs:
-                raise SpaceError(f"start: '{key}' is not a parameter.{meant(key, specs)}")
+                raise SpaceError(f"{where}: '{key}' is not a parameter.{meant(key, specs)}")
             checked[key] = specs[key].check(value)
         except SpaceError as error:
             reader.problem(point.lines[key], str(error))
     return checked
+
+
+def _segments(
+    reader: _Reader, block: Block, family: Family[Any, Any], fixed: Mapping[str, Any], axes: Collection[str]
+) -> tuple[Segment, ...]:
+    """Read the segments of a recipe that are trained before its ``params``; parameters not named are those."""
+    listed, specs = block.get("segments", []), parameters.specs(family.Params)
+    if listed and axes:
+        ranges = ", ".join(axes)
+        reader.problem(
+            block.lines["segments"],
+            f"segments are of a recipe, whose every parameter is one value, but these are ranges: {ranges}.",
+        )
+    result: list[Segment] = []
+    begin = 0.0
+    for entry in listed:
+        if not isinstance(entry, Block) or not isinstance(entry.get("params", {}), Block | dict):
+            line = block.lines["segments"]
+            reader.problem(line, f"each entry of segments must hold params, seed and until, but got {entry!r}.")
+            continue
+        line = min(entry.lines.values(), default=block.lines["segments"])
+        reader.keys(entry, _SEGMENT_KEYS, "key of a segment")
+        chosen = _point(reader, specs, entry.get("params", Block()), line, "segments")
+        seed, until = entry.get("seed"), entry.get("until")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            reader.problem(line, f"segments: seed must be a whole number, but got {seed!r}.")
+        elif isinstance(until, bool) or not isinstance(until, (int, float)) or not begin < until < math.inf:
+            reader.problem(line, f"segments: until must be a number of passes > {begin:g}, but got {until!r}.")
+        else:
+            begin = float(until)
+            result.append(Segment({**fixed, **chosen}, seed, begin))
+    for before, after in itertools.pairwise([*(segment.params for segment in result), fixed] if not axes else []):
+        if names := blocking(family, before, after):
+            reader.problem(
+                block.lines["segments"],
+                f"segments: {', '.join(names)} must be the same in all, because the state of one fits no other value.",
+            )
+    return tuple(result)
 
 
 def axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
@@ -347,7 +395,8 @@ def apply(
         fixed = {name: v for name, v in space.fixed.items() if name != key}
         if isinstance(result, BaseDistribution):
             return dataclasses.replace(space, axes={**axes, key: result}, fixed=fixed)
-        return _fixed_in_start(dataclasses.replace(space, axes=axes, fixed={**fixed, key: result}), key, result)
+        single = dataclasses.replace(space, axes=axes, fixed=fixed).with_params({key: result})
+        return _fixed_in_start(single, key, result)
     if key in base_specs:
         result = base_axis(base_specs[key], value)
         axes = {name: axis for name, axis in space.axes.items() if name != key}

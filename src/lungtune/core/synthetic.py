@@ -55,6 +55,11 @@ class Settings:
         return self.ratio > 0 and self.images == GENERATED
 
 
+def settings(space: SearchSpace) -> list[Settings]:
+    """Return the settings of each segment of a recipe, the last one's last."""
+    return [Settings.from_mapping(params) for params in (*(each.params for each in space.segments), space.fixed)]
+
+
 def extra(counts: Sequence[int], ratio: float, balance: str) -> tuple[int, ...]:
     """Return the number of further images per class; it never decreases with a larger ratio.
 
@@ -138,4 +143,5 @@ def _values(space: SearchSpace, name: str, default: Any) -> list[Any]:
     own: Iterable[Any] = [space.fixed.get(name, default)]
     if axis is not None:
         own = getattr(axis, "choices", None) or (axis.low, axis.high)  # type: ignore[attr-defined]
-    return [*own, *(point[name] for point in space.start if name in point)]
+    segments = [segment.params[name] for segment in space.segments if name in segment.params]
+    return [*own, *segments, *(point[name] for point in space.start if name in point)]

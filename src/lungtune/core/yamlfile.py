@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,20 @@ class Document:
             self._map.yaml_add_eol_comment(_printable(" ".join(comment.split())), key, column=0)
         if apart:
             self._map.yaml_set_comment_before_after_key(key, before="\n")
+
+    def rows(self, key: str, values: Sequence[tuple[Mapping[str, Any], str]], comment: str) -> None:
+        """Append a list of mappings, one a line.
+
+        Args:
+            key: any text.
+            values: (mapping, comment behind it).
+            comment: written above the key, after an empty line.
+        """
+        rows = CommentedSeq(_flow(_node(value)) for value, _ in values)
+        for place, (_, each) in enumerate(values):
+            rows.yaml_add_eol_comment(_printable(each), place, column=0)
+        self._map[_key(key)] = rows
+        self._map.yaml_set_comment_before_after_key(key, before="\n" + _printable(comment))
 
     def text(self) -> str:
         """Return the YAML."""

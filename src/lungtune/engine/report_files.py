@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,11 @@ from torch import Tensor
 from lungtune.core.io import write_atomic
 from lungtune.core.task import Predictions
 from lungtune.engine import checkpoint
+from lungtune.errors import CheckpointError
 
 _STATE = "state."
+INHERITED = "inherited.json"
+"""File that marks a folder whose training began with a checkpoint of another one."""
 
 
 def write(
@@ -52,10 +57,42 @@ def keep(
     checkpoint.save(path, {**{_STATE + name: tensor for name, tensor in state.items()}, **(further or {})}, dict(meta))
 
 
+def inherit(path: Path, folder: Path) -> Path:
+    """Copy a checkpoint of another training into a folder, whose training goes on from it; return the copy.
+
+    Only the state is copied, and the best report of the folder is not decided by it. From then on :func:`latest`
+    refuses to find no checkpoint in the folder: without one the training would begin anew.
+
+    Args:
+        path: the checkpoint; it stays.
+        folder: of the training that goes on; created if missing.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        CheckpointError: it is damaged.
+    """
+    tensors, meta = checkpoint.load(path)
+    target = folder / path.name
+    folder.mkdir(parents=True, exist_ok=True)
+    begin = {"fidelity": meta["fidelity"], "samples": meta["samples"]}
+    state = {name: tensor for name, tensor in tensors.items() if name.startswith(_STATE)}
+    checkpoint.save(target, state, {**meta, "best": [math.nan, ""]})
+    write_atomic(folder / INHERITED, json.dumps(begin).encode())
+    return target
+
+
 def latest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
-    """Return path, ``Pack.state`` and meta of the newest whole checkpoint of a folder; None where there is none."""
+    """Return path, ``Pack.state`` and meta of the newest whole checkpoint of a folder; None where there is none.
+
+    Raises:
+        CheckpointError: there is none, but the training began with another one's checkpoint (:func:`inherit`).
+    """
     loaded = checkpoint.latest(folder)
     if loaded is None:
+        if (folder / INHERITED).exists():
+            raise CheckpointError(
+                f"{folder} must hold a whole checkpoint, because its training began with another one's, but has none."
+            )
         return None
     path, tensors, meta = loaded
     return path, {name.removeprefix(_STATE): t for name, t in tensors.items() if name.startswith(_STATE)}, meta

@@ -191,7 +191,7 @@ class TrialState:
         """Count a step; return its settings for the optimiser."""
         params = self.params
         lr = rate(
-            self.steps,
+            self.samples // params.batch_size,  # the steps; by samples where an earlier segment had other batches
             peak=params.lr,
             total=self._total,
             warmup=params.warmup,

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 class HeadParams(Synthetic, Classes, Loop):
     """Hyperparameters of a feature head."""
 
-    hidden: int = param(256, low=0, high=4096, unit="units", help="hidden units beside the linear map; 0: linear probe")
+    hidden: int = param(
+        256, low=0, high=4096, unit="units", structural=True, help="hidden units beside the linear map; 0: linear probe"
+    )
     dropout: float = param(0.0, low=0.0, high=0.9, help="share of the features dropped in training")
 
 

@@ -42,7 +42,11 @@ class Loop:
     warmup: float = param(0.1, low=0.0, high=0.9, help="share of the maximum fidelity over which lr rises")
     augmentation: int = param(1, low=0, high=3, help="strength of X-ray-safe augmentation; 0 none, 3 with flips")
     optimizer: str = param(
-        "adamw", choices=("adamw", "adam", "sgd"), neutral="adamw", help="as in torch.optim; betas 0.9 and 0.999"
+        "adamw",
+        choices=("adamw", "adam", "sgd"),
+        neutral="adamw",
+        structural=("sgd",),
+        help="as in torch.optim; betas 0.9 and 0.999",
     )
     momentum: float = param(
         0.0, low=0.0, high=0.999, neutral=0.0, only_with=("optimizer", "sgd"), help="momentum of sgd; 0: none"

@@ -6,13 +6,12 @@ selected with one of them.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lungtune.core import recipe
-from lungtune.core.comparison import Comparison
+from lungtune.core.comparison import Comparison, shown
 from lungtune.core.space import SearchSpace
 from lungtune.errors import TrialError
 from lungtune.report import ablation_report
@@ -68,7 +67,7 @@ class Arms:
         number = 0
         for value in compared.values:
             changed = {compared.axis: value}
-            arm = dataclasses.replace(space, fixed={**space.fixed, **changed})
+            arm = space.with_params(changed)
             folder = work / recipe.fingerprint(arm, origin.fidelity, origin.split, origin.bank)
             self.arms[value] = mine if value == compared.own else []
             for run in mine if value != compared.own else ():
@@ -172,4 +171,11 @@ class Arms:
             for run in each
         ]
         notes = ablation_report.notes(self.compared, self.searched, self.left_out, edited, failed)
+        values = [each.params[self.compared.axis] for each in self._space.segments]
+        if any(value != self.compared.own for value in values):
+            told = ", then ".join(shown(value) for value in (*values, self.compared.own))
+            notes = [
+                *notes,
+                f"The recipe's own runs have {self.compared.axis} {told}; all others one value throughout.",
+            ]
         return {"runs": rows, "notes": notes}

@@ -84,7 +84,7 @@ class Blackout:
         dark = dataclasses.replace(dataset, train=train, validation=validation, synthetic=None)
         assert space.seed is not None
         # synthetic images show lungs, and have no masks: as many real ones, blackened, take their place
-        mixed = synthetic.Settings.from_mapping(space.fixed).uses_bank
+        mixed = any(each.uses_bank for each in synthetic.settings(space))
         changed = {synthetic.IMAGES: synthetic.DUPLICATES} if mixed else {}
         self._run = runs.Run(space.seed, folder, changed=changed)
         self._session = _session(family, base, dark, space)

@@ -146,7 +146,7 @@ class Retraining:
         if self._arms:
             content["effect"] = self._arms.content(content["reproduction"]["edited"])
         asked = self.compared is not None and self.compared.axis == synthetic.IMAGES
-        if synthetic.Settings.from_mapping(self.space.fixed).uses_bank and not asked:
+        if any(each.uses_bank for each in synthetic.settings(self.space)) and not asked:
             content["unasked"] = comparison.question(self.path)
         return content
 

@@ -5,6 +5,7 @@ A run's predictions are stored by task: ``{task: {name: array}}``, as ``Session.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,13 +57,36 @@ class Run:
         return {"seed": self.seed, "value": self.value, "failure": self.failure, "metrics": self.scores, "test": None}
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """A segment of a run: parameters, seed, passes at which it ends, folder of its checkpoints."""
+
+    params: Mapping[str, Any]
+    seed: int
+    until: float
+    folder: Path
+
+
+def _stages(space: SearchSpace, run: Run, fidelity: float) -> list[_Stage]:
+    """Return the segments of a run; all seeds are shifted by as much as the run's is from the recipe's."""
+    shift = run.seed - (space.seed or 0)
+    before = [
+        _Stage({**each.params, **run.changed}, each.seed + shift, each.until or 0.0, run.folder / f"segment-{number}")
+        for number, each in enumerate(space.segments)
+    ]
+    return [*before, _Stage({**space.fixed, **run.changed}, run.seed, fidelity, run.folder)]
+
+
 def room(family: Family[Any, Any], count: int) -> int:
     """Return the number of ``count`` runs that train together: 1 where a family gains nothing from packs."""
     return min(count, PACKED) if family.packs else 1
 
 
 def train(session: Session, space: SearchSpace, runs: list[Run], fidelity: float, what: str = "") -> None:
-    """Train runs up to ``fidelity`` passes, as many at once as the session has slots; fill in their results."""
+    """Train runs up to ``fidelity`` passes, as many at once as the session has slots; fill in their results.
+
+    The segments of a recipe are trained one after another, each from the checkpoint that the one before left.
+    """
     size = session.pack.capacity
     for first in range(0, len(runs), size):
         some = runs[first : first + size]
@@ -72,8 +96,9 @@ def train(session: Session, space: SearchSpace, runs: list[Run], fidelity: float
 
 
 def _together(session: Session, space: SearchSpace, runs: list[Run], fidelity: float, what: str) -> None:
-    for run in runs:
-        session.start(run.number, {**space.fixed, **run.changed}, run.seed, run.folder)
+    left = {run.number: _begun(_stages(space, run, fidelity)) for run in runs}
+    for number, stages in left.items():
+        session.start(number, stages[0].params, stages[0].seed, stages[0].folder)
     open_runs = {run.number: run for run in runs}
     with progress(what, fidelity, unit="passes") as update:
         while open_runs:
@@ -81,6 +106,10 @@ def _together(session: Session, space: SearchSpace, runs: list[Run], fidelity: f
                 run = open_runs[number]
                 if isinstance(due, TrialError):
                     run.failure = str(due)
+                elif len(left[number]) > 1:
+                    if due.fidelity >= left[number][0].until - 1e-6:
+                        left[number] = _passed_on(session, number, left[number], Path(due.checkpoint or ""))
+                    continue
                 elif due.fidelity >= fidelity - 1e-6:
                     slot = session.runs[number].slot
                     run.prediction = session.predict(number, session.dataset.validation)
@@ -95,6 +124,28 @@ def _together(session: Session, space: SearchSpace, runs: list[Run], fidelity: f
                 del open_runs[number]
             done = [session.pack.samples(session.runs[number].slot) for number in open_runs]
             update(min(done) / len(session.dataset.train) if done else fidelity)
+
+
+def _begun(stages: list[_Stage]) -> list[_Stage]:
+    """Return the stages from the last one on that has a checkpoint."""
+    from lungtune.engine import report_files
+
+    for place in range(len(stages) - 1, 0, -1):
+        with contextlib.suppress(CheckpointError):
+            if report_files.latest(stages[place].folder) is not None:
+                return stages[place:]
+    return stages
+
+
+def _passed_on(session: Session, number: int, stages: list[_Stage], checkpoint: Path) -> list[_Stage]:
+    """Go on with a run's next stage from the checkpoint of the first; return the stages that are left."""
+    from lungtune.engine import report_files
+
+    following = stages[1]
+    session.leave(number)
+    report_files.inherit(checkpoint, following.folder)
+    session.start(number, following.params, following.seed, following.folder)
+    return stages[1:]
 
 
 def resume(session: Session, space: SearchSpace, run: Run, fidelity: float) -> None:

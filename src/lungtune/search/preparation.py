@@ -110,6 +110,8 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
         raise SpaceError(f"--space must be given; shipped are {', '.join(catalog.spaces())}.")
     profile = options.profile or catalog.default_profile(options.space, options.data)
     space = catalog.space(options.space, profile, options.settings)
+    if any(member.segments for member in space.members or (space,)):
+        raise SpaceError(f"a recipe with segments can't be searched; train it with lungtune retrain {options.space}.")
     opening.profile(space, console)
     backend_name(options, space)
     source = options.data or space.data or "phantom"

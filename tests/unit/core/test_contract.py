@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 FAMILY = (ROOT / "tests" / "contract" / "own" / "trainables" / "image_text_lora.py").read_text()
 TASKED = (ROOT / "tests" / "contract" / "own" / "trainables" / "multilabel_head.py").read_text()
 TASK = (ROOT / "tests" / "contract" / "own" / "tasks" / "multilabel" / "__init__.py").read_text()
-WIDTH = '    lora_rank: int = param(4, low=1, high=16, help="rank r of the adapter")\n'
+WIDTH = '    lora_rank: int = param(4, low=1, high=16, structural=True, help="rank r of the adapter")\n'
 LAST = "FAMILY = ImageText()"
 
 
@@ -106,6 +106,16 @@ FAMILIES = {
     "unknown type": (WIDTH, "    width: Intt = param(4)\n", r"types of Params must be readable.*'Intt'"),
     "owner": (WIDTH, WIDTH.replace("high=16", "high=16, only_with=('optimiser', 'sgd')"), r"Did you mean 'optimizer'"),
     "neutral": (WIDTH, WIDTH.replace("high=16", "high=16, neutral=0"), r"neutral that it does not take"),
+    "structural": (
+        WIDTH,
+        WIDTH.replace("structural=True", "structural=(0,)"),
+        r"structural value that it does not take",
+    ),
+    "structural kind": (
+        WIDTH,
+        WIDTH.replace("structural=True", "structural=4"),
+        r"must have structural=True, False or",
+    ),
     "twice": (WIDTH, "    image_size: int = param(4, low=1, high=8)\n", r"'image_size' must be a field of Base or of"),
     "setting": (WIDTH, "    trials: int = param(4, low=1, high=8)\n", r"'trials' can't be a parameter"),
     "loop type": (WIDTH, "    batch_size: float = param(4.0, low=1, high=8)\n", r"batch_size must be int, because the"),

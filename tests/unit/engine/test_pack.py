@@ -214,3 +214,16 @@ def test_images_may_be_a_read_only_memory_map(tmp_path: Path) -> None:
     slots = [members.join(HARD, seed=1, horizon=100) for members in (a, b)]
     assert [x[slots[0]] for x in run(a, 2)] == [x[slots[1]] for x in run(b, 2)]
     assert torch.equal(predicted(a, 0), predicted(b, 0, part(mapped)))
+
+
+def test_the_schedule_goes_on_by_samples_after_a_change_of_batch() -> None:
+    """A trial that goes on with larger batches stands where it was in the schedule, not as many steps on."""
+
+    def rate(batch: int, samples: int) -> float:
+        params = Params(batch_size=batch, lr=1.0, warmup=0.0)
+        trial = TrialState(params, 0, 400, {}, REAL, torch.device("cpu"))
+        trial.steps, trial.samples = 50, samples
+        return trial.advance().rate
+
+    assert rate(4, 200) == pytest.approx(rate(20, 200), abs=1e-6)
+    assert rate(20, 200) == pytest.approx(0.5, abs=1e-6)

@@ -34,7 +34,7 @@ class Base:
 class Params(Synthetic, Classes, Loop):
     """Hyperparameters of a trial."""
 
-    lora_rank: int = param(4, low=1, high=16, help="rank r of the adapter")
+    lora_rank: int = param(4, low=1, high=16, structural=True, help="rank r of the adapter")
     lora_alpha: float = param(8.0, low=0.1, high=64.0, help="strength: the adapter is scaled by alpha / rank")
     lora_dropout: float = param(0.0, low=0.0, high=0.9, help="share of its input features dropped")
 
