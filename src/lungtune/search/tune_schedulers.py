@@ -6,9 +6,10 @@ import importlib.util
 
 from optuna.distributions import CategoricalDistribution
 
-from lungtune import schedulers
+from lungtune import catalog, schedulers
 from lungtune.core.scheduler import TuneScheduler
 from lungtune.core.space import SearchSpace
+from lungtune.core.transfer import transferable
 from lungtune.errors import SpaceError
 
 
@@ -24,8 +25,11 @@ def decides(space: SearchSpace) -> bool:
 
 
 def perturbable(space: SearchSpace) -> list[str]:
-    """Return the axes that PBT or PB2 perturbs: a trial's checkpoint must fit another value, and PB2 takes numbers."""
-    axes = [name for name in space.axes if name not in space.base]
+    """Return the axes that PBT or PB2 perturbs: those whose change leaves a checkpoint loadable; for PB2, numbers.
+
+    The other ones pass from donor to copy with the weights.
+    """
+    axes = list(transferable(catalog.family(space.family), space))
     if space.scheduler.name == "pb2":
         axes = [name for name in axes if not isinstance(space.axes[name], CategoricalDistribution)]
     return axes

@@ -8,9 +8,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lungtune.core.io import write_atomic
 from lungtune.core.trial import State
-from lungtune.errors import StudyError, UserError
+from lungtune.errors import CheckpointError, StudyError, UserError
 from lungtune.search.backend import (
     Backend,
     BackendError,
@@ -158,13 +157,13 @@ def _perturb(controller: TrialController, number: int, donor: int, params: Mappi
 
     The checkpoint is copied before the journal names it: the donor prunes its own.
     """
+    from lungtune.engine import report_files  # imports torch
+
     study, trials = controller.study, controller.history.trials
     for report in reversed(trials[donor].reports):
         file = study.folder / str(report.checkpoint)
-        folder = study.checkpoints(number, trials[number].segment + 1)
-        with contextlib.suppress(FileNotFoundError):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(folder / file.name, file.read_bytes())
+        with contextlib.suppress(FileNotFoundError, CheckpointError):
+            report_files.inherit(file, study.checkpoints(number, trials[number].segment + 1))
             return controller.perturb(number, donor, report.fidelity, params, report.checkpoint)
     raise StudyError(f"trial {number} must go on from trial {donor}, whose checkpoints are gone; resume the study.")
 
