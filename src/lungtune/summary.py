@@ -202,7 +202,7 @@ def _reference(history: History) -> Trial | None:
     """Return the source configuration all are compared with: of several spaces, that of the best trial's space."""
     ranked, starts = history.ranked(), [t for _, t in sorted(history.trials.items()) if t.origin == "start"]
     own = [t for t in starts if ranked and t.params.get(SPACE) == ranked[0].params.get(SPACE)]
-    return next(iter(own or starts), None)
+    return next((trial.as_begun() for trial in own or starts), None)
 
 
 def _start(study: Study, history: History, patients: np.ndarray) -> dict[str, Any] | None:

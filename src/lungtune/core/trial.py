@@ -194,6 +194,14 @@ class Trial:
             self, params=dict(self.params_at(report)), reports=self.reports[: place + 1], stretches=stretches
         )
 
+    def as_begun(self) -> Trial:
+        """Return a copy with the parameters it began with, and the reports before its first perturbation."""
+        if not self.segment:
+            return self
+        reports = [report for report in self.reports if report.segment == 0]
+        begun = dict(self.stretches[0].lineage[-1].params)
+        return replace(self, params=begun, reports=reports, stretches=self.stretches[:1])
+
     def best(self, objective: Objective, up_to: float = math.inf) -> Report | None:
         """Best report, of those at a fidelity ``<= up_to``; the only reduction of reports in lungtune.
 

@@ -252,7 +252,9 @@ class Projection:
         """The parent's own points: the best score whenever it changes, and the start's score."""
         run, history, objective = self.runs[STUDY], self.history, self.history.objective
         if trial.origin == "start" and trial.state is not State.FAIL:
-            self._add(run, {f"baseline_start_{objective.metric}": limits.rounded(trial.value(objective))}, time, 0)
+            self._add(
+                run, {f"baseline_start_{objective.metric}": limits.rounded(trial.as_begun().value(objective))}, time, 0
+            )
         ranked = history.ranked()
         if ranked and run.tags.get("best_trial") != str(ranked[0].number):
             run.tags["best_trial"] = str(ranked[0].number)

@@ -30,7 +30,7 @@ def study(history: History, summary: Mapping[str, Any]) -> str:
     for baseline, values in history.baselines.items():
         if metric in values:
             rows.append((formatting.baseline(baseline), values[metric], ""))
-    start = next((t for t in history.trials.values() if t.origin == "start"), None)
+    start = next((t.as_begun() for t in history.trials.values() if t.origin == "start"), None)
     if start is not None and not math.isnan(start.value(objective)) and start.state is not State.FAIL:
         name = f"trial {start.number:03d}, the start configuration"
         rows.append((name, start.value(objective), _where(start, history)))

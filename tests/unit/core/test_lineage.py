@@ -155,3 +155,31 @@ def test_a_cut_lineage_ends_where_it_is_cut(lengths, at):
     untils = [segment.until for segment in left]
     assert untils == sorted(untils)
     assert cut(left, at) == left
+
+
+def test_reference_keeps_the_score_before_perturbation() -> None:
+    events = [
+        {
+            "event": "trial",
+            "trial": n,
+            "params": {"lr": 0.1 * n},
+            "sampled": {},
+            "distributions": {},
+            "seed": n,
+            "origin": "start",
+        }
+        for n in (1, 2)
+    ]
+    report = {"event": "report", "samples": 1, "checkpoint": "c", "time": 0.0}
+    events += [{**report, "trial": n, "fidelity": 1.0, "metrics": {"macro_f1": 0.3 * n}} for n in (1, 2)]
+    events.append(
+        {
+            "event": "perturb", "trial": 1, "donor": 2, "donor_fidelity": 1.0, "fidelity": 1.0, "params": {"lr": 9.0},
+            "checkpoint": "c",
+        }
+    )  # fmt: skip
+    events.append({**report, "trial": 1, "fidelity": 2.0, "metrics": {"macro_f1": 0.9}})
+    trial = History(events).trials[1]
+    assert trial.value(Objective("macro_f1")) == 0.9
+    assert trial.as_begun().value(Objective("macro_f1")) == 0.3
+    assert trial.as_begun().params == {"lr": 0.1}

@@ -49,7 +49,7 @@ def _reference(history: History, leader: Trial | None) -> Trial | None:
     """Return the trial of the source configuration; of several spaces, that of the leader's space."""
     starts = [trial for _, trial in sorted(history.trials.items()) if trial.origin == "start"]
     own = [t for t in starts if leader is not None and t.params.get(SPACE) == leader.params.get(SPACE)]
-    return next(iter(own or starts), None)
+    return next((trial.as_begun() for trial in own or starts), None)
 
 
 class Work:
