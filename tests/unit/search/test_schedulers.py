@@ -55,7 +55,7 @@ def first(tmp_path, monkeypatch):
 
 
 def test_scheduler_is_discovered_by_file_name(first, tmp_path):
-    assert schedulers.names() == ["asha", "first", "none"]
+    assert {"asha", "first", "none"} <= set(schedulers.names())
     space = catalog.space("clip_head", "demo", {"scheduler": "first", "scheduler.reports": 3})
     assert space.scheduler == SchedulerConfig("first", {"reports": 3})
     assert SearchSpace.from_dict(space.to_dict()) == space
@@ -72,7 +72,7 @@ def test_discovered_scheduler_drives_a_search(first, tmp_path):
     [
         (
             {"scheduler": "fist"},
-            r"scheduler\.name must be asha or first or none, but got 'fist'\. Did you mean 'first'",
+            r"scheduler\.name must be asha or .*, but got 'fist'\. Did you mean 'first'",
         ),
         ({"scheduler": "first", "scheduler.report": 1}, r"'report' is not a setting of scheduler 'first'.*'reports'"),
         ({"scheduler": "first", "scheduler.reports": 0}, r"scheduler\.reports >= 1 must hold, but got 0\."),
@@ -97,7 +97,7 @@ def test_setting_of_one_space_among_several():
 def test_journal_with_an_unknown_scheduler_is_refused(tmp_path):
     space = simulated.space(2, scheduler=SchedulerConfig("gone", {"x": 1}))
     study = simulated.begin(tmp_path / "s", space)
-    with pytest.raises(SpaceError, match=r"scheduler\.name must be asha or none, but got 'gone'"):
+    with pytest.raises(SpaceError, match=r"scheduler\.name must be asha or .*, but got 'gone'"):
         TrialController(study, space, 0)
 
 
