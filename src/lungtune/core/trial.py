@@ -223,6 +223,8 @@ class History:
         self.baselines: dict[str, dict[str, float]] = {}
         self.order: list[tuple[int, Report]] = []
         """Every report in order of arrival, as (trial number, report); a scheduler's state is rebuilt from it."""
+        self.requests: dict[str, int] = {}
+        """Trials that users asked for, by the request's id, see ``search.cloning``."""
         for event in events:
             self.apply(event)
 
@@ -247,7 +249,9 @@ class History:
             self.trials[event["trial"]] = Trial(
                 event["trial"], **known, sampler_attrs=attrs, stretches=self._beginning(event)
             )
-            self.target += known["origin"] == CLONE
+            if known["origin"] == CLONE:
+                self.target += 1
+                self.requests[event.get("request", "")] = event["trial"]
         elif kind == "report":
             metrics = {name: float(value) for name, value in event["metrics"].items()}
             trial = self.trials[event["trial"]]
