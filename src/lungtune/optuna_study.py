@@ -55,6 +55,7 @@ def for_sampler(
     stopped or paused by the scheduler are PRUNED with all their reports, and the score of a finished trial is its best
     report. Failed trials are FAIL. Trials outside the space as it is now (a start point, an older, wider space) are
     left out. A trial whose parameters were perturbed counts with those of the report that it is compared by.
+    One that began with another trial's weights is left out: its score is not that of its parameters.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = empty(space.objective, sampler)
@@ -80,7 +81,7 @@ def frozen(space: SearchSpace, trial: Trial, at: float | None = None) -> FrozenT
     chosen = trial.best_params(space.objective, math.inf if at is None else at + TOLERANCE)
     inside = all(_holds(axis, chosen.get(name)) for name, axis in space.axes.items())
     value = trial.value(space.objective)
-    if not inside or (trial.state is State.COMPLETE and math.isnan(value)):
+    if not inside or trial.donor is not None or (trial.state is State.COMPLETE and math.isnan(value)):
         return None
     params, axes = {name: chosen[name] for name in space.axes}, dict(space.axes)
     if at is not None and trial.state is not State.FAIL:

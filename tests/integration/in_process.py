@@ -1,8 +1,9 @@
-"""In-process backend with one worker around a simulated session: no Ray, no threads."""
+"""In-process backend with one worker around a simulated session, or a real one: no Ray, no threads."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,19 @@ class InProcess(Backend):
         broken: polls that raise ``BackendError``, by their count from 1.
         deaths: polls in which the worker dies and is replaced.
         slots: trials at a time.
+        session: opens the worker's session of a study; one trial reports at a time.
     """
 
     title = "The test's backend"
 
-    def __init__(self, broken: tuple[int, ...] = (), deaths: tuple[int, ...] = (), slots: int = 3) -> None:
-        self.broken, self.deaths, self.slots = broken, deaths, slots
+    def __init__(
+        self,
+        broken: tuple[int, ...] = (),
+        deaths: tuple[int, ...] = (),
+        slots: int = 3,
+        session: Callable[[Study], Any] = simulated.SimulatedSession,
+    ) -> None:
+        self.broken, self.deaths, self.slots, self._opened = broken, deaths, slots, session
         self.polls = 0
         self.log: list[str] = []
         self.together: list[set[int]] = []
@@ -40,7 +48,7 @@ class InProcess(Backend):
     def open(self, folder: Path, space: SearchSpace) -> None:
         self.log.append("open")
         self._study = Study(folder)
-        self._session = simulated.SimulatedSession(self._study)
+        self._session = self._opened(self._study)
         self._waited: set[int] = set()
         self._known: dict[int, Assignment] = {}
         self._ready = False
@@ -95,7 +103,7 @@ class InProcess(Backend):
 
     def _die(self, why: str) -> list[Event]:
         lost: list[Event] = [TrialLost(number, why) for number in self._known]
-        self._session, self._known, self._waited = simulated.SimulatedSession(self._study), {}, set()
+        self._session, self._known, self._waited = self._opened(self._study), {}, set()
         return lost
 
 

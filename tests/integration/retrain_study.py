@@ -56,6 +56,7 @@ def begin(name: str, weights: Path, trials: tuple[dict[str, Any], ...] = ()) -> 
         name="clip_lora", family="clip_lora", summary="CLIP: LoRA", profile="full",
         objective=family.objective("macro_f1"), sampler="random", trials=2, fidelity=FIDELITY, base=asdict(base),
         fixed={name: value for name, value in defaults.items() if name not in axes}, axes=axes, start=trials,
+        inert=parameters.inert(family.Base, family.Params),
     )  # fmt: skip
     study.begin(space, data=about, seed=3, about={"command": "", "versions": {"torch": "2"}, "git": {"commit": "abc"}})
     return study, Session(family, base, data, FIDELITY, space.objective), space

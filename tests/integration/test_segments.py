@@ -109,7 +109,7 @@ def test_retraining_replays_the_segments(home, at):
 def test_a_recipe_shows_its_schedule(recipe):
     lines = recipe.read_text().splitlines()
     start = lines.index("segments:")
-    assert lines[start - 1].startswith("# trained first, one after another")
+    assert lines[start - 2].startswith("# trained first, one after another")
     assert lines[start + 1].startswith("- {params: {batch_size: 8, lora_dropout: 0.1, lr: 0.001}, seed: 3, until: 0.5}")
     assert lines[start + 1].endswith("# passes 0 to 0.5")
     assert (

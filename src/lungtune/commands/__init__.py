@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from lungtune import __version__, cli
+from lungtune.commands.clone import clone
 from lungtune.commands.data import data
 from lungtune.commands.export import export
 from lungtune.commands.pretrain import pretrain
@@ -32,6 +33,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "search": search,
     "check": check,
     "list": listing,
+    "clone": clone,
     "export": export,
     "retrain": retrain,
     "synthesize": synthesize,

@@ -193,7 +193,7 @@ def dump(space: SearchSpace, family: Family[Any, Any], about: Mapping[str, Any],
             (_row(segment, space.fixed), f"passes {begin:g} to {segment.until:g}")
             for begin, segment in zip(begins, space.segments, strict=False)
         ]
-        document.rows("segments", rows, _SEGMENTS.format(begins[-1]))
+        document.rows("segments", rows, textwrap.fill(_SEGMENTS.format(begins[-1]), 112))
     origin = Document()
     for name, value in about.items():
         origin.add(name, *(value if isinstance(value, tuple) else (value,)))

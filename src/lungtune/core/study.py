@@ -122,20 +122,35 @@ class Study:
         Raises:
             StudyError: another process drives it.
         """
+        if not self.try_acquire():
+            holder = Lock(self._lock_path).holder()
+            raise StudyError(f"the study '{self.name}' is held by {holder}; wait for it or stop it first.")
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.folder / "driver.lock"
+
+    def try_acquire(self) -> bool:
+        """Do as :meth:`acquire`, but return False where another process drives the study.
+
+        Raises:
+            StudyError: the folder is not writable.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StudyError(f"{self.folder} must be writable, but: {error.strerror}.") from error
-        lock = Lock(self.folder / "driver.lock")
+        lock = Lock(self._lock_path)
         try:
             free = lock.try_acquire()
         except OSError as error:
             raise StudyError(f"{self.folder} must be writable, but: {error.strerror}.") from error
         if not free:
-            raise StudyError(f"the study '{self.name}' is held by {lock.holder()}; wait for it or stop it first.")
+            return False
         self._lock = lock
         self._journal = journal.Journal(self.journal_path)
         self.healed = self._journal.healed
+        return True
 
     def append(self, event: str, **fields: Any) -> dict[str, Any]:
         """Append one event to the journal; :meth:`acquire` first."""

@@ -36,8 +36,10 @@ def blocking(family: Family[Any, Any], before: Mapping[str, Any], after: Mapping
         after: every parameter of the trial that goes on.
     """
     specs = parameters.specs(family.Params)
-    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return [name for name in changed if name not in specs or not specs[name].keeps_state(before[name], after[name])]
+    defaults = {name: spec.default for name, spec in specs.items()}  # of parameters that older studies don't have
+    old, new = {**defaults, **before}, {**defaults, **after}
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return [name for name in changed if name not in specs or not specs[name].keeps_state(old[name], new[name])]
 
 
 def _free(spec: ParamSpec, axis: BaseDistribution) -> bool:

@@ -236,6 +236,8 @@ class History:
         self.baselines: dict[str, dict[str, float]] = {}
         self.order: list[tuple[int, Report]] = []
         """Every report in order of arrival, as (trial number, report); a scheduler's state is rebuilt from it."""
+        self.requests: dict[str, int] = {}
+        """Trials that users asked for, by the request's id, see ``search.cloning``."""
         for event in events:
             self.apply(event)
 
@@ -264,7 +266,9 @@ class History:
                 stretches=self._beginning(event),
                 suggested_at=event.get("time", 0.0),
             )
-            self.target += known["origin"] == CLONE
+            if known["origin"] == CLONE:
+                self.target += 1
+                self.requests[event.get("request", "")] = event["trial"]
         elif kind == "report":
             metrics = {name: float(value) for name, value in event["metrics"].items()}
             trial = self.trials[event["trial"]]

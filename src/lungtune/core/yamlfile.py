@@ -180,13 +180,13 @@ class Document:
         Args:
             key: any text.
             values: (mapping, comment behind it).
-            comment: written above the key, after an empty line.
+            comment: lines written above the key, after an empty one.
         """
         rows = CommentedSeq(_flow(_node(value)) for value, _ in values)
         for place, (_, each) in enumerate(values):
             rows.yaml_add_eol_comment(_printable(each), place, column=0)
         self._map[_key(key)] = rows
-        self._map.yaml_set_comment_before_after_key(key, before="\n" + _printable(comment))
+        self._map.yaml_set_comment_before_after_key(key, before="\n" + "\n".join(map(_printable, comment.split("\n"))))
 
     def text(self) -> str:
         """Return the YAML."""

@@ -16,7 +16,7 @@ from lungtune.core.scheduler import Decision, TuneScheduler
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import CLONE, State, Trial
-from lungtune.search import sampler
+from lungtune.search import cloning, sampler
 from lungtune.search.sampler import Suggestion
 
 MAX_LOST = 3
@@ -65,7 +65,7 @@ class TrialController:
         study: acquired by this process.
         space: of the study.
         seed: of the study; trial ``n`` is seeded with ``seed + n``.
-        suggest: returns a trial's configuration, see ``sampler.suggest``.
+        suggest: returns a trial's configuration, see ``sampler.suggest``; its number leaves out clones.
     """
 
     def __init__(
@@ -191,7 +191,8 @@ class TrialController:
 
     def _new_trial(self) -> Trial:
         number = len(self.history.trials)
-        made = self.suggest(self.space, self.history, self.seed, number)
+        clones = sum(trial.origin == CLONE for trial in self.history.trials.values())
+        made = self.suggest(self.space, self.history, self.seed, number - clones)  # clones take no turn of the sampler
         self._write(
             "trial",
             trial=number,
@@ -341,6 +342,22 @@ class TrialController:
         """Write an informational event to the journal."""
         with self._lock:
             self._write(event, **fields)
+
+    def take_requests(self) -> None:
+        """Add the trials that users asked for while the search runs (``cloning.ask``); they are trained next."""
+        for request in cloning.pending(self.study):
+            with self._lock:
+                number = cloning.take(self.study, self.history, self.space, request, self._write)
+                if number is None:
+                    continue
+                if not cloning.place(self.study, request, number):
+                    message = "the checkpoint that it was to go on from could not be put in place"
+                    self._end(number, State.FAIL, reason="error", message=message)
+                elif self.history.trials[number].state is State.RUNNING and number not in {
+                    *self.unfinished,
+                    *self.running,
+                }:
+                    self.unfinished.append(number)
 
     def lost(self, number: int, why: str) -> None:
         """Record that a trial's worker died; it is retried from its last valid checkpoint."""

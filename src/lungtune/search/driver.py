@@ -47,6 +47,7 @@ def _search(prepared: Prepared, options: Options, console: Console, startup: Sta
     study, space, data = prepared
     history = study.history()
     controller = TrialController(study, space, history.study["seed"])
+    controller.take_requests()
     opening.show(study, space, history, console)
     began = time.monotonic()
     stopped = ""
@@ -89,6 +90,7 @@ def _run_trials(controller: TrialController, options: Options, console: Console,
 
     def tick() -> None:
         view.tick()
+        controller.take_requests()
         budget.check(controller)
 
     with stop_on_signals(controller), view:

@@ -7,6 +7,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from lungtune import optuna_study
+from lungtune.core.lineage import Donor, Segment, Stretch
 from lungtune.core.resource import Fidelity
 from lungtune.core.space import SAMPLERS, SearchSpace
 from lungtune.core.trial import History, Objective, Report, State, Trial
@@ -127,3 +128,10 @@ def test_start_point_at_zero_is_not_shown_on_a_log_range() -> None:
     past = history([trial(0, lr=0.0), trial(1)])
     assert len(optuna_study.for_sampler(space(), past).trials) == 1
     assert sampler.suggest(space(start=()), past, 0, 2).params["lr"] > 0
+
+
+def test_a_trial_with_anothers_weights_is_not_learned_from():
+    clone = trial(0)
+    clone.stretches = [Stretch.following(Donor(1, 1.0), (Segment(clone.params, 1),), clone.params, 0)]
+    assert optuna_study.frozen(space(), clone) is None
+    assert optuna_study.frozen(space(), trial(0)) is not None
