@@ -233,6 +233,8 @@ class History:
         self.study: dict[str, Any] = {}
         self.trials: dict[int, Trial] = {}
         self.target = 0
+        self.engine: str | None = None
+        """Engine of the last run, see ``search.preparation``; None in journals that do not say."""
         self.baselines: dict[str, dict[str, float]] = {}
         self.order: list[tuple[int, Report]] = []
         """Every report in order of arrival, as (trial number, report); a scheduler's state is rebuilt from it."""
@@ -252,6 +254,8 @@ class History:
         if kind == "study":
             self.study = migration.study(event)
             self.target = event["space"]["trials"]
+        elif kind == "open":
+            self.engine = event.get("engine", self.engine)
         elif kind == "target":
             self.target = event["trials"]
         elif kind == "baselines":

@@ -29,7 +29,7 @@ def run(options: Options, console: Console) -> int:
     Raises:
         UserError: the user must correct something; no study was created, and an existing one is unchanged.
     """
-    with Startup(lambda space: backends.get(preparation.backend_name(options, space))()) as startup:
+    with Startup(lambda space: backends.get(preparation.ENGINES[preparation.engine(options, space)])()) as startup:
         prepared = preparation.prepare(options, console, startup.begin)
         study = prepared.study
         try:
@@ -52,7 +52,7 @@ def _search(prepared: Prepared, options: Options, console: Console, startup: Sta
     began = time.monotonic()
     stopped = ""
     tracker = Tracker(study.folder)
-    study.append("open", **environment.process())
+    study.append("open", engine=preparation.engine(options, space), **environment.process())
     # MLflow takes seconds to import: start it with the first report, not while the devices start.
     controller.watchers.append(lambda entry: tracker.start() if entry["event"] in ("report", "end") else None)
     if controller.finished:

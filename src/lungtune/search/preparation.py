@@ -88,8 +88,8 @@ def prepare(options: Options, console: Console, likely: Callable[[SearchSpace], 
     return resumed(options, console, likely) if options.resume else new(options, console, likely)
 
 
-def backend_name(options: Options, space: SearchSpace) -> str:
-    """Return the member of ``search.backends`` that runs a search.
+def engine(options: Options, space: SearchSpace) -> str:
+    """Return the key of :data:`ENGINES` that runs a search; a resumed study keeps its engine where none is asked for.
 
     Raises:
         SpaceError: the engine that was asked for cannot run the space's scheduler, or that cannot run the space.
@@ -101,7 +101,8 @@ def backend_name(options: Options, space: SearchSpace) -> str:
             f"scheduler {space.scheduler.name} is one of Ray Tune, which needs --engine tune, but got --engine hosts; "
             "leave --engine out."
         )
-    return ENGINES[options.engine or ("tune" if of_tune else "hosts")]
+    before = Study.open(options.study).history().engine if options.resume and options.study else None
+    return options.engine or ("tune" if of_tune else before or "hosts")
 
 
 def new(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
@@ -113,7 +114,7 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
     if any(member.segments for member in space.members or (space,)):
         raise SpaceError(f"a recipe with segments can't be searched; train it with lungtune retrain {options.space}.")
     opening.profile(space, console)
-    backend_name(options, space)
+    engine(options, space)
     source = options.data or space.data or "phantom"
     seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
     families = _families(space)
@@ -163,7 +164,7 @@ def resumed(options: Options, console: Console, likely: Callable[[SearchSpace], 
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
     opening.profile(space, console)
-    backend_name(options, space)
+    engine(options, space)
     if options.trials is not None and options.trials < len(history.trials):
         raise StudyError(
             f"--trials must be at least {len(history.trials)}, the trials this study has, but got {options.trials}."

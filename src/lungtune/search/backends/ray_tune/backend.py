@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCallback
 from ray.tune.stopper import NoopStopper, Stopper
 
 from lungtune.core import paths
@@ -52,8 +53,11 @@ log = logging.getLogger(__name__)
 HOST_CPUS = 0.9
 """Cores that Ray reserves for a host; the rest of a core is left to Tune's requests for trials."""
 
+_CALM = 2.0
+"""Seconds Tune has to end while the hosts live."""
+
 _ENDING = 30.0
-"""Seconds Tune has to end."""
+"""Seconds Tune has to end after that."""
 
 
 class RayTune(Backend):
@@ -138,7 +142,7 @@ class RayTune(Backend):
 
     def release(self, number: int, ended: bool) -> None:
         """See ``Backend.release``."""
-        self._opened.pool.release(number)
+        self._opened.release(number)
         self._opened.answer(number, Decision.STOP if ended else Decision.PAUSE)
 
     def poll(self, seconds: float) -> list[Event]:
@@ -164,6 +168,28 @@ class _Closing(Stopper):
 
     def stop_all(self) -> bool:
         return self._loop.closing
+
+
+class _Files(tune.Callback):
+    """Closes the files of paused trials, which Tune's loggers keep open; they open them again with the next report."""
+
+    def __init__(self) -> None:
+        self.loggers = [CSVLoggerCallback(), JsonLoggerCallback(), TBXLoggerCallback()]
+
+    def __reduce__(self) -> Any:
+        """See ``Submitted.__reduce__``."""
+        return tune.Callback, ()
+
+    def _close(self, trial: Any) -> None:
+        for logger in self.loggers:
+            logger.log_trial_end(trial)
+
+    def on_trial_save(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._close(trial)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        for trial in trials:
+            self._close(trial)
 
 
 class _Run:
@@ -205,6 +231,12 @@ class _Run:
             self._thread = threading.Thread(target=self._fit, daemon=True)
             self._thread.start()
 
+    def release(self, number: int) -> None:
+        """Free a trial's place."""
+        self.pool.release(number)
+        if self._takes_all:
+            self._workers.pop(number, None)
+
     def answer(self, number: int, decision: Decision) -> None:
         """Answer a trial's report."""
         self._answers.setdefault(number, queue.SimpleQueue()).put(decision)
@@ -243,12 +275,14 @@ class _Run:
         with self._submitted:
             self._submitted.notify_all()
         if self._thread is not None:
+            self._thread.join(_CALM)
+            self.pool.close()  # a trial in training answers Tune's request to stop after its report
             self._thread.join(_ENDING)
 
     # Tune's thread
 
     def _fit(self) -> None:
-        goal = self.space.objective
+        goal, files = self.space.objective, _Files()
         try:
             tune.Tuner(
                 subclass(self.space.name, self.folder, paths.own_folders()),
@@ -266,6 +300,7 @@ class _Run:
                     storage_path=str((self.folder / "tune").resolve()),
                     verbose=0,
                     stop=_Closing(self),
+                    callbacks=[*files.loggers, files],
                     checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
                 ),
             ).fit()
@@ -291,8 +326,9 @@ class _Run:
 
     def new_trial(self) -> Mapping[str, Any] | None:
         """See ``bridge.Loop``; waits a moment for the loop, which answers a report before it submits."""
+        seconds = 0.02 if self._bridge.busy else 0.5  # without trials Tune sleeps a second between two questions
         with self._submitted:
-            self._submitted.wait_for(lambda: bool(self._new or self._resumed or self.closing), timeout=0.02)
+            self._submitted.wait_for(lambda: bool(self._new or self._resumed or self.closing), timeout=seconds)
             return self._new.popleft() if self._new else None
 
     def resumed_trial(self) -> Mapping[str, Any] | None:
@@ -310,7 +346,7 @@ class _Run:
         if self._takes_all:
             ready = [worker for worker in self.pool.workers if worker.slots] or self.pool.workers
             counts = {id(worker): 0 for worker in ready}
-            for other, worker in self._workers.items():
+            for other, worker in list(self._workers.items()):
                 if other != number and id(worker) in counts:
                     counts[id(worker)] += 1
             self._workers[number] = min(ready, key=lambda worker: counts[id(worker)] / max(1, worker.slots))

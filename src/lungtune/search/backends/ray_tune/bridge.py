@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, HyperBandForBOHB, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.utils import flatten_dict
 
@@ -111,6 +112,7 @@ class Bridge(TrialScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self._loop, self._inner, self._place = loop, decider, place
         self._trials: dict[int, Trial] = {}
+        self._begun = False
         self._known: set[Trial] = set()
         """Trials that ``inner`` knows."""
 
@@ -129,12 +131,15 @@ class Bridge(TrialScheduler):
 
     def on_trial_add(self, controller: Any, trial: Trial) -> None:
         """See ``TrialScheduler``."""
-        if not self._trials:
+        if not self._begun:
+            self._begun = True
             virtual.install(controller, self._place)
+            if self._inner is not None:  # brackets and populations are complete before their first report
+                controller.update_max_pending_trials(self._loop.space.trials)
         self._trials[_number(trial)] = trial
         trial.update_resources({"cpu": virtual.CPUS})
         if self._inner is not None:
-            self._inner.on_trial_add(_WithoutSearcher(controller), trial)  # type: ignore[arg-type]
+            self._inner.on_trial_add(_Seen(controller), trial)  # type: ignore[arg-type]
             self._known.add(trial)
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -142,13 +147,12 @@ class Bridge(TrialScheduler):
         outcome = _outcome(result)
         before = dict(trial.config)
         verdict = TrialScheduler.CONTINUE
-        ended = "failure" in outcome or outcome["fidelity"] >= self._loop.space.fidelity.max - TOLERANCE
-        if self._inner is not None and not ended:
-            verdict = self._inner.on_trial_result(controller, trial, result)
+        if self._inner is not None and not self._ends(outcome):
+            verdict = self._inner.on_trial_result(self._seen(controller), trial, result)
         decision = _DECISIONS[verdict] if self._inner is not None else None
         answer = self._loop.ask(Reported(_number(trial, before), outcome, decision))
-        if trial.config != before:
-            self._perturbed(trial, before)
+        for number, copy in [(n, t) for n, t in self._trials.items() if t.config[ASSIGNED]["number"] != n]:
+            self._perturbed(number, copy)  # with ``synch`` the last report perturbs all trials
         if answer is Decision.STOP or self._inner is None:
             return {
                 Decision.CONTINUE: TrialScheduler.CONTINUE,
@@ -157,13 +161,20 @@ class Bridge(TrialScheduler):
             }[answer]
         return verdict
 
-    def _perturbed(self, trial: Trial, before: Mapping[str, Any]) -> None:
+    def _ends(self, outcome: Mapping[str, Any]) -> bool:
+        """True if a trial ends with its outcome, whatever ``inner`` decides."""
+        if "failure" in outcome or outcome["fidelity"] >= self._loop.space.fidelity.max - TOLERANCE:
+            return True
+        value = outcome["metrics"].get(self._loop.space.objective.metric)
+        return not isinstance(value, (int, float)) or not math.isfinite(value)
+
+    def _perturbed(self, number: int, trial: Trial) -> None:
         """Pass on that ``inner`` gave a trial another one's parameters and checkpoint."""
-        mine, donor = dict(before[ASSIGNED]), _number(trial)
+        donor = _number(trial)
         params = {name: value for name, value in trial.config.items() if name != ASSIGNED}
         params = domains.accepted_params(self._loop.space, params)
-        self._loop.ask(TrialPerturbed(mine["number"], donor, params))
-        trial.set_config({**params, ASSIGNED: dict(self._loop.assigned[mine["number"]])})
+        self._loop.ask(TrialPerturbed(number, donor, params))
+        trial.set_config({**params, ASSIGNED: dict(self._loop.assigned[number])})
 
     def choose_trial_to_run(self, controller: Any) -> Trial | None:
         """See ``TrialScheduler``."""
@@ -171,11 +182,23 @@ class Bridge(TrialScheduler):
             return None
         if self._inner is None:
             return self._resumed()
-        chosen = self._inner.choose_trial_to_run(controller)
+        chosen = self._inner.choose_trial_to_run(self._seen(controller)) or self._stuck()
         if chosen is not None and chosen.status == Trial.PAUSED:
             self._loop.ask(TrialResumed(_number(chosen)))
             chosen.set_config({**chosen.config, ASSIGNED: dict(self._loop.assigned[_number(chosen)])})
         return chosen
+
+    def _seen(self, controller: Any) -> Any:
+        """Return the controller as ``inner`` sees it; HyperBand for BOHB calls the searcher."""
+        return controller if isinstance(self._inner, HyperBandForBOHB) else _Seen(controller)
+
+    def _stuck(self) -> Trial | None:
+        """Return a paused trial of a synchronous population that waits for one that has failed."""
+        synch, waiting = getattr(self._inner, "_synch", False), list(self._trials.values())
+        if not (synch and waiting and all(trial.status == Trial.PAUSED for trial in waiting)):
+            return None
+        self._inner._next_perturbation_sync += self._inner._perturbation_interval  # type: ignore[union-attr]
+        return waiting[0]
 
     def _resumed(self) -> Trial | None:
         """Return the paused trial that was submitted, once its pause is complete."""
@@ -185,6 +208,11 @@ class Bridge(TrialScheduler):
         trial = self._trials[assignment["number"]]
         trial.set_config({**trial.config, ASSIGNED: dict(assignment)})
         return trial
+
+    @property
+    def busy(self) -> bool:
+        """True if Tune has trials that have not ended."""
+        return bool(self._trials)
 
     def has(self, number: int) -> bool:
         """True if Tune has a trial that has not ended."""
@@ -203,6 +231,8 @@ class Bridge(TrialScheduler):
     def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """See ``TrialScheduler``."""
         self._forget(controller, trial, "on_trial_complete", result)
+        if self._inner is not None:  # HyperBand ends trials whose pause is not complete
+            self._loop.tell(TrialEnded(_number(trial)))
 
     def on_trial_remove(self, controller: Any, trial: Trial) -> None:
         """See ``TrialScheduler``."""
@@ -226,8 +256,11 @@ class Bridge(TrialScheduler):
         return False
 
 
-class _WithoutSearcher:
-    """A controller as PBT sees it, which refuses searchers; here the population is suggested before it begins."""
+class _Seen:
+    """A controller as PBT sees it: without a searcher, which PBT refuses, and without trials that have ended.
+
+    Tune counts failed trials as alive; a synchronous population would wait for them.
+    """
 
     search_alg = None
 
@@ -236,6 +269,12 @@ class _WithoutSearcher:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._controller, name)
+
+    def get_trials(self) -> list[Trial]:
+        """Return the trials that have not ended."""
+        return [trial for trial in self._controller.get_trials() if not trial.is_finished()]
+
+    get_live_trials = get_trials
 
 
 def _number(trial: Trial, config: Mapping[str, Any] | None = None) -> int:

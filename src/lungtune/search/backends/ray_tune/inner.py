@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from optuna.distributions import CategoricalDistribution, distribution_to_json
 from ray.tune import schedulers as of_tune
 from ray.tune.schedulers import TrialScheduler
@@ -37,7 +38,8 @@ def scheduler(space: SearchSpace, seed: int) -> TrialScheduler | None:
         return of_tune.HyperBandScheduler(time_attr=_TIME, max_t=length, **settings)
     if name == "bohb":
         return of_tune.HyperBandForBOHB(time_attr=_TIME, max_t=length, **settings)
-    random.seed(seed)  # PBT draws from the module's generator
+    random.seed(seed)  # PBT draws from these modules' generators
+    np.random.seed(seed)
     if name == "pb2":
         bounds: dict[str, Any] = {
             axis: [space.axes[axis].low, space.axes[axis].high]  # type: ignore[attr-defined]

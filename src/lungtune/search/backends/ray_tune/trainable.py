@@ -97,6 +97,8 @@ class LungtuneTrainable(tune.Trainable):
         reports = self._space.fidelity.reports
         self._iteration = sum(level < self._fidelity - TOLERANCE for level in reports)  # train() adds one
         metrics = {name: value for name, value in outcome["metrics"].items() if isinstance(value, (int, float))}
+        if not self._stock:  # Tune ends as a whole without it
+            metrics.setdefault(self._space.objective.metric, float("nan"))
         return {
             **metrics,
             **assigned,
