@@ -155,9 +155,9 @@ def _changes(
 
 def _check_bank(params: Mapping[str, Any], space: SearchSpace, history: History) -> None:
     settings = synthetic.Settings.from_mapping(params)
-    if settings.wants_bank and not history.study["data"].get("bank"):
+    if settings.uses_bank and not history.study["data"].get("bank"):
         raise SpaceError(f"{synthetic.RATIO} {settings.ratio:g} needs synthetic images, but the study has no bank.")
-    if settings.wants_bank and settings.ratio > synthetic.wanted(space):
+    if settings.uses_bank and settings.ratio > synthetic.wanted(space):
         raise SpaceError(
             f"{synthetic.RATIO} must be at most {synthetic.wanted(space):g}, as many images as the study's bank has."
         )
