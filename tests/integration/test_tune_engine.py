@@ -5,16 +5,12 @@ from __future__ import annotations
 import io
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from rich.console import Console
 
 from lungtune import cli
@@ -25,8 +21,6 @@ from lungtune.export import export
 from lungtune.retrain import retrain
 from lungtune.search import driver
 from lungtune.search.backends.ray_hosts import cluster
-from lungtune.search.backends.ray_tune.backend import RayTune
-from lungtune.search.controller import TrialController
 
 PHANTOMS = "phantom,n=100,test=30"
 SHORT = "fidelity={max: 3, min: 1, eta: 3}"
