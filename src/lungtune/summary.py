@@ -13,6 +13,7 @@ import numpy as np
 from lungtune import catalog
 from lungtune.core.family import Family
 from lungtune.core.io import write_atomic
+from lungtune.core.resource import TOLERANCE
 from lungtune.core.space import SPACE, SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.task import Predictions, Task
@@ -31,13 +32,13 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
 
     Returns:
         ``study``, ``id``, ``space``, ``profile``, ``objective``, ``data``, ``seed``, ``states`` {state: count},
-        ``work`` {passes, passes_if_none_were_stopped, saved}, ``baselines`` {start {trial, value, interval},
-        constant {metric: value}, and further baselines in the same form}, ``best`` {trial, params,
-        value, scores (of its best report), interval, corrected, gain_over_start, gain_over_constant, gains {baseline:
-        value}, collapsed (a sentence, empty when it is not)} or null, and ``trials``: number, state, reason, message,
-        origin, params, seed, duplicate_of, value, best {fidelity, checkpoint}, passes, reports; ``segments``
-        [{params, seed, until}] where its best report has more than one. ``params`` are those of the best report. Gains
-        are positive where the best trial is better, whatever the metric.
+        ``work`` {passes, passes_if_none_were_stopped, saved}, ``baselines`` {start {trial, value, interval, reached
+        (passes)}, constant {metric: value}, and further baselines in the same form}, ``best`` {trial, params, value,
+        scores (of its best report), interval, corrected, gain_over_start (null too where the start was trained for
+        less), gain_over_constant, gains {baseline: value}, collapsed (a sentence, empty when it is not)} or null, and
+        ``trials``: number, state, reason, message, origin, params, seed, duplicate_of, value, best {fidelity,
+        checkpoint}, passes, reports; ``segments`` [{params, seed, until}] where its best report has more than one.
+        ``params`` are those of the best report. Gains are positive where the best trial is better, whatever the metric.
     """
     history = study.history()
     space = SearchSpace.from_dict(history.study["space"])
@@ -205,12 +206,19 @@ def _reference(history: History) -> Trial | None:
     return next((trial.as_begun() for trial in own or starts), None)
 
 
+def _compares(start: Trial, best: Trial, history: History) -> bool:
+    """True if the source configuration was trained as long as the best trial was for its score, or to its end."""
+    report = best.best(history.objective)
+    return start.state is State.COMPLETE or (report is not None and start.reached >= report.fidelity - TOLERANCE)
+
+
 def _start(study: Study, history: History, patients: np.ndarray) -> dict[str, Any] | None:
     trial = _reference(history)
     if trial is None or math.isnan(trial.value(history.objective)):
         return None
     params = trial.best_params(history.objective)
-    return {"trial": trial.number, "params": params, **_score(study, history, trial, patients)}
+    score = _score(study, history, trial, patients)
+    return {"trial": trial.number, "params": params, **score, "reached": trial.reached}
 
 
 def _score(study: Study, history: History, trial: Trial, patients: np.ndarray) -> dict[str, Any]:
@@ -244,7 +252,7 @@ def _best(study: Study, history: History, patients: np.ndarray) -> dict[str, Any
         "collapsed": "" if predictions is None else predictions.collapsed(history.study["data"]["classes"]),
     }
     start = _reference(history)
-    other = _best_kept(study, history, start) if start else None
+    other = _best_kept(study, history, start) if start and _compares(start, best, history) else None
     if predictions is not None and other is not None:
         groups = bootstrap.groups_of(patients, len(predictions))
         one, two = (predictions.scorer(groups), other.scorer(groups))[::sign]

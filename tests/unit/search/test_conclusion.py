@@ -13,8 +13,16 @@ from lungtune.core.space import SPACE, together
 from lungtune.search.ui import result_text
 
 
-def closing_text(space, chosen, scores=None, **baselines):
-    best = {"trial": 4, "params": chosen, "fidelity": 9.0, "value": 0.8, "interval": None, "corrected": None}
+def closing_text(space, chosen, scores=None, gain_over_start=None, **baselines):
+    best = {
+        "gain_over_start": gain_over_start,
+        "trial": 4,
+        "params": chosen,
+        "fidelity": 9.0,
+        "value": 0.8,
+        "interval": None,
+        "corrected": None,
+    }
     best |= {"scores": scores or {}, "collapsed": "The model has collapsed: it predicts 'a' for 99 % of the cases."}
     result = {
         "objective": {"metric": "macro_f1", "mode": "max"},
@@ -63,3 +71,11 @@ def test_generator_result_reports_recognition():
     )
     assert line not in closing_text(space, chosen, mine), "a share alone says little"
     assert line not in closing_text(space, chosen, {"macro_f1": 0.8}, **others)
+
+
+def test_source_trained_for_less_than_the_best_shows_no_gain():
+    space = catalog.space("clip_head", "demo")
+    start = {"trial": 0, "value": 0.6, "interval": None, "reached": 1.0}
+    text = closing_text(space, point(space), start=start, gain_over_start=None)
+    assert "source configuration (trial 0) 0.6000 within 1 passes, fewer than the best's: no gain is stated" in text
+    assert "beyond chance" not in text

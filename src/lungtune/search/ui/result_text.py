@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from lungtune import catalog
 from lungtune.core import comparison, paths
+from lungtune.core.resource import TOLERANCE
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.report import formatting, leaderboard
@@ -62,7 +63,7 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     if best["corrected"]:
         expected = best["corrected"]
         out(f"  on new patients, corrected for choosing the best: {expected['value']:.4f}{_interval(expected)}")
-    if start and start["trial"] == best["trial"]:
+    if start and start["trial"] == best["trial"] and start["value"] == best["value"]:
         out("  that is the source configuration: nothing searched so far is better")
     elif start and best["gain_over_start"]:
         gain, sign = best["gain_over_start"], 1 if result["objective"]["mode"] == "max" else -1
@@ -73,6 +74,9 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
             f"{_interval(gain)}, {left:+.4f} after the correction: "
             f"{'beyond chance' if beyond else 'not distinguishable from chance'}"
         )
+    elif start and start["reached"] < best["fidelity"] - TOLERANCE:
+        within = f"{start['value']:.4f} within {start['reached']:.3g} passes, fewer than the best's: no gain is stated"
+        out(f"  source configuration (trial {start['trial']}) {within}")
     for line in _baselines(result["baselines"], metric):
         out(f"  {line}")
     configuration = space.configuration(best["params"])
