@@ -231,6 +231,16 @@ def test_a_folder_that_lost_what_it_inherited_is_refused(home, tmp_path):
         report_files.latest(tmp_path / "next")
 
 
+def test_an_inherited_checkpoint_replaces_stale_ones(home, tmp_path):
+    """A kill between a copy and its event leaves a later checkpoint in the folder of the next copy."""
+    study = Study.open("pbt")
+    first, _, last = perturbed().reports
+    report_files.inherit(study.folder / last.checkpoint, tmp_path / "next")
+    copy = report_files.inherit(study.folder / first.checkpoint, tmp_path / "next")
+    path, _, meta = report_files.latest(tmp_path / "next")
+    assert (path, meta["fidelity"]) == (copy, 0.5)
+
+
 def test_results_have_the_parameters_of_the_best_report(home):
     history = Study.open("pbt").history()
     patients = Manifest.load(Study.open("pbt").split_path).parts["validation"].group

@@ -61,7 +61,8 @@ def inherit(path: Path, folder: Path) -> Path:
     """Copy a checkpoint of another training into a folder, whose training goes on from it; return the copy.
 
     Only the state is copied, and the best report of the folder is not decided by it. From then on :func:`latest`
-    refuses to find no checkpoint in the folder: without one the training would begin anew.
+    refuses to find no checkpoint in the folder: without one the training would begin anew. Other checkpoints in the
+    folder are removed.
 
     Args:
         path: the checkpoint; it stays.
@@ -74,6 +75,8 @@ def inherit(path: Path, folder: Path) -> Path:
     tensors, meta = checkpoint.load(path)
     target = folder / path.name
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(f"*{checkpoint.SUFFIX}"):  # of an earlier copy that a kill kept from being journalled
+        stale.unlink()
     begin = {"fidelity": meta["fidelity"], "samples": meta["samples"]}
     state = {name: tensor for name, tensor in tensors.items() if name.startswith(_STATE)}
     checkpoint.save(target, state, {**meta, "best": [math.nan, ""]})
