@@ -24,6 +24,6 @@ process.
 
 from lungtune.tune.packing import packed
 from lungtune.tune.recording import export, record
-from lungtune.tune.spaces import param_space, trainable
+from lungtune.tune.spaces import mutations, param_space, trainable, within
 
-__all__ = ["export", "packed", "param_space", "record", "trainable"]
+__all__ = ["export", "mutations", "packed", "param_space", "record", "trainable", "within"]

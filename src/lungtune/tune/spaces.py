@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from rich.console import Console
 
 from lungtune import catalog
 from lungtune.core import paths
+from lungtune.core.transfer import transferable
 from lungtune.search import preparation
 from lungtune.search.backends.ray_tune import domains
 from lungtune.search.backends.ray_tune.trainable import LungtuneTrainable, subclass
@@ -64,3 +67,30 @@ def param_space(space: str, data: str | None = None, profile: str | None = None,
         SpaceError: there is no such space, a setting is not accepted, or the space is several.
     """
     return domains.param_space(catalog.space(space, profile or catalog.default_profile(space, data), settings))
+
+
+def mutations(space: str, data: str | None = None, profile: str | None = None, **settings: Any) -> dict[str, Any]:
+    """Return ``hyperparam_mutations`` of PBT: the axes whose change leaves a trial's checkpoint loadable.
+
+    The other axes, such as the LoRA rank, pass from donor to copy with the weights. See :func:`trainable` for the
+    arguments, and :func:`within`.
+
+    Raises:
+        SpaceError: as :func:`param_space`.
+    """
+    searched = catalog.space(space, profile or catalog.default_profile(space, data), settings)
+    names = transferable(catalog.family(searched.family), searched)
+    domains_of = domains.param_space(searched)
+    choices = {name: list(getattr(searched.axes[name], "choices", ())) for name in names}
+    return {name: choices[name] or domains_of[name] for name in names}
+
+
+def within(
+    space: str, data: str | None = None, profile: str | None = None, **settings: Any
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return ``custom_explore_fn`` of PBT and PB2: perturbed values are moved into the ranges of the space.
+
+    See :func:`trainable` for the arguments.
+    """
+    searched = catalog.space(space, profile or catalog.default_profile(space, data), settings)
+    return functools.partial(domains.accepted_params, searched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +41,7 @@ def scheduler(space: SearchSpace, seed: int) -> TrialScheduler | None:
         return of_tune.HyperBandForBOHB(time_attr=_TIME, max_t=length, **settings)
     random.seed(seed)  # PBT draws from these modules' generators
     np.random.seed(seed)
+    settings["custom_explore_fn"] = functools.partial(domains.accepted_params, space)
     if name == "pb2":
         bounds: dict[str, Any] = {
             axis: [space.axes[axis].low, space.axes[axis].high]  # type: ignore[attr-defined]
