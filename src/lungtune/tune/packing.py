@@ -62,11 +62,18 @@ class Packed(TrialScheduler):
             hosts = _Hosts(trial, self._slots)
             if virtual.install(controller, hosts.place):
                 self._hosts = hosts
+                virtual.at_end(controller, self._end)
             else:
                 hosts.close()
         if self._hosts is not None and trial.status != Trial.RUNNING:
             trial.update_resources({"cpu": virtual.CPUS})
         self._scheduler.on_trial_add(controller, trial)
+
+    def _end(self) -> None:
+        """End the hosts; another experiment opens its own."""
+        if self._hosts is not None:
+            self._hosts.close()
+        self._hosts, self._installed = None, False
 
     def on_trial_error(self, controller: Any, trial: Trial) -> None:
         """See ``TrialScheduler``; a host that died is replaced, and ``max_failures`` trains its trials again."""
@@ -87,10 +94,16 @@ class Packed(TrialScheduler):
     def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """See ``TrialScheduler``."""
         self._scheduler.on_trial_complete(controller, trial, result)
+        self._left(trial)
+
+    def _left(self, trial: Trial) -> None:
+        if self._hosts is not None:
+            self._hosts.left(trial.trial_id)
 
     def on_trial_remove(self, controller: Any, trial: Trial) -> None:
         """See ``TrialScheduler``."""
         self._scheduler.on_trial_remove(controller, trial)
+        self._left(trial)
 
     def debug_string(self) -> str:
         """See ``TrialScheduler``."""
@@ -108,8 +121,7 @@ class Packed(TrialScheduler):
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
-            if self._hosts is not None:
-                self._hosts.close()
+            self._end()
 
 
 class _Hosts:
@@ -139,6 +151,10 @@ class _Hosts:
         worker = min(ready, key=lambda worker: counts[id(worker)] / max(1, worker.slots))
         self._workers[trial_id] = worker
         return worker.handle
+
+    def left(self, trial_id: str) -> None:
+        """Note that a trial has ended."""
+        self._workers.pop(trial_id, None)
 
     def mend(self, trial_id: str) -> None:
         """Replace the host of a failed trial if it is dead."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,13 @@ def record(results: tune.ResultGrid | tune.Result) -> str:
     try:
         history = study.history()
         space = SearchSpace.from_dict(history.study["space"])
-        known = {trial.sampler_attrs.get(_TUNE_ID) for trial in history.trials.values()}
-        study.append("open", **environment.process())
-        number = len(history.trials)
-        for result in ours:
-            if result.metrics[TRIAL_ID] not in known:
-                for event, fields in _events(result, space, study, number):
-                    study.append(event, trial=number, **fields)
-                number += 1
+        numbers = {trial.sampler_attrs.get(_TUNE_ID): number for number, trial in history.trials.items()}
+        new = [result for result in ours if result.metrics[TRIAL_ID] not in numbers]
+        numbers |= {result.metrics[TRIAL_ID]: len(history.trials) + i for i, result in enumerate(new)}
+        written = {report.checkpoint for _, report in history.order}
+        for event, fields in _ordered([_events(result, space, study, numbers) for result in new], written):
+            study.append(event, **fields)
+        number = len(history.trials) + len(new)
         study.append("target", trials=max(number, 1))
         study.append("stop", why="done", **environment.process())
     finally:
@@ -78,12 +77,40 @@ def record(results: tune.ResultGrid | tune.Result) -> str:
     return study.name
 
 
-def _events(result: Any, space: SearchSpace, study: Study, number: int) -> Iterable[tuple[str, dict[str, Any]]]:
+_Events = Iterator[tuple[str, dict[str, Any]]]
+
+
+def _ordered(trials: list[_Events], written: set[str | None]) -> _Events:
+    """Return the events of all trials, each perturbation after the report whose checkpoint it takes.
+
+    Raises:
+        StudyError: that report is in no result.
+    """
+    waiting = [(next(events), events) for events in trials]
+    while waiting:
+        rest = []
+        for entry, events in waiting:
+            pending: tuple[str, dict[str, Any]] | None = entry
+            while pending is not None and (pending[0] != "perturb" or pending[1]["checkpoint"] in written):
+                written.add(pending[1].get("checkpoint"))
+                yield pending
+                pending = next(events, None)
+            if pending is not None:
+                rest.append((pending, events))
+        if len(rest) == len(waiting) and all(one is two for (one, _), (two, _) in zip(rest, waiting, strict=True)):
+            raise StudyError("results must hold the trials whose checkpoints were taken; pass the whole ResultGrid.")
+        waiting = rest
+
+
+def _events(result: Any, space: SearchSpace, study: Study, numbers: Mapping[str, int]) -> _Events:
     """Return the journal events of a trial."""
-    params = configuration(space, result.config or {})
+    rows = _rows(result)
+    mine = {"trial": numbers[result.metrics[TRIAL_ID]]}
+    params = _params(space, result, rows[0])
     yield (
         "trial",
         {
+            **mine,
             "params": params,
             "sampled": {name: params[name] for name in space.axes},
             "distributions": {name: distribution_to_json(axis) for name, axis in space.axes.items()},
@@ -92,15 +119,22 @@ def _events(result: Any, space: SearchSpace, study: Study, number: int) -> Itera
             "sampler_attrs": {_TUNE_ID: result.metrics[TRIAL_ID]},
         },
     )
-    yield "start", {"attempt": 1, "fidelity": 0.0}
-    reached = 0.0
-    for row in _rows(result):
+    yield "start", {**mine, "attempt": 1, "fidelity": 0.0}
+    reached, segment = 0.0, 0
+    for row in rows:
+        if int(row.get("segment", 0)) > segment:
+            if row["donor"] not in numbers:
+                raise StudyError(f"results must hold trial {row['donor']}, a donor; pass the whole ResultGrid.")
+            given = {"fidelity": reached, "params": _params(space, result, row), "checkpoint": row["donor_checkpoint"]}
+            reached, segment = float(row["donor_fidelity"]), int(row["segment"])
+            yield "perturb", {**mine, "donor": numbers[row["donor"]], "donor_fidelity": reached, **given}
         if row["fidelity"] <= reached + TOLERANCE:
             continue
         reached = float(row["fidelity"])
         yield (
             "report",
             {
+                **mine,
                 "fidelity": reached,
                 "samples": int(row["samples"]),
                 "metrics": _metrics(row),
@@ -112,10 +146,16 @@ def _events(result: Any, space: SearchSpace, study: Study, number: int) -> Itera
     complete = reached >= space.fidelity.max - TOLERANCE
     state = State.FAIL if failed else State.COMPLETE if complete else State.PRUNED
     message = str(result.error)[:2000] if failed else ""
-    yield "end", {"state": state.value, "reason": "error" if failed else "tune", "message": message}
+    yield "end", {**mine, "state": state.value, "reason": "error" if failed else "tune", "message": message}
 
 
-_OWN = ("fidelity", "samples", "seed", "training_iteration", "timestamp", "pid", "iterations_since_restore")
+def _params(space: SearchSpace, result: Any, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every parameter that a trial had at a report."""
+    config = result.config or {}
+    return configuration(space, {name: row.get(f"config/{name}", value) for name, value in config.items()})
+
+
+_OWN = ("fidelity", "samples", "seed", "segment", "donor_fidelity", "training_iteration", "timestamp", "pid", "iterations_since_restore")
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import ray
 from ray import tune
 
+from lungtune.core.io import write_atomic
 from lungtune.core.resource import TOLERANCE
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
@@ -57,9 +58,9 @@ class LungtuneTrainable(tune.Trainable):
         if assigned is None:
             params = configuration(self._space, config)
             own = zlib.crc32(json.dumps(params, sort_keys=True).encode())
-            seed = int(config.get(SEED, event["seed"] + own))
             self._number: Any = self.trial_id
             self._folder = folder.folder / "checkpoints" / str(self._number)
+            seed = _kept_seed(self._folder, int(config.get(SEED, event["seed"] + own)))
             segment = max((_segment(path) for path in self._folder.glob("segment-*")), default=0)
             self._folder = self._folder / f"segment-{segment}" if segment else self._folder
             known = -1.0
@@ -68,7 +69,7 @@ class LungtuneTrainable(tune.Trainable):
             self._number = assigned["number"]
             self._folder = folder.checkpoints(self._number, assigned["segment"])
         self._params, self._seed, self._known = params, seed, known
-        self._segments: list[dict[str, Any]] = []
+        self._donor = {"donor": "", "donor_fidelity": 0.0, "donor_checkpoint": ""}
         self._fidelity = 0.0
         self._fresh = True
         cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0)
@@ -76,7 +77,11 @@ class LungtuneTrainable(tune.Trainable):
         self._host.ready()
 
     def step(self) -> dict[str, Any]:
-        """Train to the next report; return metrics, ``fidelity`` (passes), ``samples``, ``seed`` and ``checkpoint``."""
+        """Train to the next report; return metrics, ``fidelity`` (passes), ``samples``, ``seed`` and ``checkpoint``.
+
+        After a scheduler such as PBT gave it another trial's checkpoint: ``segment`` (how often), ``donor`` (trial id),
+        ``donor_fidelity`` and ``donor_checkpoint``.
+        """
         assignment = {
             "number": self._number,
             "params": self._params,
@@ -106,6 +111,8 @@ class LungtuneTrainable(tune.Trainable):
             "samples": outcome["samples"],
             "seed": self._seed,
             "study": self.study,
+            "segment": _segment(self._folder),
+            **self._donor,
             "checkpoint": str(Path(self.study) / outcome["checkpoint"]),
             "done": self._stock and self._fidelity >= self._space.fidelity.max - TOLERANCE,
         }
@@ -115,12 +122,8 @@ class LungtuneTrainable(tune.Trainable):
         newest = max(self._folder.glob("*.safetensors"), default=None)
         if self._stock and newest is not None:
             shutil.copyfile(newest, Path(checkpoint_dir) / newest.name)
-        record = {
-            "folder": str(self._folder),
-            "file": newest.name if newest else None,
-            "fidelity": self._fidelity,
-            "segments": [*self._segments, {"params": self._params, "seed": self._seed, "until": self._fidelity}],
-        }
+        file = newest.relative_to(Path(self.study)) if newest else ""
+        record = {"trial": self._number, "fidelity": self._fidelity, "checkpoint": str(file), **self._donor}
         (Path(checkpoint_dir) / _RECORD).write_text(json.dumps(record))
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]  # as Ray documents it
@@ -128,21 +131,19 @@ class LungtuneTrainable(tune.Trainable):
         if not self._stock:  # its folder and segment are in the journal
             return
         record = json.loads((Path(checkpoint_dir) / _RECORD).read_text())
-        newest = max(self._folder.glob("*.safetensors"), default=None)
         self._known = self._fidelity = record["fidelity"]
-        self._segments = record["segments"][:-1]
-        if record["folder"] == str(self._folder) and newest is not None and newest.name == record["file"]:
-            return
-        self._segments = record["segments"]
-        segment = 1 + max((_segment(path) for path in self._root().glob("segment-*")), default=0)
-        self._folder = self._root() / f"segment-{segment}"
-        self._folder.mkdir(parents=True)
-        if record["file"]:
-            shutil.copyfile(Path(checkpoint_dir) / record["file"], self._folder / record["file"])
-        self._fresh = True
+        file = Path(record["checkpoint"])
+        if Path(self.study) / file.parent == self._folder:
+            self._donor = {name: record[name] for name in self._donor}
+        elif file.name:
+            self._donor = dict(zip(self._donor, (record["trial"], record["fidelity"], str(file)), strict=True))
+            root = Study(Path(self.study)).folder / "checkpoints" / str(self._number)
+            segment = 1 + max((_segment(path) for path in root.glob("segment-*")), default=0)
+            self._folder = root / f"segment-{segment}"
+            from lungtune.engine import report_files  # imports torch
 
-    def _root(self) -> Path:
-        return self._folder.parent if self._folder.name.startswith("segment-") else self._folder
+            report_files.inherit(Path(checkpoint_dir) / file.name, self._folder)
+            self._fresh = True
 
     def cleanup(self) -> None:
         """Leave the pack."""
@@ -157,8 +158,18 @@ class LungtuneTrainable(tune.Trainable):
         return True
 
 
-def _segment(path: Path) -> int:
-    return int(path.name.removeprefix("segment-"))
+def _segment(folder: Path) -> int:
+    """Return k of ``segment-k``, else 0."""
+    return int(folder.name.removeprefix("segment-")) if folder.name.startswith("segment-") else 0
+
+
+def _kept_seed(folder: Path, seed: int) -> int:
+    """Return the seed a trial began with; a scheduler that changes its parameters does not change it."""
+    file = folder / "seed"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, str(seed).encode())
+    return int(file.read_text())
 
 
 def configuration(space: SearchSpace, config: Mapping[str, Any]) -> dict[str, Any]:

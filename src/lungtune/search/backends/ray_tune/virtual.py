@@ -40,6 +40,20 @@ def install(controller: Any, place: Place) -> bool:
     return True
 
 
+def at_end(controller: Any, call: Callable[[], None]) -> None:
+    """Let a function be called when a controller has cleaned up after its experiment."""
+    own = vars(controller).get("_tune_controller", controller)
+    clean = own.cleanup
+
+    def cleanup() -> None:
+        try:
+            clean()
+        finally:
+            call()
+
+    own.cleanup = cleanup
+
+
 class _Cache:
     """In place of ``_ActorClassCache``."""
 
