@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-import os
-import signal
-import sys
-import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-import ray
-from optuna.distributions import CategoricalDistribution
 from ray import tune
-from ray.tune.execution import tune_controller
 from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, PopulationBasedTraining
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-from lungtune import catalog, cli
+from lungtune import cli
 from lungtune import export as exporting
 from lungtune.core.study import Study
 from lungtune.core.trial import State
-from lungtune.errors import SpaceError, StudyError
 from lungtune.retrain import retrain
 from lungtune.search import driver
 from lungtune.search.backends.ray_hosts import cluster
-from lungtune.search.backends.ray_tune import domains
-from lungtune.search.backends.ray_tune.trainable import configuration
 from lungtune.tune import export, packed, param_space, record, trainable
 from tests.integration.processes import hosts_here
 
@@ -135,7 +122,7 @@ def test_all_ways_of_training_score_alike(home: Path, head: type[tune.Trainable]
     )  # fmt: skip
     del start
     assert alone.num_errors == together.num_errors == 0
-    assert driver.run(own, Console(file=open(os.devnull, "w"))) == 0
+    assert driver.run(own, Console(quiet=True)) == 0
     reports = Study.open("own").history().trials[0].reports
     for results in (alone, together):
         frame = next(result for result in results if result.config["seed"] == 0).metrics_dataframe

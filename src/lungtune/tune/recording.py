@@ -63,7 +63,7 @@ def record(results: tune.ResultGrid | tune.Result) -> str:
     try:
         history = study.history()
         space = SearchSpace.from_dict(history.study["space"])
-        numbers = {trial.sampler_attrs.get(_TUNE_ID): number for number, trial in history.trials.items()}
+        numbers = {str(trial.sampler_attrs.get(_TUNE_ID)): number for number, trial in history.trials.items()}
         new = [result for result in ours if result.metrics[TRIAL_ID] not in numbers]
         numbers |= {result.metrics[TRIAL_ID]: len(history.trials) + i for i, result in enumerate(new)}
         written = {report.checkpoint for _, report in history.order}
@@ -155,7 +155,19 @@ def _params(space: SearchSpace, result: Any, row: Mapping[str, Any]) -> dict[str
     return configuration(space, {name: row.get(f"config/{name}", value) for name, value in config.items()})
 
 
-_OWN = ("fidelity", "samples", "seed", "segment", "donor_fidelity", "training_iteration", "timestamp", "pid", "iterations_since_restore")
+_OWN = (
+    "fidelity",
+    "samples",
+    "seed",
+    "segment",
+    "donor_fidelity",
+    "training_iteration",
+    "timestamp",
+    "pid",
+    "iterations_since_restore",= (
+    "iterations_since_restore",
+)
+)
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, float]:
