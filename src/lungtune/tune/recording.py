@@ -164,9 +164,7 @@ _OWN = (
     "training_iteration",
     "timestamp",
     "pid",
-    "iterations_since_restore",= (
     "iterations_since_restore",
-)
 )
 
 
