@@ -6,6 +6,7 @@ import atexit
 import functools
 import json
 import math
+import re
 import shutil
 import tarfile
 import tempfile
@@ -73,7 +74,10 @@ def settle(home: Path, patch: pytest.MonkeyPatch, *parts: str) -> Path:
 
 
 def differences(old: Any, new: Any, place: str = "") -> list[str]:
-    """Name the fields of ``old`` that ``new`` lacks or has another value of; numbers may differ by rounding."""
+    """Name the fields of ``old`` that ``new`` lacks or has another value of; numbers may differ by rounding.
+
+    Sentences may be worded differently, with the same numbers and names.
+    """
     if isinstance(old, dict):
         if not isinstance(new, dict):
             return [f"{place}: {old!r} became {new!r}"]
@@ -87,8 +91,13 @@ def differences(old: Any, new: Any, place: str = "") -> list[str]:
             line for k, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, f"{place}[{k}]")
         ]
     numbers = all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in (old, new))
-    alike = math.isclose(old, new, rel_tol=1e-6, abs_tol=1e-9) if numbers else old == new
+    alike = math.isclose(old, new, rel_tol=1e-6, abs_tol=1e-9) if numbers else facts(old) == facts(new)
     return [] if alike else [f"{place}: {old!r} became {new!r}"]
+
+
+def facts(value: Any) -> Any:
+    """Return the numbers and the names of spaces in a text of several words; any other value as it is."""
+    return re.findall(r"\d[\d.]*|\w+_\w+", value) if isinstance(value, str) and " " in value else value
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
