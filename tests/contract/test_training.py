@@ -191,7 +191,7 @@ MEANING = {"optimizer"}
 
 
 def test_only_structural_changes_make_a_checkpoint_unfit(family: Sample) -> None:
-    """What ``structural`` declares decides before anything runs whether a trial can take another one's checkpoint."""
+    """``structural`` decides, before anything runs, if a trial can take another one's checkpoint."""
 
     pack = family.pack(1)
 

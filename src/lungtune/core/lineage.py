@@ -50,7 +50,7 @@ class Donor:
 
 @dataclass(frozen=True)
 class Stretch:
-    """What a trial trains itself, from its beginning or a perturbation to the next perturbation.
+    """Part of a trial that it trains itself, from its beginning or a perturbation to the next perturbation.
 
     Attributes:
         lineage: of its weights; the last segment is the trial's own and open.

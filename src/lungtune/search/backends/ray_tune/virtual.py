@@ -80,9 +80,9 @@ class VirtualClass(ActorClass[Any]):
     @classmethod
     def of(cls, trainable: type, place: Place) -> VirtualClass:
         """Return the class of a trainable."""
-        made = object.__new__(cls)
-        made._trainable, made._place, made._count = trainable, place, itertools.count()
-        return made
+        virtual = object.__new__(cls)
+        virtual._trainable, virtual._place, virtual._count = trainable, place, itertools.count()
+        return virtual
 
     def options(self, **options: Any) -> VirtualClass:
         """Return itself: the host decides where its trainables run."""
