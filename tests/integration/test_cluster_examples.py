@@ -27,6 +27,8 @@ from lungtune.commands import app
 from lungtune.core import journal
 from lungtune.core.paths import ROOT
 
+UV = os.environ.get("UV") or shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
+
 FOLDER = ROOT / "examples" / "cluster"
 FILES = sorted(path for path in FOLDER.iterdir() if path.is_file())
 SCRIPT = FOLDER / "slurm.sh"
@@ -469,7 +471,7 @@ def test_wheel_is_built_from_what_is_copied(tmp_path: Path) -> None:
                 shutil.copytree(path, context / source, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(path, context / source)
-    build = ["uv", "build", "--wheel", "--offline", "--quiet", "--out-dir", tmp_path / "dist"]
+    build = [UV, "build", "--wheel", "--offline", "--quiet", "--out-dir", tmp_path / "dist"]
     done = subprocess.run(build, cwd=context, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     (wheel,) = (tmp_path / "dist").glob("*.whl")
@@ -478,7 +480,7 @@ def test_wheel_is_built_from_what_is_copied(tmp_path: Path) -> None:
 
 
 def test_torch_backends_are_known_to_uv() -> None:
-    told = subprocess.run(["uv", "pip", "install", "--help"], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run([UV, "pip", "install", "--help"], capture_output=True, text=True, check=True).stdout
     (listed,) = re.findall(r"--torch-backend <.*?\[possible values: ([^\]]*)\]", " ".join(told.split()))
     known = set(listed.split(", "))
     named = re.findall(r"(?:TORCH_BACKEND=|torch-backend=)(\w+)", (FOLDER / "Dockerfile").read_text() + README)

@@ -243,7 +243,7 @@ def test_without_a_recipe_the_best_comparable_one_is_taken(
 
 
 def test_bank_of_another_fold_is_refused(bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Startup, "begin", lambda self: None)
+    monkeypatch.setattr(Startup, "begin", lambda self, space: None)
     settings: dict[str, Any] = {"synthetic_ratio": 0.05}
     options = driver.Options(
         space="clip_lora", profile="demo", data=DATA, study="fold", seed=5, bank=bank.folder, settings=settings

@@ -52,7 +52,7 @@ def test_a_module_without_a_family_is_refused(tmp_path, grey):
 
 
 def test_an_error_in_check_is_refused(tmp_path, grey):
-    text = '"""Nothing to find: the network is drawn from a seed."""'
+    text = '"""No pretrained weights: the network is initialised from a seed."""'
     error, out = refused(tmp_path, grey, "colour_full", text, "{}['weights']")
     assert error.endswith("the family 'colour_full' must run, but raises KeyError: 'weights'")
     assert f"{tmp_path}/mine/trainables/colour_full.py:" in error
