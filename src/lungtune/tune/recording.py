@@ -155,7 +155,17 @@ def _params(space: SearchSpace, result: Any, row: Mapping[str, Any]) -> dict[str
     return configuration(space, {name: row.get(f"config/{name}", value) for name, value in config.items()})
 
 
-_OWN = ("fidelity", "samples", "seed", "segment", "donor_fidelity", "training_iteration", "timestamp", "pid", "iterations_since_restore")
+_OWN = (
+    "fidelity",
+    "samples",
+    "seed",
+    "segment",
+    "donor_fidelity",
+    "training_iteration",
+    "timestamp",
+    "pid",
+    "iterations_since_restore",
+)
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, float]:
