@@ -59,7 +59,10 @@ class CheckpointError(LungtuneError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known word closest to ``word``, or the only one with it, else what is known."""
+    """Return ``" Did you mean 'x'?"`` for the known word closest to ``word``, or the only one that has it as a part.
+
+    Else what is known.
+    """
     options = sorted(known)
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if close:

@@ -1,4 +1,4 @@
-"""Driver of a simulated study with real Ray and a real tracker: ``python drive.py STUDY_FOLDER TRIALS SECONDS [ENGINE]``.
+"""Driver of a simulated study with real Ray and a real tracker: ``drive.py STUDY_FOLDER TRIALS SECONDS [ENGINE]``.
 
 Begins or resumes the study as a search's driver does, without training.
 """

@@ -128,7 +128,7 @@ def test_all_ways_of_training_score_alike(home: Path, head: type[tune.Trainable]
         settings=cli.settings([*WORDS, "scheduler=none", *(f"{name}={value}" for name, value in CONFIG.items())]),
     )  # fmt: skip
     assert alone.num_errors == together.num_errors == 0
-    assert driver.run(own, Console(file=open(os.devnull, "w"))) == 0
+    assert driver.run(own, Console(quiet=True)) == 0
     reports = Study.open("own").history().trials[0].reports
     for results in (alone, together):
         frame = next(result for result in results if result.config["seed"] == 0).metrics_dataframe
