@@ -59,9 +59,15 @@ class CheckpointError(LungtuneError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the known word closest to ``word``, else what is known."""
+    """Return ``" Did you mean 'x'?"`` for the known word closest to ``word``, or the only one that has it as a part.
+
+    Else what is known.
+    """
     options = sorted(known)
     close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if close:
         return f" Did you mean '{close[0]}'?"
+    holding = [option for option in options if word in option.split("_")]
+    if len(holding) == 1:
+        return f" Did you mean '{holding[0]}'?"
     return f" Known: {', '.join(options)}." if options else ""

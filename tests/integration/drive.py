@@ -1,4 +1,4 @@
-"""Driver of a simulated study with real Ray and a real tracker: ``python drive.py STUDY_FOLDER TRIALS SECONDS``.
+"""Driver of a simulated study with real Ray and a real tracker: ``drive.py STUDY_FOLDER TRIALS SECONDS [ENGINE]``.
 
 Begins or resumes the study as a search's driver does, without training.
 """
@@ -10,7 +10,6 @@ import simulated
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.search import tuner
-from lungtune.search.backends.ray_hosts import RayHosts
 from lungtune.search.controller import TrialController
 from lungtune.tracking import Tracker
 
@@ -24,7 +23,7 @@ if __name__ == "__main__":
     space = SearchSpace.from_dict(study.history().study["space"])
     tracker = Tracker(folder)
     tracker.start()
-    backend = RayHosts(simulated.SimulatedHost)
+    backend = simulated.backend(*sys.argv[4:])
     backend.start(space)
     tuner.run_trials(TrialController(study, space, 0), backend, lambda: None)
     backend.stop()

@@ -20,7 +20,11 @@ from lungtune.core.resource import Fidelity
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import Objective, Report
+from lungtune.search.backend import Backend
+from lungtune.search.backends.ray_hosts import RayHosts
 from lungtune.search.backends.ray_hosts.host import PackHost
+from lungtune.search.backends.ray_tune.backend import RayTune
+from lungtune.search.backends.ray_tune.host import TuneHost
 from lungtune.search.device_session import DeviceSession
 
 FIDELITY = Fidelity(max=9, min=1, eta=3)
@@ -135,3 +139,12 @@ class SimulatedHost(PackHost):
         slots = SearchSpace.from_dict(self._study.history().study["space"]).slots
         about = {"node": "", "device": "none", "slots": max(1, slots), "why": "", "rates": []}
         return DeviceSession(SimulatedSession(self._study), about)
+
+
+class SimulatedTuneHost(SimulatedHost, TuneHost):
+    """The same for Ray Tune's trials."""
+
+
+def backend(engine: str = "hosts") -> Backend:
+    """Return the backend of an engine, with simulated hosts."""
+    return RayTune(SimulatedTuneHost) if engine == "tune" else RayHosts(SimulatedHost)

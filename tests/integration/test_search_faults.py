@@ -7,7 +7,6 @@ import pytest
 from lungtune.core import journal
 from lungtune.core.trial import State
 from lungtune.search import tuner
-from lungtune.search.backends.ray_hosts import RayHosts
 from lungtune.search.controller import MAX_LOST, TrialController
 
 simulated = pytest.importorskip("simulated")
@@ -26,14 +25,14 @@ FAULTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory):
+@pytest.fixture(scope="module", params=["hosts", "tune"])
+def ended(request, tmp_path_factory):
     """The study after its run, with four trials the sampler chose behind the ten bad ones."""
     space = simulated.space(len(FAULTS) + 4, faults=tuple(FAULTS), slots=3)
     study = simulated.begin(tmp_path_factory.mktemp("studies") / "faults", space)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        backend = RayHosts(simulated.SimulatedHost)
+        backend = simulated.backend(request.param)
         backend.start(space)
         try:
             tuner.run_trials(TrialController(study, space, 0), backend, lambda: None)

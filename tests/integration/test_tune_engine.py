@@ -5,8 +5,14 @@ from __future__ import annotations
 import io
 import os
 import signal
+<<<<<<< HEAD
+=======
+import threading
+import time
+>>>>>>> 73b511a42069894197e5b6e0f4ebcd7156f25e81
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +20,23 @@ import pytest
 from rich.console import Console
 
 from lungtune import cli
-from lungtune.core import journal
+from lungtune.core import journal, paths
 from lungtune.core.study import Study
 from lungtune.core.trial import State
 from lungtune.export import export
 from lungtune.retrain import retrain
-from lungtune.search import driver
+from lungtune.search import backends, driver, tuner
 from lungtune.search.backends.ray_hosts import cluster
+<<<<<<< HEAD
+=======
+from lungtune.search.controller import TrialController
+from tests.integration.processes import hosts_here
+
+simulated = pytest.importorskip("simulated")
+>>>>>>> 73b511a42069894197e5b6e0f4ebcd7156f25e81
 
 PHANTOMS = "phantom,n=100,test=30"
 SHORT = "fidelity={max: 3, min: 1, eta: 3}"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -79,46 +91,24 @@ def ended_whole(study: str, trials: int) -> None:
     assert states[State.COMPLETE]
 
 
-def kill_a_host(when: Callable[[], bool]) -> Callable[[], None]:
-    """Return a ``tick`` that kills the only host's process once."""
-    from ray.util.state import list_actors  # noqa: F401  # imported before the search
+def once(when: Callable[[], bool], act: Callable[[], object]) -> threading.Thread:
+    """Start a thread that acts once, as soon as a condition holds."""
 
-    killed: list[int] = []
+    def watch() -> None:
+        end = time.monotonic() + 120
+        while not when() and time.monotonic() < end:
+            time.sleep(0.05)
+        act()
 
-    def tick() -> None:
-        if not killed and when():
-            pids = host_pids()
-            if pids:
-                killed.extend(pids)
-                os.kill(pids[0], signal.SIGKILL)
-
-    tick.killed = killed  # type: ignore[attr-defined]
-    return tick
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
 
 
-def host_pids() -> list[int]:
-    """Return the processes of this user's hosts."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (entry / "cmdline").read_bytes().split(b"\0")[0]
-        except OSError:
-            continue
-        if name.startswith(b"ray::") and b"TuneHost" in name and child_of_ours(int(entry.name)):
-            found.append(int(entry.name))
-    return found
-
-
-def child_of_ours(pid: int) -> bool:
-    """True if a process descends from this one."""
-    while pid > 1:
-        if pid == os.getpid():
-            return True
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            return False
-    return False
+def count(study: str, kind: str) -> int:
+    """Return how many events of a kind a study has so far."""
+    path = paths.home() / "studies" / study / "journal.jsonl"
+    return path.read_text().count(f'"event": "{kind}"') if path.exists() else 0
 
 
 def test_asha_decides_alike_on_both_engines(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -136,13 +126,33 @@ def test_asha_decides_alike_on_both_engines(home: Path, capfd: pytest.CaptureFix
     assert not [path for path in opened if "driver_artifacts" in path], "files of paused trials stay open"
 
 
-def test_a_study_changes_its_engine_and_back(home: Path) -> None:
-    assert search("change", trials=3, engine="hosts")[0] == 0
-    assert search("change", trials=5, resume=True, engine="tune")[0] == 0
-    assert search("change", trials=6, resume=True)[0] == 0
-    assert search("change", trials=7, resume=True, engine="hosts")[0] == 0
-    assert [event["engine"] for event in events("change", "open")] == ["hosts", "tune", "tune", "hosts"]
-    ended_whole("change", 7)
+def test_a_resumed_study_keeps_its_engine(home: Path) -> None:
+    """After the test above: a study with all its trials is reopened, and nothing is trained."""
+    assert search("tune", trials=None, resume=True)[0] == 0
+    assert search("tune", trials=None, resume=True, engine="hosts")[0] == 0
+    assert search("hosts", trials=None, resume=True)[0] == 0
+    assert [event["engine"] for event in events("tune", "open")] == ["tune", "tune", "hosts"]
+    assert [event["engine"] for event in events("hosts", "open")] == ["hosts", "hosts"]
+
+
+def test_a_study_goes_on_with_the_other_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without training, on hosts, on Tune, and on hosts again."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    space = simulated.space(8, faults=("none",), slots=2)
+    study = simulated.begin(tmp_path / "changed", space)
+    cluster.start()
+    for engine, most in (("hosts", 6), ("tune", 14), ("hosts", 1000)):
+        controller = TrialController(study, space, 0)
+
+        def tick(controller: TrialController = controller, most: int = most) -> None:
+            if len(controller.history.order) >= most:
+                controller.request_stop("enough")
+
+        tuner.run_trials(controller, simulated.backend(engine), tick)
+    history = study.history()
+    assert len(history.of(State.COMPLETE, State.PRUNED)) == len(history.trials) == 8
+    levels = [[report.fidelity for report in trial.reports] for trial in history.trials.values()]
+    assert all(each == list(simulated.FIDELITY.reports[: len(each)]) for each in levels)
 
 
 def test_hyperband_halves_its_brackets(home: Path) -> None:
@@ -195,3 +205,73 @@ def test_pb2_perturbs_numbers_alone(home: Path) -> None:
     for event in events("pb2", "perturb"):
         donor = history.trials[event["donor"]].stretches
         assert any(event["params"]["class_weighting"] == s.lineage[-1].params["class_weighting"] for s in donor)
+
+
+def test_population_outlives_a_killed_host(home: Path) -> None:
+    killer = once(lambda: count("killed", "report") >= 3, lambda: os.kill(hosts_here()[0], signal.SIGKILL))
+    code, out = search("killed", "scheduler={name: pbt, quantile_fraction: 0.5}", "slots=2", trials=4)
+    killer.join()
+    assert code == 0, out
+    assert events("killed", "lost")
+    assert len(events("killed", "host")) == 2
+    ended_whole("killed", 4)
+
+
+def test_ctrl_c_leaves_trials_to_resume(home: Path) -> None:
+    stopped: list[float] = []
+
+    def interrupt() -> None:
+        stopped.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = once(lambda: count("cut", "report") >= 2, interrupt)
+    words = ("scheduler={name: pbt, quantile_fraction: 0.5}", "slots=2", "fidelity={max: 9, min: 1, eta: 3}")
+    code, out = search("cut", *words, trials=4, engine="tune")
+    assert time.monotonic() - stopped[0] < 15
+    watcher.join()
+    assert code == 3
+    assert "lungtune search --resume --study cut" in out
+    assert not Study.open("cut").history().of(State.FAIL)
+    assert not hosts_here()
+    assert search("cut", trials=None, resume=True)[0] == 0
+    ended_whole("cut", 4)
+
+
+def test_spent_budget_stops_the_population(home: Path) -> None:
+    words = ("scheduler=pbt", "slots=2", "fidelity={max: 81, min: 1, eta: 3}")
+    code, out = search("budget", *words, trials=40, budget=8.0)
+    assert code == 3
+    assert "time budget" in out
+    assert not Study.open("budget").history().of(State.FAIL)
+
+
+@pytest.mark.skipif(find_spec("hpbandster") is None, reason="hpbandster is not installed")
+def test_bohb_fills_brackets(home: Path) -> None:
+    code, out = search("bohb", "scheduler=bohb", "slots=3", trials=8)
+    assert code == 0, out
+    ended_whole("bohb", 8)
+
+
+MISTAKES = {
+    "hosts": (["--set", "scheduler=pbt", "--engine", "hosts"], "pbt is one of Ray Tune, which needs --engine tune"),
+    "setting": (["--set", "scheduler={name: pbt, interval: 3}"], "Did you mean 'perturbation_interval'"),
+    "several": (["--space", "clip_head,vit_b16_head", "--set", "scheduler=pbt"], "takes one space, but got 2"),
+    "base": (["--set", "scheduler=pbt", "--set", "model=[tiny_a, tiny_b]"], "'model' is a setting of the base"),
+    "engine": (["--engine", "ray"], "--engine must be hosts or tune, but got 'ray'"),
+    "bohb": (["--set", "scheduler=bohb"], "needs the packages hpbandster and ConfigSpace"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_at_once(
+    mistake: str, home: Path, door: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, sentence = MISTAKES[mistake]
+    if mistake == "bohb" and find_spec("hpbandster"):
+        pytest.skip("hpbandster is installed")
+    monkeypatch.setattr(backends, "get", lambda name: pytest.fail("the backend was imported"))
+    before = Study.names()
+    left = door("search", "--space", "clip_head", "--data", PHANTOMS, "--profile", "demo", *words)
+    assert (left.code, left.err.count("\n")) == (2, 1), left.err
+    assert sentence in left.err
+    assert Study.names() == before

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
+=======
+import inspect
+import logging
+import os
+import signal
+import sys
+import textwrap
+>>>>>>> 73b511a42069894197e5b6e0f4ebcd7156f25e81
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,12 +124,10 @@ def test_all_ways_of_training_score_alike(home: Path, head: type[tune.Trainable]
     """Stock actors, a pack, and lungtune's own loop."""
     space = {**CONFIG, "seed": tune.grid_search([0, 1])}
     alone, together = fit(home, head, space), fit(home, head, space, packed(slots=2))
-    start = {**CONFIG, "batch_size": 16}
     own = driver.Options(
         space="clip_head", study="own", trials=2, seed=0, **DATA,
         settings=cli.settings([*WORDS, "scheduler=none", *(f"{name}={value}" for name, value in CONFIG.items())]),
     )  # fmt: skip
-    del start
     assert alone.num_errors == together.num_errors == 0
     assert driver.run(own, Console(quiet=True)) == 0
     reports = Study.open("own").history().trials[0].reports
@@ -171,3 +178,67 @@ def test_recipe_of_stock_pbt_replays_its_segments(population: tune.ResultGrid) -
     recipe = exporting.export("stock-pbt", top)[-1]
     assert "segments:" in recipe.read_text()
     assert retrain(recipe).reproduced == "yes"
+
+
+def test_killed_host_costs_no_trial(home: Path, head: type[tune.Trainable]) -> None:
+    killed: list[int] = []
+
+    class Kill(tune.Callback):
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+            if not killed:
+                killed.append(hosts_here()[0])
+                os.kill(result["pid"], signal.SIGKILL)
+
+    goal = {"metric": "macro_f1", "mode": "max"}
+    results = tune.Tuner(
+        head,
+        param_space={**CONFIG, "lr": tune.loguniform(1e-4, 1e-2)},
+        tune_config=tune.TuneConfig(**goal, scheduler=packed(slots=2), num_samples=4),
+        run_config=tune.RunConfig(
+            storage_path=str(home / "tune"),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=2),
+            callbacks=[Kill()],
+        ),
+    ).fit()
+    assert killed
+    assert results.num_errors == 0
+    assert [result.metrics["fidelity"] for result in results] == [3.0] * 4
+    assert not hosts_here()
+
+
+def test_trial_that_cannot_be_set_up_fails_alone(home: Path, head: type[tune.Trainable]) -> None:
+    space = {**CONFIG, "hidden": tune.grid_search([64, "many"]), "seed": 0}
+    results = fit(home, head, space, packed(slots=2))
+    assert results.num_errors == 1
+    assert "hidden" in str(results.errors[0])
+    assert max(result.metrics.get("fidelity", 0.0) for result in results) == 3.0
+    unknown = fit(home, head, {"learning_rate": 1e-3}, packed(slots=2))
+    assert "Did you mean 'lr'" in str(unknown.errors[0])
+
+
+def test_packed_takes_trials_of_lungtune_alone(home: Path) -> None:
+    with pytest.raises(SpaceError, match=r"packed\(\) takes trials of lungtune.tune.trainable, but got"):
+        fit(home, tune.with_parameters(lambda config: None), {}, packed())
+
+
+def test_moved_names_of_ray_leave_ordinary_actors(
+    home: Path, head: type[tune.Trainable], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = textwrap.dedent(inspect.getsource(tune_controller.TuneController)).replace("_class_cache", "_moved")
+    names = dict(vars(tune_controller))
+    exec(source, names)
+    monkeypatch.setattr(sys.modules["ray.tune.tune"], "TuneController", names["TuneController"])
+    with caplog.at_level(logging.WARNING):
+        results = fit(home, head, {**CONFIG, "seed": tune.grid_search([0, 1])}, packed(slots=2))
+    assert results.num_errors == 0
+    assert len({result.metrics["pid"] for result in results}) == 2
+    assert "keeps actor classes elsewhere: each trial runs in a process of its own" in caplog.text
+
+
+def test_results_of_other_trainables_are_not_recorded(home: Path) -> None:
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"macro_f1": 1.0})
+
+    with pytest.raises(StudyError, match=r"results must be of lungtune.tune.trainable"):
+        record(fit(home, train, {}))

@@ -35,6 +35,13 @@ def perturbable(space: SearchSpace) -> list[str]:
     return axes
 
 
+def planned(space: SearchSpace, trials: int) -> list[tuple[float, float, float]]:
+    """Return ``Fidelity.planned``; every trial of a population (PBT) is trained to the full length."""
+    scheduler = kind(space)
+    whole = scheduler is not None and scheduler.perturbs
+    return space.fidelity.planned(trials, trials if whole else len(space.start))
+
+
 def check(space: SearchSpace) -> None:
     """Refuse what a scheduler of Tune cannot run.
 

@@ -60,8 +60,9 @@ def trainable(
 def param_space(space: str, data: str | None = None, profile: str | None = None, **settings: Any) -> dict[str, Any]:
     """Return the axes of a space as Tune's sample objects by name; see :func:`trainable` for the arguments.
 
-    Parameters that are fixed in the space, and those left out of a ``param_space``, have the value of the space's first
-    start point. ``seed`` may be added: the seed of a trial, which by default follows from its configuration.
+    An axis left out has the value of the space's first start point, or the middle of its range where that is outside
+    it; everything else is as fixed in the space. ``seed`` may be added: the seed of a trial, which by default follows
+    from its configuration.
 
     Raises:
         SpaceError: there is no such space, a setting is not accepted, or the space is several.

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History
+from lungtune.search import tune_schedulers
 from lungtune.search.ui import standing, trial_table
 from lungtune.search.ui.plain_lines import PlainLines
 from lungtune.search.ui.standing import short
@@ -42,13 +43,14 @@ def plan(space: SearchSpace, trials: int, cases: int | None = None) -> Table:
     for heading in ("level", "passes", "samples", "trials expected", "passes spent"):
         table.add_column(heading, justify="right")
     total = 0.0
-    for index, (level, reach, passes) in enumerate(space.fidelity.planned(trials, len(space.start))):
+    for index, (level, reach, passes) in enumerate(tune_schedulers.planned(space, trials)):
         name = "full" if level == space.fidelity.max else f"rung {index + 1}"
         samples = f"{round(level * cases):,}" if cases else ""
         table.add_row(name, f"{level:.3g}", samples, f"{reach:.0f}", f"{passes:.1f}")
         total += passes
     full = trials * space.fidelity.max
-    table.caption = f"about {total:.0f} passes instead of {full:.0f} without early stopping"
+    stopped = f"about {total:.0f} passes instead of {full:.0f} without early stopping"
+    table.caption = stopped if total < full else f"{full:.0f} passes; every trial is trained to the full length"
     table.caption_justify = "left"
     return table
 

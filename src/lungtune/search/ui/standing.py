@@ -8,6 +8,7 @@ import time
 from lungtune.core.space import SPACE, SearchSpace
 from lungtune.core.trial import History, State, Trial
 from lungtune.report import formatting
+from lungtune.search import tune_schedulers
 
 
 def short(value: object) -> str:
@@ -77,9 +78,9 @@ class Work:
 
     def _expected(self, ended: list[Trial]) -> float:
         """Return the expected passes of the whole search: planned at first, later from the mean of ended trials."""
-        history, fidelity = self.history, self.space.fidelity
+        history = self.history
         if len(ended) < 4 or history.of(State.PAUSED):  # paused trials may be resumed
-            planned = fidelity.planned(history.target, len(self.space.start))
+            planned = tune_schedulers.planned(self.space, history.target)
             return max(history.work, sum(passes for _, _, passes in planned))
         mean = sum(trial.work for trial in ended) / len(ended)
         running = sum(max(mean - trial.work, 0.0) for trial in history.of(State.RUNNING))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,22 @@ def param_space(space: SearchSpace) -> dict[str, Any]:
     if space.members:
         raise SpaceError("Ray Tune's param_space holds one space, but got several; search each of its own.")
     return {name: domain(axis) for name, axis in space.axes.items()}
+
+
+def holds(axis: BaseDistribution, value: Any) -> bool:
+    """True if an axis can take a value."""
+    if isinstance(axis, CategoricalDistribution):
+        return value in axis.choices
+    assert isinstance(axis, (IntDistribution, FloatDistribution))
+    return isinstance(value, (int, float)) and axis.low <= value <= axis.high
+
+
+def middle(axis: BaseDistribution) -> Any:
+    """Return the middle of a range, geometric where it is logarithmic; the first of choices."""
+    if isinstance(axis, CategoricalDistribution):
+        return axis.choices[0]
+    assert isinstance(axis, (IntDistribution, FloatDistribution))
+    return accepted(axis, math.sqrt(axis.low * axis.high) if axis.log else (axis.low + axis.high) / 2)
 
 
 def accepted(axis: BaseDistribution, value: Any) -> Any:

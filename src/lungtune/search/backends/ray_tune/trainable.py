@@ -20,7 +20,9 @@ from lungtune.core.io import write_atomic
 from lungtune.core.resource import TOLERANCE
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.errors import SpaceError, TrialError, did_you_mean
+from lungtune.core.synonyms import meant
+from lungtune.errors import SpaceError, TrialError
+from lungtune.search.backends.ray_tune import domains
 from lungtune.search.backends.ray_tune import host as hosts
 
 ASSIGNED = "lungtune"
@@ -173,7 +175,7 @@ def _kept_seed(folder: Path, seed: int) -> int:
 
 
 def configuration(space: SearchSpace, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every parameter of a trial: those of ``config``, else of the space's first start point or its fixed ones.
+    """Return every parameter of a trial: those of ``config``, else the fixed ones and, of axes, :func:`_default`.
 
     Raises:
         SpaceError: ``config`` names a parameter that the space has not.
@@ -181,15 +183,20 @@ def configuration(space: SearchSpace, config: Mapping[str, Any]) -> dict[str, An
     known = {**space.base, **space.fixed, **space.axes}
     for name in config:
         if name not in known and name != SEED:
-            raise SpaceError(f"'{name}' is not a parameter of {space.name}.{did_you_mean(name, known)}")
-    start = dict(space.start[0]) if space.start else {}
-    defaults = {name: start.get(name, space.base.get(name, _first(space, name))) for name in space.axes}
+            raise SpaceError(f"'{name}' is not a parameter of {space.name}.{meant(name, known)}")
+    defaults = {name: _default(space, name) for name in space.axes}
     return {**space.fixed, **defaults, **{name: _plain(value) for name, value in config.items() if name != SEED}}
 
 
-def _first(space: SearchSpace, name: str) -> Any:
-    axis = space.axes[name]
-    return getattr(axis, "low", None) if hasattr(axis, "low") else axis.choices[0]  # type: ignore[attr-defined]
+def _default(space: SearchSpace, name: str) -> Any:
+    """Return the value of the first start point if the axis holds it (some are of another optimiser), else its middle.
+
+    Of choices, the first.
+    """
+    axis, start = space.axes[name], {**space.base, **(space.start[0] if space.start else {})}
+    if name in start and domains.holds(axis, start[name]):
+        return start[name]
+    return domains.middle(axis)
 
 
 def _plain(value: Any) -> Any:
