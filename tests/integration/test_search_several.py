@@ -86,7 +86,7 @@ def test_a_family_that_needs_masks_refuses_data_without_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantom_folder: Path
 ) -> None:
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(Startup, "begin", lambda self: None)
+    monkeypatch.setattr(Startup, "begin", lambda self, space: None)
     options = driver.Options(space="res_unet", profile="demo", data=f"folder:{phantom_folder}", study="x")
     with pytest.raises(DataError, match=r"res_unet needs lung masks, but folder:.* names none.*masks=DIR2"):
         driver.run(options, Console(quiet=True))

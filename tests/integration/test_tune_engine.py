@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import os
 import signal
-<<<<<<< HEAD
-=======
 import threading
 import time
->>>>>>> 73b511a42069894197e5b6e0f4ebcd7156f25e81
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -27,13 +24,10 @@ from lungtune.export import export
 from lungtune.retrain import retrain
 from lungtune.search import backends, driver, tuner
 from lungtune.search.backends.ray_hosts import cluster
-<<<<<<< HEAD
-=======
 from lungtune.search.controller import TrialController
-from tests.integration.processes import hosts_here
+from tests.integration.tune_processes import hosts_here
 
 simulated = pytest.importorskip("simulated")
->>>>>>> 73b511a42069894197e5b6e0f4ebcd7156f25e81
 
 PHANTOMS = "phantom,n=100,test=30"
 SHORT = "fidelity={max: 3, min: 1, eta: 3}"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
 import inspect
 import logging
 import os
 import signal
 import sys
 import textwrap
->>>>>>> 73b511a42069894197e5b6e0f4ebcd7156f25e81
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from typing import Any
 import optuna
 import pytest
 from ray import tune
+from ray.tune.execution import tune_controller
 from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, PopulationBasedTraining
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
@@ -26,11 +24,12 @@ from lungtune import cli
 from lungtune import export as exporting
 from lungtune.core.study import Study
 from lungtune.core.trial import State
+from lungtune.errors import SpaceError, StudyError
 from lungtune.retrain import retrain
 from lungtune.search import driver
 from lungtune.search.backends.ray_hosts import cluster
 from lungtune.tune import export, packed, param_space, record, trainable
-from tests.integration.processes import hosts_here
+from tests.integration.tune_processes import hosts_here
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
