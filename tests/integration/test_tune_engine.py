@@ -44,6 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path], str
         patch.setenv("LUNGTUNE_HOME", str(home))
         patch.setenv("LUNGTUNE_CACHE", str(home / "cache"))
         patch.setenv("HOME", str(home))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # of simulated hosts
         cluster.start()
         stop = cluster.stop
         patch.setattr(cluster, "start", lambda: None)
@@ -129,12 +130,10 @@ def test_a_resumed_study_keeps_its_engine(home: Path) -> None:
     assert [event["engine"] for event in events("hosts", "open")] == ["hosts", "hosts"]
 
 
-def test_a_study_goes_on_with_the_other_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_goes_on_with_the_other_engine(home: Path, tmp_path: Path) -> None:
     """Without training, on hosts, on Tune, and on hosts again."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     space = simulated.space(8, faults=("none",), slots=2)
     study = simulated.begin(tmp_path / "changed", space)
-    cluster.start()
     for engine, most in (("hosts", 6), ("tune", 14), ("hosts", 1000)):
         controller = TrialController(study, space, 0)
 

@@ -61,6 +61,7 @@ class RayHosts(Backend):
 
     def stop(self) -> None:
         """See ``Backend.stop``."""
+        self.close()  # hosts that were started and never opened
         cluster.stop()
 
     @_raises_backend_error

@@ -85,6 +85,7 @@ class RayTune(Backend):
 
     def stop(self) -> None:
         """See ``Backend.stop``."""
+        self.close()  # hosts that were started and never opened
         cluster.stop()
 
     def _make_pool(self, space: SearchSpace) -> WorkerPool:
