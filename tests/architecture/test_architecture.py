@@ -63,7 +63,8 @@ def test_members_are_found_by_file_name_only(package):
     for member in graph.find_children(package):
         inside = {member, *graph.find_descendants(member)}
         importers = {other for module in inside for other in graph.find_modules_that_directly_import(module)}
-        assert importers <= inside
+        allowed = (f"{package}.", "lungtune.tune.")  # a backend may build on another, as the library of Tune does
+        assert not [other for other in importers - inside if not other.startswith(allowed)]
 
 
 def test_lint_is_clean():
