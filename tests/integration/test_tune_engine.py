@@ -103,7 +103,7 @@ def once(when: Callable[[], bool], act: Callable[[], object]) -> threading.Threa
 def count(study: str, kind: str) -> int:
     """Return how many events of a kind a study has so far."""
     path = paths.home() / "studies" / study / "journal.jsonl"
-    return path.read_text().count(f'"event": "{kind}"') if path.exists() else 0
+    return path.read_text().count(f'"event":"{kind}"') if path.exists() else 0
 
 
 def test_asha_decides_alike_on_both_engines(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
