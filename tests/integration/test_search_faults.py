@@ -25,7 +25,7 @@ FAULTS = {
 }
 
 
-@pytest.fixture(scope="module", params=["hosts", "tune"])
+@pytest.fixture(scope="module", params=["hosts", pytest.param("tune", marks=pytest.mark.slow)])
 def ended(request, tmp_path_factory):
     """The study after its run, with four trials the sampler chose behind the ten bad ones."""
     space = simulated.space(len(FAULTS) + 4, faults=tuple(FAULTS), slots=3)

@@ -23,7 +23,7 @@ TRIALS = 12
     ("engine", "kills", "lines"),
     [
         ("hosts", 1, (10, 40)),
-        ("tune", 1, (10, 40)),
+        pytest.param("tune", 1, (10, 40), marks=pytest.mark.slow),
         pytest.param("hosts", 10, (1, 15), marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
         pytest.param("tune", 10, (1, 15), marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],

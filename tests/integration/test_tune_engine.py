@@ -130,6 +130,7 @@ def test_a_resumed_study_keeps_its_engine(home: Path) -> None:
     assert [event["engine"] for event in events("hosts", "open")] == ["hosts", "hosts"]
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_with_the_other_engine(home: Path, tmp_path: Path) -> None:
     """Without training, on hosts, on Tune, and on hosts again."""
     space = simulated.space(8, faults=("none",), slots=2)
@@ -182,6 +183,7 @@ def test_recipe_of_a_perturbed_trial_reproduces(population: str) -> None:
     assert done.content["runs"][0]["value"] == pytest.approx(best.value(history.objective), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_synchronous_pbt_perturbs_paused_trials(home: Path) -> None:
     code, out = search("synch", "scheduler={name: pbt, quantile_fraction: 0.5, synch: true}", "slots=3", trials=4)
     assert code == 0, out
@@ -189,6 +191,7 @@ def test_synchronous_pbt_perturbs_paused_trials(home: Path) -> None:
     assert len(events("synch", "perturb")) >= 2
 
 
+@pytest.mark.slow
 def test_pb2_perturbs_numbers_alone(home: Path) -> None:
     code, out = search("pb2", "scheduler={name: pb2, quantile_fraction: 0.5}", "slots=2", trials=4)
     assert code == 0, out
@@ -200,6 +203,7 @@ def test_pb2_perturbs_numbers_alone(home: Path) -> None:
         assert any(event["params"]["class_weighting"] == s.lineage[-1].params["class_weighting"] for s in donor)
 
 
+@pytest.mark.slow
 def test_population_outlives_a_killed_host(home: Path) -> None:
     killer = once(lambda: count("killed", "report") >= 3, lambda: os.kill(hosts_here()[0], signal.SIGKILL))
     code, out = search("killed", "scheduler={name: pbt, quantile_fraction: 0.5}", "slots=2", trials=4)
@@ -210,6 +214,7 @@ def test_population_outlives_a_killed_host(home: Path) -> None:
     ended_whole("killed", 4)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_trials_to_resume(home: Path) -> None:
     stopped: list[float] = []
 
@@ -230,6 +235,7 @@ def test_ctrl_c_leaves_trials_to_resume(home: Path) -> None:
     ended_whole("cut", 4)
 
 
+@pytest.mark.slow
 def test_spent_budget_stops_the_population(home: Path) -> None:
     words = ("scheduler=pbt", "slots=2", "fidelity={max: 81, min: 1, eta: 3}")
     code, out = search("budget", *words, trials=40, budget=8.0)

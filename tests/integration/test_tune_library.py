@@ -138,6 +138,7 @@ def test_all_ways_of_training_score_alike(home: Path, head: type[tune.Trainable]
             assert list(frame[name]) == pytest.approx([report.metrics[name] for report in reports], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_result_is_self_contained(home: Path, head: type[tune.Trainable]) -> None:
     hyperband = packed(HyperBandScheduler(max_t=3), slots=2)
     results = fit(home, head, {**CONFIG, "lr": tune.loguniform(1e-4, 1e-2)}, hyperband, num_samples=4)
@@ -160,6 +161,7 @@ def population(home: Path) -> tune.ResultGrid:
     return fit(home, cls, space, packed(pbt, slots=2), num_samples=4)
 
 
+@pytest.mark.slow
 def test_stock_pbt_exchanges_checkpoints(population: tune.ResultGrid) -> None:
     assert population.num_errors == 0
     segments = [result.metrics["segment"] for result in population]
@@ -168,6 +170,7 @@ def test_stock_pbt_exchanges_checkpoints(population: tune.ResultGrid) -> None:
     assert all(result.metrics["donor"] in ids for result in population if result.metrics["segment"])
 
 
+@pytest.mark.slow
 def test_recipe_of_stock_pbt_replays_its_segments(population: tune.ResultGrid) -> None:
     assert record(population) == "stock-pbt"
     history = Study.open("stock-pbt").history()
@@ -179,6 +182,7 @@ def test_recipe_of_stock_pbt_replays_its_segments(population: tune.ResultGrid) -
     assert retrain(recipe).reproduced == "yes"
 
 
+@pytest.mark.slow
 def test_killed_host_costs_no_trial(home: Path, head: type[tune.Trainable]) -> None:
     killed: list[int] = []
 
@@ -206,6 +210,7 @@ def test_killed_host_costs_no_trial(home: Path, head: type[tune.Trainable]) -> N
     assert not hosts_here()
 
 
+@pytest.mark.slow
 def test_trial_that_cannot_be_set_up_fails_alone(home: Path, head: type[tune.Trainable]) -> None:
     space = {**CONFIG, "hidden": tune.grid_search([64, "many"]), "seed": 0}
     results = fit(home, head, space, packed(slots=2))
@@ -221,6 +226,7 @@ def test_packed_takes_trials_of_lungtune_alone(home: Path) -> None:
         fit(home, tune.with_parameters(lambda config: None), {}, packed())
 
 
+@pytest.mark.slow
 def test_moved_names_of_ray_leave_ordinary_actors(
     home: Path, head: type[tune.Trainable], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
