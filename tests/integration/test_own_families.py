@@ -66,6 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path], str
             patch.delenv(name, raising=False)
         patch.setenv("LUNGTUNE_HOME", str(home))
         patch.setenv("LUNGTUNE_CACHE", str(home / "cache"))
+        cluster.stop()  # an earlier module may have left one
         cluster.start()
         stop = cluster.stop
         patch.setattr(cluster, "start", lambda: None)

@@ -45,6 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path], str
         patch.setenv("LUNGTUNE_CACHE", str(home / "cache"))
         patch.setenv("HOME", str(home))
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # of simulated hosts
+        cluster.stop()  # an earlier module may have left one
         cluster.start()
         stop = cluster.stop
         patch.setattr(cluster, "start", lambda: None)

@@ -50,6 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path], str
         patch.setenv("LUNGTUNE_HOME", str(home))
         patch.setenv("LUNGTUNE_CACHE", str(home / "cache"))
         patch.setenv("RAY_AIR_NEW_OUTPUT", "0")
+        cluster.stop()  # an earlier module may have left one
         cluster.start()
         stop = cluster.stop
         patch.setattr(cluster, "start", lambda: None)

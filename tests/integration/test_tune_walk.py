@@ -49,6 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path], str
         patch.setenv("LUNGTUNE_CACHE", str(home / "cache"))
         patch.setenv("LUNGTUNE_PATH", str(ROOT / "tests" / "contract" / "own"))
         patch.setenv("RAY_AIR_NEW_OUTPUT", "0")
+        cluster.stop()  # an earlier module may have left one
         cluster.start()
         yield home
         cluster.stop()
