@@ -120,6 +120,7 @@ def test_tensorboard_files_are_written(searched: tuple[tune.ResultGrid, set[int]
     assert all(list(Path(result.path).glob("events.out.tfevents*")) for result in results)
 
 
+@pytest.mark.slow
 def test_all_ways_of_training_score_alike(home: Path, head: type[tune.Trainable]) -> None:
     """Stock actors, a pack, and lungtune's own loop."""
     space = {**CONFIG, "seed": tune.grid_search([0, 1])}
