@@ -29,7 +29,7 @@ from lungtune.retrain import retrain
 from lungtune.search import driver
 from lungtune.search.backends.ray_hosts import cluster
 from lungtune.tune import export, packed, param_space, record, trainable
-from tests.integration.tune_processes import hosts_here
+from tests.integration.tune_processes import gone, hosts_here
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -96,7 +96,7 @@ def test_packed_asha_has_one_process_a_core(searched: tuple[tune.ResultGrid, set
     assert len(results) == 8
     assert results.num_errors == 0
     assert len(pids) <= cluster.devices()[0]
-    assert not hosts_here()
+    assert gone()
 
 
 def test_recorded_results_export_and_reproduce(searched: tuple[tune.ResultGrid, set[int]], home: Path) -> None:
@@ -209,7 +209,7 @@ def test_killed_host_costs_no_trial(home: Path, head: type[tune.Trainable]) -> N
     assert killed
     assert results.num_errors == 0
     assert [result.metrics["fidelity"] for result in results] == [3.0] * 4
-    assert not hosts_here()
+    assert gone()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 
@@ -17,6 +18,14 @@ def hosts_here() -> list[int]:
         if title.startswith(b"ray::") and b"Host" in title and _below_us(int(entry.name)):
             found.append(int(entry.name))
     return found
+
+
+def gone(seconds: float = 20.0) -> bool:
+    """Wait until no host is left; return True if so. A killed process takes a moment to end."""
+    end = time.monotonic() + seconds
+    while hosts_here() and time.monotonic() < end:
+        time.sleep(0.2)
+    return not hosts_here()
 
 
 def _below_us(pid: int) -> bool:
