@@ -20,7 +20,7 @@ from lungtune.data.manifest import Manifest
 from lungtune.export import export
 from lungtune.retrain import RetrainReport, retrain
 from lungtune.search import driver
-from lungtune.search.backends.ray_hosts import cluster
+from shared_ray import shared_ray
 
 OWN = Path(__file__).parents[1] / "contract" / "own"
 TRIALS = 3
@@ -55,25 +55,14 @@ class Walk:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path], str]) -> Iterator[Path]:
-    """A user's home, and one local Ray for all searches, as starting it takes seconds.
+    """A user's home, and one local Ray for all searches.
 
     It is started before the user's folder is named, as a cluster that a search joins is.
     """
     home = tmp_path_factory.mktemp("home")
-    furnish(home / "mlflow" / "state" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "LUNGTUNE_PATH"):
-            patch.delenv(name, raising=False)
-        patch.setenv("LUNGTUNE_HOME", str(home))
-        patch.setenv("LUNGTUNE_CACHE", str(home / "cache"))
-        cluster.stop()  # an earlier module may have left one
-        cluster.start()
-        stop = cluster.stop
-        patch.setattr(cluster, "start", lambda: None)
-        patch.setattr(cluster, "stop", lambda: None)
+    with shared_ray(home, furnish) as patch:
         patch.setenv("LUNGTUNE_PATH", str(OWN))
         yield home
-        stop()
 
 
 def search(name: str, source: str, study: str) -> tuple[int, str]:

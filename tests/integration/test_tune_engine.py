@@ -25,6 +25,7 @@ from lungtune.retrain import retrain
 from lungtune.search import backends, driver, tuner
 from lungtune.search.backends.ray_hosts import cluster
 from lungtune.search.controller import TrialController
+from shared_ray import shared_ray
 from tests.integration.tune_processes import gone, hosts_here
 
 simulated = pytest.importorskip("simulated")
@@ -37,22 +38,10 @@ SHORT = "fidelity={max: 3, min: 1, eta: 3}"
 def home(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path], str]) -> Iterator[Path]:
     """A home, and one local Ray with one host for all searches."""
     home = tmp_path_factory.mktemp("home")
-    furnish(home / "mlflow" / "state" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "LUNGTUNE_PATH"):
-            patch.delenv(name, raising=False)
-        patch.setenv("LUNGTUNE_HOME", str(home))
-        patch.setenv("LUNGTUNE_CACHE", str(home / "cache"))
-        patch.setenv("HOME", str(home))
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # of simulated hosts
-        cluster.stop()  # an earlier module may have left one
-        cluster.start()
-        stop = cluster.stop
-        patch.setattr(cluster, "start", lambda: None)
-        patch.setattr(cluster, "stop", lambda: None)
+    simulated_hosts = str(Path(__file__).parent)
+    with shared_ray(home, furnish, HOME=str(home), PYTHONPATH=simulated_hosts) as patch:
         patch.setattr(cluster, "devices", lambda: (1, False))
         yield home
-        stop()
 
 
 def search(study: str, *settings: str, trials: int | None = 6, **options: Any) -> tuple[int, str]:
@@ -71,7 +60,7 @@ def events(study: str, *kinds: str) -> list[dict[str, Any]]:
 
 
 def decided(study: str) -> list[dict[str, Any]]:
-    """What a search decided, and the scores it decided on."""
+    """Return the decisions of a search and the scores they were based on."""
     kept = ("event", "trial", "params", "seed", "origin", "fidelity", "state", "reason", "samples", "checkpoint")
     rows = events(study, "trial", "start", "report", "pause", "end")
     scores = [row.get("metrics", {}) for row in rows]

@@ -29,6 +29,7 @@ from lungtune.retrain import retrain
 from lungtune.search import driver
 from lungtune.search.backends.ray_hosts import cluster
 from lungtune.tune import export, packed, param_space, record, trainable
+from shared_ray import shared_ray
 from tests.integration.tune_processes import gone, hosts_here
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -43,20 +44,8 @@ CONFIG = {"lr": 3e-3, "hidden": 64, "dropout": 0.1, "augmentation": 1}
 def home(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path], str]) -> Iterator[Path]:
     """A home, and one local Ray."""
     home = tmp_path_factory.mktemp("home")
-    furnish(home / "mlflow" / "state" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "LUNGTUNE_PATH"):
-            patch.delenv(name, raising=False)
-        patch.setenv("LUNGTUNE_HOME", str(home))
-        patch.setenv("LUNGTUNE_CACHE", str(home / "cache"))
-        patch.setenv("RAY_AIR_NEW_OUTPUT", "0")
-        cluster.stop()  # an earlier module may have left one
-        cluster.start()
-        stop = cluster.stop
-        patch.setattr(cluster, "start", lambda: None)
-        patch.setattr(cluster, "stop", lambda: None)
+    with shared_ray(home, furnish, RAY_AIR_NEW_OUTPUT="0"):
         yield home
-        stop()
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from lungtune.core.paths import ROOT
 from lungtune.core.study import Study
 from lungtune.core.trial import State
 from lungtune.retrain import retrain
-from lungtune.search.backends.ray_hosts import cluster
 from lungtune.tracking import Tracker
 from lungtune.tune import export, packed, param_space, record, trainable
+from shared_ray import shared_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -40,19 +40,10 @@ FAMILIES = sorted(
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path], str]) -> Iterator[Path]:
+    """A home with the miniatures, and one local Ray."""
     home = tmp_path_factory.mktemp("home")
-    furnish(home / "mlflow" / "state" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-            patch.delenv(name, raising=False)
-        patch.setenv("LUNGTUNE_HOME", str(home))
-        patch.setenv("LUNGTUNE_CACHE", str(home / "cache"))
-        patch.setenv("LUNGTUNE_PATH", str(ROOT / "tests" / "contract" / "own"))
-        patch.setenv("RAY_AIR_NEW_OUTPUT", "0")
-        cluster.stop()  # an earlier module may have left one
-        cluster.start()
+    with shared_ray(home, furnish, LUNGTUNE_PATH=str(ROOT / "tests" / "contract" / "own"), RAY_AIR_NEW_OUTPUT="0"):
         yield home
-        cluster.stop()
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, OWN])

@@ -110,7 +110,7 @@ class Trial:
     paused: float = 0.0
     """The fidelity at which it was paused last, since its last perturbation."""
     stretches: list[Stretch] = field(default_factory=list)
-    """What it trains itself: one stretch, and one more for each perturbation."""
+    """Its own parts of its training: one, and one more for each perturbation."""
     spent: float = 0.0
     """Passes trained in the stretches before the last."""
 

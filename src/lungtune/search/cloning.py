@@ -67,7 +67,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a clone will be.
+    """A clone before it is requested.
 
     Attributes:
         request: the request.

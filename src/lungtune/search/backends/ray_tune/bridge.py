@@ -16,7 +16,7 @@ from lungtune.core.resource import TOLERANCE
 from lungtune.core.scheduler import Decision
 from lungtune.core.space import SearchSpace
 from lungtune.search.backend import Event, Reported, TrialEnded, TrialLost, TrialPerturbed, TrialResumed
-from lungtune.search.backends.ray_tune import domains, inner, virtual
+from lungtune.search.backends.ray_tune import inner, virtual
 from lungtune.search.backends.ray_tune.trainable import ASSIGNED
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,6 @@ class Bridge(TrialScheduler):
         """Pass on that ``inner`` gave a trial another one's parameters and checkpoint."""
         donor = _number(trial)
         params = {name: value for name, value in trial.config.items() if name != ASSIGNED}
-        params = domains.accepted_params(self._loop.space, params)
         self._loop.ask(TrialPerturbed(number, donor, params))
         trial.set_config({**params, ASSIGNED: dict(self._loop.assigned[number])})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,9 +56,6 @@ def scheduler(space: SearchSpace, seed: int) -> TrialScheduler | None:
 def _mutation(space: SearchSpace, name: str) -> Any:
     axis = space.axes[name]
     return list(axis.choices) if isinstance(axis, CategoricalDistribution) else domains.domain(axis)
-
-
-Suggest = Callable[[SearchSpace, History, int, int], Suggestion]
 
 
 class Bohb:
