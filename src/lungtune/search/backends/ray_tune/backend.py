@@ -22,6 +22,7 @@ from lungtune.core import paths
 from lungtune.core.scheduler import Decision
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
+from lungtune.core.trial import History
 from lungtune.errors import StudyError
 from lungtune.search import tune_schedulers
 from lungtune.search.backend import (
@@ -40,6 +41,7 @@ from lungtune.search.backends.ray_tune.bridge import Bridge, Loop, Submitted
 from lungtune.search.backends.ray_tune.host import TuneHost
 from lungtune.search.backends.ray_tune.trainable import ASSIGNED, subclass
 from lungtune.search.controller import Assignment
+from lungtune.search.sampler import Suggestion
 
 for _name, _value in (
     ("TUNE_DISABLE_SIGINT_HANDLER", "1"),  # Ctrl-C is the search's
@@ -77,11 +79,15 @@ class RayTune(Backend):
         self.takes_all = tune_schedulers.decides(space)
         kind = tune_schedulers.kind(space)
         if kind is not None and kind.suggests:
-            self._bohb = inner.Bohb(space, space.seed or 0)
-            self.suggest = self._bohb.suggest
+            self.suggest = self._suggest
         cluster.start()
         with contextlib.suppress(ray.exceptions.RayError, ConnectionError, RuntimeError):  # fails again in ``open``
             self._make_pool(space)
+
+    def _suggest(self, space: SearchSpace, history: History, seed: int, number: int) -> Suggestion:
+        """See ``sampler.suggest``."""
+        assert self._bohb is not None  # since ``open``
+        return self._bohb.suggest(space, history, seed, number)
 
     def stop(self) -> None:
         """See ``Backend.stop``."""
@@ -101,8 +107,11 @@ class RayTune(Backend):
             pool.open(folder)
         except (ray.exceptions.RayError, ConnectionError, RuntimeError) as error:
             raise BackendError(str(error)) from error
+        seed = Study(folder).history().study["seed"]
+        if self.suggest is not None and self._bohb is None:
+            self._bohb = inner.Bohb(space, seed)
         model = self._bohb.searcher if self._bohb else None
-        self._run = _Run(folder, space, Study(folder).history().study["seed"], pool, self.takes_all, model)
+        self._run = _Run(folder, space, seed, pool, self.takes_all, model)
 
     def close(self) -> None:
         """See ``Backend.close``."""
@@ -209,7 +218,6 @@ class _Run:
         self._resumed: deque[Mapping[str, Any]] = deque()
         self._submitted = threading.Condition()
         self._workers: dict[int, Worker] = {}
-        self._reported = 0.0
         self._bridge = Bridge(self, inner.scheduler(space, seed), self._place)
         self._model = model
         self._thread: threading.Thread | None = None
