@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,6 +16,9 @@ from lungtune.errors import StudyError
 
 for _name in ("ray", "ray._private.authentication"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # the journal has the same messages
+
+_TOKEN = "RAY_AUTH_TOKEN"
+_own: list[str] = []  # the token of the local Ray of this process
 
 
 def start() -> None:
@@ -31,9 +33,9 @@ def start() -> None:
         if address:
             ray.init(address=address, **quiet)
         else:
+            _own_token()
             with _few_processes():
                 ray.init(address="local", include_dashboard=False, object_store_memory=128 * 2**20, **quiet)
-            _protect_token()
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray could not be started"
         raise StudyError(f"{where}: {' '.join(str(error).split())[:300]}. The study is kept: resume it.") from error
@@ -63,16 +65,23 @@ def _few_processes() -> Iterator[None]:
         yield
 
 
-def _protect_token() -> None:
-    """Make Ray's authentication token, which Ray writes world-readable, readable by its owner only."""
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file() and stat.S_IMODE(token.stat().st_mode) & 0o077:
-        token.chmod(0o600)
+def _own_token() -> None:
+    """Give a local Ray a random token by the environment, unless the user named one.
+
+    Ray's default is a file in the home folder: readable by all, and not to be had where the folder is read-only.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not os.environ.keys() & {_TOKEN, "RAY_AUTH_TOKEN_PATH"}:
+        os.environ[_TOKEN] = secrets.token_hex(32)
+        _own.append(os.environ[_TOKEN])
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # of an earlier Ray of this process
 
 
 def stop() -> None:
     """Leave the cluster, or stop the local one."""
     ray.shutdown()
+    if _own and os.environ.get(_TOKEN) == _own.pop():
+        del os.environ[_TOKEN]
+        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def devices() -> tuple[int, bool]:

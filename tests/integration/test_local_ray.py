@@ -1,0 +1,32 @@
+"""A local Ray starts whatever the home folder is, and leaves no token behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CHILD = """
+import os, sys
+from lungtune.search.backends.ray_hosts import cluster
+for home in sys.argv[1:]:
+    os.environ["HOME"] = home
+    cluster.start()
+    import ray
+    print(ray.get(ray.remote(lambda: "ran").remote()))
+    cluster.stop()
+print(sorted(name for name in os.environ if name.startswith("RAY_AUTH_TOKEN")))
+"""
+
+
+def test_ray_starts_again_in_another_home_and_in_a_missing_one(tmp_path: Path) -> None:
+    homes = [tmp_path / "a", tmp_path / "b"]
+    for home in homes:
+        home.mkdir()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    argv = [sys.executable, "-c", CHILD, *map(str, homes), "/proc/none"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["ran"] * 3 + ["[]"]
+    assert not any((home / ".ray").exists() for home in homes)
