@@ -16,7 +16,11 @@ for home in sys.argv[1:]:
     import ray
     print(ray.get(ray.remote(lambda: "ran").remote()))
     cluster.stop()
-print(sorted(name for name in os.environ if name.startswith("RAY_AUTH_TOKEN")))
+print(sorted(name for name in os.environ if name.startswith("RAY_AUTH")))
+os.environ["HOME"] = sys.argv[1]
+from ray.cluster_utils import Cluster
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+nodes.shutdown()
 """
 
 

@@ -17,8 +17,8 @@ from lungtune.errors import StudyError
 for _name in ("ray", "ray._private.authentication"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # the journal has the same messages
 
-_TOKEN = "RAY_AUTH_TOKEN"
-_own: list[str] = []  # the token of the local Ray of this process
+_MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+_own: list[str] = []  # the variables with the token of this process's local Ray
 
 
 def start() -> None:
@@ -70,18 +70,26 @@ def _own_token() -> None:
 
     Ray's default is a file in the home folder: readable by all, and not to be had where the folder is read-only.
     """
-    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not os.environ.keys() & {_TOKEN, "RAY_AUTH_TOKEN_PATH"}:
-        os.environ[_TOKEN] = secrets.token_hex(32)
-        _own.append(os.environ[_TOKEN])
-        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()  # of an earlier Ray of this process
+    if os.environ.get(_MODE, "token") == "token" and not os.environ.keys() & {_TOKEN, "RAY_AUTH_TOKEN_PATH"}:
+        _own[:] = [_TOKEN] if _MODE in os.environ else [_TOKEN, _MODE]
+        os.environ.update({_TOKEN: secrets.token_hex(32), _MODE: "token"})
+        _read_again()
+
+
+def _read_again() -> None:
+    """Let Ray read its authentication variables again, which it caches."""
+    ray._raylet.Config.initialize("")
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def stop() -> None:
     """Leave the cluster, or stop the local one."""
     ray.shutdown()
-    if _own and os.environ.get(_TOKEN) == _own.pop():
-        del os.environ[_TOKEN]
-        ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+    if _own:
+        for name in _own:
+            os.environ.pop(name, None)
+        _own.clear()
+        _read_again()
 
 
 def devices() -> tuple[int, bool]:
