@@ -8,7 +8,7 @@ setup:     # the environment in .venv, and the hooks of git
 	$(UV) run pre-commit install
 
 test:      # all but the slow tests
-	$(UV) run pytest
+	$(UV) run pytest -n 2
 
 slow:      # the slow tests, minutes each
 	$(UV) run pytest -m slow
@@ -20,4 +20,4 @@ lint:      # ruff, format, layers and types
 	$(UV) run mypy
 
 coverage:  # the tests again, with the share of lines they run
-	$(UV) run pytest --cov=lungtune --cov=trainables --cov-report=term:skip-covered
+	$(UV) run pytest -n 2 --cov=lungtune --cov=trainables --cov-report=term:skip-covered

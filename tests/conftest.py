@@ -37,3 +37,12 @@ def pytest_collection_finish():
 def pytest_unconfigure():
     """Undo the freeze: libraries warn at exit about objects that are left over."""
     gc.unfreeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``-n``: a file's tests stay in one process, as they share fixtures, and slow files (first by name) begin."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)

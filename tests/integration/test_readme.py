@@ -26,7 +26,7 @@ def commands() -> list[str]:
 def test_readme_names_a_first_search_and_the_tests() -> None:
     search, tests, *_ = commands()
     assert search == f"{INSTALL} && .uv/bin/uv run python scripts/search.py --space clip_lora"
-    assert tests == f"{INSTALL} && .uv/bin/uv run pytest"
+    assert tests == f"{INSTALL} && .uv/bin/uv run pytest -n 2"
     assert f"\n{tests}\n" in (ROOT / ".ci" / "run").read_text()
 
 

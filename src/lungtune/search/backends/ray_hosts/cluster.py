@@ -78,8 +78,9 @@ def _own_token() -> None:
 
 def _read_again() -> None:
     """Let Ray read its authentication variables again, which it caches."""
-    ray._raylet.Config.initialize("")
-    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+    raylet: Any = ray._raylet
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def stop() -> None:
