@@ -52,7 +52,7 @@ def search(args: argparse.Namespace, home: Path, engine: str, study: str, trials
     usage = processes.measure(command, home / f"{study}.log", environment, home, args.timeout)
     if usage.code:
         raise SystemExit(f"{study} ended with {usage.code}: {(home / f'{study}.log').read_text()[-2000:]}")
-    events = journal.read(home / "mlflow" / "studies" / study / "journal.jsonl")
+    events = journal.read(home / "studies" / study / "journal.jsonl")
     rows = [row for row in events if row["event"] in ("trial", "start", "report", "pause", "end")]
     decided = [{name: row[name] for name in DECIDED if name in row} for row in rows]
     scores = [row["metrics"] for row in rows if row["event"] == "report"]

@@ -1,4 +1,4 @@
-"""A local Ray starts whatever the home folder is, and leaves no token behind."""
+"""A local Ray: few processes, any home folder, no token left behind."""
 
 from __future__ import annotations
 
@@ -34,3 +34,22 @@ def test_ray_starts_again_in_another_home_and_in_a_missing_one(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["ran"] * 3 + ["[]"]
     assert not any((home / ".ray").exists() for home in homes)
+
+
+PROCESSES = """
+import psutil
+from lungtune.search.backends.ray_hosts import cluster
+cluster.start()
+for child in psutil.Process().children(recursive=True):
+    print(" ".join(child.cmdline()))
+cluster.stop()
+"""
+
+
+def test_local_ray_has_no_dashboard_and_no_monitors() -> None:
+    """Fails when Ray's internals have moved, which ``cluster._few_processes`` patches: the search then starts slower."""
+    done = subprocess.run([sys.executable, "-c", PROCESSES], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "raylet" in done.stdout
+    assert not [name for name in ("log_monitor.py", "monitor.py", "dashboard.py") if name in done.stdout]
+    assert "--minimal" in done.stdout

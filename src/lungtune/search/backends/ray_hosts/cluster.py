@@ -43,7 +43,7 @@ def start() -> None:
 
 @contextmanager
 def _few_processes() -> Iterator[None]:
-    """Within the block, ``ray.init`` starts no log monitor, autoscaler monitor or API server: unused, saves 4 s.
+    """Within the block, ``ray.init`` starts no log monitor, autoscaler monitor or API server, and a small agent: saves 4 s.
 
     Patches Ray's internals, as ``ray.init`` has no option for it; without effect where those have changed.
     """
@@ -61,6 +61,7 @@ def _few_processes() -> Iterator[None]:
     with (
         mock.patch.object(params, "update_if_absent", without),
         mock.patch.object(node, "start_api_server", return_value=None),
+        mock.patch.object(ray._private.utils, "get_dashboard_dependency_error", return_value=ImportError("unused")),
     ):
         yield
 
