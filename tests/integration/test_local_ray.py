@@ -47,7 +47,7 @@ cluster.stop()
 
 
 def test_local_ray_has_no_dashboard_and_no_monitors() -> None:
-    """Fails when Ray's internals have moved, which ``cluster._few_processes`` patches: the search then starts slower."""
+    """Fails when the internals of Ray that ``cluster._few_processes`` patches have moved."""
     done = subprocess.run([sys.executable, "-c", PROCESSES], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "raylet" in done.stdout

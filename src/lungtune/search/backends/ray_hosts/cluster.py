@@ -43,7 +43,7 @@ def start() -> None:
 
 @contextmanager
 def _few_processes() -> Iterator[None]:
-    """Within the block, ``ray.init`` starts no log monitor, autoscaler monitor or API server, and a small agent: saves 4 s.
+    """Within the block, ``ray.init`` starts no log monitor, autoscaler monitor or API server, and a small agent.
 
     Patches Ray's internals, as ``ray.init`` has no option for it; without effect where those have changed.
     """
