@@ -100,7 +100,7 @@ class ParamSpec:
         if self.type is bool:
             if isinstance(value, bool):
                 return value
-            raise wrong
+            raise SpaceError(f"{self.name} must be true or false, but got {value!r}.")
         if isinstance(value, bool):
             raise wrong
         if self.type is float and isinstance(value, (int, float)):
@@ -144,7 +144,7 @@ def param(
             values is structural.
         notation: of values beside ``choices``, for ``str``.
     """
-    meta = {"low": low, "high": high, "choices": choices, "unit": unit, "help": help}
+    meta: dict[str, Any] = {"low": low, "high": high, "choices": choices, "unit": unit, "help": help}
     meta |= {"neutral": neutral, "only_with": only_with, "structural": structural, "notation": notation}
     return dataclasses.field(default=default, metadata={KEY: meta})
 

@@ -44,7 +44,7 @@ class Mixed(Sampled, Protocol):
     """A trial whose batches may have interpolated rows."""
 
     def partners(self) -> tuple[Tensor, Tensor] | None:
-        """Return, of each case of the next batch, its neighbour and the share of the way to it; None: there are none."""
+        """Return the neighbour of each case of the next batch, and the share of the way to it; None: none has any."""
 
 
 class Neighbours:

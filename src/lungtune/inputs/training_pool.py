@@ -130,7 +130,8 @@ class TrainingPool:
         """Return a pool of real images with SMOTE's rows, up to the size of its largest class, and their partners."""
         if not bool((pool < self._count).any()):
             return pool, None
-        assert self._labels is not None and self._neighbours is not None
+        assert self._labels is not None
+        assert self._neighbours is not None
         real = self._labels[: self._count]
         of_real = torch.bincount(real, minlength=len(self._classes)).tolist()
         imbalance.check_smote(dict(zip(self._classes, of_real, strict=True)))

@@ -83,7 +83,7 @@ def _is_fused(attention: Any) -> bool:
     return qkv.out_features == 3 * qkv.in_features and proj.in_features == proj.out_features == qkv.in_features
 
 
-def _extra(attention: nn.Module) -> list[str]:
+def _extra(attention: Any) -> list[str]:
     """Return what an attention computes with besides ``qkv`` and ``proj``: layers, parameters, tables."""
     inert = (nn.Identity, nn.Dropout)
     layers = [n for n, child in attention.named_children() if n not in ("qkv", "proj") and not isinstance(child, inert)]
