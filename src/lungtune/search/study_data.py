@@ -27,6 +27,13 @@ def index(source: str) -> pd.DataFrame | None:
     return None if sources.checked(source) else sources.index_source(source)
 
 
+def classes(cases: pd.DataFrame) -> tuple[str, ...]:
+    """Return the classes of a case table in label order; none in data without."""
+    from lungtune.data.cases import classes_of
+
+    return classes_of(cases)
+
+
 def check_bank(folder: Path) -> None:
     """Check that a folder is a bank of synthetic images; its images are not read.
 
