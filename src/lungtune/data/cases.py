@@ -32,8 +32,8 @@ from lungtune.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("case_id", "path", "label", "patient_id", "source", "split", "mask_path", "text", "labels", "table")
-COLUMNS += metadata.NAMES
+_FIELDS = ("case_id", "path", "label", "patient_id", "source", "split", "mask_path", "text", "labels", "table")
+COLUMNS = (*_FIELDS, *metadata.NAMES)
 SPLITS = ("train", "validation", "test")
 _REQUIRED = ("case_id", "path", "source")
 _TUPLES = {"labels": "label_names", "table": "columns"}

@@ -2,8 +2,8 @@
 
 The hash covers classes, parts (case id, label, group, image sha1), left-out cases, seed and folds, and whatever of the
 optional columns any case has: the masks' sha1, texts, labels and table values with their names. It does not cover the
-source's spelling or where the files lie, so the same data in another folder has the same hash. Nor does it cover metadata
-and the number of known patients, which decide no part.
+source's spelling or where the files lie, so the same data in another folder has the same hash. Nor does it cover
+metadata and the number of known patients, which decide no part.
 
 An optional column enters the hash only where a case has it. So data without it keep the hash of before there was such a
 column, and :meth:`Manifest.matches` accepts a digest taken before a column was known.
@@ -191,7 +191,7 @@ class Manifest:
 
     def without(self, *kinds: str) -> Manifest:
         """Return the same split of the same cases, without these of their optional fields."""
-        empty = {column: () for kind in kinds for column in OPTIONAL[kind]}
+        empty: dict[str, Any] = {column: () for kind in kinds for column in OPTIONAL[kind]}
         names: dict[str, Any] = {"label_names": ()} if "labels" in kinds else {}
         names |= {"columns": ()} if "table" in kinds else {}
         return replace(self, parts={part: replace(e, **empty) for part, e in self.parts.items()}, **names)

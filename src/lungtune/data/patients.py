@@ -13,10 +13,11 @@ LARGE_SHARE = 0.2
 """One id with more than this share of all cases is a warning, from `LEAST_CASES` cases on."""
 
 LEAST_CASES = 20
-_NOBODY = frozenset(
-    "nan none null nil nat na unknown unk unbekannt unspecified undefined undisclosed notavailable notapplicable missing "
-    "anonymous anonymized anonymised anonym anon deidentified redacted removed patient patientid subject test".split()
-)
+_WORDS = """
+    nan none null nil nat na unknown unk unbekannt unspecified undefined undisclosed notavailable notapplicable missing
+    anonymous anonymized anonymised anonym anon deidentified redacted removed patient patientid subject test
+"""
+_NOBODY = frozenset(_WORDS.split())
 
 
 def nobody(name: str) -> bool:

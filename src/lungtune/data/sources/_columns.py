@@ -1,7 +1,7 @@
 """Meanings of a table's columns by their well-known names.
 
-Case, blanks and separators in names do not count: `Patient ID`, `PatientID` and `patient_id` are one name. A column whose
-name differs slightly from a well-known one is not used, but named.
+Case, blanks and separators in names do not count: `Patient ID`, `PatientID` and `patient_id` are one name. A column
+whose name differs slightly from a well-known one is not used, but named.
 """
 
 from __future__ import annotations
@@ -17,28 +17,23 @@ from lungtune.data.sources._files import SPLIT_NAMES, named
 from lungtune.data.sources._tables import Table
 from lungtune.errors import DataError, did_you_mean
 
-MEANINGS = {
-    "path": (
-        "path filepath imagepath imgpath relativepath relpath filename imagefilename imagefile file image imagename "
-        "imageindex img imgname fname dicompath dcmpath imageid imgid dicomid sopinstanceuid"
-    ).split(),
-    "label": "label class classname classlabel target diagnosis finding findinglabel category disease condition dx".split(),
-    "patient": (
-        "patientid patient patientidentifier patientnumber patientno patientnr patientname patid pid ptid subjectid "
-        "subject subjectnumber mrn participantid participant personid person"
-    ).split(),
-    "split": "split dataset subset partition fold part phase datasplit settype set usage".split(),
-    "mask": (
-        "mask maskpath maskfile maskfilename maskname maskimage lungmask lungmaskpath segmentation segmentationpath "
-        "segpath segmentationmask"
-    ).split(),
-    "text": "text report caption reporttext radiologyreport findings impression description".split(),
-    "site": "site siteid hospital hospitalid institution institutionname center centre clinic dataset source origin".split(),
-    "scanner": "scanner scannermodel manufacturer manufacturermodelname model device vendor equipment".split(),
-    "view": "view viewposition projection appa frontallateral viewtype".split(),
-    "sex": "sex gender patientsex patientgender".split(),
-    "age": "age patientage ageyears ageinyears ageatstudy".split(),
+_NAMES = {
+    "path": "path filepath imagepath imgpath relativepath relpath filename imagefilename imagefile file image imagename "
+    "imageindex img imgname fname dicompath dcmpath imageid imgid dicomid sopinstanceuid",
+    "label": "label class classname classlabel target diagnosis finding findinglabel category disease condition dx",
+    "patient": "patientid patient patientidentifier patientnumber patientno patientnr patientname patid pid ptid "
+    "subjectid subject subjectnumber mrn participantid participant personid person",
+    "split": "split dataset subset partition fold part phase datasplit settype set usage",
+    "mask": "mask maskpath maskfile maskfilename maskname maskimage lungmask lungmaskpath segmentation "
+    "segmentationpath segpath segmentationmask",
+    "text": "text report caption reporttext radiologyreport findings impression description",
+    "site": "site siteid hospital hospitalid institution institutionname center centre clinic dataset source origin",
+    "scanner": "scanner scannermodel manufacturer manufacturermodelname model device vendor equipment",
+    "view": "view viewposition projection appa frontallateral viewtype",
+    "sex": "sex gender patientsex patientgender",
+    "age": "age patientage ageyears ageinyears ageatstudy",
 }
+MEANINGS = {meaning: tuple(names.split()) for meaning, names in _NAMES.items()}
 """Meaning -> its well-known names, the usual one first."""
 
 WORDS = {
@@ -97,8 +92,9 @@ def find(table: Table, name: str, option: str) -> str:
             return matches[0]
         if matches:
             raise DataError(f"{option} must name one column, but {_both(matches)} of {table.file} fit {name!r}.")
+    held = named(list(table.columns))
     raise DataError(
-        f"{table.file} must have the column '{name}' that {option} names, but its columns are {named(list(table.columns))}."
+        f"{table.file} must have the column '{name}' that {option} names, but its columns are {held}."
         f"{did_you_mean(name, table.columns)}"
     )
 
@@ -134,8 +130,8 @@ def assign(table: Table, chosen: Mapping[str, str], claimed: Iterable[str]) -> C
         for other in others:
             if not _same(table[of[meaning]], table[other]):
                 raise DataError(
-                    f"{table.file} must have one column for {WORDS[meaning]}, but {_both([of[meaning], other])} could be. "
-                    f"Choose it, as in {meaning}={other}, or rename the other."
+                    f"{table.file} must have one column for {WORDS[meaning]}, but {_both([of[meaning], other])} could "
+                    f"be. Choose it, as in {meaning}={other}, or rename the other."
                 )
             notes[other] = f"says the same as '{of[meaning]}'"
         taken |= {of[meaning]}

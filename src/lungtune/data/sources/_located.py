@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -75,5 +76,5 @@ def _plain(name: str) -> str:
 def common_folders(names: Sequence[str]) -> list[str]:
     """Return the leading folders that all paths share, nearest to the root first."""
     folders = [PurePosixPath(name).parts[:-1] for name in names]
-    shared = os.path.commonprefix(folders) if folders else ()
-    return list(shared)
+    first, last = min(folders, default=()), max(folders, default=())
+    return [a for a, b in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]

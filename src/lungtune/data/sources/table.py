@@ -1,19 +1,20 @@
 """Table with one row per image or volume: CSV with any common separator and encoding, gzipped too, or Excel.
 
-| column | other names, with any case, blanks and separators | |
-|--------------|-----------------------------------------|---|
-| `path`       | filename, image, Image Index, ...       | relative to the table's folder or to `images=DIR` |
-| `label`      | class, diagnosis, finding, target, ...  | optional: data without it serve segmentation, several labels, neither |
-| `patient_id` | PatientID, subject_id, patient, ...     | optional: without it DICOM images have the patient of their header |
-| `split`      | dataset, subset, partition, ...         | optional: train, validation, test in their usual spellings |
-| `mask`, `text` | mask_path, ...; report, caption, ...  | optional |
-| site, scanner, view, sex, age | hospital, Manufacturer, ViewPosition, gender, Patient Age, ... | optional metadata |
+| column               | other names, with any case, blanks and separators | |
+|----------------------|----------------------------------------|---|
+| `path`               | filename, image, Image Index, ...      | relative to the table's folder, or to `images=DIR` |
+| `label`              | class, diagnosis, finding, target, ... | optional; without it there are no classes |
+| `patient_id`         | PatientID, subject_id, patient, ...    | optional; by default of a DICOM header |
+| `split`              | dataset, subset, partition, ...        | optional: train, validation, test |
+| `mask`, `text`       | mask_path, ...; report, caption, ...   | optional |
+| `site`, `scanner`, `view`, `sex`, `age` | hospital, Manufacturer, gender, ... | optional metadata |
 
-All names: `_columns.MEANINGS`. Options of the same names (`patient=COLUMN`) choose the column. What is not used is in the
-inventory. The format of a file is detected from its content: a DICOM file needs no suffix here.
+All names: `_columns.MEANINGS`. Options of the same names, such as `patient=COLUMN`, choose the column. Columns without
+use are in the inventory. The format of a file is detected from its content: a DICOM file needs no suffix here.
 
 `labels=a|b` names columns of 0, 1 or blank: several labels of each case, which need not exclude one another; blank and
--1 (as CheXpert writes "uncertain") are unknown. `columns=a|b` names columns of numbers or blank.
+-1 (as CheXpert writes "uncertain") are unknown. `columns=a|b` names columns of numbers or blank. Data without `label`
+serve segmentation, several labels, or models without either.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     details = {name: _metadata(content, name, held, inventory) for name, held in columns.metadata.items()}
     parts = _parts(content, columns.of.get("split"))
     rows: list[dict[str, Any]] = []
-    masks, texts = (content.values.get(columns.of.get(meaning, ""), ()) for meaning in ("mask", "text"))
+    masks, texts = (content.values.get(columns.of.get(meaning, ""), []) for meaning in ("mask", "text"))
     for k, (line, values) in enumerate(content):
         where = f"{file}:{line}"
         mask = locator.name(masks[k]) if masks and masks[k] else None
@@ -223,7 +224,7 @@ def _classes(content: Table, column: str | None, inventory: Inventory) -> Sequen
     """Return the class of every row.
 
     Raises:
-        DataError: a row has none or several, one is the -1 of uncertain findings, or names of two classes mean the same.
+        DataError: a row has none or several, one is the -1 of uncertain findings, or one class has two spellings.
     """
     from lungtune.data.cases import label_name
 
@@ -232,9 +233,8 @@ def _classes(content: Table, column: str | None, inventory: Inventory) -> Sequen
     texts = _filled(content, column, "label")
     spelt: dict[str, set[str]] = defaultdict(set)
     alike: dict[Any, str] = {}
-    for row, text in {text: row for row, text in reversed(list(enumerate(texts)))}.items():
-        text, row = row, text
-        number = _parsed(text)
+    for text in dict.fromkeys(texts):
+        row, number = texts.index(text), _parsed(text)
         if number == -1:
             raise DataError(
                 f"{content.where(row)}: every case must have one class in '{column}', but {text!r} stands for an "
