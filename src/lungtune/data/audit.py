@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lungtune.data import metadata, patients
+from lungtune.data import metadata, patients, shift
 from lungtune.data.cases import classes_of
 from lungtune.data.duplicates import Pair
 from lungtune.data.manifest import PARTS, Manifest
 from lungtune.data.masks import mask_facts, mask_problems
 from lungtune.data.metadata_leakage import Leakage, measure_leakage
+from lungtune.data.shift import Shift
 from lungtune.data.sources._files import named
 from lungtune.data.splits import MIN_VALIDATION, Links, kind_of, link, make_manifest
 
@@ -43,6 +44,7 @@ class Audit:
         problems: sentences; a search must not start while there is one.
         warnings: sentences; a search may start.
         masks: number of cases with a readable lung mask.
+        shifts: differences between the official parts, per part and class.
         unit: what the groups of `parts` are: `patients`, `images`, `volumes`, `patients or images`.
     """
 
@@ -62,10 +64,11 @@ class Audit:
     warnings: tuple[str, ...]
     masks: int = 0
     unit: str = "patients"
+    shifts: tuple[Shift, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return {**asdict(self), "shortcuts": [asdict(s) for s in self.shortcuts]} | {
+        return {**asdict(self), **{n: [asdict(s) for s in getattr(self, n)] for n in ("shortcuts", "shifts")}} | {
             name: list(getattr(self, name)) for name in ("classes", "notes", "problems", "warnings")
         }
 
@@ -73,7 +76,11 @@ class Audit:
     def from_dict(cls, values: dict[str, Any]) -> Audit:
         """Inverse of `to_dict`."""
         lists = {name: tuple(values[name]) for name in ("classes", "notes", "problems", "warnings")}
-        return cls(**{**values, **lists, "shortcuts": tuple(Leakage(**s) for s in values["shortcuts"])})
+        measured = {
+            "shortcuts": tuple(Leakage(**each) for each in values["shortcuts"]),
+            "shifts": tuple(Shift(**each) for each in values.get("shifts", ())),
+        }
+        return cls(**{**values, **lists, **measured})
 
 
 def audit(
@@ -99,6 +106,7 @@ def audit(
     odd_masks = mask_problems(cases, facts, masks) if masks is not None else []
     unreadable = {str(p): str(e) for p, e in zip(cases["path"], facts["error"], strict=True) if e is not None}
     leakages = _shortcuts(cases, facts, links, manifest)
+    shifts = shift.measure(cases, facts, links.groups)
     near = _near(cases, links.near)
     exact = _exact(cases, links.exact)
     return Audit(
@@ -119,9 +127,14 @@ def audit(
         },
         notes=manifest.notes,
         problems=(*_problems(cases, facts, manifest, links, unreadable), *odd_masks),
-        warnings=(*_warnings(cases, manifest, exact, near, leakages), *gaps),
+        warnings=(
+            *_warnings(cases, manifest, exact, near, leakages),
+            *shift.warnings(shifts, cases, links.groups),
+            *gaps,
+        ),
         masks=with_mask,
         unit=manifest.unit,
+        shifts=tuple(shifts),
     )
 
 
