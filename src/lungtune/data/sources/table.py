@@ -217,7 +217,6 @@ def _files(content: Table, names: list[str], locator: Locator, root: Path, inven
                 f"{content.lines[first]} too{other}."
             )
         lines[file] = row
-    inventory.read.update(Path(file).suffix.lower() for file in found if file)
     return paths
 
 
