@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -206,23 +206,20 @@ def _example(facts: pd.DataFrame, other: np.ndarray, part: str) -> str:
 
 
 def _shares(cases: pd.DataFrame, groups: Sequence[str] | np.ndarray) -> Iterator[tuple[str, str]]:
-    """Yield parts whose shares of the classes, by groups, differ from training beyond chance; and the largest gap."""
+    """Yield parts with other shares of the classes than training, beyond the chance of so many groups; and the gap."""
     parts, labels, numbers = _arrays(cases, groups)
     names = np.unique(labels)
     if len(names) < 2:
         return
     for part in ("validation", "test"):
-        counts = np.array([[_groups(numbers, (parts == p) & (labels == n)) for n in names] for p in ("train", part)])
-        if counts.sum(axis=1).min() < _LEAST_GROUPS:
+        inside = [parts == "train", parts == part]
+        sizes = np.array([len(np.unique(numbers[rows])) for rows in inside])
+        if sizes.min() < _LEAST_GROUPS:
             continue
-        shares: Any = counts / counts.sum(axis=1, keepdims=True)
-        pooled = counts.sum(axis=0) / counts.sum()
-        error = np.sqrt(pooled * (1 - pooled) * (1 / counts.sum(axis=1)).sum())
+        shares = np.array([[(labels[rows] == name).mean() for name in names] for rows in inside])
+        pooled = sizes @ shares / sizes.sum()
+        error = np.sqrt(pooled * (1 - pooled) * (1 / sizes).sum())
         gaps = np.abs(shares[1] - shares[0])
         k = int(gaps.argmax())
         if gaps[k] >= max(LEAST_SHARE, SIGMAS * error[k]):
             yield part, f"'{names[k]}' is {shares[0][k]:.0%} of training and {shares[1][k]:.0%} of {part}"
-
-
-def _groups(numbers: np.ndarray, rows: np.ndarray) -> int:
-    return len(np.unique(numbers[rows]))

@@ -43,6 +43,9 @@ def test_uncertain_in_a_column_of_one_class_is_refused(table, value):
     source = table(f"path,label\n0.png,0.0\n1.png,1.0\n2.png,{value}\n")
     with pytest.raises(DataError, match=rf"t\.csv:4: .*'{value}' stands for an uncertain finding.*labels=label.*chexp"):
         index_source(source)
+    cases = index_source(f"{source},labels=label")
+    assert cases["label"].isna().all()
+    assert [row[0] for row in cases["labels"]][:2] == [0.0, 1.0]
 
 
 def test_two_spellings_of_a_number_are_refused(table):
