@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lungtune.core.params import param
 
@@ -13,6 +14,8 @@ class Synthetic:
 
     They do not lengthen a trial: fidelity counts all images that it trains on, real or synthetic.
     """
+
+    target: ClassVar[str] = "label"
 
     synthetic_ratio: float = param(
         0.0, low=0.0, high=5.0, help="synthetic training images for each real one; needs a bank of them (--bank)"
@@ -80,6 +83,8 @@ class Loop:
 @dataclass(frozen=True)
 class Classes:
     """Of every family whose cases have one class each; ``inputs.training_pool`` reads it."""
+
+    target: ClassVar[str] = "label"
 
     class_weighting: str = param(
         "none", choices=("none", "sqrt", "balanced"), help="weight of rare classes in the loss"

@@ -111,6 +111,16 @@ def check(path: Path | None, options: dict[str, str]) -> Recipe:
     return recipe(options)
 
 
+def traits(path: Path | None, options: dict[str, str]) -> frozenset[str]:
+    """Return the traits of the set that ``options`` describe; nothing is rendered.
+
+    Raises:
+        DataError: see :func:`check`.
+    """
+    check(path, options)
+    return frozenset({"image", "label", "mask", "text"})
+
+
 def recipe(options: dict[str, str]) -> Recipe:
     """Return the resolved options.
 

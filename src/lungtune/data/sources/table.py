@@ -4,9 +4,9 @@ Column `path`; optional `label`, `patient_id`, `split`, `mask`, `text`. Paths ar
 semicolon or tab separates. Without a column `patient_id`, DICOM images have the patient of their header. The format is
 detected from a file's content: a DICOM file needs no suffix here.
 
-`labels=a|b` names columns of 0, 1 or blank: several labels of each case, which need not exclude one another; blank and
--1 (as CheXpert writes "uncertain") are unknown. `columns=a|b` names columns of numbers or blank. Without `label` there
-are no classes: such data serve segmentation, several labels, or models without either.
+`labels=a|b` names columns of 0, 1, -1 or blank: several labels of each case, which need not exclude one another; -1 is
+uncertain, as CheXpert writes it, and blank is unknown. `columns=a|b` names columns of numbers or blank. Without `label`
+there are no classes: such data serve segmentation, several labels, or models without either.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lungtune.core.fields import UNCERTAIN
 from lungtune.data.sources._files import SPLIT_NAMES, header_patient, require_file
 from lungtune.errors import DataError, did_you_mean
 
@@ -141,9 +142,11 @@ def _label(text: str, name: str, where: str) -> float | None:
     value = _parsed(text)
     if value in (0.0, 1.0):
         return value
-    if not text or value == -1.0:
+    if value == -1.0:
+        return UNCERTAIN
+    if not text:
         return None
-    raise DataError(f"{where}: {name} must be 0, 1 or blank (-1 is unknown too), but got {text!r}.")
+    raise DataError(f"{where}: {name} must be 0, 1, -1 (uncertain) or blank (unknown), but got {text!r}.")
 
 
 def _number(text: str, name: str, where: str) -> float | None:
