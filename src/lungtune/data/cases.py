@@ -12,22 +12,29 @@
 | `text`       | caption or report, or None |
 | `labels`     | tuple of 0, 1, `UNCERTAIN` (0.5) or None (not stated) per name in `attrs["label_names"]`, or None |
 | `table`      | tuple of a number or None (unknown) per name in `attrs["columns"]`, or None |
+| `site`, `scanner`, `view`, `sex`, `age` | metadata, or None (see `lungtune.data.metadata`) |
 """
 
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lungtune.core.fields import UNCERTAIN
+from lungtune.data import metadata
+from lungtune.data.patients import nobody
 from lungtune.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("case_id", "path", "label", "patient_id", "source", "split", "mask_path", "text", "labels", "table")
+_FIELDS = ("case_id", "path", "label", "patient_id", "source", "split", "mask_path", "text", "labels", "table")
+COLUMNS = (*_FIELDS, *metadata.NAMES)
 SPLITS = ("train", "validation", "test")
 _REQUIRED = ("case_id", "path", "source")
 _TUPLES = {"labels": "label_names", "table": "columns"}
@@ -39,8 +46,11 @@ def class_order(labels: Iterable[str | None]) -> tuple[str, ...]:
 
 
 def label_name(name: str) -> str:
-    """Return a folder's or table's class name as a label: lower case, blanks and hyphens as underscores."""
-    return "_".join(name.strip().lower().replace("-", " ").split())
+    """Return a folder's or table's class name as a label: lower case, blanks and hyphens between words as underscores.
+
+    Hyphens elsewhere stay: `TB-` is not `TB`, and `-1` is not `1`.
+    """
+    return "_".join(re.sub(r"(?<=[^\W_])[\s_]*-[\s_-]*(?=[^\W_])", " ", name.strip().lower()).split())
 
 
 def table(
@@ -66,8 +76,8 @@ def table(
     """
     import pandas as pd
 
-    frame = pd.DataFrame([{column: row.get(column) for column in COLUMNS} for row in rows], columns=list(COLUMNS))
-    frame = frame.astype(object).sort_values("case_id", ignore_index=True)
+    values = {column: pd.Series([row.get(column) for row in rows], dtype=object) for column in COLUMNS}
+    frame = pd.DataFrame(values).sort_values("case_id", ignore_index=True)
     frame.attrs = {"classes": list(class_order([*frame["label"], *(classes or ())])), "restarts": restarts}
     frame.attrs |= {"label_names": list(label_names), "columns": list(columns)}
     return validate(frame)
@@ -76,9 +86,11 @@ def table(
 def validate(cases: pd.DataFrame) -> pd.DataFrame:
     """Return the table with exactly `COLUMNS`, missing values as None.
 
+    A patient id that names nobody (`patients.nobody`) is missing too; `attrs["placeholders"]` counts such ids.
+
     Raises:
         DataError: a column is missing, a required value is empty, some cases have a label and others none, a `case_id`
-            is doubled, a split is unknown, or there is no case at all.
+            is doubled, a split is unknown, a path is not UTF-8, or there is no case at all.
         ValueError: a tuple has not one value per name.
     """
     import pandas as pd
@@ -109,8 +121,28 @@ def validate(cases: pd.DataFrame) -> pd.DataFrame:
     odd = sorted(set(clean["split"].dropna()) - set(SPLITS))
     if odd:
         raise DataError(f"split must be one of {', '.join(SPLITS)}, but got {odd[0]!r}.")
+    _require_utf8(clean)
+    placeholders = Counter(name for name in clean["patient_id"].dropna() if nobody(name))
+    if placeholders:
+        clean["patient_id"] = [None if name is None or nobody(name) else name for name in clean["patient_id"]]
+        cases.attrs["placeholders"] = {**cases.attrs.get("placeholders", {}), **placeholders}
     clean.attrs = {**cases.attrs, "classes": list(class_order([*clean["label"], *cases.attrs.get("classes", ())]))}
     return clean.reset_index(drop=True)
+
+
+def _require_utf8(cases: pd.DataFrame) -> None:
+    """Raise DataError if a path is not UTF-8: neither JSON nor databases could hold it."""
+    odd = []
+    for path in cases["path"]:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            odd.append(os.fsencode(path).decode("utf-8", "backslashreplace"))
+    if odd:
+        raise DataError(
+            f"Names of files and folders must be UTF-8, but {len(odd)} of {len(cases)} are not, first {odd[0]}. Rename "
+            "them, as in convmv -f latin1 -t utf8."
+        )
 
 
 def classes_of(cases: pd.DataFrame) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 The hash covers classes, parts (case id, label, group, image sha1), left-out cases, seed and folds, and whatever of the
 optional columns any case has: the masks' sha1, texts, labels and table values with their names. It does not cover the
-source's spelling or where the files lie, so the same data in another folder has the same hash.
+source's spelling or where the files lie, so the same data in another folder has the same hash. Nor does it cover
+metadata and the number of known patients, which decide no part.
 
 An optional column enters the hash only where a case has it. So data without it keep the hash of before there was such a
 column, and :meth:`Manifest.matches` accepts a digest taken before a column was known.
@@ -14,7 +15,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 from lungtune.core.fields import UNCERTAIN
 from lungtune.core.io import write_atomic
+from lungtune.data import patients
 from lungtune.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -48,6 +50,8 @@ class Entries:
         text: caption or report, or None.
         labels: 0, 1, `UNCERTAIN` or None (unknown) per name in `Manifest.label_names`, or None.
         table: a number or None (unknown) per name in `Manifest.columns`, or None.
+        metadata: name (of `lungtune.data.metadata`) -> a text, a number, or None (unknown) per case; without those that
+            no case of the data has.
     """
 
     case_id: tuple[str, ...]
@@ -60,6 +64,7 @@ class Entries:
     text: tuple[str | None, ...] = ()
     labels: tuple[Numbers | None, ...] = ()
     table: tuple[Numbers | None, ...] = ()
+    metadata: Mapping[str, tuple[str | float | None, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in _COLUMNS:  # manifests from before there was a column lack it
@@ -94,6 +99,7 @@ class Manifest:
         columns: of the column `table`.
         kind: `image` or `volume`.
         channels: of a volume; images are read with any requested number.
+        patients: number of cases in the parts whose patient is known; None in manifests that don't say.
     """
 
     classes: tuple[str, ...]
@@ -108,6 +114,16 @@ class Manifest:
     columns: tuple[str, ...] = ()
     kind: str = "image"
     channels: int = 1
+    patients: int | None = None
+
+    @property
+    def unit(self) -> str:
+        """What parts and intervals are over: `patients`, `images`, `volumes`, or `patients or images`."""
+        known, cases = self.patients, sum(len(entries) for entries in self.parts.values())
+        if known is None:  # groups of unknown patients have the name of a case
+            names = {*self.excluded, *(case for entries in self.parts.values() for case in entries.case_id)}
+            known = sum(group not in names for entries in self.parts.values() for group in entries.group)
+        return patients.unit(known, cases, self.kind)
 
     @cached_property
     def hash(self) -> str:
@@ -189,7 +205,7 @@ class Manifest:
 
     def without(self, *kinds: str) -> Manifest:
         """Return the same split of the same cases, without these of their optional fields."""
-        empty = {column: () for kind in kinds for column in OPTIONAL[kind]}
+        empty: dict[str, Any] = {column: () for kind in kinds for column in OPTIONAL[kind]}
         names: dict[str, Any] = {"label_names": ()} if "labels" in kinds else {}
         names |= {"columns": ()} if "table" in kinds else {}
         return replace(self, parts={part: replace(e, **empty) for part, e in self.parts.items()}, **names)
@@ -201,6 +217,8 @@ class Manifest:
         for entries in content["parts"].values():
             for column in lacking:
                 del entries[column]
+            if not entries["metadata"]:
+                del entries["metadata"]
         write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
 
     @classmethod
@@ -223,10 +241,7 @@ class Manifest:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
                 raise DataError(f"{path} must be a split manifest of schema {SCHEMA}, but got {content['schema']!r}.")
-            parts = {
-                part: Entries(**{name: tuple(column) for name, column in content["parts"][part].items()})
-                for part in PARTS
-            }
+            parts = {part: _entries(content["parts"][part]) for part in PARTS}
             manifest = cls(
                 classes=tuple(content["classes"]),
                 parts=parts,
@@ -240,6 +255,7 @@ class Manifest:
                 columns=tuple(content.get("columns", ())),
                 kind=content.get("kind", "image"),
                 channels=content.get("channels", 1),
+                patients=content.get("patients"),
             )
             claimed, audit = content["hash"], content.get("audit")
         except FileNotFoundError:
@@ -285,3 +301,10 @@ class Manifest:
             for part, e in self.parts.items()
             for name, *rest in zip(e.case_id, *(getattr(e, column) for column in columns), strict=True)
         }
+
+
+def _entries(columns: Mapping[str, Any]) -> Entries:
+    """Return the entries of one part as `Manifest.save` writes them."""
+    metadata = {name: tuple(column) for name, column in columns.get("metadata", {}).items()}
+    rest = {name: tuple(column) for name, column in columns.items() if name != "metadata"}
+    return Entries(**rest, metadata=metadata)

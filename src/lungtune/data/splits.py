@@ -36,6 +36,7 @@ import numpy as np
 
 from lungtune.core import paths
 from lungtune.core.io import write_atomic
+from lungtune.data import metadata
 from lungtune.data.cases import classes_of, label_values, strata
 from lungtune.data.duplicates import Pair, Union, exact_groups, near_pairs
 from lungtune.data.manifest import PARTS, Entries, Manifest
@@ -171,6 +172,7 @@ def make_manifest(
             text=tuple(cases["text"].iloc[rows]),
             labels=tuple(cases["labels"].iloc[rows]),
             table=tuple(cases["table"].iloc[rows]),
+            metadata=metadata.columns(cases, rows),
         )
     kind, channels = kind_of(facts)
     excluded = {str(cases["case_id"].iloc[row]): reason for row, reason in sorted(draft.reasons.items())}
@@ -187,6 +189,7 @@ def make_manifest(
         columns=tuple(cases.attrs.get("columns", ())),
         kind=kind,
         channels=channels,
+        patients=int(cases["patient_id"].notna()[draft.part != ""].sum()),
     )
 
 

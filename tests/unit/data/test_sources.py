@@ -219,14 +219,15 @@ def test_table_with_every_column(write, tmp_path):
         "text": "clear, no finding",
         "labels": None,
         "table": None,
+        **dict.fromkeys(("site", "scanner", "view", "sex", "age")),
     }
     assert second["label"] == "lung_opacity"
     assert second["split"] == "validation"
     assert second["patient_id"] is second["mask_path"] is second["text"] is None
 
 
-def test_table_with_semicolons(tmp_path):
-    csv = tmp_path / "cases.csv"
+def test_table_with_semicolons(write, tmp_path):
+    csv = write("a.png").parent / "cases.csv"
     csv.write_text("path;label\na.png;x\nb.png;y\n")
     assert list(index_source(f"table:{csv}")["label"]) == ["x", "y"]
 
@@ -235,16 +236,17 @@ def test_table_with_semicolons(tmp_path):
     ("text", "message"),
     [
         ("path,lable\na.png,x\n", "must have a column 'label'.* Rename 'lable' to 'label'"),
-        ("", "must have a column 'path'"),
+        ("", "must begin with a line of column names"),
+        ("case,label\n1,x\n", "must have a column 'path', but its columns are case, label"),
         ("path,label\n", "at least one row"),
         ("path,label\na.png,x\nb.png,\n", r"cases\.csv:3: every row must have a label"),
         ("path,label\na.png,x\n./a.png,x\n", r"cases\.csv:3: each image must be listed once, but a\.png is in line 2"),
         ("path,label,split\na.png,x,fold1\n", r"cases\.csv:2: split must be empty or one of train"),
-        ("path,label\n\xe4.png,x\n", "must be a CSV file in UTF-8"),
+        ("path,label\nc.png,x\nd.png,y\n", r"none of 2 is: there is no .*c\.png, for one\. .* add images=FOLDER"),
     ],
 )
-def test_table_mistakes(tmp_path, text, message):
-    csv = tmp_path / "cases.csv"
+def test_table_mistakes(write, tmp_path, text, message):
+    csv = write("a.png").parent / "cases.csv"
     csv.write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=message):
         index_source(f"table:{csv}")

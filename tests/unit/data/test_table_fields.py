@@ -98,7 +98,7 @@ def test_labels_are_zero_one_or_unknown(make, text, value):
         ("labels=", r"labels must name columns, as in labels=a\|b, but got ''"),
         ("columns=age|AGE", "columns must name each column once"),
         ("columns=path", "columns must name further columns, but 'path' has a meaning of its own"),
-        ("label=edema", r"'label' is not an option of 'table'\. Did you mean 'labels'"),
+        ("lable=edema", r"'lable' is not an option of 'table'\. Did you mean 'label'"),
     ],
 )
 def test_mistakes_in_options_name_the_line_or_column(make, options, message):

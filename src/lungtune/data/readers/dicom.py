@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import warnings
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +33,16 @@ if TYPE_CHECKING:
 KIND = "image"
 SUFFIXES = frozenset({".dcm", ".dicom"})
 MODES = ("MONOCHROME1", "MONOCHROME2")
+TAGS = (
+    "PatientID",
+    "PatientSex",
+    "PatientAge",
+    "InstitutionName",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "ViewPosition",
+)
+"""What `tags` reads."""
 
 _BASELINE = "1.2.840.10008.1.2.4.50"
 _GDCM_ONLY = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55")
@@ -43,18 +55,33 @@ def recognises(data: bytes) -> bool:
 
 def patient_id(path: str) -> str | None:
     """Return the PatientID in a file's header; None without one, or when it is no DICOM file. Reads no pixels."""
+    return tags(path).get("PatientID")
+
+
+def tags(path: str) -> dict[str, str]:
+    """Return the values of `TAGS` in a file's header that are not empty. Reads no pixels; empty if no DICOM file."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return {}
+    return _tags(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=100_000)
+def _tags(path: str, size: int, mtime: int) -> dict[str, str]:
     try:
         with open(path, "rb") as stream, warnings.catch_warnings():
             if not recognises(stream.read(132)):
-                return None
+                return {}
             import pydicom
 
             stream.seek(0)
             warnings.simplefilter("ignore")
-            header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=["PatientID"])
-            return str(header.get("PatientID") or "").strip() or None
+            header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(TAGS))
+            values = {tag: str(header.get(tag) or "").strip() for tag in TAGS}
+            return {tag: value for tag, value in values.items() if value}
     except Exception:  # damaged: opening the image reports how
-        return None
+        return {}
 
 
 def extent(data: bytes) -> tuple[int, int]:

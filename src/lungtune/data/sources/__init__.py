@@ -134,6 +134,7 @@ def index_source(spec: str) -> pd.DataFrame:
     Raises:
         DataError: the source cannot be indexed; the message states the reason and a remedy.
     """
+    from lungtune.data import metadata
     from lungtune.data.cases import validate
 
     name, path, options = parse_source(spec)
@@ -144,7 +145,7 @@ def index_source(spec: str) -> pd.DataFrame:
         if known is not None and key not in known:
             raise DataError(f"'{key}' is not an option of '{name}'.{did_you_mean(key, [*known, *COMMON_OPTIONS])}")
     try:
-        cases = validate(source.index(path, options))
+        cases = metadata.fill(validate(source.index(path, options)))
     except OSError as error:
         raise DataError(f"{error.filename or path} must be readable, but: {error.strerror or error}.") from error
     if common.get("official") == "no":
