@@ -81,8 +81,8 @@ def test_label_decides_strata_where_there_is_one(make):
     assert set(strata(index_source(source))) == {"a", "b"}
 
 
-@pytest.mark.parametrize(("text", "value"), [("0", 0), ("1", 1), ("1.0", 1), ("", None), ("-1", None), ("-1.0", None)])
-def test_labels_are_zero_one_or_unknown(make, text, value):
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("1", 1), ("1.0", 1), ("", None), ("-1", 0.5), ("-1.0", 0.5)])
+def test_labels_are_zero_one_uncertain_or_unknown(make, text, value):
     cases = index_source(make(edema=lambda i: text) + ",labels=edema")
     assert set(cases["labels"]) == {(value,)}
 
@@ -90,7 +90,7 @@ def test_labels_are_zero_one_or_unknown(make, text, value):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("labels=edema", r"t\.csv:4: edema must be 0, 1 or blank \(-1 is unknown too\), but got '2'\."),
+        ("labels=edema", r"t\.csv:4: edema must be 0, 1, -1 \(uncertain\) or blank \(unknown\), but got '2'\."),
         ("columns=sex", r"t\.csv:3: sex must be a number or blank, but got 'm'; write categories as numbers\."),
         ("columns=age", r"t\.csv:5: age must be a number or blank, but got 'nan'"),
         ("labels=oedema", r"must have the column 'oedema' that labels names, .* Did you mean 'edema'\?"),
