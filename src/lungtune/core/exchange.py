@@ -84,9 +84,7 @@ def exchanged(space: SearchSpace, before: Family[Any, Any], task: Task, traits: 
     moved = [f"objective {objective.metric} instead of {space.objective.metric}"] * (
         objective.metric != space.objective.metric
     )
-    unused = (
-        [f"{', '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing and {_is(idle)} left out"] if idle else []
-    )
+    unused = [f"{', '.join(idle)} {_is(idle)} left out, being of classes"] if idle else []
     searched = [f"{', '.join(added)} {_is(list(added))} searched"] if added else []
     note = f"{space.name} trains for {task.name}: {'; '.join([*moved, *searched, *unused])}."
     return replace(

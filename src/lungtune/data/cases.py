@@ -151,11 +151,11 @@ def classes_of(cases: pd.DataFrame) -> tuple[str, ...]:
 
 
 def traits(cases: pd.DataFrame) -> frozenset[str]:
-    """Return the kinds of fields that any case has, and `uncertain` where a label is left open."""
+    """Return the kinds of fields beside the image that any case has, and `uncertain` where a label is left open."""
     columns = {"label": "label", "mask": "mask_path", "text": "text", "labels": "labels", "table": "table"}
     held = {kind for kind, column in columns.items() if cases[column].notna().any()}
     uncertain = any(UNCERTAIN in row for row in cases["labels"] if row is not None)
-    return frozenset({"image", "volume", *held, *(["uncertain"] if uncertain else [])})
+    return frozenset({*held, *(["uncertain"] if uncertain else [])})
 
 
 def strata(cases: pd.DataFrame) -> np.ndarray:

@@ -37,12 +37,12 @@ OPTIONS = {
     "label_noise": "share of wrong labels, never in test (default 0.02)",
     "nuisance": "gain on pose, haze and exposure (default 1)",
     "site_shortcut": "share of training films whose marker betrays the class (default 0)",
-    "labels": "yes: nine findings, of which a film has any number, in place of the class (default no)",
+    "labels": "yes: nine findings, any number of them a film, in place of the class (default no)",
     "uncertain": "with labels=yes: share of the labels left open, never in test (default 0)",
 }
 
 COOCCURRENCE = 0.22
-"""With ``labels=yes``: probability of the findings of each class. Every third patient has none, as many have several."""
+"""With ``labels=yes``: probability of the findings of each class: a third of the patients have none."""
 
 _LATER = {"labels": "no", "uncertain": 0.0}
 """Options that the cache's key does not hold at these values: sets of before them keep their folder."""
@@ -152,7 +152,7 @@ def traits(path: Path | None, options: dict[str, str]) -> frozenset[str]:
     """
     chosen = check(path, options)
     held = ("labels", *(["uncertain"] if chosen.uncertain else [])) if chosen.several else ("label",)
-    return frozenset({"image", "mask", "text", *held})
+    return frozenset({"mask", "text", *held})
 
 
 def recipe(options: dict[str, str]) -> Recipe:
