@@ -82,17 +82,18 @@ class Family(ABC, Generic[B, P]):
         return tuple(dict.fromkeys((*self.inputs, *(field for task in self.tasks for field in task.targets))))
 
     def exchanged(self, task: Task) -> Family[B, Any]:
-        """Return a copy of this family that has ``task`` in place of the one it replaces.
+        """Return a copy of this family, the same at every call, that has ``task`` in place of the one it replaces.
 
         ``Params`` are without those that need targets no task has any more, and with those of ``task``.
         """
-        tasks = tuple(task if each.name == task.replaces else each for each in self.tasks)
-        kinds = {field.kind for each in tasks for field in each.targets}
-        other = copy.copy(self)
-        vars(other).update(
-            tasks=tasks, Params=parameters.derived(self.Params, task.Params, kinds), substitute=task.name
-        )
-        return other
+        made: dict[str, Family[B, Any]] = vars(self).setdefault("_exchanged", {})
+        if task.name not in made:
+            tasks = tuple(task if each.name == task.replaces else each for each in self.tasks)
+            kinds = {field.kind for each in tasks for field in each.targets}
+            params = parameters.derived(self.Params, task.Params, kinds)
+            made[task.name] = copy.copy(self)
+            vars(made[task.name]).update(tasks=tasks, Params=params, substitute=task.name, _exchanged={})
+        return made[task.name]
 
     def task(self, name: str) -> Task:
         """Return a task of this family by name.

@@ -31,6 +31,10 @@ def test_every_classifier_trains_on_labels_without_an_edit(name):
     assert [task.name for task in catalog.family(name).tasks] == [task.name for task in before.tasks]
 
 
+def test_a_family_is_exchanged_once():
+    assert catalog.family("res_unet", "multilabel") is catalog.family("res_unet", "multilabel")
+
+
 def test_a_generator_is_not_exchanged():
     assert catalog.family("sd_lora", "multilabel") is catalog.family("sd_lora")
     space = catalog.space("sd_lora", "demo")
