@@ -139,8 +139,8 @@ class Task(ABC):
         by_class_mode: ``max`` or ``min``: which direction of those is better.
         shown: file names of the figures that :meth:`Predictions.figures` yields, then ``picture``, in this order.
         picture: file name of the evaluator's picture, where it draws one.
-        replaces: name of the task that this one takes the place of, in families that have that task, where data lack
-            that task's targets and have this one's; empty: of none.
+        replaces: of a shipped task: name of the one that it takes the place of, in families that have that, where data
+            lack that one's targets and have this one's; empty: of none.
         Params: frozen dataclass of the parameters that families get with it where it replaces a task; None: of none.
     """
 

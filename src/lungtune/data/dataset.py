@@ -117,8 +117,8 @@ class Dataset:
     """A split data set at one image size.
 
     Attributes:
-        classes: names of the classes of `label`; where there is no single label, those of `labels` as
-            `core.fields.Labels`; empty without either.
+        classes: names of the classes of `label`; where there is no single label, or several labels are loaded alone,
+            those of `labels` as `core.fields.Labels`; empty without either.
         train: the training part.
         validation: the validation part.
         test: the test part; None unless requested.
@@ -331,7 +331,7 @@ def load(
             raise DataError(f"a bank holds images, but {manifest.source} holds {manifest.kind}s; leave the bank out.")
     part = partial(_part, manifest, fields=fields, size=size)
     return Dataset(
-        classes=manifest.classes or Labels(manifest.label_names),
+        classes=_names(manifest, fields),
         train=part("train"),
         validation=part("validation"),
         test=part("test") if test else None,
@@ -340,6 +340,13 @@ def load(
         source=manifest.source,
         synthetic=None if bank is None else _synthetic(bank, manifest, fields, size),
     )
+
+
+def _names(manifest: Manifest, fields: Sequence[Field]) -> tuple[str, ...]:
+    """Return the names of `Dataset.classes` where these fields are loaded."""
+    kinds = {wanted.kind for wanted in fields}
+    several = "labels" in kinds and "label" not in kinds
+    return Labels(manifest.label_names) if several or not manifest.classes else manifest.classes
 
 
 def _part(manifest: Manifest, name: str, fields: Sequence[Field], size: int) -> Part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,6 +24,8 @@ def roc_png(questions: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, 
     """
     figure = Figure(figsize=(5.6, 5.2), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
+    if len(questions) > 10:  # the default has ten colours
+        axes.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)  # type: ignore[attr-defined]
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
     for name, (positive, score) in questions.items():
         if positive.any() and not positive.all():
