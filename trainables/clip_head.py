@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from lungtune.core.family import Family
 from lungtune.core.params import param
 from lungtune.models import clip_weights, feature_head
-from lungtune.models.params import Classes, Loop, Synthetic
+from lungtune.models.params import Classes, Loop, Smote, Synthetic
 from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class ClipHeadBase:
 
 
 @dataclass(frozen=True)
-class ClipHeadParams(Synthetic, Classes, Loop):
+class ClipHeadParams(Smote, Synthetic, Classes, Loop):
     """Hyperparameters of a trial. The defaults are the plain linear probe."""
 
     lr: float = param(1e-3, low=1e-7, high=1.0, help="peak learning rate")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lungtune.core.family import LoraTarget
 from lungtune.core.params import param
 from lungtune.models import clip_weights, diffusion_weights
-from lungtune.models.params import Classes, Loop
+from lungtune.models.params import Balance, Loop
 from lungtune.tasks.generation import Generation, GenerativeFamily
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class SdLoraBase:
 
 
 @dataclass(frozen=True)
-class SdLoraParams(Classes, Loop):
+class SdLoraParams(Balance, Loop):
     """Hyperparameters of a trial. The defaults are the configuration that the source project intended."""
 
     lr: float = param(1e-4, low=1e-7, high=1.0, help="peak learning rate")

@@ -79,13 +79,17 @@ class VitLora(Family[VitLoraBase, VitLoraParams]):
         return VitLoraBase(weights=str(folder), image_size=32)
 
     def backbone(self, base: VitLoraBase, classes: Sequence[str]) -> Normalised:
-        """See ``Family.backbone``."""
+        """See ``Family.backbone``.
+
+        Raises:
+            SpaceError: the model's attention can't be split without a change of its output.
+        """
         from lungtune.models import grey_images, timm_vit
 
         built = timm_models.build(base.model, base.weights, base.image_size)
         model = grey_images.Normalised(timm_models.having(built, "blocks", "a vision transformer of timm's"))
         model.width = grey_images.width(model, base.image_size)
-        timm_vit.split(model.net)
+        timm_vit.split(built, base.image_size)
         return model
 
     def lora_targets(self, model: Normalised, params: VitLoraParams) -> Sequence[LoraTarget]:

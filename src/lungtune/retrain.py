@@ -90,6 +90,7 @@ def retrain(
             held.enter_context(ledger.hold(one.mark))
         with stage("Opening weights and data"):
             inspection = inspect(space, origin, data, test)
+            one.check(inspection)
             held.enter_context(owned(folder))  # created only now: a refusal leaves no folder behind
             one.open(inspection, folder)
         one.train()

@@ -135,7 +135,8 @@ class Sample:
 
 def _values(spec: ParamSpec, default: Any) -> list[Any]:
     if spec.choices:
-        return [default, *(c for c in spec.choices if c != default)]
+        noted = [spec.noted([0.3, 1.2, 0.7])] if spec.notation else []
+        return [default, *(c for c in spec.choices if c != default), *noted]
     if spec.type is bool:
         return [default, not default]
     low = -float("inf") if spec.low is None else spec.low

@@ -18,6 +18,7 @@ from lungtune.core.params import acting, build, inert, specs
 from .conftest import HOME, HORIZON, NAMES, Sample
 
 HEAVY = ("torch", "ray", "mlflow", "open_clip", "timm", "numpy", "pandas")
+RARE_SINCE_0_1 = {"sampling", "loss", "focal_gamma", "smote", "smote_neighbours"}
 LOOP_SINCE_0_1 = {"optimizer", "momentum", "lr_schedule", "warmup_start", "lr_cosine", "lr_step", "lr_gamma"}
 
 
@@ -61,8 +62,11 @@ def test_fields_are_frozen_explained_and_within_their_own_bounds(family: Sample,
 def test_params_have_the_loops_fields(family: Sample) -> None:
     assert specs(family.family.Params).keys() >= {*contract.LOOP}
     assert ("class_weighting" in specs(family.family.Params)) == ("label" in family.part)
+    assert ("sampling" in specs(family.family.Params)) == ("label" in family.part)
     mixes = {*synthetic.NAMES} if any(task.name == "classification" for task in family.family.tasks) else set()
     assert specs(family.family.Params).keys() & {*synthetic.NAMES} == mixes
+    losses = {"loss", "focal_gamma"} if mixes else set()
+    assert specs(family.family.Params).keys() & {"loss", "focal_gamma"} == losses
     assert "image_size" in specs(family.family.Base)
 
 
@@ -83,7 +87,8 @@ def test_new_parameters_left_alone_change_no_identity(family: Sample) -> None:
     values = dataclasses.asdict(family.family.Params())
     rules = inert(family.family.Params)
     assert rules.keys() >= LOOP_SINCE_0_1
-    assert not acting(values, rules).keys() & LOOP_SINCE_0_1
+    assert rules.keys() >= RARE_SINCE_0_1 & values.keys()
+    assert not acting(values, rules).keys() & (LOOP_SINCE_0_1 | RARE_SINCE_0_1)
 
 
 def test_ablation_values_are_valid_parameter_values(family: Sample) -> None:

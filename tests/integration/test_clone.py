@@ -139,6 +139,7 @@ def test_from_scratch_is_a_choice(home, door):
         (["mini", 0, "--set", "lr=0.001"], "but lr=0.001 changes nothing"),
         (["mini", 0, "--set", "momentum=0.5"], "but momentum=0.5 changes nothing"),
         (["mini", 0], "a clone must differ from trial 0, but nothing changes nothing"),
+        (["mini", 0, "--set", "class_weighting=[0.3, 0.7]"], "must have a weight for each of 6 classes"),
         (["mini", 0, "--set", "synthetic_ratio=1"], "needs synthetic images, but the study has no bank"),
         (["mini", "x", "--set", "lr=0.1"], "NUMBER must be a whole number, but got 'x'."),
     ],

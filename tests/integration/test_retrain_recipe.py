@@ -237,6 +237,11 @@ def test_an_edited_recipe_trains_but_is_not_compared(home, recipes):
         ("  study_id: ", "  study_id: 7 #", "provenance.study_id is 7"),
         ("\nseed: ", "\n# ", "'seed:' is missing"),
         ("  fidelity: ", "  fidelity: 0.7 # ", r"must be one of the recipe's reports \(0.5, 1, 1.5\), but is 0.7"),
+        (
+            'class_weighting: "none"',
+            "class_weighting: {normal: 0.3, covid: 0.7}",
+            r"must name every class \(.*\), but .* lacks",
+        ),
         ('family: "clip_lora"', "family: clip_lor", "there is no model family 'clip_lor'.*Did you mean 'clip_lora'"),
     ],
 )

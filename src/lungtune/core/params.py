@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import math
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,20 @@ KEY = "lungtune"
 
 
 @dataclass(frozen=True)
+class Notation:
+    """Further values of a text parameter beside its choices.
+
+    Attributes:
+        form: how they are written, for messages.
+        read: returns a value as canonical text, which it returns unchanged; None if it is of another form; raises
+            SpaceError for values of the form that are not accepted.
+    """
+
+    form: str
+    read: Callable[[Any], str | None]
+
+
+@dataclass(frozen=True)
 class ParamSpec:
     """Specification of a field: type, default, bounds or choices, unit and meaning.
 
@@ -24,6 +38,7 @@ class ParamSpec:
         neutral: value at which the field changes nothing against a family without it; None: there is none.
         only_with: another field and the value of it without which this one changes nothing; None: it always acts.
         structural: see :func:`param`.
+        notation: further values beside ``choices``; None: there are none.
     """
 
     name: str
@@ -37,6 +52,7 @@ class ParamSpec:
     neutral: Any = None
     only_with: tuple[str, Any] | None = None
     structural: bool | tuple[Any, ...] = False
+    notation: Notation | None = None
 
     def keeps_state(self, before: Any, after: Any) -> bool:
         """True if a trial that trained with ``before`` can go on with ``after`` from its checkpoint."""
@@ -52,11 +68,14 @@ class ParamSpec:
         Raises:
             SpaceError: the value has another type, is not finite, or is outside bounds or choices.
         """
+        if (text := self.noted(value)) is not None:
+            return text
         value = self._coerce(value)
         if self.choices is not None and value not in self.choices:
             hint = did_you_mean(str(value), map(str, self.choices))
+            further = f", or {self.notation.form}" if self.notation else ""
             raise SpaceError(
-                f"{self.name} must be one of {', '.join(map(str, self.choices))}, but got {value!r}.{hint}"
+                f"{self.name} must be one of {', '.join(map(str, self.choices))}{further}, but got {value!r}.{hint}"
             )
         if self.low is not None and value < self.low:
             raise SpaceError(f"{self.name} >= {self.low:g} must hold, but got {value!r}.")
@@ -64,12 +83,25 @@ class ParamSpec:
             raise SpaceError(f"{self.name} <= {self.high:g} must hold, but got {value!r}.")
         return value
 
+    def noted(self, value: Any) -> str | None:
+        """Return a value in this field's notation as text; None if it is of another form, or there is no notation.
+
+        Raises:
+            SpaceError: it is of the notation's form, but not accepted.
+        """
+        if self.notation is None:
+            return None
+        try:
+            return self.notation.read(value)
+        except SpaceError as error:
+            raise SpaceError(f"{self.name}: {error}") from error
+
     def _coerce(self, value: Any) -> Any:
         wrong = SpaceError(f"{self.name} must be of type {self.type.__name__}, but got {value!r}.")
         if self.type is bool:
             if isinstance(value, bool):
                 return value
-            raise wrong
+            raise SpaceError(f"{self.name} must be true or false, but got {value!r}.")
         if isinstance(value, bool):
             raise wrong
         if self.type is float and isinstance(value, (int, float)):
@@ -94,6 +126,7 @@ def param(
     neutral: Any = None,
     only_with: tuple[str, Any] | None = None,
     structural: bool | tuple[Any, ...] = False,
+    notation: Notation | None = None,
 ) -> Any:
     """Declare one field of a ``Params`` or ``Base`` dataclass (``int``, ``float``, ``bool`` or ``str``).
 
@@ -110,9 +143,10 @@ def param(
         structural: it decides the shapes of what is trained, or the meaning of the optimiser's state: a trial can't
             go on from a checkpoint that was trained with another value. A tuple: only a change from or to one of these
             values is structural.
+        notation: of values beside ``choices``, for ``str``.
     """
-    meta = {"low": low, "high": high, "choices": choices, "unit": unit, "help": help}
-    meta |= {"neutral": neutral, "only_with": only_with, "structural": structural}
+    meta: dict[str, Any] = {"low": low, "high": high, "choices": choices, "unit": unit, "help": help}
+    meta |= {"neutral": neutral, "only_with": only_with, "structural": structural, "notation": notation}
     return dataclasses.field(default=default, metadata={KEY: meta})
 
 

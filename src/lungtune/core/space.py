@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -107,6 +107,20 @@ class SearchSpace:
         chosen = itertools.product(*(self.axes[name].choices for name in names))  # type: ignore[attr-defined]
         points = [*self.start, *(dict(zip(names, values)) for values in chosen)]
         return tuple({repr(c.base): (c.family, c.base) for c in map(self.configuration, points)}.values())
+
+    def values(self, name: str, default: Any) -> list[Any]:
+        """Return all values that a trial may have of a parameter, of a range its ends.
+
+        Args:
+            name: of the parameter.
+            default: its value where the family does not have it. Start points may lie outside the axis.
+        """
+        axis = self.axes.get(name)
+        own: Iterable[Any] = [self.fixed.get(name, default)]
+        if axis is not None:
+            own = getattr(axis, "choices", None) or (axis.low, axis.high)  # type: ignore[attr-defined]
+        segments = [segment.params[name] for segment in self.segments if name in segment.params]
+        return [*own, *segments, *(point[name] for point in self.start if name in point)]
 
     def searched(self, params: Mapping[str, Any]) -> list[str]:
         """Return the names of the searched parameters of a trial with these ``params``."""

@@ -325,6 +325,8 @@ def axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
     Raises:
         SpaceError: the entry is not what the parameter takes.
     """
+    if (text := spec.noted(value)) is not None:
+        return text
     if isinstance(value, list):
         choices = [spec.check(item) for item in value]
         if len(choices) < 2 or len(set(map(repr, choices))) != len(choices):

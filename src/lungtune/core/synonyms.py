@@ -15,6 +15,8 @@ SYNONYMS = {
     "warmup": ("warmup_ratio", "warmup_steps", "warmup_epochs"),
     "augmentation": ("augment", "aug", "augmentations", "data_augmentation"),
     "class_weighting": ("class_weights", "class_weight", "pos_weight"),
+    "sampling": ("oversampling", "oversample", "weighted_sampling", "balanced_sampling"),
+    "loss": ("loss_fn", "loss_function", "criterion"),
     "lora_rank": ("rank", "r", "lora_r"),
     "lora_alpha": ("alpha",),
     "lora_targets": ("target_modules",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ def needed(space: SearchSpace, counts: Mapping[str, int]) -> dict[str, int]:
     required = [0] * len(counts)
     for member in space.members or (space,):
         ratio = _ratio(member)
-        for balance in _values(member, BALANCE, "uniform") if ratio else ():
+        for balance in member.values(BALANCE, "uniform") if ratio else ():
             required = [max(pair) for pair in zip(required, extra(tuple(counts.values()), ratio, balance), strict=True)]
     return dict(zip(counts, required, strict=True))
 
@@ -133,15 +133,5 @@ def canonicalize(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ratio(space: SearchSpace) -> float:
-    generated = GENERATED in _values(space, IMAGES, GENERATED)
-    return max(map(float, _values(space, RATIO, 0.0))) if generated else 0.0
-
-
-def _values(space: SearchSpace, name: str, default: Any) -> list[Any]:
-    """All values a trial may have, of a range its ends; start points may lie outside the axis."""
-    axis = space.axes.get(name)
-    own: Iterable[Any] = [space.fixed.get(name, default)]
-    if axis is not None:
-        own = getattr(axis, "choices", None) or (axis.low, axis.high)  # type: ignore[attr-defined]
-    segments = [segment.params[name] for segment in space.segments if name in segment.params]
-    return [*own, *segments, *(point[name] for point in space.start if name in point)]
+    generated = GENERATED in space.values(IMAGES, GENERATED)
+    return max(map(float, space.values(RATIO, 0.0))) if generated else 0.0

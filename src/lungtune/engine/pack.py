@@ -26,6 +26,7 @@ from lungtune.engine.trial_state import VERIFY_STEPS, TrialState, undone
 from lungtune.errors import TrialError
 from lungtune.inputs.batch import Batch
 from lungtune.inputs.feature_cache import InputFactory
+from lungtune.inputs.smote import Neighbours, interpolated
 from lungtune.inputs.training_pool import TrainingPool
 from lungtune.layers import lora
 from lungtune.layers.layout import BatchLayout
@@ -83,9 +84,11 @@ class Pack:
         self._train = self._inputs.of(train, synthetic)
         labels = train["label"] if "label" in train else None  # noqa: SIM401 (a Part is no dict)
         further = synthetic["label"] if synthetic is not None and "label" in synthetic else None
-        self._pool = TrainingPool(len(train), labels, further, classes, self.device)
         constants = {name: array for task in family.tasks for name, array in task.constants(train).items()}
         self._constants = {name: torch.as_tensor(array, device=self.device) for name, array in constants.items()}
+        neighbours = None if labels is None else Neighbours(self._train, labels)
+        self._pool = TrainingPool(len(train), labels, further, classes, self.device, neighbours)
+        self._targets = {field.name for field in family.fields} - {field.name for field in family.inputs}
         self.rows: int | None = None  # how many rows of a step fit into memory at a time; None: all
         self._trials: dict[int, TrialState] = {}  # in the order of their rows
         self._stack = ParameterStack({}, 0, self.device)
@@ -106,7 +109,7 @@ class Pack:
             state: what ``state`` returned, to resume from.
 
         Raises:
-            SpaceError: a LoRA target matches no layer.
+            SpaceError: a LoRA target matches no layer, or a setting for rare classes does not fit the classes.
             DataError: the trial needs more synthetic images than there are.
             CheckpointError: ``state`` belongs to a trial with other adapters.
             ValueError: the pack is full.
@@ -162,7 +165,7 @@ class Pack:
         members = [self._trials[slot] for slot in chosen]
         batches = [m.batch() for m in members]
         slots = self._layout(chosen, [len(b) for b in batches], training=True)
-        batch = self._train.take(batches, members)
+        batch = interpolated(self._train.take(batches, members), self._train, members, slots.rows, self._targets)
         if "label" in batch:
             each_weights = (m.weights(batch["label"][rows]) for m, rows in zip(members, slots.rows, strict=True))
             weights = [one for one in each_weights if one is not None]  # all or none have classes

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from lungtune.core.family import Family
 from lungtune.engine.optim import Update, rate
 from lungtune.errors import CheckpointError
+from lungtune.inputs import sampling
 from lungtune.inputs.training_pool import Phase
 from lungtune.layers import lora
 from lungtune.layers.dropout import Bits
 from lungtune.layers.layout import derive_seed
 
 _ORDER, _AUGMENT, _DROPOUT, _INIT, _VIEW = range(5)
-"""Purposes of random numbers; each has its own stream."""
+_BALANCED = 7
+"""Purposes of random numbers; each has its own stream. Others are in ``inputs.training_pool``."""
 
 _PROGRESS = "progress"
 _STATISTICS = "statistics."
@@ -30,8 +32,8 @@ masks are wanted, steps that saw one."""
 
 State = Mapping[str, Tensor]
 
-_Turn = tuple[int, int, Tensor]
-"""Phase, pass over its pool, and the places ``(n,)`` in it that are taken."""
+_Turn = tuple[int, Tensor, Tensor]
+"""Phase, the places ``(n,)`` in its pool that are taken, and how often each was taken before ``(n,)``."""
 
 
 class TrialState:
@@ -68,7 +70,7 @@ class TrialState:
         self.own: tuple[str, ...] = ()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._total = max(1, math.ceil(horizon / params.batch_size))
-        self._order: tuple[tuple[int, int], Tensor] | None = None
+        self._order: tuple[tuple[int, int], tuple[Tensor, Tensor]] | None = None
         self._first: tuple[int, Tensor] | None = None
         self._next: tuple[int, list[_Turn]] | None = None
         self._augmentation = torch.Generator(device)
@@ -124,17 +126,33 @@ class TrialState:
     def batch(self) -> Tensor:
         """Return the indices ``(batch_size,)`` of the next batch's cases, real ones first, then the bank's.
 
-        Every pass over a phase's pool is a permutation drawn from (seed, phase, pass); a batch may run over the end of
-        a pass, or of a phase, into the next.
+        Every pass over a phase's pool is a permutation drawn from (seed, phase, pass), with class-balanced sampling of
+        as many cases in which every class is equally frequent; a batch may run over the end of a pass, or of a phase,
+        into the next.
         """
-        return torch.cat([self.phases[phase].pool[places] for phase, _, places in self._turns()])
+        return torch.cat([self.phases[phase].pool[places] for phase, places, _ in self._turns()])
+
+    def partners(self) -> tuple[Tensor, Tensor] | None:
+        """Return, of each case of the next batch, its neighbour and the share of the way to it, ``(batch_size,)``.
+
+        None where the trial has no rows of SMOTE's.
+        """
+        if all(phase.partners is None for phase in self.phases):
+            return None
+        cases, shares = [], []
+        for number, places, _ in self._turns():
+            phase = self.phases[number]
+            others, share = phase.partners or (phase.pool, torch.zeros(len(phase.pool)))
+            cases.append(others[places])
+            shares.append(share[places])
+        return torch.cat(cases), torch.cat(shares)
 
     def views(self, count: int) -> Tensor:
         """Return the view index in [0, ``count``) of each image of the next batch, ``(batch_size,)``.
 
-        A trial begins at a random view of each pool entry and advances by one in every pass.
+        A trial begins at a random view of each pool entry and advances by one whenever it is taken.
         """
-        return torch.cat([self._begin(phase)[places] + number for phase, number, places in self._turns()]) % count
+        return torch.cat([self._begin(phase)[places] + before for phase, places, before in self._turns()]) % count
 
     def weights(self, labels: Tensor) -> Tensor | None:
         """Return the class weights ``(batch_size,)`` of the next batch's cases with the labels ``labels``.
@@ -147,7 +165,7 @@ class TrialState:
         if len(weights) == 1:
             return weights[0][labels]
         turns = self._turns()
-        parts = labels.split([len(places) for _, _, places in turns])
+        parts = labels.split([len(places) for _, places, _ in turns])
         return torch.cat([weights[phase][part] for (phase, _, _), part in zip(turns, parts, strict=True)])
 
     def _turns(self) -> list[_Turn]:
@@ -158,18 +176,26 @@ class TrialState:
                 phase = max(i for i, each in enumerate(self.phases) if each.first <= at)
                 number, offset = divmod(at - self.phases[phase].first, len(self.phases[phase].pool))
                 until = [each.first for each in self.phases[phase + 1 :]][:1]
-                places = self._permuted(phase, number)[offset : offset + min([left, *(end - at for end in until)])]
-                turns.append((phase, number, places))
+                ahead = slice(offset, offset + min([left, *(end - at for end in until)]))
+                places, before = (each[ahead] for each in self._permuted(phase, number))
+                turns.append((phase, places, before))
                 at, left = at + len(places), left - len(places)
             self._next = self.samples, turns
         return self._next[1]
 
-    def _permuted(self, phase: int, number: int) -> Tensor:
+    def _permuted(self, phase: int, number: int) -> tuple[Tensor, Tensor]:
+        """Return the places of a pass over a phase's pool, and how often each was taken before."""
         if self._order is None or self._order[0] != (phase, number):
             generator = torch.Generator().manual_seed(
                 derive_seed(self.seed, _ORDER, number, *([phase] if phase else []))
             )
-            self._order = (phase, number), torch.randperm(len(self.phases[phase].pool), generator=generator)
+            groups, size = self.phases[phase].groups, len(self.phases[phase].pool)
+            order = torch.randperm(size, generator=generator)
+            if groups:
+                places, before = sampling.balanced(groups, size, number, self.seed, _BALANCED, phase)
+                self._order = (phase, number), (places[order], before[order])
+            else:
+                self._order = (phase, number), (order, torch.full_like(order, number))
         return self._order[1]
 
     def _begin(self, phase: int) -> Tensor:

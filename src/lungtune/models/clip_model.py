@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from lungtune.core.fields import Labels
 from lungtune.errors import SpaceError, WeightsError
-from lungtune.layers import attention
+from lungtune.layers import attention, parity
 from lungtune.layers.layout import BatchLayout
 from lungtune.models import clip_weights
 from lungtune.models.clip_parts import (
@@ -56,6 +56,7 @@ class ClipImages(nn.Module):
 
     Raises:
         SpaceError: there are not that many.
+        WeightsError: an image's embedding is not that of the plain model.
     """
 
     visual: Any
@@ -65,13 +66,18 @@ class ClipImages(nn.Module):
 
     def __init__(self, clip: Any, frozen: int = 0) -> None:
         super().__init__()
-        attention.split(clip)
         blocks = len(clip.visual.transformer.resblocks)
         if frozen >= blocks:
             raise SpaceError(f"frozen_blocks < {blocks} must hold, the blocks of this image tower, but got {frozen}.")
-        self.visual = clip.visual
-        self.frozen = frozen
-        self._take_patches(*pixel_statistics(clip))
+        image, (mean, std) = parity.batch(1, clip.visual.image_size[0]), pixel_statistics(clip)
+        with torch.no_grad():
+            pixels = (image - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+            wanted = clip.encode_image(pixels, normalize=True)
+            attention.split(clip)
+            self.visual = clip.visual
+            self.frozen = frozen
+            self._take_patches(mean, std)
+            _check_parity("an image", wanted, self.image_features(image))
 
     def _take_patches(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Turn the first convolution into a product over patches of one channel.
@@ -142,24 +148,33 @@ class ClipClassifier(ClipImages):
         classes: class names, or ``core.fields.Labels``.
         tokenizer: open_clip tokenizer of the model.
         frozen: see ``ClipImages``.
+
+    Raises:
+        SpaceError: see ``ClipImages``.
+        WeightsError: the embedding of an image or of a caption is not that of the plain model.
     """
 
     text: Any
     scale: Tensor
 
     def __init__(self, clip: Any, classes: Sequence[str], tokenizer: Any, frozen: int = 0) -> None:
+        texts = {style: captions_of(classes, style) for style in STYLES}
+        tokens = {style: tokenizer([c for each in captions for c in each]) for style, captions in texts.items()}
+        caption = next(iter(tokens.values()))[:1]
+        with torch.no_grad():
+            wanted = clip.encode_text(caption, normalize=True)
         super().__init__(clip, frozen)
         self.text = getattr(clip, "text", None) or _TextTower(clip)
         self.register_buffer("scale", clip.logit_scale.detach().exp().float())
         self.labels = isinstance(classes, Labels)
-        texts = {style: captions_of(classes, style) for style in STYLES}
         self.each = {style: len(captions[0]) for style, captions in texts.items()}
-        tokens = {style: tokenizer([c for each in captions for c in each]) for style, captions in texts.items()}
         # The end token has the largest number; nothing behind it is read, thanks to the causal mask. One length for all
         # styles, so that a trial's dropout masks do not depend on other trials' captions.
         used = max(int(t.argmax(1).max()) for t in tokens.values()) + 1
         for style, t in tokens.items():
             self.register_buffer(f"captions_{style}", t[:, :used].contiguous(), persistent=False)
+        with torch.no_grad():
+            _check_parity("a caption", wanted, self.text_features(caption[:, :used]))
         self._fixed: dict[str, Tensor] = {}
 
     def text_features(self, tokens: Tensor) -> Tensor:
@@ -211,6 +226,13 @@ class ClipClassifier(ClipImages):
 def captions_of(classes: Sequence[str], style: str) -> list[list[str]]:
     """Return the captions that images are scored against, class by class; see ``ClipClassifier.captions``."""
     return prompts(classes, style) + (negative_prompts(classes, style) if isinstance(classes, Labels) else [])
+
+
+def _check_parity(what: str, wanted: Tensor, got: Tensor) -> None:
+    if problem := parity.sentence(wanted, got):
+        raise WeightsError(
+            f"weights must be a CLIP whose towers run block by block, but with them the embedding of {what} {problem}."
+        )
 
 
 class _TextTower(nn.Module):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lungtune.core.family import Family
 from lungtune.core.params import param
 from lungtune.models import timm_models
-from lungtune.models.params import Classes, Loop, Synthetic
+from lungtune.models.params import Classes, Loop, Smote, Synthetic
 from lungtune.tasks.classification import Classification
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HeadParams(Synthetic, Classes, Loop):
+class HeadParams(Smote, Synthetic, Classes, Loop):
     """Hyperparameters of a feature head."""
 
     hidden: int = param(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lungtune.core.params import param
+from lungtune.core import imbalance
+from lungtune.core.params import Notation, param
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,63 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Classes:
-    """Of every family whose cases have one class each; ``inputs.training_pool`` reads it."""
+class Balance:
+    """Treatment of rare classes, of every family whose cases have one class each.
+
+    ``inputs.training_pool`` reads these.
+    """
 
     target: ClassVar[str] = "label"
 
     class_weighting: str = param(
-        "none", choices=("none", "sqrt", "balanced"), help="weight of rare classes in the loss"
+        "none",
+        choices=("none", "sqrt", "balanced"),
+        notation=Notation(imbalance.FORM, imbalance.read),
+        help="weight of rare classes in the loss: a rule, or a weight for each class",
+    )
+    sampling: str = param(
+        "natural",
+        choices=("natural", "balanced"),
+        neutral="natural",
+        help="training images as often as they are, or every class equally often",
+    )
+
+
+@dataclass(frozen=True)
+class Classes(Balance):
+    """Of every family that classifies: rare classes and the loss; ``tasks.classification`` reads the latter."""
+
+    target: ClassVar[str] = "label"
+    loss: str = param(
+        "cross_entropy",
+        choices=("cross_entropy", "focal"),
+        neutral="cross_entropy",
+        help="of the right class, or focal loss, which lowers the weight of cases that are classified well",
+    )
+    focal_gamma: float = param(
+        2.0,
+        low=0.5,
+        high=5.0,
+        only_with=("loss", "focal"),
+        help="exponent of focal loss: a case counts (1 - p)^gamma, p the probability of its class",
+    )
+
+
+@dataclass(frozen=True)
+class Smote:
+    """Interpolated training features (SMOTE), of families that train a head on features of the frozen model.
+
+    ``inputs.training_pool`` reads these.
+    """
+
+    target: ClassVar[str] = "label"
+    smote: bool = param(
+        False, neutral=False, help="fill rare classes up to the largest by interpolated features of training images"
+    )
+    smote_neighbours: int = param(
+        5,
+        low=1,
+        high=20,
+        only_with=("smote", True),
+        help="nearest images of the same class, one of which a feature is interpolated with",
     )

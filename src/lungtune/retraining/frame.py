@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungtune.core import comparison, environment, recipe, synthetic
+from lungtune.core import comparison, environment, imbalance, recipe, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.errors import SpaceError, TrialError
@@ -96,6 +96,15 @@ class Retraining:
     def mark(self) -> str:
         """Hash of everything the trained weights depend on."""
         return recipe.fingerprint(self.space, self.origin.fidelity, self.origin.split, self.origin.bank)
+
+    def check(self, inspection: Inspection) -> None:
+        """Verify that every run can be trained on these data.
+
+        Raises:
+            SpaceError: a setting for rare classes does not fit them.
+        """
+        manifest = inspection.manifest
+        imbalance.check(self._wants, manifest.classes, manifest.class_counts("train"))
 
     def open(self, inspection: Inspection, folder: Path) -> None:
         """Open the data, and a session with room for the runs, whose checkpoints lie in ``folder``."""

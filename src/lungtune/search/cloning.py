@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lungtune import catalog
+from lungtune.core import imbalance, synthetic
 from lungtune.core import params as parameters
-from lungtune.core import synthetic
 from lungtune.core.family import Family
 from lungtune.core.io import fsync_folder, write_atomic
 from lungtune.core.lineage import Donor, Lineage, Segment, Stretch
@@ -150,6 +150,7 @@ def _changes(
             f"name another value with --set."
         )
     _check_bank({**trial.params, **changes}, space, history)
+    imbalance.weights(str(changes.get(imbalance.WEIGHTING, "none")), history.study["data"]["classes"])
     return changes
 
 

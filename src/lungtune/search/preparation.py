@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lungtune import catalog
-from lungtune.core import environment, synthetic
+from lungtune.core import environment, imbalance, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.family import Family
 from lungtune.core.io import stage
@@ -132,6 +132,7 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
         )
     if cases is not None:
         _check_fields(space, lambda family, name: study_data.unnamed(cases, source, family.fields, name))
+        imbalance.check(space, study_data.classes(cases))
     _check_weights(space, families, _shipped_base(options, profile))
     likely(space)
 
@@ -140,6 +141,7 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
     _check_fields(
         space, lambda family, name: study_data.missing(inspection, family.fields, name, family.task(task).targets)
     )
+    imbalance.check(space, inspection.manifest.classes, inspection.manifest.class_counts("train"))
     family, base = families[0]
     with study.claimed():  # reserve the name: a bank may take hours
         bank = bank_provision.bank(space, inspection, options.bank, profile, console)

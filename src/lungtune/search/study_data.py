@@ -40,6 +40,13 @@ def traits(source: str, cases: pd.DataFrame | None) -> frozenset[str]:
     return sources.traits(source) if cases is None else table.traits(cases)
 
 
+def classes(cases: pd.DataFrame) -> tuple[str, ...]:
+    """Return the classes of a case table in label order; none in data without."""
+    from lungtune.data.cases import classes_of
+
+    return classes_of(cases)
+
+
 def check_bank(folder: Path) -> None:
     """Check that a folder is a bank of synthetic images; its images are not read.
 

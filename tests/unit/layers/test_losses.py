@@ -66,3 +66,43 @@ def test_overlap_of_binary_masks_is_dice_and_iou() -> None:
         assert iou[i].item() == pytest.approx(jaccard_score(*pixels), abs=1e-5)
     nothing = torch.zeros(1, 1, 4, 4)
     assert [value.item() for value in overlap(nothing, nothing)] == [1.0, 1.0]
+
+
+def test_explicit_weights_keep_their_ratios_and_average_to_one() -> None:
+    weights = class_weights(LABELS, 3, [3.0, 1.0, 2.0])
+    torch.testing.assert_close(weights / weights[1], torch.tensor([3.0, 1.0, 2.0]))
+    assert weights[LABELS].mean() == pytest.approx(1.0)
+
+
+def test_focal_loss_is_its_definition_for_each_slot() -> None:
+    """Lin et al. 2017, equation 5, in float64; a slot with gamma 0 has the cross-entropy."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = 3 * torch.randn(11, 4, generator=generator), torch.randint(4, (11,), generator=generator)
+    weights = torch.rand(11, generator=generator)
+    ours = cross_entropy(logits, labels, weights, [0.0, 0.0, 0.0], [4, 4, 3], [0.0, 0.5, 2.0])
+    p = logits.double().softmax(1)[range(11), labels]
+    gamma = torch.tensor([0.0] * 4 + [0.5] * 4 + [2.0] * 3, dtype=torch.float64)
+    torch.testing.assert_close(ours.double(), -weights * (1 - p) ** gamma * p.log(), atol=1e-6, rtol=1e-5)
+    plain = cross_entropy(logits, labels, weights)
+    assert torch.equal(ours[:4], plain[:4])
+
+
+def test_focal_loss_with_smoothing_weighs_each_class_of_the_target() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(6, 3, generator=generator), torch.randint(3, (6,), generator=generator)
+    ours = cross_entropy(logits, labels, torch.ones(6), [0.3], [6], [2.0])
+    p = logits.double().softmax(1)
+    target = 0.7 * F.one_hot(labels, 3) + 0.1
+    torch.testing.assert_close(ours.double(), -(target * (1 - p) ** 2 * p.log()).sum(1), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 5.0])
+@pytest.mark.parametrize("size", [1.0, 30.0, 1000.0])
+def test_focal_loss_of_certain_predictions_has_a_finite_gradient(gamma: float, size: float) -> None:
+    logits = (size * torch.tensor([[1.0, 0.0], [0.0, 1.0]])).requires_grad_()
+    losses = cross_entropy(logits, torch.tensor([0, 0]), torch.ones(2), [0.0], [2], [gamma])
+    losses.sum().backward()
+    assert losses.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert losses[0] < losses[1]

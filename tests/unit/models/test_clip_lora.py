@@ -61,6 +61,16 @@ def test_embeddings_are_open_clips(base: Base, shipped: bool) -> None:
     torch.testing.assert_close(logits, clip.logit_scale.exp() * expected @ matrix.T, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("tower", "what"), [("visual", "an image"), ("", "a caption")])
+def test_a_tower_that_runs_differently_is_refused(base: Base, tower: str, what: str) -> None:
+    """A scale behind the last block stands for any layer that running block by block would leave out."""
+    clip = clip_model.plain_clip(base)
+    transformer = clip.get_submodule(f"{tower}.transformer".strip("."))
+    transformer.register_forward_hook(lambda _module, _inputs, out: out + torch.arange(out.shape[-1]))
+    with pytest.raises(WeightsError, match=f"the embedding of {what} differs from the original's by"):
+        clip_model.ClipClassifier(clip, CLASSES, clip_model.tokenizer(base))
+
+
 def test_every_style_has_captions_for_any_class() -> None:
     classes = ["NORMAL", "Lung_Opacity", "Viral Pneumonia", "TURBERCULOSIS", "COVID19", "left-sidedEffusion"]
     for style in STYLES:

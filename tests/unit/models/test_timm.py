@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from lungtune.errors import SpaceError, WeightsError
-from lungtune.models import hub, lazy_imports, timm_models
+from lungtune.models import hub, lazy_imports, timm_models, timm_vit
 
 NARROW = {"layers": (1, 1, 1, 1), "channels": (8, 8, 16, 16)}
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -211,3 +212,52 @@ def test_a_family_refuses_a_base_of_another_kind(family: str, base: str, what: s
     trainable = importlib.import_module(f"lungtune.trainables.{family}").FAMILY
     with pytest.raises(SpaceError, match=f"model must be {what}"):
         trainable.backbone(trainable.Base(weights=base, image_size=64), ("a", "b"))
+
+
+ODD = {
+    "eva02_tiny_patch14_224": (28, "its attention also has q_bias, v_bias, k_bias and takes rope"),
+    "eva02_base_patch14_224": (28, "Eva has blocks without a fused qkv"),
+    "beit_base_patch16_224": (32, "its attention also has q_bias, v_bias, relative_position_bias_table"),
+    "vit_relpos_small_patch16_224": (32, "its attention also has rel_pos"),
+    "vit_small_patch16_rope_mixed_224": (32, "its attention also takes rope"),
+    "vit_pe_core_tiny_patch16_384": (32, "its attention also takes rope"),
+    "vit_small_patch16_dinov3": (32, "its attention also takes rope"),
+    "cait_xxs24_224": (32, "its attention also has proj_l, proj_w"),
+}
+
+
+@pytest.mark.parametrize("model", ODD)
+def test_attention_that_splitting_would_alter_is_refused(model: str) -> None:
+    size, why = ODD[model]
+    built = timm_models.build(model, "random", size, img_size=size, depth=1)
+    with pytest.raises(SpaceError, match=f"with plain attention, but got {model}: {re.escape(why)}"):
+        timm_vit.split(built, size)
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [("vit_tiny_patch16_224", 32), ("deit_tiny_patch16_224", 32), ("vit_small_patch14_reg4_dinov2", 28)],
+)
+def test_plain_attention_is_split_and_computes_the_same(model: str, size: int) -> None:
+    plain, built = (timm_models.build(model, "random", size, img_size=size, depth=2) for _ in range(2))
+    for net in (plain.model, built.model):
+        torch.manual_seed(1)  # a fresh model's attention is nearly uniform and would hide a mistake
+        for parameter in net.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    timm_vit.split(built, size)
+    assert all(isinstance(block.attn, timm_vit.Attention) for block in built.model.blocks)
+    images = torch.rand(2, 1, size, size)
+    with torch.no_grad():
+        torch.testing.assert_close(built.model(images), plain.model(images), atol=1e-3, rtol=1e-4)
+    with pytest.raises(ValueError, match="split attention takes tokens alone"):
+        built.model.blocks[0].attn(torch.zeros(1, 2, built.model.embed_dim), attn_mask=torch.zeros(2, 2))
+
+
+def test_a_change_no_name_shows_is_refused_by_its_output() -> None:
+    built = timm_models.build("vit_tiny_patch16_224", "random", 32, img_size=32, depth=1)
+    built.model.blocks[0].attn.fused_attn = False
+    built.model.blocks[0].attn.scale = 8.0  # in place of width ** -0.5
+    torch.nn.init.normal_(built.model.blocks[0].attn.qkv.weight, std=0.2)
+    why = r"with its q, k and v apart, its output differs from the original's by .* \(at most 0.0001\)"
+    with pytest.raises(SpaceError, match=why):
+        timm_vit.split(built, 32)

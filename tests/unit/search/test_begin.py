@@ -35,6 +35,36 @@ def test_masks_that_cannot_be_used_begin_no_study(tmp_path: Path, monkeypatch: p
     assert not Study.names()
 
 
+@pytest.mark.parametrize(
+    ("source", "reads"), [("phantom,n=84,test=36,size=32", True), ("folder:{}", False)], ids=["generated", "on disk"]
+)
+def test_class_weights_are_checked_against_the_classes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reads: bool
+) -> None:
+    """Of data on disk, before an image is opened and weights are looked for."""
+    monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
+    for label in ("covid", "normal", "other"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "images" / label / f"{i}.png").write_bytes(b"")
+    inspected = []
+    true = preparation.study_data.inspect
+    monkeypatch.setattr(preparation.study_data, "inspect", lambda *args: inspected.append(1) or true(*args))
+    options = preparation.Options(
+        space="clip_head",
+        profile="demo",
+        data=source.format(tmp_path / "images"),
+        settings={"class_weighting": ["none", [0.3, 0.7]]},
+    )
+    with pytest.raises(
+        SpaceError, match=r"class_weighting must have a weight for each of \d classes \(.*\), but \[0.3, 0"
+    ):
+        preparation.new(options, Console(quiet=True), lambda space: None)
+    assert bool(inspected) == reads
+    assert not Study.names()
+
+
 def test_cause_of_a_host_that_cannot_open_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tuner raises it before the first trial and stops after it: test_supervision."""
     mistake = SpaceError("image_size must be a multiple of 8 px, but got 60.")

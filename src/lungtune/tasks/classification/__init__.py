@@ -51,14 +51,18 @@ class Classification(Task):
         self.predicted = ("probabilities", *self.heads)
 
     def loss(self, outputs: Mapping[str, torch.Tensor], batch: Any, layout: Any) -> torch.Tensor:
-        """Return the cross-entropy of ``logits`` times the trial's class weights (see ``Task.loss``).
+        """Return the cross-entropy or focal loss of ``logits`` times the trial's class weights (see ``Task.loss``).
 
-        ``label_smoothing`` of a trial's ``Params``, where there is one, is applied.
+        ``label_smoothing``, ``loss`` and ``focal_gamma`` of a trial's ``Params``, where there are such, are applied.
         """
         from lungtune.layers.losses import cross_entropy
 
         smoothing = [getattr(params, "label_smoothing", 0.0) for params in layout.params]
-        return cross_entropy(outputs["logits"], batch["label"], batch.weights, smoothing, layout.counts)
+        gammas = [
+            getattr(params, "focal_gamma", 0.0) * (getattr(params, "loss", "cross_entropy") == "focal")
+            for params in layout.params
+        ]
+        return cross_entropy(outputs["logits"], batch["label"], batch.weights, smoothing, layout.counts, gammas)
 
     def predict(self, outputs: Mapping[str, torch.Tensor], batch: Any) -> Mapping[str, torch.Tensor]:
         """Return ``probabilities`` ``(N, C)``, and those of each head under its name."""
