@@ -53,7 +53,7 @@ def export(study: str, top: int = 1, out: Path | None = None) -> list[Path]:
             f"go on with: lungtune search --resume --study {study}"
         )
     kept = StudyPredictions(opened, history)
-    with stage("Computing intervals over patients"):
+    with stage(f"Computing intervals over {kept.unit}"):
         honest = kept.corrected(ranked)
     written = []
     for rank, trial in enumerate(ranked[:top], start=1):
@@ -86,6 +86,8 @@ class StudyPredictions:
         self.history = history
         manifest = Manifest.load(study.split_path)
         self.patients = manifest.parts["validation"].group
+        self.unit = manifest.unit
+        """What intervals are over: patients or images."""
         self.source = manifest.source
         """The data source with an absolute path."""
 
@@ -160,8 +162,12 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
         "split_seed": about["seed"],
         "classes": list(about["data"]["classes"]),
         **({"bank": (dict(bank), "synthetic images; retraining refuses others")} if bank else {}),
-        "score": (score.to_dict(), f"validation {metric}, 95 % bootstrap interval over patients"),
-        **({"corrected": (honest.to_dict(), "expected on new patients of the best of all reports")} if honest else {}),
+        "score": (score.to_dict(), f"validation {metric}, 95 % bootstrap interval over {kept.unit}"),
+        **(
+            {"corrected": (honest.to_dict(), f"expected on new {kept.unit} of the best of all reports")}
+            if honest
+            else {}
+        ),
         "validation": ({k: round(v, 6) for k, v in report.metrics.items()}, "all metrics of that report"),
         "exported": time.strftime("%Y-%m-%d %H:%M:%S"),
         "git": dict(about.get("git") or {}),
@@ -174,7 +180,7 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
     correction = "" if honest is None else f"; corrected for having been chosen on them: {honest}"
     heading = (
         f"Recipe: trial {trial.number} of the study {study.name}, rank {rank} of {others + 1} by {metric}."
-        f"\n{space.objective.metric} {score} on the validation patients{correction}."
+        f"\n{space.objective.metric} {score} on the validation {kept.unit}{correction}."
         f"\nRetrain: lungtune retrain {path}"
         f"\nSame format as a search space; every parameter is one value."
         f"{_schedule(space)}"

@@ -96,7 +96,7 @@ def retrain(
         one.train()
         with stage("Writing the weights"):
             _put(one, folder)
-        with stage("Computing intervals over patients"):
+        with stage(f"Computing intervals over {inspection.manifest.unit}"):
             content = one.content()
         if test:
             with stage("Reopening the trained models"):

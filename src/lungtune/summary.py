@@ -23,20 +23,21 @@ from lungtune.stats import bootstrap, leaderboard, selection
 from lungtune.tasks import stored_predictions
 
 
-def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
+def build(study: Study, patients: np.ndarray, unit: str = "patients") -> dict[str, Any]:
     """Return the summary as JSON-able data.
 
     Args:
         study: the study.
         patients: a patient id per validation case ``(N,)``, in the order of the data set.
+        unit: what these are (:func:`lungtune.data.patients.unit`).
 
     Returns:
-        ``study``, ``id``, ``space``, ``profile``, ``objective``, ``data``, ``seed``, ``states`` {state: count},
-        ``work`` {passes, passes_if_none_were_stopped, saved}, ``baselines`` {start {trial, value, interval, reached
-        (passes)}, constant {metric: value}, and further baselines in the same form}, ``best`` {trial, params, value,
-        scores (of its best report), interval, corrected, gain_over_start (null too where the start was trained for
-        less), gain_over_constant, gains {baseline: value}, collapsed (a sentence, empty when it is not)} or null, and
-        ``trials``: number, state, reason, message, origin, params, seed, duplicate_of, value, best {fidelity,
+        ``study``, ``id``, ``unit``, ``space``, ``profile``, ``objective``, ``data``, ``seed``, ``states`` {state:
+        count}, ``work`` {passes, passes_if_none_were_stopped, saved}, ``baselines`` {start {trial, value, interval,
+        reached (passes)}, constant {metric: value}, and further baselines in the same form}, ``best`` {trial, params,
+        value, scores (of its best report), interval, corrected, gain_over_start (null too where the start was trained
+        for less), gain_over_constant, gains {baseline: value}, collapsed (a sentence, empty when it is not)} or null,
+        and ``trials``: number, state, reason, message, origin, params, seed, duplicate_of, value, best {fidelity,
         checkpoint}, passes, reports; ``segments`` [{params, seed, until}] where its best report has more than one.
         ``params`` are those of the best report. Gains are positive where the best trial is better, whatever the metric.
     """
@@ -50,6 +51,7 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
         "schema": 1,
         "study": study.name,
         "id": history.study["id"],
+        "unit": unit,
         "space": space.name,
         "family": space.family,
         "profile": space.profile,
@@ -65,21 +67,23 @@ def build(study: Study, patients: np.ndarray) -> dict[str, Any]:
         },
         "baselines": {"constant": {}, **history.baselines, "start": _start(study, history, patients)},
         "best": _best(study, history, patients),
-        "leaderboard": _leaderboard(study, space, history, patients),
+        "leaderboard": _leaderboard(study, space, history, patients, unit),
         "trials": [_trial(trial, history) for _, trial in sorted(history.trials.items())],
     }
 
 
-def write(study: Study, patients: np.ndarray) -> dict[str, Any]:
+def write(study: Study, patients: np.ndarray, unit: str = "patients") -> dict[str, Any]:
     """Build the summary and write it to the study's folder."""
-    summary = build(study, patients)
+    summary = build(study, patients, unit)
     write_atomic(study.summary_path, json.dumps(summary, indent=1, ensure_ascii=False).encode())
     if summary["leaderboard"]:
         write_atomic(study.folder / "leaderboard.md", leaderboard_text.markdown(summary["leaderboard"]).encode())
     return summary
 
 
-def _leaderboard(study: Study, space: SearchSpace, history: History, patients: np.ndarray) -> dict[str, Any] | None:
+def _leaderboard(
+    study: Study, space: SearchSpace, history: History, patients: np.ndarray, unit: str
+) -> dict[str, Any] | None:
     """Compare the best trials of several spaces; None when there are not two with a score."""
     contenders, candidates, spent = [], {}, {}
     for member in space.members:
@@ -94,7 +98,7 @@ def _leaderboard(study: Study, space: SearchSpace, history: History, patients: n
         spent[member.name] = {**best, "trials": len(every), "passes": round(sum(t.work for t in every), 4)}
     if len(contenders) < 2:
         return None
-    board = leaderboard.board(patients, contenders, history.objective, candidates)
+    board = leaderboard.board(patients, contenders, history.objective, candidates, unit=unit)
     return {**board, "rows": [row | spent[row["name"]] for row in board["rows"]]}
 
 

@@ -24,7 +24,8 @@ def retrain(
     bank: Annotated[Path | None, cli.option("--bank", "DIR", "the same synthetic images, lying elsewhere")] = None,
     out: Annotated[Path | None, cli.option("--out", "DIR", "folder of weights and report (default: models/)")] = None,
 ) -> None:
-    """Train a recipe again: weights that load without lungtune, and a report with intervals over patients.
+    """Train a recipe again: weights that load without lungtune, and a report with intervals over patients
+    (over images where patients are unknown).
 
     lungtune retrain RECIPE.yaml [--seeds N] [--test [--no-blackout]] [--compare NAME=A,B,...]
 

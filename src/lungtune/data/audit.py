@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lungtune.core.fields import UNCERTAIN
+from lungtune.data import metadata, patients, shift
 from lungtune.data.cases import classes_of
 from lungtune.data.duplicates import Pair
 from lungtune.data.manifest import PARTS, Manifest
 from lungtune.data.masks import mask_facts, mask_problems
 from lungtune.data.metadata_leakage import Leakage, measure_leakage
+from lungtune.data.shift import Shift
 from lungtune.data.sources._files import named
 from lungtune.data.splits import MIN_VALIDATION, Links, kind_of, link, make_manifest
 
@@ -43,6 +45,8 @@ class Audit:
         problems: sentences; a search must not start while there is one.
         warnings: sentences; a search may start.
         masks: number of cases with a readable lung mask.
+        shifts: differences between the official parts, per part and class.
+        unit: what the groups of `parts` are: `patients`, `images`, `volumes`, `patients or images`.
     """
 
     source: str
@@ -60,10 +64,12 @@ class Audit:
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
     masks: int = 0
+    unit: str = "patients"
+    shifts: tuple[Shift, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return {**asdict(self), "shortcuts": [asdict(s) for s in self.shortcuts]} | {
+        return {**asdict(self), **{n: [asdict(s) for s in getattr(self, n)] for n in ("shortcuts", "shifts")}} | {
             name: list(getattr(self, name)) for name in ("classes", "notes", "problems", "warnings")
         }
 
@@ -71,7 +77,11 @@ class Audit:
     def from_dict(cls, values: dict[str, Any]) -> Audit:
         """Inverse of `to_dict`."""
         lists = {name: tuple(values[name]) for name in ("classes", "notes", "problems", "warnings")}
-        return cls(**{**values, **lists, "shortcuts": tuple(Leakage(**s) for s in values["shortcuts"])})
+        measured = {
+            "shortcuts": tuple(Leakage(**each) for each in values["shortcuts"]),
+            "shifts": tuple(Shift(**each) for each in values.get("shifts", ())),
+        }
+        return cls(**{**values, **lists, **measured})
 
 
 def audit(
@@ -97,6 +107,7 @@ def audit(
     odd_masks = mask_problems(cases, facts, masks) if masks is not None else []
     unreadable = {str(p): str(e) for p, e in zip(cases["path"], facts["error"], strict=True) if e is not None}
     leakages = _shortcuts(cases, facts, links, manifest)
+    shifts = shift.measure(cases, facts, links.groups)
     near = _near(cases, links.near)
     exact = _exact(cases, links.exact)
     return Audit(
@@ -117,8 +128,14 @@ def audit(
         },
         notes=manifest.notes,
         problems=(*_problems(cases, facts, manifest, links, unreadable), *odd_masks),
-        warnings=(*_warnings(cases, manifest, exact, near, leakages), *gaps),
+        warnings=(
+            *_warnings(cases, manifest, exact, near, leakages),
+            *shift.warnings(shifts, cases, links.groups),
+            *gaps,
+        ),
         masks=with_mask,
+        unit=manifest.unit,
+        shifts=tuple(shifts),
     )
 
 
@@ -188,7 +205,8 @@ def _shortcuts(cases: pd.DataFrame, facts: pd.DataFrame, links: Links, manifest:
     known = {*manifest.parts["train"].case_id, *manifest.parts["validation"].case_id}
     keep = cases["case_id"].isin(known).to_numpy()
     origins = cases["source"].to_numpy(dtype=str)
-    return measure_leakage(cases["label"].to_numpy()[keep], facts[keep], links.groups[keep], origins[keep])
+    details = metadata.columns(cases, np.flatnonzero(keep))
+    return measure_leakage(cases["label"].to_numpy()[keep], facts[keep], links.groups[keep], origins[keep], details)
 
 
 def _constant(manifest: Manifest, part: str) -> dict[str, Any]:
@@ -258,8 +276,8 @@ def _small(manifest: Manifest, empty: list[str]) -> list[str]:
     if not small:
         return []
     return [
-        f"Every class must have at least as many patients as there are folds ({manifest.folds}) outside the test "
-        f"part, but {named(small)}."
+        f"Every class must have at least as many {manifest.unit} as there are folds ({manifest.folds}) outside the "
+        f"test part, but {named(small)}."
     ]
 
 
@@ -268,8 +286,8 @@ def _small_parts(manifest: Manifest) -> list[str]:
     groups = {group for part in ("train", "validation") for group in manifest.parts[part].group}
     if len(groups) < manifest.folds:
         return [
-            f"There must be at least as many patients as there are folds ({manifest.folds}) outside the test part, but "
-            f"there are {len(groups)}."
+            f"There must be at least as many {manifest.unit} as there are folds ({manifest.folds}) outside the test "
+            f"part, but there are {len(groups)}."
         ]
     lacking = [part for part in PARTS if not len(manifest.parts[part])]
     return [f"Every part must have cases, but {named(lacking)} has none."] if lacking else []
@@ -324,7 +342,7 @@ def _gaps(cases: pd.DataFrame) -> list[str]:
 def _warnings(
     cases: pd.DataFrame, manifest: Manifest, exact: dict[str, Any], near: dict[str, Any], leakages: list[Leakage]
 ) -> list[str]:
-    warnings = _gaps(cases)
+    warnings = [*patients.warnings(cases), *_gaps(cases)]
     for part in ("validation", "test"):
         warnings += _one_sided(manifest, part, f"Some scores will be undefined: every label should occur in {part}")
     counts = manifest.class_counts("validation")
@@ -349,6 +367,7 @@ def _warnings(
             warnings.append(
                 f"Shortcut: {shortcut.feature} alone predicts the class with balanced accuracy "
                 f"{shortcut.balanced_accuracy:.2f} (guessing {shortcut.chance:.2f}); {shortcut.example}. A model may "
-                "learn the files instead of the lungs."
+                f"learn {f'the {shortcut.feature}' if shortcut.feature in metadata.NAMES else 'the files'} instead of "
+                "the lungs."
             )
     return warnings

@@ -50,7 +50,7 @@ def label_name(name: str) -> str:
 
     Hyphens elsewhere stay: `TB-` is not `TB`, and `-1` is not `1`.
     """
-    return "_".join(re.sub(r"(?<=[^\W_])[\s_]*-[\s_-]*(?=[^\W_])", " ", name.strip().lower()).split())
+    return "_".join(re.sub(r"(?<=\w)\s*-[\s-]*(?=\w)", " ", name.strip().lower()).split())
 
 
 def table(

@@ -43,12 +43,14 @@ class Part:
         known: name -> bool `(N,)`, True for cases that have the field. A name that is absent: all cases have it.
         patients: str `(N,)`, group names: patient joined with duplicates. The unit of the bootstrap.
         case_ids: str `(N,)`.
+        unit: what `patients` are, for sentences (`Manifest.unit`).
     """
 
     fields: Mapping[str, np.ndarray]
     known: Mapping[str, np.ndarray]
     patients: np.ndarray
     case_ids: np.ndarray
+    unit: str = "patients"
 
     def __post_init__(self) -> None:
         columns = {**self.fields, **{f"known[{name}]": rows for name, rows in self.known.items()}}
@@ -82,6 +84,7 @@ class Part:
             known={name: array[rows] for name, array in self.known.items()},
             patients=self.patients[rows],
             case_ids=self.case_ids[rows],
+            unit=self.unit,
         )
 
     @classmethod
@@ -186,9 +189,10 @@ def inspect(
             cases = index_source(source)
     facts = scan(list(cases["path"]), voi=cases.attrs["voi"])
     masks = scan_masks(cases)
-    with stage("Looking for duplicates and shared patients"):
+    known = cases["patient_id"].notna().any()
+    with stage("Looking for duplicates" + (" and shared patients" if known else "")):
         links = link(cases, facts)
-    with stage("Splitting by patient"):
+    with stage("Splitting by patient" if known else "Splitting"):
         manifest = make_manifest(
             cases, facts, folds=folds, fold=fold, seed=seed, source=absolute(source), links=links, masks=masks
         )
@@ -357,7 +361,7 @@ def _part(manifest: Manifest, name: str, fields: Sequence[Field], size: int) -> 
         if wanted.kind in _KNOWN:
             column = getattr(entries, _KNOWN[wanted.kind])
             known[wanted.name] = np.array([_is_known(value) for value in column], dtype=bool)
-    return Part(arrays, known, np.array(entries.group, dtype=str), np.array(entries.case_id, dtype=str))
+    return Part(arrays, known, np.array(entries.group, dtype=str), np.array(entries.case_id, dtype=str), manifest.unit)
 
 
 _KNOWN = {"mask": "mask_sha1", "labels": "labels", "text": "text", "table": "table"}

@@ -1,4 +1,4 @@
-"""Leakage of the class through file properties: type, mode, size, origin.
+"""Leakage of the class through file properties (type, mode, size, origin) and metadata (site, scanner, view, sex, age).
 
 In public collections each class often comes from another hospital, so file type, size, mode, aspect ratio or, where
 it is known, the archive reveal the class, and a model learns the archive instead of the lung. A small decision
@@ -10,18 +10,20 @@ sets of random metadata (60 to 6,000 cases, 2 to 6 classes, groups of alike case
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from lungtune.data import metadata
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEAST_GAIN = 0.10
 SIGMAS = 4.0
-FEATURES = ("file type", "mode", "width", "height", "depth", "aspect ratio", "origin")
+FEATURES = ("file type", "mode", "width", "height", "depth", "aspect ratio", "origin", *metadata.NAMES)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,11 @@ class Leakage:
 
 
 def measure_leakage(
-    labels: Sequence[str], facts: pd.DataFrame, groups: Sequence[str], origins: Sequence[str] | None = None
+    labels: Sequence[str],
+    facts: pd.DataFrame,
+    groups: Sequence[str],
+    origins: Sequence[str] | None = None,
+    details: Mapping[str, Sequence[str | float | None]] | None = None,
 ) -> list[Leakage]:
     """Measure every property in `FEATURES`.
 
@@ -57,6 +63,7 @@ def measure_leakage(
         facts: N rows of readable images.
         groups: `(N,)` group names.
         origins: `(N,)` names of the archives the images came from, where known.
+        details: name of the metadata -> `(N,)` values, None where unknown; that it is unknown counts as a value.
 
     Returns:
         One entry per property that varies; empty with fewer than 2 classes, 10 cases or 2 groups.
@@ -70,7 +77,7 @@ def measure_leakage(
     error = float(np.sqrt((chance * (1 - chance) / units).sum())) / len(names)
     threshold = chance + max(LEAST_GAIN, SIGMAS * error)
     leakages = []
-    for feature, values, shown in _columns(facts, origins):
+    for feature, values, shown in [*_columns(facts, origins), *_details(details or {})]:
         if len(np.unique(values)) < 2:
             continue
         accuracy = _cross_validated(values, codes, numbers)
@@ -99,6 +106,19 @@ def _columns(facts: pd.DataFrame, origins: Sequence[str] | None) -> list[tuple[s
     depth = facts["depth"].to_numpy(dtype=np.float64)  # 0 of images: what does not vary is left out
     numbers = [("width", width), ("height", height), ("depth", depth), ("aspect ratio", aspect)]
     return [first, second, *((name, values, values) for name, values in numbers), *rest]
+
+
+def _details(details: Mapping[str, Sequence[str | float | None]]) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return the same of metadata; an unknown number is -1."""
+    columns = []
+    for name, values in details.items():
+        if name == "age":
+            shown = np.array([-1.0 if value is None else value for value in values], dtype=np.float64)
+            columns.append((name, shown, shown))
+        else:
+            words = np.array(["unknown" if value is None else value for value in values], dtype=str)
+            columns.append((name, np.unique(words, return_inverse=True)[1].astype(float), words))
+    return columns
 
 
 def _cross_validated(values: np.ndarray, codes: np.ndarray, groups: np.ndarray) -> float:

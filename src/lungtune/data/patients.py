@@ -39,6 +39,11 @@ def unit(known: int, cases: int, kind: str = "image") -> str:
     return "patients" if known >= cases else f"patients or {kind}s"
 
 
+def single(unit: str) -> str:
+    """Return the singular of `unit`: `patient`, `image`, `patient or image`."""
+    return " or ".join(word.removesuffix("s") for word in unit.split(" or "))
+
+
 def counted(cases: int, groups: int, unit: str, noun: str = "images") -> str:
     """Return a count of cases and of their groups in words, such as `60 images of 31 patients`.
 

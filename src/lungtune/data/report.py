@@ -53,11 +53,13 @@ def show(audit: Audit, digest: str, console: Console) -> None:
     console.print(_counts(audit))
     if any("labels" in entry for entry in audit.parts.values()):
         console.print(_labels(audit))
-    patients = f"{audit.patients:,} patients" if audit.patients else "no patient ids: each picture is its own patient"
+    patients = f"{audit.patients:,} patients"
+    if not audit.patients:
+        patients = f"patients unknown: parts and scores are over {audit.unit}, and one person may be in two parts"
     kept = sum(audit.parts[part]["groups"] for part in PARTS)
     if audit.patients and kept != audit.patients:
         patients = (
-            f"{audit.patients:,} patient ids; {kept:,} patients in the parts "
+            f"{audit.patients:,} patient ids; {kept:,} {audit.unit} in the parts "
             "(left-out ones do not count, those who share a picture count as one)"
         )
     console.print(Text(f"{patients}; split {digest[:12]}"))
@@ -98,7 +100,7 @@ def show(audit: Audit, digest: str, console: Console) -> None:
 def _counts(audit: Audit) -> Table:
     table = Table(title="Images per class" if audit.classes else "Images", title_justify="left")
     table.add_column("part")
-    for name in (*audit.classes, "all", "patients"):
+    for name in (*audit.classes, "all", audit.unit):
         table.add_column(name, justify="right")
     for part, counts in audit.official.items():
         row = [f"{counts[name]:,}" for name in audit.classes]

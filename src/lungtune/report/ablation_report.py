@@ -33,6 +33,7 @@ def part(
     by_class: Mapping[str, Any] | None = None,
     by_class_mode: str = "max",
     measures: Mapping[str, tuple[Any, Arms]] | None = None,
+    unit: str = "patients",
 ) -> dict[str, Any]:
     """Compare the values on the cases of one part, with the seeds that ended with all of them.
 
@@ -43,6 +44,7 @@ def part(
         objective: the metric that decides, and its direction.
         by_class, by_class_mode: as in :func:`lungtune.stats.ablation.effect`.
         measures: display name -> (the scorer's name of a metric, predictions of its task), shown next to the objective.
+        unit: what ``patients`` are (:func:`lungtune.data.patients.unit`).
 
     Returns:
         JSON-able: ``problem`` (why nothing could be compared; empty when it could), and then ``seeds``, ``values``
@@ -60,11 +62,11 @@ def part(
         return {"problem": "Not computed: no seed's training ended with all values; give more --seeds."}
     models = {value: [each[seed] for seed in seeds] for value, each in scored.items()}
     asked = compared.axis == IMAGES
-    verdict = synthetic_ablation.verdict(patients, models, compared.values, objective) if asked else None
+    verdict = synthetic_ablation.verdict(patients, models, compared.values, objective, unit) if asked else None
     treatments = {value: each for value, each in models.items() if value != compared.control}
     effect = ablation.effect(
         patients, models[compared.control], treatments, compared.axis, objective, by_class, by_class_mode,
-        against=compared.control,
+        against=compared.control, unit=unit,
     )  # fmt: skip
     groups = groups_of(patients, len(models[compared.control][0]))
     gains = {arm["value"]: arm["gain"] for arm in effect["arms"]}
@@ -88,7 +90,7 @@ def part(
         sentence += f" Seed by seed, {shown(effect['best'])} is above the control in {best['above']} of {len(seeds)}."
         if effect["helps"] and best["above"] < len(seeds):
             sentence += (
-                " The interval over patients shows a gain, but the seeds disagree: another training may reverse it."
+                f" The interval over {unit} shows a gain, but the seeds disagree: another training may reverse it."
             )
     result = {"problem": "", "seeds": seeds, "values": rows, "effect": effect, "sentence": sentence}
     return {**result, "synthetic": verdict}
@@ -111,9 +113,10 @@ def confirmed(compared: Comparison, validation: Mapping[str, Any], test: Mapping
     gain = next((row["gain"] for row in test["values"] if row["value"] == best), None)
     if gain is None:
         return ""
+    unit = test["effect"].get("unit", "patients")
     return (
         f"The value that was best on validation, {shown(best)}, has a gain of {interval_text(gain)} over "
-        f"{control} here. A value picked by these test scores has to be confirmed on new patients."
+        f"{control} here. A value picked by these test scores has to be confirmed on new {unit}."
     )
 
 
@@ -194,7 +197,7 @@ def _table(axis: str, section: Mapping[str, Any], each: Mapping[str, Any]) -> li
         cells += ["-" if share is None else interval_text(share) for share in shares]
         lines.append("| " + " | ".join(map(cell, cells)) + " |")
     count = len(each["effect"]["arms"])
-    level = f"{100 * each['effect']['level']:g} % over patients" + (
+    level = f"{100 * each['effect']['level']:g} % over {each['effect'].get('unit', 'patients')}" + (
         f", jointly for {count} values" if count > 1 else ""
     )
     return [*lines, "", f"Seeds {', '.join(map(str, each['seeds']))}; intervals of gains: {level}; ± is over seeds."]

@@ -11,6 +11,7 @@ from typing import Any
 from lungtune.core.io import write_atomic
 from lungtune.core.recipe import Provenance
 from lungtune.core.space import SearchSpace
+from lungtune.data.patients import counted
 from lungtune.report import ablation_report, formatting
 from lungtune.report.formatting import cell
 from lungtune.stats import seeds
@@ -110,10 +111,19 @@ def reproduction_text(reproduction: Mapping[str, Any]) -> str:
     return f"reproduced: no, {scores}. Look at: the pretrained weights, {changed or 'the device'}"
 
 
+def unit_of(part: Mapping[str, Any]) -> str:
+    """Return what a section's intervals are over; reports from before that was kept say patients."""
+    return part.get("unit", "patients")
+
+
+def over(part: Mapping[str, Any], noun: str = "images") -> str:
+    """Return how many cases, of how many patients, a section is over."""
+    return counted(part["cases"], part["patients"], unit_of(part), noun)
+
+
 def section_markdown(title: str, part: Mapping[str, Any]) -> str:
     """Return a plain section (:meth:`lungtune.retraining.frame.Retraining.section`) as Markdown."""
-    lines = [f"## {title}", "", f"{part['cases']} cases of {part['patients']} patients. In brackets: 95 % bootstrap"]
-    lines[-1] += " intervals over patients."
+    lines = [f"## {title}", "", f"{over(part, 'cases')}. In brackets: 95 % bootstrap intervals over {unit_of(part)}."]
     if part["collapsed"]:
         lines += ["", f"**{part['collapsed']}**"]
     names = ["recipe", *(formatting.baseline(name) for name in part["baselines"])]
@@ -135,7 +145,7 @@ def measures_markdown(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def section_text(name: str, part: Mapping[str, Any]) -> list[str]:
     """Return a plain section for the terminal."""
-    lines = [f"{name}: {part['cases']} cases of {part['patients']} patients (95 % intervals over patients)"]
+    lines = [f"{name}: {over(part, 'cases')} (95 % intervals over {unit_of(part)})"]
     for metric, value in part["metrics"].items():
         known = {formatting.baseline(other): scores.get(metric) for other, scores in part["baselines"].items()}
         references = "".join(f"; {other} {score:.3f}" for other, score in known.items() if score is not None)

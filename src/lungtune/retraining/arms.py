@@ -148,6 +148,7 @@ class Arms:
             by_class=by_class,
             by_class_mode=self._task.by_class_mode,
             measures=measures,
+            unit=part.unit,
         )
 
     def _kept(self, task: Task, part: Part, what: str) -> ablation_report.Arms:

@@ -199,7 +199,8 @@ class Retraining:
         """Return the report's section on a part of the data.
 
         Returns:
-            JSON-able: ``cases``, ``patients``; ``metrics`` {name: {value, low, high, level}}; ``baselines`` {name:
+            JSON-able: ``cases``, ``patients`` (their number), ``unit`` (what they are,
+            :func:`lungtune.data.patients.unit`); ``metrics`` {name: {value, low, high, level}}; ``baselines`` {name:
             {metric: value}}; ``collapsed`` (a sentence, empty when it has not); ``measures``
             (:meth:`measures`).
         """
@@ -209,6 +210,7 @@ class Retraining:
         return {
             "cases": len(part),
             "patients": scorer.patients,
+            "unit": part.unit,
             "metrics": {metric: value.to_dict() for metric, value in intervals.items()},
             "baselines": self.task.baselines(self.dataset, part),
             "collapsed": kept.collapsed(self.dataset.classes),

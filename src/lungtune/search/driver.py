@@ -63,8 +63,8 @@ def _search(prepared: Prepared, options: Options, console: Console, startup: Sta
         except BaseException:
             study.append("stop", why=controller.stop_reason or "error", **environment.process())
             raise
-    with stage("Computing intervals over patients"):
-        result = summary.write(study, data.validation.patients)
+    with stage(f"Computing intervals over {data.validation.unit}"):
+        result = summary.write(study, data.validation.patients, data.validation.unit)
     study.append("summary", best=result_text.headline(result), work=result["work"])
     study.append("stop", why=stopped or "done", **environment.process())
     result_text.show(study, space, result, console, time.monotonic() - began)

@@ -16,6 +16,7 @@ import numpy as np
 from lungtune.core.comparison import shown
 from lungtune.core.task import Predictions, Scorer
 from lungtune.core.trial import Objective
+from lungtune.data.patients import single
 from lungtune.stats.bootstrap import Interval, SeedMean, between, groups_of, plain
 
 Seeds = Sequence[Predictions]
@@ -58,6 +59,7 @@ def effect(
     seed: int = 0,
     level: float = 0.95,
     against: Any = 0,
+    unit: str = "patients",
 ) -> dict[str, Any]:
     """Compare a parameter's values with one of them.
 
@@ -70,11 +72,12 @@ def effect(
         by_class: class -> the scorer's name of a metric of that class; with it, the best value's gain in each.
         by_class_mode: direction of those.
         against: the control's value.
+        unit: what ``patients`` are (:func:`lungtune.data.patients.unit`).
 
     Returns:
-        JSON-able: ``axis``, ``metric``, ``against``, ``control`` {score, seeds}, ``arms`` [{value, score, seeds,
-        gain}], ``best`` (the value of the best mean score), ``helps`` (its gain is beyond chance), ``harms`` (no value
-        helps, and the best one's loss is beyond chance), ``classes`` {name: gain}, ``sentence``.
+        JSON-able: ``axis``, ``metric``, ``unit``, ``against``, ``control`` {score, seeds}, ``arms`` [{value, score,
+        seeds, gain}], ``best`` (the value of the best mean score), ``helps`` (its gain is beyond chance), ``harms`` (no
+        value helps, and the best one's loss is beyond chance), ``classes`` {name: gain}, ``sentence``.
 
     Raises:
         ValueError: there is no treatment, or shapes or the metric are wrong.
@@ -100,6 +103,7 @@ def effect(
     result = {
         "axis": axis,
         "metric": objective.metric,
+        "unit": unit,
         "level": level,
         "against": against,
         "control": {"score": score(control), "seeds": len(control)},
@@ -115,6 +119,7 @@ def effect(
 def sentence(effect: Mapping[str, Any]) -> str:
     """Return the verdict as sentences, with its limits."""
     axis, metric, control = effect["axis"], effect["metric"], effect["control"]
+    unit = effect.get("unit", "patients")
     arm = next(arm for arm in effect["arms"] if arm["value"] == effect["best"])
     change = arm["gain"]
     verdict = "helps" if effect["helps"] else "harms" if effect["harms"] else "makes no difference beyond chance"
@@ -125,7 +130,9 @@ def sentence(effect: Mapping[str, Any]) -> str:
         f"{control['score']:.3f}"
     ]
     if change["low"] is None:
-        sentences[0] = f"{axis}: {best} changes {metric} by {change['value']:+.3f}; one patient gives no interval."
+        sentences[0] = (
+            f"{axis}: {best} changes {metric} by {change['value']:+.3f}; one {single(unit)} gives no interval."
+        )
         return sentences[0]
     joint = f", jointly for {len(effect['arms'])} values" if len(effect["arms"]) > 1 else ""
     sentences[0] += (
@@ -143,6 +150,6 @@ def sentence(effect: Mapping[str, Any]) -> str:
     sentences.append(
         "With one seed a side, another training may reverse it."
         if fewest == 1
-        else f"Scores are means over {fewest} or more seeds; the interval is over patients only."
+        else f"Scores are means over {fewest} or more seeds; the interval is over {unit} only."
     )
     return " ".join(sentences)

@@ -31,7 +31,7 @@ class Interval:
 
     def __str__(self) -> str:
         if math.isnan(self.low):
-            return f"{self.value:.3f} (no interval: one patient)"
+            return f"{self.value:.3f} (no interval: a single patient or image)"
         return f"{self.value:.3f} ({100 * self.level:g} % interval {self.low:.3f} to {self.high:.3f})"
 
     @property

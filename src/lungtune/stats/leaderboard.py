@@ -15,10 +15,11 @@ import numpy as np
 
 from lungtune.core.task import Predictions
 from lungtune.core.trial import Objective
+from lungtune.data.patients import single
 from lungtune.stats import bootstrap, selection
 
 CLAIMS = (
-    "Intervals cover the variation over patients like these, for these trained models. They do not cover the effects "
+    "Intervals cover the variation over {unit} like these, for these trained models. They do not cover the effects "
     "of another seed, more trials, or another hospital."
 )
 _ALL = ""
@@ -41,6 +42,7 @@ def board(
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
+    unit: str = "patients",
 ) -> dict[str, Any]:
     """Rank contenders on the same cases.
 
@@ -50,11 +52,12 @@ def board(
         objective: the metric and its direction.
         candidates: contender -> the predictions of everything its best was chosen from, e.g. all reports of all its
             trials.
+        unit: what ``patients`` are (:func:`lungtune.data.patients.unit`).
 
     Returns:
-        JSON-able: ``metric``, ``rows``, ``corrected`` (the winner's score corrected for the selection among all
-        candidates, or null), ``sentence``, ``claims``. A row: ``rank``, ``name``, ``value``, ``interval`` {value, low,
-        high, level}, ``corrected`` (the same after the choice among its own candidates, or null), ``lead`` of the
+        JSON-able: ``metric``, ``unit``, ``rows``, ``corrected`` (the winner's score corrected for the selection among
+        all candidates, or null), ``sentence``, ``claims``. A row: ``rank``, ``name``, ``value``, ``interval`` {value,
+        low, high, level}, ``corrected`` (the same after the choice among its own candidates, or null), ``lead`` of the
         winner over it ({value, low, high, level}, positive is better whatever the metric; jointly ``level``; null for
         the winner), ``optimism`` (part of that lead due to the winner's selection from its candidates; 0
         where they are not known) and ``beyond_chance`` (null for the winner): the lead's interval, moved down by the
@@ -96,7 +99,8 @@ def board(
         rows.append(row)
     whole = honest.get(_ALL)
     table = {"metric": objective.metric, "level": level, "rows": rows, "corrected": whole.to_dict() if whole else None}
-    return {**table, "sentence": sentence(table), "claims": CLAIMS}
+    table["unit"] = unit
+    return {**table, "sentence": sentence(table), "claims": CLAIMS.format(unit=unit)}
 
 
 def _corrected(
@@ -118,7 +122,7 @@ def _corrected(
 
 def sentence(board: Mapping[str, Any]) -> str:
     """Return sentences on the winner and its lead over each other contender."""
-    metric, level = board["metric"], f"{100 * board['level']:g} %"
+    metric, level, unit = board["metric"], f"{100 * board['level']:g} %", board.get("unit", "patients")
     winner, *others = board["rows"]
     if not others:
         return f"{winner['name']} is the only contender ({metric} {winner['value']:.3f}): there is nothing to compare."
@@ -127,7 +131,7 @@ def sentence(board: Mapping[str, Any]) -> str:
     if lead["low"] is None:
         return (
             f"{winner['name']} has the best {metric}, {lead['value']:.3f} ahead of {second['name']}; whether that is "
-            "chance can't be decided from one patient."
+            f"chance can't be decided from one {single(unit)}."
         )
     interval = f"{level} interval {lead['low']:.3f} to {lead['high']:.3f}"
     interval += f", jointly for {len(others)} comparisons" if len(others) > 1 else ""
@@ -150,7 +154,7 @@ def sentence(board: Mapping[str, Any]) -> str:
     if board["corrected"]:
         sentences.append(
             f"Corrected for choosing the best of all trials, the winner can be expected to score "
-            f"{board['corrected']['value']:.3f} on new patients."
+            f"{board['corrected']['value']:.3f} on new {unit}."
         )
     return " ".join(sentences)
 

@@ -24,6 +24,7 @@ def verdict(
     arms: Mapping[str, Seeds],
     compared: Sequence[str],
     objective: Objective,
+    unit: str = "patients",
 ) -> dict[str, Any]:
     """Compare the models that had synthetic images with both controls, on the same patients.
 
@@ -32,6 +33,7 @@ def verdict(
         arms: predictions of each seed's model, by what its further images were.
         compared: the parameter and the values to be trained.
         objective: the metric that decides, and its direction.
+        unit: what ``patients`` are (:func:`lungtune.data.patients.unit`).
 
     Returns:
         JSON-able: ``gains`` {control: interval, jointly right for both}, ``helped`` (both lower bounds are above 0;
@@ -62,7 +64,7 @@ def verdict(
     if gains:
         seeds = min(len(each) for each in arms.values())
         trained = f"{seeds} trainings each" if seeds > 1 else "one training each, too few to trust: take --seeds 3"
-        sentence += f"; {100 * _LEVEL:g} % over patients, jointly for both comparisons; {trained}"
+        sentence += f"; {100 * _LEVEL:g} % over {unit}, jointly for both comparisons; {trained}"
     highs = [gains[name]["high"] or 0.0 for name in failed]
     open_ = [high for high in highs if high > 0]
     if failed and len(open_) == len(failed):

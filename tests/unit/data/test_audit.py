@@ -174,7 +174,7 @@ def test_fewer_patients_than_folds_stop(population, write, tmp_path):
         write(f"train/c/{i}.png")
         write(f"test/c/{i}.png")
     audit = inspect(f"folder:{tmp_path / 'data'}").audit
-    assert any("at least as many patients as there are folds (5) outside the test part, but c has 3" in p
+    assert any("at least as many images as there are folds (5) outside the test part, but c has 3" in p
                for p in audit.problems)  # fmt: skip
 
 

@@ -308,3 +308,19 @@ def test_wrong_tag_is_trusted():
     names = ("1.2.276.0.7230010.3.1.4.8323329.6904.1517875201.850819.dcm", "Fake_MONOHR1.dcm")
     true, lies = (decoded((SAMPLES / "cxr" / name).read_bytes()) for name in names)
     assert np.array_equal(lies, 255 - true)
+
+
+def test_metadata_of_headers_are_read_once_and_kept(tmp_path, monkeypatch):
+    from lungtune.data import metadata
+
+    tags = {"InstitutionName": "Ulm", "Manufacturer": "GE", "ManufacturerModelName": "X1", "ViewPosition": "PA"}
+    for name, label in (("a", "x"), ("b", "y")):
+        (tmp_path / label).mkdir()
+        data = written(ramp(), PatientSex="F", PatientAge="045Y", **tags)
+        (tmp_path / label / f"{name}.dcm").write_bytes(data)
+    first = index_source(f"folder:{tmp_path}")
+    columns = list(metadata.NAMES)
+    assert [tuple(row) for row in first[columns].to_numpy()] == [("Ulm", "GE X1", "PA", "female", 45.0)] * 2
+    monkeypatch.setattr(dicom, "tags", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr(dicom, "patient_id", lambda path: None)
+    assert index_source(f"folder:{tmp_path}")[columns].equals(first[columns])

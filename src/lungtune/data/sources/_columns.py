@@ -18,8 +18,8 @@ from lungtune.data.sources._tables import Table
 from lungtune.errors import DataError, did_you_mean
 
 _NAMES = {
-    "path": "path filepath imagepath imgpath relativepath relpath filename imagefilename imagefile file image imagename "
-    "imageindex img imgname fname dicompath dcmpath imageid imgid dicomid sopinstanceuid",
+    "path": "path filepath imagepath imgpath relativepath relpath filename imagefilename imagefile file image "
+    "imagename imageindex img imgname fname dicompath dcmpath imageid imgid dicomid sopinstanceuid",
     "label": "label class classname classlabel target diagnosis finding findinglabel category disease condition dx",
     "patient": "patientid patient patientidentifier patientnumber patientno patientnr patientname patid pid ptid "
     "subjectid subject subjectnumber mrn participantid participant personid person",

@@ -138,8 +138,9 @@ def _listed(option: str, options: dict[str, str], content: Table) -> tuple[str, 
     texts = [name.strip() for name in options[option].split("|")]
     if not all(texts):
         raise DataError(f"{option} must name columns, as in {option}=a|b, but got {options[option]!r}.")
+    own = {"path", "patientid", "split", "mask", "text", *(["label"] if option == "columns" else [])}
     for text in texts:
-        if _columns.key(text) in ("path", "label", "patientid", "split", "mask", "text"):
+        if _columns.key(text) in own:
             raise DataError(f"{option} must name further columns, but '{text}' has a meaning of its own.")
     names = [_columns.find(content, text, option) for text in texts]
     if len(set(names)) < len(names):

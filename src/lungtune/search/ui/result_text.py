@@ -45,7 +45,7 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
         console.print(text, highlight=False, soft_wrap=True)
 
     metric, best, start = result["objective"]["metric"], result["best"], result["baselines"]["start"]
-    named = {"RUNNING": "unfinished"}
+    named, unit = {"RUNNING": "unfinished"}, result.get("unit", "patients")
     states = ", ".join(f"{n} {named.get(state, state.lower())}" for state, n in result["states"].items() if n)
     work = result["work"]
     parts = [states or "no trial has begun"]
@@ -59,10 +59,10 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
         return
     chosen = ", ".join(f"{name}={live.short(best['params'][name])}" for name in space.searched(best["params"]))
     out(f"[bold]best: trial {best['trial']}[/bold] at {best['fidelity']:.3g} passes: {chosen}")
-    out(f"  validation {metric} {best['value']:.4f}{_interval(best['interval'])} (95 % interval over patients)")
+    out(f"  validation {metric} {best['value']:.4f}{_interval(best['interval'])} (95 % interval over {unit})")
     if best["corrected"]:
         expected = best["corrected"]
-        out(f"  on new patients, corrected for choosing the best: {expected['value']:.4f}{_interval(expected)}")
+        out(f"  on new {unit}, corrected for choosing the best: {expected['value']:.4f}{_interval(expected)}")
     if start and start["trial"] == best["trial"] and start["value"] == best["value"]:
         out("  that is the source configuration: nothing searched so far is better")
     elif start and best["gain_over_start"]:
@@ -87,7 +87,7 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     if best["collapsed"]:
         out(f"  [bold]{escape(best['collapsed'])}[/bold]")
     if result["leaderboard"]:
-        out("[bold]leaderboard[/bold], best trial of each space; 95 % intervals over patients:")
+        out(f"[bold]leaderboard[/bold], best trial of each space; 95 % intervals over {unit}:")
         out(escape(leaderboard.text(result["leaderboard"])))
     out("next:")
     out(f"  lungtune export --study {study.name}")

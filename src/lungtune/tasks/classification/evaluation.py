@@ -42,6 +42,7 @@ def section(
     fitted: Fitted | None = None,
     fitted_here: bool = False,
     vs_baseline: Mapping[str, Mapping[str, Any]] | None = None,
+    unit: str = "patients",
 ) -> dict[str, Any]:
     """Evaluate one model on one data part, together with uninformed baselines.
 
@@ -56,12 +57,14 @@ def section(
         fitted: what :func:`fit` set on validation; without it there are no thresholds and no temperature.
         fitted_here: these are the cases it was fitted on.
         vs_baseline: name -> a baseline (:func:`lungtune.tasks.classification.baselines.vs_baseline` or ``missing``).
+        unit: what ``patients`` are (:func:`lungtune.data.patients.unit`).
 
     Returns:
-        JSON-able: ``cases``, ``patients``, ``metrics`` {name: {value, low, high, level}}, ``confusion`` (rows the
-        truth), ``per_class``, ``constant`` {class, metrics}, ``every_constant``, ``gain`` (macro-F1 above the constant
-        class, paired interval), ``collapsed`` (a sentence, empty when it is not), ``measures``, ``heads``,
-        ``fitted_here``, ``operating`` (:func:`lungtune.tasks.classification.operating.evaluate`), ``calibration``
+        JSON-able: ``cases``, ``patients`` (their number), ``unit`` (what they are), ``metrics`` {name: {value, low,
+        high, level}}, ``confusion`` (rows the truth), ``per_class``, ``constant`` {class, metrics}, ``every_constant``,
+        ``gain`` (macro-F1 above the constant class, paired interval), ``collapsed`` (a sentence, empty when it is
+        not), ``measures``, ``heads``, ``fitted_here``, ``operating``
+        (:func:`lungtune.tasks.classification.operating.evaluate`), ``calibration``
         (:func:`lungtune.tasks.classification.calibration.before_and_after`, or null), ``baselines``.
     """
     blind = baselines.prior(train_labels, len(classes), len(labels))
@@ -70,6 +73,7 @@ def section(
     return {
         "cases": len(labels),
         "patients": len(set(map(str, patients))),
+        "unit": unit,
         "metrics": {name: value.to_dict() for name, value in scores.items()},
         "confusion": metrics.confusion(labels, probabilities).tolist(),
         "per_class": metrics.per_class(labels, probabilities, classes),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lungtune.report.formatting import cell
-from lungtune.report.retrain_report import measures_markdown
+from lungtune.report.retrain_report import measures_markdown, over, unit_of
 from lungtune.stats.bootstrap import interval_text
 from lungtune.tasks.classification import METRICS
 
@@ -19,8 +19,7 @@ def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]
     confusion matrix, thresholds, calibration, further outputs."""
     constant = part["constant"]
     names = [cell(name) for name in classes]
-    lines = [f"## {title}", "", f"{part['cases']} images of {part['patients']} patients. In brackets: 95 % bootstrap"]
-    lines[-1] += " intervals over patients."
+    lines = [f"## {title}", "", f"{over(part)}. In brackets: 95 % bootstrap intervals over {unit_of(part)}."]
     if part["collapsed"]:
         lines += ["", f"**{part['collapsed']}**"]
     lines += ["", f"Macro-F1 above the constant class: {interval_text(part['gain'])}.", ""]
@@ -118,7 +117,7 @@ def section_text(name: str, part: Mapping[str, Any], classes: Sequence[str]) -> 
         classes: the C names.
     """
     constant = part["constant"]
-    lines = [f"{name}: {part['cases']} images of {part['patients']} patients (95 % intervals over patients)"]
+    lines = [f"{name}: {over(part)} (95 % intervals over {unit_of(part)})"]
     for metric in _HEADLINE:
         blind = f"always '{constant['class']}' {constant['metrics'][metric]:.3f}"
         lines.append(f"  {metric:18} {interval_text(part['metrics'][metric])}; {blind}")

@@ -61,7 +61,7 @@ class ClassificationRetraining(Retraining):
             part["label"], probabilities, part.patients, self.dataset.classes, self.dataset.train["label"],
             heads={head: each for head, each in predicted_here.items() if head != "probabilities"},
             measures=self.measures(part, predicted), fitted=self._fitted, fitted_here=name == "validation",
-            vs_baseline=self._controls(name, part, probabilities),
+            vs_baseline=self._controls(name, part, probabilities), unit=part.unit,
         )  # fmt: skip
 
     def section_markdown(self, title: str, section: Mapping[str, Any]) -> str:

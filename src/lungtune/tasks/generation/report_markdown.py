@@ -9,6 +9,7 @@ import numpy as np
 
 from lungtune.report import formatting
 from lungtune.report.formatting import cell
+from lungtune.report.retrain_report import over, unit_of
 from lungtune.stats import bootstrap
 from lungtune.stats.bootstrap import interval_text
 from lungtune.tasks.generation import RECOGNISED, Generation
@@ -28,6 +29,7 @@ def section(
     classes: Sequence[str],
     copies: float,
     recognised: Mapping[str, Mapping[str, float]],
+    unit: str = "patients",
 ) -> dict[str, Any]:
     """Compare samples with the images of one part of the data.
 
@@ -39,9 +41,11 @@ def section(
         copies: share of the samples that are near-copies of training images.
         recognised: of ``recipe`` and ``others``: number that a classifier of real images assigns to their class
             (:meth:`lungtune.tasks.generation.recognition.Recogniser.shares`); of ``real``, the images of this part.
+        unit: what ``patients`` are (:func:`lungtune.data.patients.unit`).
 
     Returns:
-        JSON-able: ``cases``, ``patients``, ``samples``; ``metrics`` {name: interval}, ``cmmd_<class>`` among them;
+        JSON-able: ``cases``, ``patients`` (their number), ``unit`` (what they are), ``samples``; ``metrics`` {name:
+        interval}, ``cmmd_<class>`` among them;
         ``beside`` {name: the same}; ``gain``: decrease of the distance against the untrained base, with its interval;
         ``copies``; ``recognised``.
     """
@@ -50,6 +54,7 @@ def section(
     content: dict[str, Any] = {
         "cases": len(samples.labels),
         "patients": own.patients,
+        "unit": unit,
         "samples": len(samples.drawn),
         "metrics": _metrics(samples, groups, classes),
         "beside": {name: _metrics(other, groups, classes) for name, other in others.items()},
@@ -69,7 +74,7 @@ def _metrics(samples: Samples, groups: np.ndarray, classes: Sequence[str]) -> di
 
 def section_text(name: str, part: Mapping[str, Any]) -> list[str]:
     """Return a section for the terminal."""
-    lines = [f"{name}: {part['samples']} samples beside {part['cases']} images of {part['patients']} patients"]
+    lines = [f"{name}: {part['samples']} samples beside {over(part)}"]
     return lines + [f"  {line}" for line in _summary(part)]
 
 
@@ -97,8 +102,8 @@ def _recognised(shares: Mapping[str, Mapping[str, float]]) -> str:
 
 def section_markdown(title: str, part: Mapping[str, Any]) -> str:
     """Return a section as Markdown."""
-    lines = [f"## {title}", "", f"{part['samples']} samples beside {part['cases']} images of "]
-    lines[-1] += f"{part['patients']} patients. In brackets: 95 % bootstrap intervals over patients and samples."
+    lines = [f"## {title}", "", f"{part['samples']} samples beside {over(part)}. In brackets: 95 % bootstrap "]
+    lines[-1] += f"intervals over {unit_of(part)} and samples."
     names = ["recipe", *(formatting.baseline(other) for other in part["beside"])]
     lines += ["", "| metric | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for metric in part["metrics"]:

@@ -45,7 +45,7 @@ class GenerationRetraining(Retraining):
         shown["real"] = mine.real, part["label"]
         shares = {each: evaluator.recognised(*images) for each, images in shown.items()}
         copies = evaluator.copies(drawn).share
-        return report_markdown.section(mine, others, part.patients, self.dataset.classes, copies, shares)
+        return report_markdown.section(mine, others, part.patients, self.dataset.classes, copies, shares, part.unit)
 
     def section_markdown(self, title: str, section: Mapping[str, Any]) -> str:
         """See ``Retraining.section_markdown``."""

@@ -110,7 +110,7 @@ def test_one_patient_has_no_interval():
     labels, probabilities, _ = simulate()
     result = interval(labels, probabilities, ["p"] * len(labels))
     assert math.isnan(result.low)
-    assert str(result).endswith("(no interval: one patient)")
+    assert str(result).endswith("(no interval: a single patient or image)")
     assert result.to_dict()["high"] is None
 
 
