@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
+import pkgutil
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from lungtune import schedulers, tasks, trainables
-from lungtune.core import contract, members, paths, space_index, spacefile, yamlfile
+from lungtune.core import contract, exchange, members, paths, space_index, spacefile, yamlfile
 from lungtune.core.contract import ContractError
 from lungtune.core.family import Family
+from lungtune.core.params import specs
 from lungtune.core.paths import SPACES
 from lungtune.core.space import SearchSpace, together
+from lungtune.core.task import Task
 from lungtune.errors import LungtuneError, SpaceError, did_you_mean
 
 PHANTOM = "phantom"
@@ -46,13 +51,66 @@ def _own() -> dict[str, Path]:
     return by_name
 
 
-def family(name: str) -> Family[Any, Any]:
+def family(name: str, task: str = "") -> Family[Any, Any]:
     """Return a model family by name.
+
+    Args:
+        name: of the family.
+        task: that of the objective. Where the family lacks it, and it replaces one that the family has, the family is
+            returned with it (``Task.replaces``).
 
     Raises:
         SpaceError: there is none of that name, an own one has the name of a shipped one, its file can't be imported,
             or it breaks the contract (every breach with file and line).
     """
+    declared = _declared(name)
+    if not task or any(each.name == task for each in declared.tasks):
+        return declared
+    other = exchange.named(declared, substitutes(), task)
+    return declared.exchanged(other) if other else declared
+
+
+def substitutes() -> list[type[Task]]:
+    """Return the shipped tasks that take the place of others."""
+    folders = [module.name for module in pkgutil.iter_modules(tasks.__path__) if module.ispkg]
+    modules = [importlib.import_module(f"{tasks.__name__}.{name}") for name in sorted(folders)]
+    kinds = [kind for module in modules for kind in vars(module).values() if inspect.isclass(kind)]
+    return [kind for kind in kinds if issubclass(kind, Task) and kind.replaces]
+
+
+def fitted(space: SearchSpace, traits: Collection[str]) -> SearchSpace:
+    """Return a space for data with these traits: where they lack the targets of its task, for the task they have.
+
+    Args:
+        space: of one family or several.
+        traits: kinds of fields that the data have, and ``uncertain`` where a label is left open.
+
+    Raises:
+        SpaceError: the space's objective is of no task that then is trained.
+    """
+    if space.members:
+        members = [fitted(member, traits) for member in space.members]
+        return space if tuple(members) == space.members else replace(together(members), text=space.text)
+    declared = family(space.family, space.objective.task)
+    task = exchange.wanted(declared, substitutes(), traits)
+    if task:
+        return exchange.exchanged(space, declared, task, traits)
+    return exchange.acting(space, declared, traits)
+
+
+def _asked(settings: Mapping[str, Any]) -> str:
+    """Return the task that ``--set`` names by its objective or by a parameter of its own; empty where it names none."""
+    for kind in substitutes() if settings else ():
+        own = specs(kind.Params) if kind.Params else {}
+        names = {key.rpartition(".")[2] for key in settings}
+        objectives = (str(value) for key, value in settings.items() if key.rpartition(".")[2] == "objective")
+        if names & set(own) or any(value.partition(".")[0] == kind.name for value in objectives):
+            return kind.name
+    return ""
+
+
+def _declared(name: str) -> Family[Any, Any]:
+    """Return a family as its module declares it; see :func:`family`."""
     own = _own()
     if name not in families():
         raise SpaceError(f"there is no model family '{name}'.{_or_own(name, families(), 'trainables/*.py')}")
@@ -201,13 +259,14 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
         SpaceError: there is no such space, or it has mistakes (all of them are named).
     """
     files, settings = [_file(name) for name in _split(names)], spacefile.merge_nested(settings or {})
+    task = _asked(settings)
     if len(files) == 1:
-        return _load(files[0], profile, settings)
+        return _load(files[0], profile, settings, task)
     unknown: dict[str, SpaceError] = {}
     known: set[str] = set()
     joined: list[SearchSpace] = []
     for file in files:
-        member = _load(file, profile, {})
+        member = _load(file, profile, {}, task)
         for key, value in settings.items():
             owner = next((other.stem for other in files if key.startswith(f"{other.stem}.")), None)
             if owner not in (None, file.stem):
@@ -215,7 +274,8 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
             mine = owner == file.stem
             own = key.removeprefix(f"{file.stem}.")
             try:
-                member = spacefile.apply(member, family(member.family), schedulers.get, own, value)
+                declared = family(member.family, member.objective.task)
+                member = spacefile.apply(member, declared, schedulers.get, own, value)
                 known.add(key)
             except spacefile.UnknownSettingError as error:
                 unknown[key] = error
@@ -229,5 +289,12 @@ def space(names: str, profile: str = "full", settings: Mapping[str, Any] | None 
     return together(joined)
 
 
-def _load(file: Path, profile: str, settings: Mapping[str, Any]) -> SearchSpace:
-    return spacefile.load_space(file, family, schedulers.get, profile=profile, settings=settings)
+def _load(file: Path, profile: str, settings: Mapping[str, Any], task: str) -> SearchSpace:
+    """Load one space; for ``task`` where its family lacks that and has one that it replaces."""
+    space = spacefile.load_space(file, family, schedulers.get, profile=profile)
+    declared = family(space.family, space.objective.task)
+    other = exchange.named(declared, substitutes(), task) if task else None
+    if other:
+        space = exchange.exchanged(space, declared, other, None)
+        declared = family(space.family, other.name)
+    return spacefile.applied(space, declared, schedulers.get, settings)

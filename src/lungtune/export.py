@@ -73,7 +73,7 @@ def following(study: str, path: Path) -> list[str]:
     recipe = catalog.space(str(path))
     searched = SearchSpace.from_dict(Study.open(study).history().study["space"])
     mine = next((m for m in searched.members if m.name == recipe.provenance.get("space")), searched)
-    family = catalog.family(recipe.family)
+    family = catalog.family(recipe.family, recipe.objective.task)
     own = [command for command, _ in family.task(recipe.objective.task).next_commands(str(path))]
     return [f"lungtune retrain {path}", *own, *comparison.commands(path, family, mine, recipe.fixed)]
 
@@ -130,7 +130,7 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
     searched = SearchSpace.from_dict(about["space"])
     *before, last = trial.lineage_at(report)
     configuration = searched.configuration(last.params)
-    family = catalog.family(configuration.family)
+    family = catalog.family(configuration.family, searched.objective.task)
     space = dataclasses.replace(
         searched.of(last.params),
         objective=searched.objective,

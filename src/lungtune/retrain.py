@@ -78,7 +78,7 @@ def retrain(
     space, origin = load(path)
     if seeds < 1:
         raise StudyError(f"--seeds >= 1 must hold, but got {seeds}.")
-    family = catalog.family(space.family)
+    family = catalog.family(space.family, space.objective.task)
     kind: type[Retraining] = family.task(space.objective.task).retraining() or Retraining
     one = kind(path, space, origin, Options(seeds, test, blackout, compare, bank), family)
     with stage("Looking for the pretrained weights"):

@@ -109,7 +109,7 @@ def family_of(history: History) -> Family[Any, Any]:
         SpaceError: there is no such family any more.
     """
     space = history.study["space"]
-    return catalog.family([*space.get("members", ()), space][0]["family"])
+    return catalog.family([*space.get("members", ()), space][0]["family"], history.objective.task)
 
 
 def task_of(history: History) -> Task:

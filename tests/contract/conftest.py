@@ -6,6 +6,7 @@ segmentation alone, several labels a case. They pass the same tests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from lungtune import catalog
 from lungtune.core import synthetic
 from lungtune.core.family import Family
-from lungtune.core.fields import Field
+from lungtune.core.fields import UNCERTAIN, Field, Labels
 from lungtune.core.params import ParamSpec, specs
 from lungtune.data.dataset import Part
 from lungtune.engine.pack import Pack
@@ -26,6 +27,8 @@ HOME = Path(__file__).parent / "own"
 """A user's folder: families, spaces and a task of one's own."""
 
 CLASSES = ("normal", "bacterial", "viral")
+ON_LABELS = ("clip_lora", "resnet50_full", "vit_b16_head")
+"""Families that pass all tests on several labels a case too, one of each kind."""
 COUNTS = (12, 7, 3)
 HORIZON = 200
 WORDS = ("clear lungs", "dense opacity", "fine lines")
@@ -71,10 +74,11 @@ class Sample:
     base: Any
     part: Part
     synthetic: Part | None
+    classes: Sequence[str] = CLASSES
 
     def pack(self, capacity: int = 8) -> Pack:
         """Return a new pack on this family's cases."""
-        return Pack(self.family, self.base, CLASSES, self.part, synthetic=self.synthetic, capacity=capacity)
+        return Pack(self.family, self.base, self.classes, self.part, synthetic=self.synthetic, capacity=capacity)
 
     @property
     def draws(self) -> bool:
@@ -178,6 +182,7 @@ def part_of(wanted: tuple[Field, ...], size: int, labels: np.ndarray, seed: int,
             values = np.eye(len(CLASSES), dtype=np.float32)[labels]
             values[:, 0] = labels > 0  # two labels at a time
             values[::5, 2] = np.nan
+            values[1::3, 1] = UNCERTAIN
             result[field.name] = values
         elif field.kind == "text":
             known[field.name] = np.arange(count) != 3
@@ -193,15 +198,26 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", params=NAMES)
+def on_labels(name: str, folder: Path) -> Sample:
+    """Return a family of classifiers as it trains on data of several labels a case."""
+    built = catalog.family(name, "multilabel")
+    base = built.miniature(folder)
+    part = part_of(built.fields, base.image_size, np.repeat(np.arange(len(CLASSES)), COUNTS), 0)
+    return Sample(name, built, base, part, None, Labels(CLASSES))
+
+
+@pytest.fixture(scope="session", params=[*NAMES, *(f"{name} on labels" for name in ON_LABELS)])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, own_families: None) -> Sample:
-    """Every family in turn."""
-    built = catalog.family(request.param)
-    base = built.miniature(tmp_path_factory.mktemp(request.param))
+    """Every family in turn, some of them a second time on several labels a case."""
+    name, _, labels = request.param.partition(" ")
+    if labels:
+        return on_labels(name, tmp_path_factory.mktemp(name))
+    built = catalog.family(name)
+    base = built.miniature(tmp_path_factory.mktemp(name))
     part = part_of(built.fields, base.image_size, np.repeat(np.arange(len(CLASSES)), COUNTS), 0)
     further = np.repeat(np.arange(len(CLASSES)), 12)
     synthetic = part_of(built.fields, base.image_size, further, 1, whole=True) if "label" in part else None
-    return Sample(request.param, built, base, part, synthetic)
+    return Sample(name, built, base, part, synthetic)
 
 
 @pytest.fixture

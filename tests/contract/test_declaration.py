@@ -15,7 +15,7 @@ from lungtune.core import contract, synthetic
 from lungtune.core.family import Family as FamilyContract
 from lungtune.core.params import acting, build, inert, specs
 
-from .conftest import CLASSES, HOME, HORIZON, NAMES, Sample
+from .conftest import HOME, HORIZON, NAMES, Sample
 
 HEAVY = ("torch", "ray", "mlflow", "open_clip", "timm", "numpy", "pandas")
 RARE_SINCE_0_1 = {"sampling", "loss", "focal_gamma", "smote", "smote_neighbours"}
@@ -119,7 +119,7 @@ def test_every_parameter_is_read(family: Sample) -> None:
 
 
 def test_the_miniature_is_small(family: Sample) -> None:
-    model = family.family.backbone(family.base, CLASSES)
+    model = family.family.backbone(family.base, family.classes)
     assert family.base.image_size <= 32
     assert sum(parameter.numel() for parameter in model.parameters()) <= 2_000_000
 

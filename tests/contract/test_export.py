@@ -11,7 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from .conftest import CLASSES, HORIZON, Sample
+from lungtune import catalog
+
+from .conftest import HORIZON, Sample, on_labels
+
+IMAGE_CLASSIFIERS = [
+    name
+    for name in catalog.families()
+    if any(task.name == "classification" for task in catalog.family(name).tasks)
+    and catalog.family(name).inputs[0].kind == "image"
+]
 
 
 def test_the_readme_classifies_as_the_trial_does(
@@ -19,6 +28,20 @@ def test_the_readme_classifies_as_the_trial_does(
 ) -> None:
     if len(classifier.family.inputs) > 1:
         pytest.skip(f"{classifier.name} has several inputs, for which a README's code takes several files")
+    check(classifier, tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("name", IMAGE_CLASSIFIERS)
+def test_the_readme_gives_each_label_its_probability(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every family that classifies images trains on several labels a case and exports what it has learnt."""
+    check(on_labels(name, tmp_path / "base"), tmp_path, monkeypatch, capsys)
+
+
+def check(
+    classifier: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (field,) = classifier.family.inputs
     params = classifier.variants(2)[1]
     pack = classifier.pack(1)
@@ -27,7 +50,7 @@ def test_the_readme_classifies_as_the_trial_does(
         pack.step()
     folder, picture = tmp_path / "weights", tmp_path / "picture.png"
     folder.mkdir()
-    classifier.family.export(classifier.base, params, CLASSES, pack.adapter(slot), folder)
+    classifier.family.export(classifier.base, params, classifier.classes, pack.adapter(slot), folder)
     assert {"README.md", "classes.json"} <= {file.name for file in folder.iterdir()}
     pixels = classifier.part[field.name][20]
     if field.kind == "volume":
@@ -43,6 +66,6 @@ def test_the_readme_classifies_as_the_trial_does(
     exec(compile(snippet, "README.md", "exec"), {})
     output = json.loads(capsys.readouterr().out)
     monkeypatch.undo()
-    assert list(output) == list(CLASSES)
+    assert list(output) == list(classifier.classes)
     expected = pack.predict(classifier.part.select(np.array([20])))[slot]["probabilities"][0]
     torch.testing.assert_close(torch.tensor(list(output.values())), expected, atol=2e-5, rtol=1e-4)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from lungtune.core import params as parameters
 from lungtune.core.fields import IMAGE, Field
 from lungtune.core.synonyms import meant
 from lungtune.core.task import Metric, Task
@@ -60,6 +62,7 @@ class Family(ABC, Generic[B, P]):
         tasks: what it is trained and scored for; the first one's first metric is the default objective.
         inputs: input fields.
         packs: True if trials train faster in a pack; False where the whole backbone trains and nothing is shared.
+        substitute: name of the task that it has in place of a declared one, see :meth:`exchanged`; empty as declared.
         ablation: parameters, each with the value that switches off what it adds: ``{"lambda2": 0.0}``. ``retrain
             --compare`` measures their effect.
     """
@@ -69,6 +72,7 @@ class Family(ABC, Generic[B, P]):
     inputs: ClassVar[tuple[Field, ...]] = (IMAGE,)
     packs: ClassVar[bool] = True
     ablation: ClassVar[Mapping[str, Any]] = {}
+    substitute: str = ""
     Base: type[B]
     Params: type[P]
 
@@ -76,6 +80,20 @@ class Family(ABC, Generic[B, P]):
     def fields(self) -> tuple[Field, ...]:
         """All fields that a data set must have: inputs, and targets of all tasks."""
         return tuple(dict.fromkeys((*self.inputs, *(field for task in self.tasks for field in task.targets))))
+
+    def exchanged(self, task: Task) -> Family[B, Any]:
+        """Return a copy of this family, the same at every call, that has ``task`` in place of the one it replaces.
+
+        ``Params`` are without those that need targets no task has any more, and with those of ``task``.
+        """
+        made: dict[str, Family[B, Any]] = vars(self).setdefault("_exchanged", {})
+        if task.name not in made:
+            tasks = tuple(task if each.name == task.replaces else each for each in self.tasks)
+            kinds = {field.kind for each in tasks for field in each.targets}
+            params = parameters.derived(self.Params, task.Params, kinds)
+            made[task.name] = copy.copy(self)
+            vars(made[task.name]).update(tasks=tasks, Params=params, substitute=task.name, _exchanged={})
+        return made[task.name]
 
     def task(self, name: str) -> Task:
         """Return a task of this family by name.
@@ -148,7 +166,7 @@ class Family(ABC, Generic[B, P]):
 
         Args:
             base: the family's ``Base``.
-            classes: class names; label names of a task with several labels a case; empty without labels.
+            classes: class names; ``core.fields.Labels`` of a task with several labels a case; empty without labels.
         """
 
     def tokenize(self, base: B, texts: Sequence[str]) -> np.ndarray:

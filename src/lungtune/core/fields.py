@@ -8,7 +8,18 @@ from lungtune.errors import did_you_mean
 
 KINDS = ("image", "volume", "mask", "label", "labels", "text", "table")
 """image ``(C, H, W)``, volume ``(C, D, H, W)``, mask ``(1, ...)`` of the image's or volume's extent, label: a class
-index, labels: one number in {0, 1, NaN} per label name, text: a string, table: one number or NaN per column."""
+index, labels: one number in {0, UNCERTAIN, 1, NaN} per label name, text: a string, table: one number or NaN per
+column."""
+
+UNCERTAIN = 0.5
+"""Value of a label that the reader left open; NaN: there is no statement on it."""
+
+
+class Labels(tuple[str, ...]):
+    """Names of labels that do not exclude one another: of each a model predicts whether it holds.
+
+    Any other sequence of names is one of classes, of which each case has one.
+    """
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,6 +181,43 @@ def specs(cls: type) -> dict[str, ParamSpec]:
         field.name: ParamSpec(field.name, types[field.name], field.default, **field.metadata[KEY])
         for field in dataclasses.fields(cls)
     }
+
+
+def derived(cls: type, added: type | None, targets: Collection[str]) -> Any:
+    """Return ``cls`` with the fields of ``added``, and without those that act with other targets only.
+
+    Args:
+        cls: a frozen dataclass. A parent of it may have ``target``: the kind of field without which its own fields
+            change nothing.
+        added: another one.
+        targets: kinds of the targets there are.
+    """
+    idle = {
+        name
+        for parent in cls.__mro__
+        if vars(parent).get("target") not in (None, *targets)
+        for name in inspect.get_annotations(parent)
+    }
+    kinds = [cls, *([added] if added else [])]
+    fields = {
+        each.name: (each.name, typing.get_type_hints(kind)[each.name], _copied(each))
+        for kind in kinds
+        for each in dataclasses.fields(kind)
+        if each.name not in idle
+    }
+    own = {
+        name: value
+        for parent in reversed(cls.__mro__[:-1])
+        for name, value in vars(parent).items()
+        if not name.startswith("__") and name not in idle and name not in fields
+    }
+    made = dataclasses.make_dataclass(cls.__name__, list(fields.values()), namespace=own, frozen=True)
+    made.__module__ = cls.__module__
+    return made
+
+
+def _copied(each: dataclasses.Field[Any]) -> Any:
+    return dataclasses.field(default=each.default, metadata=each.metadata)
 
 
 def build(cls: type, values: Mapping[str, Any]) -> Any:

@@ -175,7 +175,8 @@ def dump(space: SearchSpace, family: Family[Any, Any], about: Mapping[str, Any],
     document.add("summary", space.summary)
     document.add("family", space.family)
     objective = space.objective
-    document.add("objective", objective.metric if objective.metric in family.metrics else objective.full)
+    short = objective.metric in family.metrics and objective.task != family.substitute
+    document.add("objective", objective.metric if short else objective.full)
     document.add("data", space.data)
     document.add("seed", space.seed, "initial weights, order of the cases, dropout, augmentation")
     note = "passes over the training fold; the learning-rate schedule spans max"

@@ -98,7 +98,7 @@ class _Reader:
 
 def load_space(
     path: Path,
-    family: Callable[[str], Family[Any, Any]],
+    family: Callable[..., Family[Any, Any]],
     scheduler: Callable[[str], type[Scheduler[Any]]],
     *,
     profile: str = "full",
@@ -108,7 +108,8 @@ def load_space(
 
     Args:
         path: the YAML file.
-        family: returns a family by name; raises SpaceError for unknown names.
+        family: returns a family by name, and by name and objective's task (``catalog.family``); raises SpaceError for
+            unknown names.
         scheduler: returns a scheduler class by name; raises SpaceError for unknown names.
         profile: ``full`` (the file without changes) or a name under ``profiles:``.
         settings: ``--set`` overrides: a parameter or base field by name, ``trials``, ``sampler``, ``objective``,
@@ -135,10 +136,27 @@ def load_space(
         reader.raise_if_any()
         raise
     layers = [(block, block.lines), *_profile(reader, block, profile)]
-    space = _resolve(reader, block, layers, declared, scheduler, profile)
-    for key, value in merge_nested(settings or {}).items():
+    named = [str(layer["objective"]) for layer, _ in layers if "objective" in layer]
+    task = named[-1].partition(".")[0] if named and "." in named[-1] else ""
+    if task not in ("", *(own.name for own in declared.tasks)):
+        declared = family(block["family"], task)
+    return applied(_resolve(reader, block, layers, declared, scheduler, profile), declared, scheduler, settings or {})
+
+
+def applied(
+    space: SearchSpace,
+    family: Family[Any, Any],
+    scheduler: Callable[[str], type[Scheduler[Any]]],
+    settings: Mapping[str, Any],
+) -> SearchSpace:
+    """Apply ``--set`` overrides, one after another (:func:`apply`).
+
+    Raises:
+        SpaceError: a key is not known or does not take its value; the message has both.
+    """
+    for key, value in merge_nested(settings).items():
         try:
-            space = apply(space, declared, scheduler, key, value)
+            space = apply(space, family, scheduler, key, value)
         except SpaceError as error:
             raise SpaceError(f"--set {key}={value}: {error}") from error
     return space

@@ -7,7 +7,7 @@ stores the objective's task, and all task-dependent behaviour is a method of it:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -139,6 +139,9 @@ class Task(ABC):
         by_class_mode: ``max`` or ``min``: which direction of those is better.
         shown: file names of the figures that :meth:`Predictions.figures` yields, then ``picture``, in this order.
         picture: file name of the evaluator's picture, where it draws one.
+        replaces: of a shipped task: name of the one that it takes the place of, in families that have that, where data
+            lack that one's targets and have this one's; empty: of none.
+        Params: frozen dataclass of the parameters that families get with it where it replaces a task; None: of none.
     """
 
     name: ClassVar[str]
@@ -151,6 +154,30 @@ class Task(ABC):
     by_class_mode: ClassVar[str] = "max"
     shown: ClassVar[tuple[str, ...]] = ()
     picture: ClassVar[str] = ""
+    replaces: ClassVar[str] = ""
+    Params: ClassVar[type | None] = None
+
+    @classmethod
+    def replacing(cls, task: Task) -> Task:
+        """Return the instance of this class that takes the place of ``task``, which is the one it ``replaces``."""
+        return cls()
+
+    @classmethod
+    def axes(cls, traits: Collection[str] | None = None) -> Mapping[str, Sequence[Any]]:
+        """Return the choices of those of its ``Params`` that a search over data with these ``traits`` varies.
+
+        Args:
+            traits: kinds of fields that the data have, and ``uncertain`` where a label is left open; None: all.
+        """
+        return {}
+
+    def constants(self, train: Any) -> Mapping[str, np.ndarray]:
+        """Return what the loss needs to know of the whole training part, by name: ``layout.constants``."""
+        return {}
+
+    def remarks(self, dataset: Any) -> Sequence[str]:
+        """Return sentences on what the scores on these data cover, shown when a study is begun."""
+        return ()
 
     @abstractmethod
     def loss(self, outputs: Mapping[str, torch.Tensor], batch: Any, layout: Any) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lungtune.core.fields import UNCERTAIN
 from lungtune.data import metadata, patients, shift
 from lungtune.data.cases import classes_of
 from lungtune.data.duplicates import Pair
@@ -32,7 +33,7 @@ class Audit:
         official: official part (`train`, `validation`, `test`, `none`) -> class -> images, as indexed; without classes
             all images are counted under the empty name.
         parts: resulting part -> `cases`, `groups`, `classes` (class -> cases); where cases have several labels also
-            `labels` (label -> number of `positive`, `negative` and `unknown` cases).
+            `labels` (label -> number of `positive`, `negative`, `uncertain` and `unknown` cases).
         patients: number of known patients; 0 when the source has none.
         exact: exact duplicates: `groups`, `images`, `across` (groups in more than one official part), `examples`.
         near: copies and look-alikes: `copies`, `look_alikes`, `across`, `pairs`.
@@ -156,6 +157,7 @@ def _part(manifest: Manifest, part: str) -> dict[str, Any]:
             name: {
                 "positive": sum(row[k] == 1 for row in rows),
                 "negative": sum(row[k] == 0 for row in rows),
+                "uncertain": sum(row[k] == UNCERTAIN for row in rows),
                 "unknown": sum(row[k] is None for row in rows),
             }
             for k, name in enumerate(manifest.label_names)

@@ -10,7 +10,7 @@
 | `split`      | the official part (train, validation, test), or None |
 | `mask_path`  | absolute path of a lung mask, or None |
 | `text`       | caption or report, or None |
-| `labels`     | tuple of 0, 1 or None (unknown) per name in `attrs["label_names"]`, or None |
+| `labels`     | tuple of 0, 1, `UNCERTAIN` (0.5) or None (not stated) per name in `attrs["label_names"]`, or None |
 | `table`      | tuple of a number or None (unknown) per name in `attrs["columns"]`, or None |
 | `site`, `scanner`, `view`, `sex`, `age` | metadata, or None (see `lungtune.data.metadata`) |
 """
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lungtune.core.fields import UNCERTAIN
 from lungtune.data import metadata
 from lungtune.data.patients import nobody
 from lungtune.errors import DataError
@@ -149,6 +150,14 @@ def classes_of(cases: pd.DataFrame) -> tuple[str, ...]:
     return class_order([*cases["label"], *cases.attrs.get("classes", ())])
 
 
+def traits(cases: pd.DataFrame) -> frozenset[str]:
+    """Return the kinds of fields beside the image that any case has, and `uncertain` where a label is left open."""
+    columns = {"label": "label", "mask": "mask_path", "text": "text", "labels": "labels", "table": "table"}
+    held = {kind for kind, column in columns.items() if cases[column].notna().any()}
+    uncertain = any(UNCERTAIN in row for row in cases["labels"] if row is not None)
+    return frozenset({*held, *(["uncertain"] if uncertain else [])})
+
+
 def strata(cases: pd.DataFrame) -> np.ndarray:
     """Return what a split is stratified by, `(N,)` str: the label; without one the rarest positive of the labels.
 
@@ -165,7 +174,8 @@ def strata(cases: pd.DataFrame) -> np.ndarray:
 
 
 def label_values(cases: pd.DataFrame) -> np.ndarray:
-    """Return the labels as float64 `(N, L)`, NaN where unknown."""
+    """Return the labels as float64 `(N, L)`: 0 or 1, NaN where uncertain or unknown."""
     width = len(cases.attrs.get("label_names", ()))
     rows = [row or (None,) * width for row in cases["labels"]]
-    return np.array(rows, dtype=np.float64).reshape(len(cases), width)
+    values = np.array(rows, dtype=np.float64).reshape(len(cases), width)
+    return np.where(values == UNCERTAIN, np.nan, values)

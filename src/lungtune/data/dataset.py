@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lungtune.core.fields import Field
+from lungtune.core.fields import Field, Labels
 from lungtune.core.io import stage
 from lungtune.data import store
 from lungtune.data.audit import Audit, audit
@@ -37,7 +37,7 @@ class Part:
               shared by all processes.
             - mask: uint8 `(N, 1, S, S[, S])`, 0 or 255, lungs in the letterbox of their image; a memory map too.
             - label: int64 `(N,)`, positions in `Dataset.classes`.
-            - labels: float32 `(N, L)`, 0 or 1, NaN where unknown.
+            - labels: float32 `(N, L)`, 0 or 1, `UNCERTAIN` where a reader left it open, NaN where unknown.
             - text: str `(N,)`, empty where there is none.
             - table: float32 `(N, K)`, NaN where unknown.
         known: name -> bool `(N,)`, True for cases that have the field. A name that is absent: all cases have it.
@@ -120,8 +120,8 @@ class Dataset:
     """A split data set at one image size.
 
     Attributes:
-        classes: names of the classes of `label`; where there is no single label, names of `labels`; empty without
-            either.
+        classes: names of the classes of `label`; where there is no single label, or several labels are loaded alone,
+            those of `labels` as `core.fields.Labels`; empty without either.
         train: the training part.
         validation: the validation part.
         test: the test part; None unless requested.
@@ -249,7 +249,8 @@ _WANTED = {
     "label": ("a class of each case", "Give class folders, or a table with a column 'label'."),
     "labels": (
         "several labels of each case",
-        "Give a table and name their columns of 0, 1 or blank, as in table:FILE.csv,labels=edema|effusion.",
+        "Name a data set that has them, such as nih:DIR or chexpert:DIR; or a table and its columns of 0, 1 or blank, "
+        "as in table:FILE.csv,labels=edema|effusion.",
     ),
     "text": ("a text of each case", "Give a table with a column 'text', or use phantom, whose images have captions."),
     "table": (
@@ -334,7 +335,7 @@ def load(
             raise DataError(f"a bank holds images, but {manifest.source} holds {manifest.kind}s; leave the bank out.")
     part = partial(_part, manifest, fields=fields, size=size)
     return Dataset(
-        classes=manifest.classes or manifest.label_names,
+        classes=_names(manifest, fields),
         train=part("train"),
         validation=part("validation"),
         test=part("test") if test else None,
@@ -343,6 +344,13 @@ def load(
         source=manifest.source,
         synthetic=None if bank is None else _synthetic(bank, manifest, fields, size),
     )
+
+
+def _names(manifest: Manifest, fields: Sequence[Field]) -> tuple[str, ...]:
+    """Return the names of `Dataset.classes` where these fields are loaded."""
+    kinds = {wanted.kind for wanted in fields}
+    several = "labels" in kinds and "label" not in kinds
+    return Labels(manifest.label_names) if several or not manifest.classes else manifest.classes
 
 
 def _part(manifest: Manifest, name: str, fields: Sequence[Field], size: int) -> Part:

@@ -21,6 +21,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from lungtune.core.fields import UNCERTAIN
 from lungtune.core.io import write_atomic
 from lungtune.data import patients
 from lungtune.errors import DataError
@@ -47,7 +48,7 @@ class Entries:
         mask: absolute path of the lung mask, or None.
         mask_sha1: of the mask file's bytes, or None.
         text: caption or report, or None.
-        labels: 0, 1 or None (unknown) per name in `Manifest.label_names`, or None.
+        labels: 0, 1, `UNCERTAIN` or None (unknown) per name in `Manifest.label_names`, or None.
         table: a number or None (unknown) per name in `Manifest.columns`, or None.
         metadata: name (of `lungtune.data.metadata`) -> a text, a number, or None (unknown) per case; without those that
             no case of the data has.
@@ -179,7 +180,8 @@ class Manifest:
         return {name: counts[name] for name in self.classes}
 
     def matches(self, digest: str) -> bool:
-        """True if `digest` is this split's hash, or its hash without masks, texts, labels or table."""
+        """True if `digest` is this split's hash, or one of a version that lacked masks, texts, labels, table, or what
+        is uncertain."""
         return any(digest == known.hash for known in self._earlier())
 
     def _earlier(self) -> Iterator[Manifest]:
@@ -188,6 +190,18 @@ class Manifest:
         for count in range(len(held) + 1):
             for left_out in combinations(held, count):
                 yield self.without(*left_out) if left_out else self
+        if any(UNCERTAIN in row for entries in self.parts.values() for row in entries.labels if row):
+            yield from self._decided()._earlier()
+
+    def _decided(self) -> Manifest:
+        """Return this split with unknown in place of uncertain labels, as they were read once."""
+
+        def plain(row: Numbers | None) -> Numbers | None:
+            return row if row is None else tuple(None if value == UNCERTAIN else value for value in row)
+
+        return replace(
+            self, parts={part: replace(e, labels=tuple(map(plain, e.labels))) for part, e in self.parts.items()}
+        )
 
     def without(self, *kinds: str) -> Manifest:
         """Return the same split of the same cases, without these of their optional fields."""

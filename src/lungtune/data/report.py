@@ -118,11 +118,13 @@ def _labels(audit: Audit) -> Table:
     table.add_column("label")
     for part in PARTS:
         table.add_column(part, justify="right")
-    table.add_column("unknown", justify="right")
+    for what in ("uncertain", "unknown"):
+        table.add_column(what, justify="right")
     for name in audit.parts["train"]["labels"]:
         counts = [audit.parts[part]["labels"][name] for part in PARTS]
         row = [f"{each['positive']:,} + {each['negative']:,}" for each in counts]
-        table.add_row(name, *row, f"{sum(each['unknown'] for each in counts):,}")
+        open_ones = [f"{sum(each.get(what, 0) for each in counts):,}" for what in ("uncertain", "unknown")]
+        table.add_row(name, *row, *open_ones)
     return table
 
 

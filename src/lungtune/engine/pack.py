@@ -22,7 +22,7 @@ from lungtune.data.dataset import Part
 from lungtune.engine import inference, memory
 from lungtune.engine.backbone import Backbone
 from lungtune.engine.parameter_stack import ParameterStack, padded
-from lungtune.engine.trial_state import TrialState, undone
+from lungtune.engine.trial_state import VERIFY_STEPS, TrialState, undone
 from lungtune.errors import TrialError
 from lungtune.inputs.batch import Batch
 from lungtune.inputs.feature_cache import InputFactory
@@ -50,7 +50,7 @@ class Pack:
     Args:
         family: the model family.
         base: its ``Base``; equal for all trials of the pack.
-        classes: class names; a label is an index into them.
+        classes: class names, a label is an index into them; or ``core.fields.Labels``.
         train: training fold, with the family's fields.
         synthetic: further training cases, for trials that use them; never evaluated on.
         capacity: most slots at a time, >= 1.
@@ -75,7 +75,7 @@ class Pack:
         precision: str | None = None,
     ) -> None:
         self.family = family
-        self.classes = tuple(classes)
+        self.classes = classes if isinstance(classes, tuple) else tuple(classes)
         self.capacity = capacity
         self.device = torch.device(device)
         self._backbone = Backbone(family, base, classes, self.device, precision)
@@ -84,6 +84,8 @@ class Pack:
         self._train = self._inputs.of(train, synthetic)
         labels = train["label"] if "label" in train else None  # noqa: SIM401 (a Part is no dict)
         further = synthetic["label"] if synthetic is not None and "label" in synthetic else None
+        constants = {name: array for task in family.tasks for name, array in task.constants(train).items()}
+        self._constants = {name: torch.as_tensor(array, device=self.device) for name, array in constants.items()}
         neighbours = None if labels is None else Neighbours(self._train, labels)
         self._pool = TrainingPool(len(train), labels, further, classes, self.device, neighbours)
         self._targets = {field.name for field in family.fields} - {field.name for field in family.inputs}
@@ -189,14 +191,16 @@ class Pack:
     def verify(self, slot: int) -> bool:
         """Check that the trial's steps reach everything it trains; call it after each, until it returns True.
 
-        Adapters must have got a gradient in the very first step, other parameters within ten: some have to wait.
+        Adapters must have got a gradient in the first step that saw every target, other parameters within ten: some
+        have to wait.
 
         Raises:
             TrialError: something got no gradient: it would never learn, and its axes of the search would be dead.
         """
         trial = self._trials[slot]
         due = trial.verify_steps <= 0
-        missing = [name for name in trial.ungradiented if due or name not in trial.own]
+        began = trial.verify_steps < VERIFY_STEPS  # a batch without any target has no gradient to give
+        missing = [name for name in trial.ungradiented if due or (began and name not in trial.own)]
         if missing:
             shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise TrialError("error", f"all that trains must get a gradient, but {len(missing)} got none: {shown}")
@@ -322,4 +326,5 @@ class Pack:
             stacked=self._stack.parameters,
             owned=tuple(m.own for m in members),
             statistics=tuple(m.statistics for m in members),
+            constants=self._constants,
         )

@@ -13,8 +13,8 @@ class Batch(Mapping[str, Tensor]):
     """N rows of every field: a mapping of field name to tensor ``(N, ...)``.
 
     Images, volumes and masks are float in [0, 1], ``(N, C, H, W)`` or ``(N, C, D, H, W)``; a label int64 ``(N,)``;
-    labels float ``(N, L)`` with NaN where unknown; text tokens int64 ``(N, L)``; table columns float ``(N, K)``. What a
-    family's ``features`` returned replaces the inputs.
+    labels float ``(N, L)``: 0, ``UNCERTAIN``, 1, NaN where unknown; text tokens int64 ``(N, L)``; table columns float
+    ``(N, K)``. What a family's ``features`` returned replaces the inputs.
 
     Args:
         values: the fields.

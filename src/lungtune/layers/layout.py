@@ -82,6 +82,7 @@ class BatchLayout:
         stacked: all parameters of the pack ``(whole, *shape)``, by name.
         owned: names of each trial's own parameters.
         statistics: each trial's own statistics, by name.
+        constants: what the tasks' losses know of the whole training part, by name (``Task.constants``).
     """
 
     places: tuple[int, ...]
@@ -95,6 +96,7 @@ class BatchLayout:
     stacked: Mapping[str, Tensor] = field(default_factory=dict)
     owned: tuple[tuple[str, ...], ...] = ()
     statistics: tuple[Mapping[str, Tensor], ...] = ()
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.groups: tuple[Group, ...] = tuple(_groups(self.counts))
@@ -129,6 +131,7 @@ class BatchLayout:
             stacked=self.stacked,
             owned=tuple(self.owned[i] for i in chosen) if self.owned else (),
             statistics=tuple(self.statistics[i] for i in chosen) if self.statistics else (),
+            constants=self.constants,
         )
         with self.context.using(inner):
             yield inner

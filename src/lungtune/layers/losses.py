@@ -23,15 +23,30 @@ def class_weights(labels: Tensor, classes: int, weighting: str | Sequence[float]
     Raises:
         ValueError: an unknown ``weighting``.
     """
-    counts = torch.bincount(labels.cpu(), minlength=classes).double()
-    if not isinstance(weighting, str):
-        weights = torch.tensor(weighting, dtype=torch.float64)
-    elif weighting in WEIGHTINGS:
-        power = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}[weighting]
-        weights = torch.where(counts > 0, counts.clamp(min=1.0) ** -power, 0.0 if power else 1.0)
-    else:
-        raise ValueError(f"class_weighting must be one of {', '.join(WEIGHTINGS)}, but got {weighting!r}")
+    counts = torch.bincount(labels.cpu(), minlength=classes)
+    if isinstance(weighting, str):
+        return inverse_frequency(counts, weighting)
+    weights = torch.tensor(weighting, dtype=torch.float64)
     return (weights * counts.sum() / (weights * counts).sum()).float()
+
+
+def inverse_frequency(counts: Tensor, weighting: str) -> Tensor:
+    """Return float32 weights ``(..., K)`` of K kinds of cases, whose mean over the cases is one.
+
+    Args:
+        counts: ``(..., K)``; without any case all weights are 1.
+        weighting: see :func:`class_weights`.
+
+    Raises:
+        ValueError: an unknown ``weighting``.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"class_weighting must be one of {', '.join(WEIGHTINGS)}, but got {weighting!r}")
+    counts = counts.double()
+    power = {"none": 0.0, "sqrt": 0.5, "balanced": 1.0}[weighting]
+    weights = torch.where(counts > 0, counts.clamp(min=1e-9) ** -power, 0.0 if power else 1.0)
+    total, weighted = counts.sum(-1, keepdim=True), (weights * counts).sum(-1, keepdim=True)
+    return torch.where(weighted > 0, weights * total / weighted.clamp(min=1e-30), torch.ones_like(weights)).float()
 
 
 def cross_entropy(

@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lungtune.core.fields import Labels
 from lungtune.layers import attention
 from lungtune.models import clip_model
-from lungtune.models.clip_prompts import prompts
+from lungtune.models.clip_prompts import negative_prompts, prompts
+from lungtune.models.snippets import activation
 
 _README = """\
 # A chest X-ray classifier: CLIP with merged LoRA weights
@@ -46,6 +48,23 @@ with torch.no_grad():
     logits = model.logit_scale.exp() * image @ torch.nn.functional.normalize(torch.stack(means), dim=1).T
 print(json.dumps(dict(zip(spec["classes"], logits.softmax(1)[0].tolist()))))"""
 
+LABELS_SNIPPET = """\
+import json, sys
+from pathlib import Path
+import open_clip, torch
+from PIL import Image
+folder, picture = sys.argv[1:]
+model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+tokenize, spec = open_clip.get_tokenizer(f"local-dir:{folder}"), json.loads(Path(folder, "classes.json").read_text())
+with torch.no_grad():
+    image = model.encode_image(preprocess(Image.open(picture).convert("L")).unsqueeze(0), normalize=True)
+    cosines = []
+    for captions in (spec["prompts"], spec["absent"]):
+        means = [model.encode_text(tokenize(p), normalize=True).mean(0) for p in captions]
+        cosines.append(image @ torch.nn.functional.normalize(torch.stack(means), dim=1).T)
+    logits = model.logit_scale.exp() * (cosines[0] - cosines[1])
+print(json.dumps(dict(zip(spec["classes"], logits.sigmoid()[0].tolist()))))"""
+
 
 _HEAD_README = """\
 # A chest X-ray classifier: CLIP's image tower and a trained head
@@ -64,7 +83,7 @@ Classify an 8-bit image with `pip install open-clip-torch` and nothing else:
 Not a medical device: research use only.
 """
 
-HEAD_SNIPPET = """\
+_HEAD_SNIPPET = """\
 import json, sys
 from pathlib import Path
 import open_clip, torch
@@ -79,7 +98,12 @@ with torch.no_grad():
     if "hidden.head" in head:
         logits += torch.nn.functional.gelu(x @ head["hidden.weight"] + head["hidden.bias"]) @ head["hidden.head"]
 classes = json.loads(Path(folder, "classes.json").read_text())["classes"]
-print(json.dumps(dict(zip(classes, logits.softmax(1)[0].tolist()))))"""
+print(json.dumps(dict(zip(classes, logits.ACTIVATION[0].tolist()))))"""
+
+
+def head_snippet(classes: Sequence[str]) -> str:
+    """Return the code of a head's README."""
+    return _HEAD_SNIPPET.replace("ACTIVATION", activation(classes))
 
 
 def write(base: Any, params: Any, classes: Sequence[str], adapter: dict[str, Tensor], folder: Path) -> None:
@@ -104,9 +128,12 @@ def write(base: Any, params: Any, classes: Sequence[str], adapter: dict[str, Ten
     clip_model.write_clip(attention.merge_state(clip.state_dict()), clip_model.config_of(base), mean, std, folder)
     save_file({name: tensor.contiguous() for name, tensor in adapter.items()}, folder / "adapter.safetensors")
     _dump(folder / "adapter_config.json", _adapter_config(params, adapter))
-    captions = {"classes": list(classes), "prompts": prompts(classes, params.prompt_style)}
+    captions: dict[str, Any] = {"classes": list(classes), "prompts": prompts(classes, params.prompt_style)}
+    snippet = SNIPPET
+    if isinstance(classes, Labels):
+        captions["absent"], snippet = negative_prompts(classes, params.prompt_style), LABELS_SNIPPET
     _dump(folder / "classes.json", captions)
-    (folder / "README.md").write_text(_README.format(snippet=SNIPPET))
+    (folder / "README.md").write_text(_README.format(snippet=snippet))
 
 
 def write_head(base: Any, classes: Sequence[str], head: dict[str, Tensor], folder: Path) -> None:
@@ -122,7 +149,7 @@ def write_head(base: Any, classes: Sequence[str], head: dict[str, Tensor], folde
     clip_model.write_clip(clip.state_dict(), clip_model.config_of(base), *clip_model.pixel_statistics(clip), folder)
     save_file({name: tensor.contiguous() for name, tensor in head.items()}, folder / "head.safetensors")
     _dump(folder / "classes.json", {"classes": list(classes)})
-    (folder / "README.md").write_text(_HEAD_README.format(snippet=HEAD_SNIPPET))
+    (folder / "README.md").write_text(_HEAD_README.format(snippet=head_snippet(classes)))
 
 
 def _linear(clip: nn.Module, name: str) -> nn.Linear:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lungtune.core.fields import Labels
 from lungtune.errors import SpaceError, WeightsError
 from lungtune.layers import attention, parity
 from lungtune.layers.layout import BatchLayout
@@ -24,7 +25,7 @@ from lungtune.models.clip_parts import (
     open_clip,
     text_global_pool,
 )
-from lungtune.models.clip_prompts import STYLES, prompts
+from lungtune.models.clip_prompts import STYLES, negative_prompts, prompts
 
 
 def plain_clip(base: Any) -> Any:
@@ -139,9 +140,12 @@ class ClipImages(nn.Module):
 class ClipClassifier(ClipImages):
     """A CLIP whose attention is split, with the tokens of every class caption.
 
+    A class is scored by the cosine of image and caption; a label by the cosine with the caption of its presence less
+    that with the caption of its absence.
+
     Args:
         clip: plain open_clip model; taken over.
-        classes: class names.
+        classes: class names, or ``core.fields.Labels``.
         tokenizer: open_clip tokenizer of the model.
         frozen: see ``ClipImages``.
 
@@ -154,7 +158,7 @@ class ClipClassifier(ClipImages):
     scale: Tensor
 
     def __init__(self, clip: Any, classes: Sequence[str], tokenizer: Any, frozen: int = 0) -> None:
-        texts = {style: prompts(classes, style) for style in STYLES}
+        texts = {style: captions_of(classes, style) for style in STYLES}
         tokens = {style: tokenizer([c for each in captions for c in each]) for style, captions in texts.items()}
         caption = next(iter(tokens.values()))[:1]
         with torch.no_grad():
@@ -162,6 +166,7 @@ class ClipClassifier(ClipImages):
         super().__init__(clip, frozen)
         self.text = getattr(clip, "text", None) or _TextTower(clip)
         self.register_buffer("scale", clip.logit_scale.detach().exp().float())
+        self.labels = isinstance(classes, Labels)
         self.each = {style: len(captions[0]) for style, captions in texts.items()}
         # The end token has the largest number; nothing behind it is read, thanks to the causal mask. One length for all
         # styles, so that a trial's dropout masks do not depend on other trials' captions.
@@ -192,12 +197,22 @@ class ClipClassifier(ClipImages):
         return _embedding(x, tower.text_projection)
 
     def captions(self, style: str) -> Tensor:
-        """Return the tokens ``(C * captions of a class, L)`` of a prompt style, class by class."""
+        """Return the tokens ``(C * captions of a class, L)`` of a prompt style, class by class.
+
+        Of labels, those of their presence come before those of their absence: ``(2 C * captions of a label, L)``.
+        """
         return self.get_buffer(f"captions_{style}")
 
     def class_matrix(self, style: str, features: Tensor) -> Tensor:
-        """Average the captions' embeddings ``(C * captions, D)`` class by class and renormalise: ``(C, D)``."""
-        return F.normalize(features.view(-1, self.each[style], features.shape[-1]).mean(1), dim=-1)
+        """Average the captions' embeddings ``(C * captions, D)`` class by class and renormalise: ``(C, D)``.
+
+        Of labels, the embedding of presence less that of absence.
+        """
+        means = F.normalize(features.view(-1, self.each[style], features.shape[-1]).mean(1), dim=-1)
+        if not self.labels:
+            return means
+        present, absent = means.chunk(2)
+        return present - absent
 
     @torch.no_grad()
     def fixed_matrix(self, style: str, layout: BatchLayout) -> Tensor:
@@ -206,6 +221,11 @@ class ClipClassifier(ClipImages):
             with layout.bare():
                 self._fixed[style] = self.class_matrix(style, self.text_features(self.captions(style)))
         return self._fixed[style]
+
+
+def captions_of(classes: Sequence[str], style: str) -> list[list[str]]:
+    """Return the captions that images are scored against, class by class; see ``ClipClassifier.captions``."""
+    return prompts(classes, style) + (negative_prompts(classes, style) if isinstance(classes, Labels) else [])
 
 
 def _check_parity(what: str, wanted: Tensor, got: Tensor) -> None:

@@ -51,10 +51,18 @@ def prompts(classes: Sequence[str], style: str) -> list[list[str]]:
     """Return the captions of each class; an unknown class is called by its own name.
 
     Args:
-        classes: class names as the data source gives them, such as ``lung_opacity``.
+        classes: class names as the data source gives them, such as ``lung_opacity``, or names of labels.
         style: one of ``STYLES``.
     """
     return [_captions(_words(name), style) for name in classes]
+
+
+def negative_prompts(labels: Sequence[str], style: str) -> list[list[str]]:
+    """Return the captions of each label's absence, as many as those of its presence.
+
+    As in CheXzero (Tiu et al. 2022), the label's words behind "no"; the opposite of no finding is a finding.
+    """
+    return [_captions(_words(name), style, absent=True) for name in labels]
 
 
 def _words(name: str) -> str:
@@ -64,12 +72,17 @@ def _words(name: str) -> str:
     return _SYNONYMS.get(words, words)
 
 
-def _captions(words: str, style: str) -> list[str]:
+def _captions(words: str, style: str, absent: bool = False) -> list[str]:
     diagnosis = _DIAGNOSIS.get(words, words)
     findings = _FINDINGS.get(words, words)
+    paper = _PAPER.get(words, words)
+    if absent:
+        diagnosis, findings, paper = (
+            ("an abnormality",) * 3 if words == "normal" else _negated(diagnosis, findings, paper)
+        )
     match style:
         case "paper":
-            return [f"An image of {_PAPER.get(words, words)} chest X-ray"]
+            return [f"An image of {paper} chest X-ray"]
         case "plain":
             return [f"a chest X-ray of {diagnosis}"]
         case "clinical":
@@ -83,3 +96,7 @@ def _captions(words: str, style: str) -> list[str]:
                 findings,
             ]
     raise ValueError(f"prompt style must be one of {', '.join(STYLES)}, but got {style!r}")
+
+
+def _negated(*words: str) -> tuple[str, ...]:
+    return tuple(f"no {re.sub(r'^an? ', '', each)}" for each in words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lungtune.core import imbalance
 from lungtune.core.params import Notation, param
@@ -14,6 +15,8 @@ class Synthetic:
 
     They do not lengthen a trial: fidelity counts all images that it trains on, real or synthetic.
     """
+
+    target: ClassVar[str] = "label"
 
     synthetic_ratio: float = param(
         0.0, low=0.0, high=5.0, help="synthetic training images for each real one; needs a bank of them (--bank)"
@@ -85,6 +88,8 @@ class Balance:
     ``inputs.training_pool`` reads these.
     """
 
+    target: ClassVar[str] = "label"
+
     class_weighting: str = param(
         "none",
         choices=("none", "sqrt", "balanced"),
@@ -103,6 +108,7 @@ class Balance:
 class Classes(Balance):
     """Of every family that classifies: rare classes and the loss; ``tasks.classification`` reads the latter."""
 
+    target: ClassVar[str] = "label"
     loss: str = param(
         "cross_entropy",
         choices=("cross_entropy", "focal"),
@@ -125,6 +131,7 @@ class Smote:
     ``inputs.training_pool`` reads these.
     """
 
+    target: ClassVar[str] = "label"
     smote: bool = param(
         False, neutral=False, help="fill rare classes up to the largest by interpolated features of training images"
     )

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lungtune.models import timm_models
+from lungtune.models.snippets import activation
 
 _README = """\
 # A chest X-ray classifier
@@ -40,7 +41,7 @@ image = (to_tensor(picture) - {mean:.9g}).div({std:.9g}).unsqueeze(0)
 
 _CLASSES = """
 classes = json.loads(Path(folder, "classes.json").read_text())["classes"]
-print(json.dumps(dict(zip(classes, logits.softmax(1)[0].tolist()))))"""
+print(json.dumps(dict(zip(classes, logits.{activation}[0].tolist()))))"""
 
 _TIMM = """\
 model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
@@ -162,7 +163,9 @@ def _finish(
     classes: Sequence[str],
 ) -> None:
     picture = _PICTURE.format(library=libraries, size=image_size, mean=built.mean[0], std=built.std[0])
-    text = _README.format(what=what, needs=needs, snippet=picture + run + _CLASSES)
+    text = _README.format(
+        what=what, needs=needs, snippet=picture + run + _CLASSES.format(activation=activation(classes))
+    )
     (folder / "README.md").write_text(text, encoding="utf-8")
     names = json.dumps({"classes": list(classes)}, indent=2, ensure_ascii=False)
     (folder / "classes.json").write_text(names + "\n", encoding="utf-8")

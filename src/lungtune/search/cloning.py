@@ -103,7 +103,7 @@ def plan(study: Study, number: int, settings: Mapping[str, Any], from_scratch: b
         raise StudyError(f"the study '{study.name}' has no trial {number}; {known}.")
     trial = history.trials[number]
     space = SearchSpace.from_dict(history.study["space"])
-    family = catalog.family(space.configuration(trial.params).family)
+    family = catalog.family(space.configuration(trial.params).family, space.objective.task)
     changes = _changes(trial, settings, space, family, history)
     params = {**trial.params, **changes}
     why, donor = "", None

@@ -73,7 +73,7 @@ def open_session(folder: Path, threads: int, slots: int = 0) -> DeviceSession:
     bank = study_data.reopen_bank(history)
     sessions = Sessions(
         space,
-        catalog.family,
+        lambda name: catalog.family(name, space.objective.task),
         lambda fields, size: study_data.load(study.split_path, fields, size, bank=bank),
         slots=max(1, space.slots),
     )

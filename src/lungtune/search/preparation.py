@@ -117,13 +117,19 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
     engine(options, space)
     source = options.data or space.data or "phantom"
     seed = next(value for value in (options.seed, space.seed, 0) if value is not None)
-    families = _families(space)
     if options.bank is not None:
         synthetic.check_bank_used(space)
         study_data.check_bank(options.bank)
     study = Study.new(options.study, space.name)
     with stage(f"Listing the cases of {source}"):
         cases = study_data.index(source)  # before the weights, whose check may take longer
+    space = fitted(space, source, cases)
+    families = _families(space)
+    if options.bank is not None and not synthetic.wanted(space):
+        raise SpaceError(
+            f"--bank is given, but synthetic images are images of a class, and {space.objective.task} has none; leave "
+            "--bank out."
+        )
     if cases is not None:
         _check_fields(space, lambda family, name: study_data.unnamed(cases, source, family.fields, name))
         imbalance.check(space, study_data.classes(cases))
@@ -146,7 +152,24 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
     resolved = replace(space, trials=options.trials or space.trials)
     study.begin(resolved, data=_described(data, bank), seed=seed, about=environment.describe())
     _note_baselines(study, resolved, data)
+    for remark in family.task(task).remarks(data):
+        console.print(f"[yellow]note:[/yellow] {escape(remark)}", highlight=False, soft_wrap=True)
     return Prepared(study, resolved, data)
+
+
+def fitted(space: SearchSpace, source: str, cases: pd.DataFrame | None) -> SearchSpace:
+    """Return the space for the task that the data have targets of; its ``notes`` say what changed.
+
+    Args:
+        space: as loaded.
+        source: of the data.
+        cases: result of ``study_data.index``.
+
+    Raises:
+        DataError: the source cannot be indexed.
+        SpaceError: the objective is of no task that then is trained.
+    """
+    return catalog.fitted(space, study_data.traits(source, cases))
 
 
 def resumed(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
@@ -187,7 +210,7 @@ def resumed(options: Options, console: Console, likely: Callable[[SearchSpace], 
 
 def _families(space: SearchSpace) -> list[tuple[Family[Any, Any], Any]]:
     """Return (family, its ``Base``) for each base of the space."""
-    families = [(catalog.family(name), base) for name, base in space.bases]
+    families = [(catalog.family(name, space.objective.task), base) for name, base in space.bases]
     return [(family, parameters.build(family.Base, base)) for family, base in families]
 
 
@@ -238,7 +261,7 @@ def _check_fields(space: SearchSpace, lack: Callable[[Family[Any, Any], str], st
         DataError: a field is missing; the message has the remedy.
     """
     for name in dict.fromkeys(name for name, _ in space.bases):
-        sentence = lack(catalog.family(name), name)
+        sentence = lack(catalog.family(name, space.objective.task), name)
         if sentence:
             raise DataError(sentence)
 
@@ -254,6 +277,6 @@ def _note_baselines(study: Study, space: SearchSpace, data: Dataset) -> None:
     """Write the scores of constant predictors to the journal; the first worker adds those that need a model."""
     name = space.bases[0][0]
     with catalog.family_errors(name):
-        baselines = catalog.family(name).task(space.objective.task).baselines(data)
+        baselines = catalog.family(name, space.objective.task).task(space.objective.task).baselines(data)
     if baselines:
         study.append("baselines", **baselines)

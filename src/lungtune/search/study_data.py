@@ -27,6 +27,19 @@ def index(source: str) -> pd.DataFrame | None:
     return None if sources.checked(source) else sources.index_source(source)
 
 
+def traits(source: str, cases: pd.DataFrame | None) -> frozenset[str]:
+    """Return the kinds of fields that the cases of a source have, and ``uncertain`` where a label is left open.
+
+    Args:
+        source: of the cases.
+        cases: result of :func:`index`.
+    """
+    from lungtune.data import cases as table
+    from lungtune.data import sources
+
+    return sources.traits(source) if cases is None else table.traits(cases)
+
+
 def classes(cases: pd.DataFrame) -> tuple[str, ...]:
     """Return the classes of a case table in label order; none in data without."""
     from lungtune.data.cases import classes_of

@@ -29,7 +29,7 @@ def perturbable(space: SearchSpace) -> list[str]:
 
     The other ones pass from donor to copy with the weights.
     """
-    axes = list(transferable(catalog.family(space.family), space))
+    axes = list(transferable(catalog.family(space.family, space.objective.task), space))
     if space.scheduler.name == "pb2":
         axes = [name for name in axes if not isinstance(space.axes[name], CategoricalDistribution)]
     return axes

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from lungtune import catalog
 from lungtune.core import paths
+from lungtune.core.space import SearchSpace
 from lungtune.core.transfer import transferable
-from lungtune.search import preparation
+from lungtune.search import preparation, study_data
 from lungtune.search.backends.ray_tune import domains
 from lungtune.search.backends.ray_tune.trainable import LungtuneTrainable, subclass
 
@@ -67,7 +68,7 @@ def param_space(space: str, data: str | None = None, profile: str | None = None,
     Raises:
         SpaceError: there is no such space, a setting is not accepted, or the space is several.
     """
-    return domains.param_space(catalog.space(space, profile or catalog.default_profile(space, data), settings))
+    return domains.param_space(_space(space, data, profile, settings))
 
 
 def mutations(space: str, data: str | None = None, profile: str | None = None, **settings: Any) -> dict[str, Any]:
@@ -79,8 +80,8 @@ def mutations(space: str, data: str | None = None, profile: str | None = None, *
     Raises:
         SpaceError: as :func:`param_space`.
     """
-    searched = catalog.space(space, profile or catalog.default_profile(space, data), settings)
-    names = transferable(catalog.family(searched.family), searched)
+    searched = _space(space, data, profile, settings)
+    names = transferable(catalog.family(searched.family, searched.objective.task), searched)
     domains_of = domains.param_space(searched)
     choices = {name: list(getattr(searched.axes[name], "choices", ())) for name in names}
     return {name: choices[name] or domains_of[name] for name in names}
@@ -93,5 +94,12 @@ def within(
 
     See :func:`trainable` for the arguments.
     """
-    searched = catalog.space(space, profile or catalog.default_profile(space, data), settings)
+    searched = _space(space, data, profile, settings)
     return functools.partial(domains.accepted_params, searched)
+
+
+def _space(space: str, data: str | None, profile: str | None, settings: dict[str, Any]) -> SearchSpace:
+    """Return a space as :func:`trainable` searches it: for the task that the data have targets of."""
+    loaded = catalog.space(space, profile or catalog.default_profile(space, data), settings)
+    source = data or loaded.data or "phantom"
+    return preparation.fitted(loaded, source, study_data.index(source))

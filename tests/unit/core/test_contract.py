@@ -16,7 +16,7 @@ from lungtune.models.params import Loop
 ROOT = Path(__file__).parents[3]
 FAMILY = (ROOT / "tests" / "contract" / "own" / "trainables" / "image_text_lora.py").read_text()
 TASKED = (ROOT / "tests" / "contract" / "own" / "trainables" / "multilabel_head.py").read_text()
-TASK = (ROOT / "tests" / "contract" / "own" / "tasks" / "multilabel" / "__init__.py").read_text()
+TASK = (ROOT / "tests" / "contract" / "own" / "tasks" / "findings" / "__init__.py").read_text()
 WIDTH = '    lora_rank: int = param(4, low=1, high=16, structural=True, help="rank r of the adapter")\n'
 LAST = "FAMILY = ImageText()"
 
@@ -28,7 +28,7 @@ def own(tmp_path, monkeypatch):
     monkeypatch.delenv("LUNGTUNE_HOME", raising=False)
 
     def load(family: str, task: str = TASK, name: str = "mine"):
-        for path, text in ((f"trainables/{name}.py", family), ("tasks/multilabel/__init__.py", task)):
+        for path, text in ((f"trainables/{name}.py", family), ("tasks/findings/__init__.py", task)):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_text(text)
         return catalog.family(name)
@@ -157,8 +157,8 @@ METRIC = 'Metric("min", "binary cross-entropy, mean over known labels, nats")'
 TASKS = {
     "no class": ("class MultiLabel(", "class MultiLabl(", r"'MultiLabel'.*Did you mean 'MultiLabl'"),
     "no Task": ("class MultiLabel(Task)", "class MultiLabel", r"Derive it: class MultiLabel\(Task\)"),
-    "no name": ('    name = "multilabel"\n', "", r"name must be its folder's name, .*but is None"),
-    "name": ('name = "multilabel"', 'name = "multi"', r"the name of its folder, 'multilabel', but is 'multi'"),
+    "no name": ('    name = "findings"\n', "", r"name must be its folder's name, .*but is None"),
+    "name": ('name = "findings"', 'name = "multi"', r"the name of its folder, 'findings', but is 'multi'"),
     "no metrics": ("    metrics: ClassVar[Mapping[str, Metric]]", "    metric", r"metrics must map .*but is missing"),
     "metric": (METRIC, '"min"', r"metrics must map names .*but 'bce' is 'min'"),
     "direction": (METRIC, 'Metric("minimise", "nats")', r"mode of 'bce' must be max or min, but is 'minimise'"),
@@ -180,8 +180,8 @@ def test_a_broken_task_is_reported(own, tmp_path, old, new, match):
 
 
 def test_an_unknown_own_task_is_reported(own):
-    with pytest.raises(ContractError, match=r"mine\.py:\d+: there is no task 'multilabl'.*Did you mean 'multilabel'"):
-        own(changed(TASKED, "lungtune_user.tasks.multilabel", "lungtune_user.tasks.multilabl"))
+    with pytest.raises(ContractError, match=r"mine\.py:\d+: there is no task 'findngs'.*Did you mean 'findings'"):
+        own(changed(TASKED, "lungtune_user.tasks.findings", "lungtune_user.tasks.findngs"))
 
 
 def test_a_family_of_a_shipped_name_is_refused(own):

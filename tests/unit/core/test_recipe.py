@@ -23,7 +23,7 @@ class Params:
     lr: float = param(1e-4, low=0.0, help="step:\n# size", unit="1/s")
 
 
-FAMILY = SimpleNamespace(Base=Params, Params=Params, metrics={"nll": None})
+FAMILY = SimpleNamespace(substitute="", Base=Params, Params=Params, metrics={"nll": None})
 SPACE = SearchSpace(
     name="x", family="f", summary="no: #1", profile="full", objective=Objective("nll", "min"), sampler="tpe", trials=1,
     fidelity=Fidelity(max=3, min=0.5), base={"lr": 1e-5}, fixed={"lr": 5e-5}, axes={}, start=(), data="folder:/a b",
@@ -39,7 +39,7 @@ scalars = st.one_of(text, st.integers(), st.booleans(), st.none(), st.floats(all
 
 def test_objective_of_an_ambiguous_name_is_written_in_full():
     space = replace(SPACE, objective=Objective("nll", "min", "first"))
-    family = SimpleNamespace(Base=Params, Params=Params, metrics={"first.nll": None, "second.nll": None})
+    family = SimpleNamespace(substitute="", Base=Params, Params=Params, metrics={"first.nll": None, "second.nll": None})
     assert yamlfile.parse(recipe.dump(space, family, {}, ""), "here")["objective"] == "first.nll"
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from lungtune.core.fields import IMAGE, LABEL, LABELS
+from lungtune.core.fields import IMAGE, LABEL, LABELS, Labels
 from lungtune.data import report
 from lungtune.data.audit import Audit
 from lungtune.data.cases import strata
@@ -59,7 +59,12 @@ def test_several_labels_are_the_classes_without_a_label(make, capsys):
     assert data.classes == ("edema", "nodule")
     counts = inspection.audit.parts["train"]["labels"]["nodule"]
     train = data.train["labels"][:, 1]
-    assert counts == {"positive": int((train == 1).sum()), "negative": int((train == 0).sum()), "unknown": 0}
+    assert counts == {
+        "positive": int((train == 1).sum()),
+        "negative": int((train == 0).sum()),
+        "uncertain": 0,
+        "unknown": 0,
+    }
     assert Audit.from_dict(json.loads(json.dumps(inspection.audit.to_dict()))) == inspection.audit
     assert report.check(source) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "nodule" in line and "+" in line)
@@ -81,8 +86,8 @@ def test_label_decides_strata_where_there_is_one(make):
     assert set(strata(index_source(source))) == {"a", "b"}
 
 
-@pytest.mark.parametrize(("text", "value"), [("0", 0), ("1", 1), ("1.0", 1), ("", None), ("-1", None), ("-1.0", None)])
-def test_labels_are_zero_one_or_unknown(make, text, value):
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("1", 1), ("1.0", 1), ("", None), ("-1", 0.5), ("-1.0", 0.5)])
+def test_labels_are_zero_one_uncertain_or_unknown(make, text, value):
     cases = index_source(make(edema=lambda i: text) + ",labels=edema")
     assert set(cases["labels"]) == {(value,)}
 
@@ -90,7 +95,7 @@ def test_labels_are_zero_one_or_unknown(make, text, value):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("labels=edema", r"t\.csv:4: edema must be 0, 1 or blank \(-1 is unknown too\), but got '2'\."),
+        ("labels=edema", r"t\.csv:4: edema must be 0, 1, -1 \(uncertain\) or blank \(unknown\), but got '2'\."),
         ("columns=sex", r"t\.csv:3: sex must be a number or blank, but got 'm'; write categories as numbers\."),
         ("columns=age", r"t\.csv:5: age must be a number or blank, but got 'nan'"),
         ("labels=oedema", r"must have the column 'oedema' that labels names, .* Did you mean 'edema'\?"),
@@ -156,3 +161,10 @@ def test_numbers_of_a_table_are_read(make):
     assert first["0.png"] == (0.0, None)
     assert first["5.png"] == (1.0, 2.5)
     assert np.isfinite([row[0] for row in first]).all()
+
+
+def test_labels_loaded_alone_name_the_outputs_beside_classes(make):
+    source = make(label=lambda i: "ab"[i % 2], edema=lambda i: i % 2, nodule=lambda i: int(i % 4 == 0))
+    inspection = inspect(f"{source},labels=edema|nodule")
+    assert load(inspection, [LABELS], 16).classes == Labels(("edema", "nodule"))
+    assert load(inspection, [LABEL, LABELS], 16).classes == ("a", "b")

@@ -18,7 +18,7 @@ class Patient:
     """One patient; all lengths in half picture widths of an average adult's film.
 
     ``truth`` is what was drawn, ``label`` what the data set claims (they differ under label noise), and ``second``
-    a weaker foreign finding or -1.
+    a weaker foreign finding or -1. ``several`` are the classes whose findings were drawn together; None: of ``truth``.
     """
 
     seed: int
@@ -49,6 +49,7 @@ class Patient:
     breast: float
     tree: int
     vessel: float
+    several: tuple[int, ...] | None = None
 
     @property
     def patient_id(self) -> str:
@@ -79,7 +80,8 @@ class Shot:
 
 
 def stream(seed: int, domain: Domain, patient: int, part: int) -> np.random.Generator:
-    """Return the random stream of one part of a patient: 0 its body, 1 its findings, 2 + i its picture i."""
+    """Return the random stream of one part of a patient: 0 its body, 1 its findings, 2 + i its picture i, 400 which
+    findings occur together."""
     return np.random.default_rng([seed, ord(domain), patient, part])
 
 
@@ -96,6 +98,12 @@ def draw_patient(seed: int, domain: Domain, number: int, settings: Settings) -> 
     label = int(rng.choice(others)) if rng.random() < settings.label_noise else truth
     foreign = int(rng.choice([c for c in others if c != 0]))
     second = foreign if truth != 0 and rng.random() < settings.ambiguity else -1
+    several = None
+    if settings.cooccurrence:
+        chances = stream(seed, domain, number, 400).random(len(CLASSES) - 1)
+        several = tuple(c for c, chance in enumerate(chances, 1) if chance < settings.cooccurrence)
+        truth = label = several[0] if several else 0
+        second = -1
     child = bool(rng.random() < MACHINES[domain].child)
     age = int(rng.integers(1, 12)) if child else int(np.clip(rng.normal(52, 17), 14, 94))
     sex: Literal["F", "M"] = "F" if rng.random() < 0.5 else "M"
@@ -130,6 +138,7 @@ def draw_patient(seed: int, domain: Domain, number: int, settings: Settings) -> 
         breast=float(np.clip(rng.normal(0.6, 0.3), 0.1, 1.2)) if grown_woman else 0.0,
         tree=int(rng.integers(64)),
         vessel=float(np.clip(rng.normal(1.0, 0.2), 0.5, 1.5)),
+        several=several,
     )
 
 

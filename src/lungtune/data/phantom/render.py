@@ -121,11 +121,13 @@ def _findings(
 ) -> lesions.Lesions:
     own = stream(patient.seed, patient.domain, patient.number, 1)
     gain = settings.contrast * patient.severity * float(np.exp(rng.normal(0, 0.08)))
-    drawn = lesions.draw(f, size, patient.truth, gain, own)
-    if patient.second > 0:
-        weak = lesions.draw(f, size, patient.second, 0.55 * gain, own)
-        drawn.filled = 1 - (1 - drawn.filled) * (1 - weak.filled)
-        drawn.findings.extend(weak.findings)
+    first, *others = (patient.truth,) if patient.several is None else (patient.several or (0,))
+    drawn = lesions.draw(f, size, first, gain, own)
+    further = [(each, gain) for each in others] + ([(patient.second, 0.55 * gain)] if patient.second > 0 else [])
+    for each, strength in further:
+        more = lesions.draw(f, size, each, strength, own)
+        drawn.filled = 1 - (1 - drawn.filled) * (1 - more.filled)
+        drawn.findings.extend(more.findings)
     return drawn
 
 

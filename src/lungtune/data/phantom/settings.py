@@ -28,6 +28,8 @@ class Settings:
         site_shortcut: probability in [0, 1] that the film marker reveals the class; 0 outside experiments on
             shortcuts.
         prior: probability of each class, in the order of ``CLASSES``; empty means the domain's own.
+        cooccurrence: probability in [0, 1] of the findings of each class, independently of the others'; 0: every
+            patient has one class.
     """
 
     contrast: float = 1.0
@@ -37,6 +39,7 @@ class Settings:
     nuisance: float = 1.0
     site_shortcut: float = 0.0
     prior: tuple[float, ...] = field(default=())
+    cooccurrence: float = 0.0
 
     def __post_init__(self) -> None:
         wrong = []
@@ -45,7 +48,7 @@ class Settings:
         for name in ("severity", "nuisance"):
             if not getattr(self, name) >= 0:
                 wrong.append(f"{name} >= 0 must hold, but got {getattr(self, name)}.")
-        for name in ("ambiguity", "label_noise", "site_shortcut"):
+        for name in ("ambiguity", "label_noise", "site_shortcut", "cooccurrence"):
             if not 0 <= getattr(self, name) <= 1:
                 wrong.append(f"0 <= {name} <= 1 must hold, but got {getattr(self, name)}.")
         if self.prior and (len(self.prior) != len(CLASSES) or min(self.prior) < 0 or abs(sum(self.prior) - 1) > 1e-6):

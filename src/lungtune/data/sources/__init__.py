@@ -3,7 +3,8 @@
 A module `sources/<name>.py` has `SUMMARY` (one line), `OPTIONS` (option name -> help) and
 `index(path, options) -> DataFrame`, the table described in `lungtune.data.cases`. A source only indexes: it opens
 no image, at most a DICOM header. One that makes its images when indexed, which takes a while, has
-`check(path, options)`, which raises what is wrong with them at once. Options that are paths are named in `PATHS`; a
+`check(path, options)`, which raises what is wrong with them at once, and `traits(path, options)`, which returns what
+`data.cases.traits` will return for them. Options that are paths are named in `PATHS`; a
 source whose own path may be something else than a path has `located(path) -> Path`. Files that begin with an
 underscore are helpers, not sources.
 """
@@ -97,6 +98,18 @@ def checked(spec: str) -> bool:
         _common(options)
         check(path, options)
     return check is not None
+
+
+def traits(spec: str) -> frozenset[str]:
+    """Return the traits (`data.cases.traits`) of the cases of a source that makes its images when it is indexed.
+
+    Raises:
+        DataError: the source is unknown, or an option of it is unknown or wrong.
+    """
+    name, path, options = parse_source(spec)
+    _common(options)
+    kinds: frozenset[str] = module(name).traits(path, options)
+    return kinds
 
 
 def _common(options: dict[str, str]) -> dict[str, str]:

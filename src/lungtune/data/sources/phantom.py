@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lungtune.core.fields import UNCERTAIN
 from lungtune.core.io import progress
 from lungtune.data.sources._written import written
 from lungtune.errors import DataError, did_you_mean
@@ -36,13 +37,24 @@ OPTIONS = {
     "label_noise": "share of wrong labels, never in test (default 0.02)",
     "nuisance": "gain on pose, haze and exposure (default 1)",
     "site_shortcut": "share of training films whose marker betrays the class (default 0)",
+    "labels": "yes: nine findings, any number of them a film, in place of the class (default no)",
+    "uncertain": "with labels=yes: share of the labels left open, never in test (default 0)",
 }
+
+COOCCURRENCE = 0.22
+"""With ``labels=yes``: probability of the findings of each class: a third of the patients have none."""
+
+_LATER = {"labels": "no", "uncertain": 0.0}
+"""Options that the cache's key does not hold at these values: sets of before them keep their folder."""
+
 
 TEST_FIRST = 500_000
 """First patient number of the test part: the test patients do not depend on ``n``."""
 PROCESSES = 2
 _CHUNK = 25  # patients a task: about 0.3 s
 _FIELDS = ("path", "label", "patient_id", "split", "mask", "text", "age", "sex")
+_LISTED = ("present", "open")
+"""Further fields with ``labels=yes``: findings joined by ``|``, those that are there and those left open."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,13 @@ class Recipe:
     label_noise: float = 0.02
     nuisance: float = 1.0
     site_shortcut: float = 0.0
+    labels: str = "no"
+    uncertain: float = 0.0
+
+    @property
+    def several(self) -> bool:
+        """True if a film has labels, not a class."""
+        return self.labels == "yes"
 
     def settings(self, split: str) -> Settings:
         """Return the generator's settings for ``train`` or ``test``; test labels are true and free of the shortcut."""
@@ -71,6 +90,7 @@ class Recipe:
             label_noise=self.label_noise if train else 0.0,
             nuisance=self.nuisance,
             site_shortcut=self.site_shortcut if train else 0.0,
+            cooccurrence=COOCCURRENCE if self.several else 0.0,
         )
 
 
@@ -80,15 +100,18 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     Raises:
         DataError: there is a path, or an option is unknown or out of its range.
     """
-    from lungtune.data.cases import table
+    from lungtune.data.cases import label_name, table
     from lungtune.data.phantom import CLASSES
+    from lungtune.data.phantom.captions import FINDINGS
 
-    root = ensure(check(path, options))
+    chosen = check(path, options)
+    root = ensure(chosen)
     rows = [
         {
             "case_id": row["path"],
             "path": str(root / row["path"]),
-            "label": row["label"],
+            "label": None if chosen.several else row["label"],
+            "labels": _values(row) if chosen.several else None,
             "patient_id": row["patient_id"],
             "source": "phantom",
             "split": row["split"],
@@ -97,7 +120,17 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
         }
         for row in _read(root)
     ]
+    if chosen.several:
+        return table(rows, label_names=[label_name(name) for name in FINDINGS])
     return table(rows, classes=CLASSES)
+
+
+def _values(row: dict[str, str]) -> tuple[float, ...]:
+    """Return each finding's label."""
+    from lungtune.data.phantom.captions import FINDINGS
+
+    present, uncertain = (row[name].split("|") for name in _LISTED)
+    return tuple(UNCERTAIN if name in uncertain else float(name in present) for name in FINDINGS)
 
 
 def check(path: Path | None, options: dict[str, str]) -> Recipe:
@@ -109,6 +142,17 @@ def check(path: Path | None, options: dict[str, str]) -> Recipe:
     if path is not None:
         raise DataError(f"The source 'phantom' takes no path, but got {path}. Write phantom or phantom,n=300.")
     return recipe(options)
+
+
+def traits(path: Path | None, options: dict[str, str]) -> frozenset[str]:
+    """Return the traits of the set that ``options`` describe; nothing is rendered.
+
+    Raises:
+        DataError: see :func:`check`.
+    """
+    chosen = check(path, options)
+    held = ("labels", *(["uncertain"] if chosen.uncertain else [])) if chosen.several else ("label",)
+    return frozenset({"mask", "text", *held})
 
 
 def recipe(options: dict[str, str]) -> Recipe:
@@ -133,6 +177,14 @@ def recipe(options: dict[str, str]) -> Recipe:
             wrong.append(f"{low} <= {key} <= {high} must hold, but got {getattr(result, key)}.")
     if result.domain not in ("A", "B"):
         wrong.append(f"domain must be A or B, but got '{result.domain}'.")
+    if result.labels not in ("yes", "no"):
+        wrong.append(f"labels must be yes or no, but got '{result.labels}'.")
+    if not 0 <= result.uncertain < 1:
+        wrong.append(f"0 <= uncertain < 1 must hold, but got {result.uncertain}.")
+    elif result.uncertain and not result.several:
+        wrong.append("uncertain needs labels=yes: a class is never left open.")
+    if result.several and "ambiguity" in options:
+        wrong.append("ambiguity is of sets with one class a film; leave it out with labels=yes.")
     try:
         result.settings("train")
     except ValueError as error:
@@ -150,7 +202,8 @@ def ensure(recipe: Recipe) -> Path:
     """
     from lungtune.data.phantom import VERSION
 
-    key = hashlib.sha256(json.dumps([VERSION, asdict(recipe)], sort_keys=True).encode()).hexdigest()[:16]
+    held = {name: value for name, value in asdict(recipe).items() if _LATER.get(name) != value}
+    key = hashlib.sha256(json.dumps([VERSION, held], sort_keys=True).encode()).hexdigest()[:16]
     return written("phantom", key, partial(_complete, images=recipe.n + recipe.test), partial(_render, recipe))
 
 
@@ -204,13 +257,29 @@ def _draw(task: tuple[Recipe, Path, str, list[tuple[int, int]]]) -> list[dict[st
         for i in range(images):
             phantom = render(patient, draw_shot(patient, i, settings), size=recipe.size, settings=settings)
             label = CLASSES[phantom.label]
-            names = [f"{kind}/{split}/{label}/{phantom.patient_id}_{i}.png" for kind in ("images", "masks")]
+            place = split if recipe.several else f"{split}/{label}"
+            names = [f"{kind}/{place}/{phantom.patient_id}_{i}.png" for kind in ("images", "masks")]
             for name, pixels in zip(names, (phantom.image, phantom.lung_mask.astype(np.uint8) * 255), strict=True):
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(part / name, compress_level=1)
             values = (names[0], label, phantom.patient_id, split, names[1], phantom.caption, phantom.age, phantom.sex)
             rows.append(dict(zip(_FIELDS, values, strict=True)))
+            if recipe.several:
+                rows[-1] |= _claimed(recipe, split, number, i, [str(f["finding"]) for f in phantom.latent["findings"]])
     return rows
+
+
+def _claimed(recipe: Recipe, split: str, patient: int, picture: int, drawn: Sequence[str]) -> dict[str, str]:
+    """Return what the set claims of a film's findings: in training some labels are wrong, and some left open."""
+    import numpy as np
+
+    from lungtune.data.phantom.captions import FINDINGS
+
+    wrong, uncertain = (recipe.label_noise, recipe.uncertain) if split == "train" else (0.0, 0.0)
+    chances = np.random.default_rng([recipe.seed, patient, picture, 401]).random((2, len(FINDINGS)))
+    present = [name for name, chance in zip(FINDINGS, chances[0], strict=True) if (name in drawn) != (chance < wrong)]
+    still = [name for name, chance in zip(FINDINGS, chances[1], strict=True) if chance < uncertain]
+    return dict(zip(_LISTED, ("|".join(present), "|".join(still)), strict=True))
 
 
 def _render(recipe: Recipe, part: Path) -> None:
@@ -223,7 +292,7 @@ def _render(recipe: Recipe, part: Path) -> None:
             rows.extend(done)
             update(len(rows))
     with (part / "table.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, _FIELDS)
+        writer = csv.DictWriter(stream, (*_FIELDS, *_LISTED) if recipe.several else _FIELDS)
         writer.writeheader()
         writer.writerows(rows)
 

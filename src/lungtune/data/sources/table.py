@@ -12,9 +12,10 @@
 All names: `_columns.MEANINGS`. Options of the same names, such as `patient=COLUMN`, choose the column. Columns without
 use are in the inventory. The format of a file is detected from its content: a DICOM file needs no suffix here.
 
-`labels=a|b` names columns of 0, 1 or blank: several labels of each case, which need not exclude one another; blank and
--1 (as CheXpert writes "uncertain") are unknown. `columns=a|b` names columns of numbers or blank. Data without `label`
-serve segmentation, several labels, or models without either.
+`labels=a|b` names columns of 0, 1, -1 or blank: several labels of each case, which need not exclude one another; -1 is
+uncertain, as CheXpert writes it, and blank is unknown. `labels=COLUMN,separator=;` names one column that lists the
+labels a case has, as in `effusion;mass`. `columns=a|b` names columns of numbers or blank. Data without `label` serve
+segmentation, several labels, or models without either.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lungtune.core.fields import UNCERTAIN
 from lungtune.data import metadata
 from lungtune.data.inventory import Guess, Inventory
-from lungtune.data.sources import _columns, _tables
+from lungtune.data.sources import _columns, _labelled, _tables
 from lungtune.data.sources._files import SPLIT_NAMES, header_patient, named, require_file, require_folder
 from lungtune.data.sources._located import Locator, common_folders
 from lungtune.data.sources._tables import Table
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 SUMMARY = "a CSV or Excel table of path and optionally label, patient_id, split, mask, text, metadata, labels, numbers"
 OPTIONS = {
     "labels": "columns of 0, 1 or blank (unknown), as in edema|effusion: several labels of each case",
+    "separator": "what joins the labels of a case, where labels= names one column that lists them, as in effusion;mass",
     "columns": "columns of numbers or blank (unknown), as in age|sex: a table beside each case",
     "images": "folder that the paths are relative to (default: the table's)",
     "patient": "column of the patient, or a regular expression on the path; its first group is the patient id",
@@ -63,7 +66,10 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     file = require_file(path, "table", "FILE.csv")
     root = require_folder(Path(options["images"]).expanduser(), "images", option=True) if "images" in options else None
     content = _tables.read(file)
-    labels, numbers = (_listed(option, options, content) for option in ("labels", "columns"))
+    lists = _columns.find(content, _one(options), "labels") if "separator" in options else None
+    labels = (lists,) if lists else _listed("labels", options, content)
+    label_names, listed = _labelled.separated(content, lists, options["separator"]) if lists else (labels, None)
+    numbers = _listed("columns", options, content)
     pattern, chosen = None, dict[str, str]()
     for meaning in _columns.WORDS.keys() & options.keys():
         if meaning == "patient" and (pattern := _expression(options[meaning], content)):
@@ -94,13 +100,15 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
                 "split": parts[k],
                 "mask_path": mask and (locator.find(mask) or str((root or file.parent) / mask)),
                 "text": (texts[k] or None) if texts else None,
-                "labels": tuple(_label(values[name], name, where) for name in labels) or None,
+                "labels": listed[k] if listed else tuple(_label(values[name], name, where) for name in labels) or None,
                 "table": tuple(_number(values[name], name, where) for name in numbers) or None,
                 **{name: column[k] for name, column in details.items()},
             }
         )
     inventory.masks = f"named in the column '{columns.of['mask']}'" if "mask" in columns.of else ""
-    cases = table(rows, label_names=[label_name(name) for name in labels], columns=[name.lower() for name in numbers])
+    cases = table(
+        rows, label_names=[label_name(name) for name in label_names], columns=[name.lower() for name in numbers]
+    )
     cases.attrs["inventory"] = inventory
     return cases
 
@@ -138,6 +146,17 @@ def _listed(option: str, options: dict[str, str], content: Table) -> tuple[str, 
     if len(set(names)) < len(names):
         raise DataError(f"{option} must name each column once, but got {options[option]!r}.")
     return tuple(names)
+
+
+def _one(options: dict[str, str]) -> str:
+    """Return the column that `labels` names beside `separator`.
+
+    Raises:
+        DataError: it names none, or the separator is empty.
+    """
+    if not options["separator"] or not options.get("labels"):
+        raise DataError("separator must be given with labels, as in labels=finding,separator=; for effusion;mass.")
+    return options["labels"]
 
 
 def _require(content: Table, columns: _columns.Columns, labelled: bool) -> None:
@@ -322,9 +341,11 @@ def _label(text: str, name: str, where: str) -> float | None:
     value = _parsed(text)
     if value in (0.0, 1.0):
         return value
-    if not text or value == -1.0:
+    if value == -1.0:
+        return UNCERTAIN
+    if not text:
         return None
-    raise DataError(f"{where}: {name} must be 0, 1 or blank (-1 is unknown too), but got {text!r}.")
+    raise DataError(f"{where}: {name} must be 0, 1, -1 (uncertain) or blank (unknown), but got {text!r}.")
 
 
 def _number(text: str, name: str, where: str) -> float | None:

@@ -61,7 +61,7 @@ def _start_points(space: SearchSpace, trials: int) -> list[str]:
 
 
 def _parameters(space: SearchSpace, console: Console) -> None:
-    trainable = catalog.family(space.family)
+    trainable = catalog.family(space.family, space.objective.task)
     table = Table(title=f"Parameters of {space.name}", title_justify="left")
     for heading in ("parameter", "searched over", "meaning"):
         table.add_column(heading)

@@ -80,7 +80,7 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     for line in _baselines(result["baselines"], metric):
         out(f"  {line}")
     configuration = space.configuration(best["params"])
-    family = catalog.family(configuration.family)
+    family = catalog.family(configuration.family, space.objective.task)
     task = family.task(space.objective.task)
     for line in task.summary_lines(best["scores"], result["baselines"]):
         out(f"  {line}")

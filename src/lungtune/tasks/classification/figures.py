@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from sklearn.metrics import auc, roc_curve
 
-DPI = 110
+from lungtune.tasks import curves
 
 
 def confusion_png(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], title: str = "") -> bytes:
@@ -30,7 +27,7 @@ def confusion_png(labels: np.ndarray, probabilities: np.ndarray, classes: Sequen
     np.add.at(counts, (labels, probabilities.argmax(axis=1)), 1)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 2.6 + 0.75 * len(classes)
-    figure = Figure(figsize=(side + 0.6, side), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(side + 0.6, side), dpi=curves.DPI, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
@@ -42,7 +39,7 @@ def confusion_png(labels: np.ndarray, probabilities: np.ndarray, classes: Sequen
     axes.set_yticks(range(len(classes)), names)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
-    return _png(figure)
+    return curves.png(figure)
 
 
 def roc_png(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], title: str = "") -> bytes:
@@ -58,20 +55,8 @@ def roc_png(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str
         ValueError: the shapes don't fit.
     """
     labels, probabilities = _checked(labels, probabilities, classes)
-    figure = Figure(figsize=(5.6, 5.2), dpi=DPI, layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
-    for index, name in enumerate(classes):
-        positive = labels == index
-        if positive.any() and not positive.all():
-            false, true, _ = roc_curve(positive, probabilities[:, index])
-            axes.plot(false, true, linewidth=1.8, label=f"{name.replace('_', ' ')}  {auc(false, true):.3f}")
-    span = (-0.01, 1.01)
-    axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title, xlim=span, ylim=span)
-    axes.set_aspect("equal")
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(title="class against rest, area", loc="lower right", fontsize=9)
-    return _png(figure)
+    questions = {name: (labels == k, probabilities[:, k]) for k, name in enumerate(classes)}
+    return curves.roc_png(questions, title, "class against rest, area")
 
 
 def _checked(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -86,9 +71,3 @@ def _checked(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[st
     if len(labels) and (labels.min() < 0 or labels.max() >= len(classes)):
         raise ValueError(f"labels must lie in 0 .. {len(classes) - 1}, but got {labels.min()} .. {labels.max()}.")
     return labels, probabilities
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()

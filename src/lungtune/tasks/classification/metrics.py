@@ -24,7 +24,6 @@ from lungtune.errors import TrialError
 if TYPE_CHECKING:
     import numpy as np
 
-ECE_BINS = 15
 FLOOR = 1e-12
 COLLAPSED_SHARE = 0.95
 """A model that gives one class to more than this share of the cases is called collapsed."""
@@ -131,19 +130,14 @@ def ranked(labels: np.ndarray, probabilities: np.ndarray) -> tuple[dict[int, flo
     return areas, precisions
 
 
-def bins(confidence: np.ndarray) -> np.ndarray:
-    """Return the ECE bin (0-based) of each probability of the predicted class; bins are closed on the right."""
-    import numpy as np
-
-    result: np.ndarray = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-    return result
-
-
 def _ece(labels: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> float:
     import numpy as np
 
+    from lungtune.stats import binary
+
     confidence = probabilities.max(axis=1)
-    gap = np.bincount(bins(confidence), weights=(predicted == labels) - confidence, minlength=ECE_BINS)
+    weights = (predicted == labels) - confidence
+    gap = np.bincount(binary.bins(confidence), weights=weights, minlength=binary.ECE_BINS)
     return float(np.abs(gap).sum() / len(labels))
 
 

@@ -15,16 +15,13 @@ from typing import Any
 import numpy as np
 
 from lungtune.errors import did_you_mean
-from lungtune.stats import bootstrap
+from lungtune.stats import binary, bootstrap
 from lungtune.stats.bootstrap import Interval, groups_of
 from lungtune.tasks.classification import METRICS
 from lungtune.tasks.classification import metrics as m
 
 Metric = str | Callable[[np.ndarray, np.ndarray], float]
 """A name in ``METRICS``, ``recall_<class index>``, or a function of (labels, probabilities)."""
-
-_CHUNK = 4_000_000
-"""At most this many case weights are held at a time (32 MB)."""
 
 
 @dataclass(frozen=True)
@@ -134,26 +131,23 @@ class ProbabilityScorer:
                 column, width = np.zeros(count, np.int64), 1
             else:
                 confidence = self.probabilities.max(axis=1)
-                column, value, width = m.bins(confidence), (self.predicted == self.labels) - confidence, m.ECE_BINS
+                column, value, width = (
+                    binary.bins(confidence),
+                    (self.predicted == self.labels) - confidence,
+                    binary.ECE_BINS,
+                )
             flat = np.bincount(self.groups * width + column, weights=value, minlength=self.patients * width)
             self._sums[what] = flat.reshape(self.patients, width)
         return self._sums[what]
 
     def _ordered(self, metric: str, weights: np.ndarray) -> np.ndarray:
         """Mean over the classes of the one-vs-rest area or average precision, of case weights in order of the score."""
-        one = _area if metric == "macro_auroc" else _precision
-        values = np.full((len(weights), self.classes), np.nan)
-        step = max(1, _CHUNK // len(self.labels))
-        for k in range(self.classes):
-            order = np.argsort(self.probabilities[:, k], kind="stable")
-            score = self.probabilities[order, k]
-            starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])
-            case = self.labels[order] == k
-            for first in range(0, len(weights), step):
-                chunk = weights[first : first + step][:, self.groups[order]].astype(np.float64)
-                cases = np.add.reduceat(chunk * case, starts, axis=1)
-                others = np.add.reduceat(chunk * ~case, starts, axis=1)
-                values[first : first + step, k] = one(cases, others)
+        one = binary.area if metric == "macro_auroc" else binary.precision
+        columns = [
+            binary.ranked(one, self.probabilities[:, k], self.labels == k, self.groups, weights)
+            for k in range(self.classes)
+        ]
+        values = np.stack(columns, axis=1)
         known = np.isfinite(values)
         mean = np.where(known, values, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
         return np.where(known.any(axis=1), mean, 0.5)
@@ -161,25 +155,6 @@ class ProbabilityScorer:
     def _rows(self, weights: np.ndarray) -> Iterator[np.ndarray]:
         for row in weights:
             yield np.repeat(np.arange(len(self.labels)), row[self.groups])
-
-
-def _area(cases: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """P(score of a case > of a non-case) + P(equal) / 2 of weights ``(D, S)`` in rising order of S distinct scores."""
-    below = np.cumsum(others, axis=1) - others
-    pairs = cases.sum(axis=1) * others.sum(axis=1)
-    won = (cases * (below + others / 2)).sum(axis=1)
-    result: np.ndarray = np.divide(won, pairs, out=np.full(len(cases), np.nan), where=pairs > 0)
-    return result
-
-
-def _precision(cases: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Average precision of weights ``(D, S)`` in rising order of S distinct scores."""
-    total = cases.sum(axis=1)
-    true_positives = np.cumsum(cases[:, ::-1], axis=1)
-    called = np.cumsum((cases + others)[:, ::-1], axis=1)
-    won = (cases[:, ::-1] * true_positives / np.maximum(called, 1)).sum(axis=1)
-    result: np.ndarray = np.divide(won, total, out=np.full(len(cases), np.nan), where=total > 0)
-    return result
 
 
 def _from_counts(metric: str, counts: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungtune_user.tasks.multilabel import MultiLabel
+from lungtune_user.tasks.findings import MultiLabel
 
 from lungtune.core.family import Family
 from lungtune.core.params import param

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class MultiLabel(Task):
     """The family's ``outputs`` must have ``findings``, logits ``(N, L)``."""
 
-    name = "multilabel"
+    name = "findings"
     metrics: ClassVar[Mapping[str, Metric]] = {
         "macro_auroc": Metric("max", "mean over the labels of the area under the ROC curve, 0.5 if undefined"),
         "bce": Metric("min", "binary cross-entropy, mean over known labels, nats"),

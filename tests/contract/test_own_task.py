@@ -20,7 +20,7 @@ def kept(cases: int) -> Any:
     truth = random.integers(0, 2, (cases, 3)).astype(np.float32)
     truth[::5, 2] = np.nan
     predicted = random.uniform(0.05, 0.95, (cases, 3)).round(1).astype(np.float32)
-    task = catalog.family("multilabel_head").task("multilabel")
+    task = catalog.family("multilabel_head").task("findings")
     held = task.predictions({"truth": truth, "findings": predicted})
     assert held is not None
     return SimpleNamespace(truth=truth, said=predicted, scorer=held.scorer)
