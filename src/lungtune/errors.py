@@ -53,6 +53,10 @@ class TrialError(LungtuneError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[TrialError], tuple[str, str]]:
+        """Pickle both arguments: the error crosses processes."""
+        return type(self), (self.reason, str(self))
+
 
 class CheckpointError(LungtuneError):
     """A checkpoint is truncated or damaged."""

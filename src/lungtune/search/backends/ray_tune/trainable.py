@@ -59,7 +59,7 @@ class LungtuneTrainable(tune.Trainable):
         self._stock = assigned is None
         if assigned is None:
             params = configuration(self._space, config)
-            own = zlib.crc32(json.dumps(params, sort_keys=True).encode())
+            own = zlib.crc32(json.dumps(params, sort_keys=True, default=repr).encode())
             self._number: Any = self.trial_id
             self._folder = folder.folder / "checkpoints" / str(self._number)
             seed = _kept_seed(self._folder, int(config.get(SEED, event["seed"] + own)))
