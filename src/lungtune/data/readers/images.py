@@ -30,6 +30,9 @@ from lungtune.data.readers.base import Facts, UnreadableImageError, sha1
 
 Image.preinit()  # registers the formats; not left to the first of several threads
 
+THUMBNAIL = 256
+"""Longer side in pixels of the thumbnail that hashes are computed from."""
+
 DETAIL = 32
 """Side in pixels of the detail thumbnail."""
 
@@ -66,7 +69,8 @@ def describe(data: bytes, *, voi: bool = False) -> Facts:
     """
     gray, mode, kind = _image_reader(data).open_image(data, voi=voi)
     pixels = sha1(f"{gray.width}x{gray.height}:".encode() + gray.tobytes())
-    return Facts(digest(data, voi=voi), pixels, gray.width, gray.height, mode, kind, phash(gray), detail(gray))
+    small = thumbnail(gray)
+    return Facts(digest(data, voi=voi), pixels, gray.width, gray.height, mode, kind, phash(small), detail(small))
 
 
 def letterboxed(data: bytes, size: int, *, channels: int = 1, voi: bool = False) -> np.ndarray:
@@ -141,6 +145,18 @@ def _cosines(n: int, k: int) -> np.ndarray:
 
 
 _DCT = _cosines(32, 8)
+
+
+def thumbnail(gray: Image.Image) -> Image.Image:
+    """Return an image of mode L, aspect kept, whose longer side is at most `THUMBNAIL` px: what hashes are taken from.
+
+    Smaller images are returned as they are.
+    """
+    longer = max(gray.size)
+    if longer <= THUMBNAIL:
+        return gray
+    width, height = (max(1, round(side * THUMBNAIL / longer)) for side in gray.size)
+    return gray.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def phash(gray: Image.Image) -> int:
