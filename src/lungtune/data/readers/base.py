@@ -1,4 +1,4 @@
-"""Results, errors, size limits and 8-bit conversion shared by all readers."""
+"""Results, errors and size limits shared by all readers."""
 
 from __future__ import annotations
 
@@ -31,11 +31,15 @@ class Picture(NamedTuple):
         image: Pillow's, of mode L or RGB, upright.
         mode: Pillow's mode in the file: L, RGB, I;16, ...; for DICOM photometry, bits and view position.
         type: PNG, JPEG or DICOM, by content.
+        oddity: a phrase on what the reader corrected or left out; empty without any.
+        rules: the first version of the decoding rules that gives these pixels; see `images.digest`.
     """
 
     image: Image.Image
     mode: str
     type: str
+    oddity: str = ""
+    rules: int = 1
 
 
 class Voxels(NamedTuple):
@@ -69,6 +73,12 @@ class Facts:
         kind: `image` or `volume`.
         depth: slices of a volume; 0 for an image.
         channels: of a volume; 1 for an image, which is read with any requested number.
+        oddity: see `Picture`.
+        mean: of the 8-bit values, as the next three at the size of `images.thumbnail`; of a volume's middle slice.
+        spread: their standard deviation.
+        black: share of pixels at 0.
+        white: share of pixels at 255.
+        preview: `PREVIEW * PREVIEW` uint8 values, the picture without regard to its aspect ratio.
     """
 
     sha1: str
@@ -82,6 +92,12 @@ class Facts:
     kind: str = "image"
     depth: int = 0
     channels: int = 1
+    oddity: str = ""
+    mean: float = 0.0
+    spread: float = 0.0
+    black: float = 0.0
+    white: float = 0.0
+    preview: bytes = b""
 
 
 def read(path: str) -> bytes:
@@ -101,22 +117,12 @@ def read(path: str) -> bytes:
     return data
 
 
-def sha1(data: bytes) -> str:
-    """Return the hex SHA-1 of `data`."""
-    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
-
-
-def to_8_bit(wide: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
-    """Scale linearly from the 0.5th..99.5th percentile to 0..255; constant becomes 0.
-
-    Args:
-        wide: `(H, W)` of any real type.
-        counted: bool of the same shape, the pixels the percentiles are taken from; all by default.
-    """
-    low, high = limits(wide if counted is None or not counted.any() else wide[counted])
-    if not high > low:
-        return np.zeros(wide.shape, np.uint8)
-    return between(wide, low, high)
+def sha1(*parts: bytes) -> str:
+    """Return the hex SHA-1 of bytes, one after the other."""
+    state = hashlib.sha1(usedforsecurity=False)
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()
 
 
 def limits(basis: np.ndarray) -> tuple[float, float]:
