@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from lungtune.data.duplicates import Pair
 from lungtune.data.manifest import PARTS, Manifest
 from lungtune.data.masks import mask_facts, mask_problems
 from lungtune.data.metadata_leakage import Leakage, measure_leakage
+from lungtune.data.plausibility import odd_images, odd_sentences
 from lungtune.data.sources._files import named
 from lungtune.data.splits import MIN_VALIDATION, Links, kind_of, link, make_manifest
 
@@ -42,6 +43,7 @@ class Audit:
         problems: sentences; a search must not start while there is one.
         warnings: sentences; a search may start.
         masks: number of cases with a readable lung mask.
+        odd: kind -> case ids of images in which little or nothing can be learned (`plausibility`).
     """
 
     source: str
@@ -59,6 +61,7 @@ class Audit:
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
     masks: int = 0
+    odd: dict[str, list[str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -96,6 +99,8 @@ def audit(
     odd_masks = mask_problems(cases, facts, masks) if masks is not None else []
     unreadable = {str(p): str(e) for p, e in zip(cases["path"], facts["error"], strict=True) if e is not None}
     leakages = _shortcuts(cases, facts, links, manifest)
+    odd = odd_images(list(cases["label"]), facts)
+    nothing_shown, implausible = odd_sentences(list(cases["case_id"]), odd, facts)
     near = _near(cases, links.near)
     exact = _exact(cases, links.exact)
     return Audit(
@@ -115,9 +120,10 @@ def audit(
             if manifest.classes and len(manifest.parts[part])
         },
         notes=manifest.notes,
-        problems=(*_problems(cases, facts, manifest, links, unreadable), *odd_masks),
-        warnings=(*_warnings(cases, manifest, exact, near, leakages), *gaps),
+        problems=(*_problems(cases, facts, manifest, links, unreadable), *odd_masks, *nothing_shown),
+        warnings=(*_warnings(cases, manifest, exact, near, leakages), *gaps, *implausible),
         masks=with_mask,
+        odd={kind: [str(cases["case_id"].iloc[row]) for row in rows] for kind, rows in odd.items()},
     )
 
 

@@ -94,9 +94,14 @@ def open_images(paths: Sequence[str], hashes: Sequence[str], size: int, name: st
         more: dict[str, Any] = options if channels == 1 else {**options, "channels": channels}
         return _usable("image", paths[row], lambda: letterboxed(data, size, **more))
 
-    row = (size, size) if channels == 1 else (channels, size, size)
-    pixels = _open(_Layout(name, size, row, f"Decoding {name} images"), hashes, decode)
+    pixels = _open(layout_of_images(name, size, channels), hashes, decode)
     return pixels.reshape(len(hashes), channels, size, size)
+
+
+def layout_of_images(name: str, size: int, channels: int = 1) -> _Layout:
+    """Return the layout of a store of images; arguments as in `open_images`."""
+    row = (size, size) if channels == 1 else (channels, size, size)
+    return _Layout(name, size, row, f"Decoding {name} images")
 
 
 def open_volumes(paths: Sequence[str], hashes: Sequence[str], size: int, name: str, channels: int = 1) -> np.ndarray:
@@ -225,7 +230,10 @@ def _copy_known(pixels: np.ndarray, layout: _Layout, hashes: Sequence[str], fold
         held = about.get("images", [])
         if rows.keys().isdisjoint(held) or not layout.store(held, file).sound:
             continue
-        other = np.memmap(file, np.uint8, mode="r", shape=(len(held), *layout.row))
+        try:
+            other = np.memmap(file, np.uint8, mode="r", shape=(len(held), *layout.row))
+        except FileNotFoundError:  # another process has discarded it
+            continue
         for position, named in enumerate(held):
             for row in rows.pop(named, ()):
                 pixels[row] = other[position]
