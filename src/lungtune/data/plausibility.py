@@ -35,7 +35,7 @@ _FEW = 8
 
 
 def odd_images(labels: Sequence[str | None], facts: pd.DataFrame) -> dict[str, list[int]]:
-    """Find images in which little or nothing can be learned.
+    """Find images in which little or nothing can be learned; volumes are not judged by their middle slices.
 
     Args:
         labels: each case's class, or None.
@@ -44,7 +44,7 @@ def odd_images(labels: Sequence[str | None], facts: pd.DataFrame) -> dict[str, l
     Returns:
         Kind -> row numbers, of kinds that occur. A picture has one kind.
     """
-    rows = np.flatnonzero(facts["error"].isna().to_numpy())
+    rows = np.flatnonzero((facts["error"].isna() & (facts["kind"] == "image")).to_numpy())
     if not len(rows):
         return {}
     spread, black, white = (facts[name].to_numpy()[rows].astype(float) for name in ("spread", "black", "white"))
@@ -53,7 +53,7 @@ def odd_images(labels: Sequence[str | None], facts: pd.DataFrame) -> dict[str, l
     kinds[black >= _EXTREME] = BLACK
     kinds[white >= _EXTREME] = WHITE
     kinds[spread < _CONSTANT] = CONSTANT
-    usable = (kinds == "") & (facts["kind"].to_numpy()[rows] == "image")
+    usable = kinds == ""
     previews = facts["preview"].to_numpy()[rows[usable]]
     groups = np.array([labels[row] or "" for row in rows[usable]], dtype=object)
     if usable.any():

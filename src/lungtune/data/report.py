@@ -85,21 +85,14 @@ def _odd_sheet(inspection: Inspection, sheet: Sheet) -> Path | None:
 
 
 def _square(inspection: Inspection, row: int) -> np.ndarray:
-    """Return a picture, uint8 `(_SIDE, _SIDE)`; the preview of a volume or of a file that has become unreadable."""
-    from PIL import Image
-
+    """Return a picture, uint8 `(_SIDE, _SIDE)`; black if its file has become unreadable."""
     from lungtune.data.readers import images
 
-    facts = inspection.facts.iloc[row]
-    if facts["kind"] == "image":
-        try:
-            return images.letterboxed(
-                read(inspection.cases["path"].iloc[row]), _SIDE, voi=inspection.cases.attrs["voi"]
-            )
-        except UnreadableImageError:
-            pass
-    preview = Image.frombytes("L", (images.PREVIEW, images.PREVIEW), facts["preview"])
-    return np.asarray(preview.resize((_SIDE, _SIDE), Image.Resampling.NEAREST))
+    try:
+        data = read(inspection.cases["path"].iloc[row])
+        return images.letterboxed(data, _SIDE, voi=inspection.cases.attrs["voi"])
+    except UnreadableImageError:
+        return np.zeros((_SIDE, _SIDE), np.uint8)
 
 
 def sources() -> int:

@@ -30,8 +30,8 @@ def is_cut(data: bytes, decoded: Image.Image) -> bool:
         decoded: its picture at full size, not turned.
     """
     if decoded.info.get("progressive"):
-        return _lacks_scans(data)
-    return _ends_grey(decoded) and _reads_on(data)
+        return _lacks_scans(data) or _reads_on(data, decoded.mode, decoded.size)  # its last scan refines all of it
+    return _ends_grey(decoded) and _reads_on(data, "L", (1, 1))
 
 
 def _ends_grey(decoded: Image.Image) -> bool:
@@ -41,17 +41,24 @@ def _ends_grey(decoded: Image.Image) -> bool:
     return bool(end.min() >= 126 and end.max() <= 130)
 
 
-def _reads_on(data: bytes) -> bool:
-    """True if bytes inserted before the end marker change the picture: of a whole stream a decoder skips them."""
+def _reads_on(data: bytes, mode: str, size: tuple[int, int]) -> bool:
+    """True if bytes inserted before the end marker change the picture: of a whole stream a decoder skips them.
+
+    Args:
+        data: the stream.
+        mode: Pillow's mode in which both are decoded, where the stream has it.
+        size: as much of the full size as is decoded, in pixels.
+    """
     end = data.rfind(_END)
-    return not np.array_equal(_eighth(data), _eighth(data[:end] + _FILLER + data[end:]))
+    one, other = (_decoded(each, mode, size) for each in (data, data[:end] + _FILLER + data[end:]))
+    return not np.array_equal(one, other)
 
 
-def _eighth(data: bytes) -> np.ndarray:
+def _decoded(data: bytes, mode: str, size: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
     image = Image.open(io.BytesIO(data), formats=("JPEG",))
-    image.draft("L", (1, 1))
+    image.draft(mode, size)
     return np.asarray(image)
 
 
