@@ -41,8 +41,9 @@ def encode(kind: str, seed: int, side: int) -> tuple[str, bytes]:
     """Return suffix and bytes of one file: `side` pixels wide, or 224 for `small`."""
     stream = io.BytesIO()
     if kind in ("jpeg", "small"):
-        values = picture(seed, SIZE if kind == "small" else side)
-        Image.fromarray((values * 255).astype(np.uint8)).save(stream, "JPEG", quality=90)
+        gray = Image.fromarray((picture(seed, SIZE if kind == "small" else side) * 255).astype(np.uint8))
+        shown = gray.convert("RGB") if kind == "small" else gray  # most public sets in this size are
+        shown.save(stream, "JPEG", quality=90)
         return ".jpg", stream.getvalue()
     wide = (picture(seed, side) * 4095).astype(np.uint16)
     if kind == "png16":

@@ -12,8 +12,9 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import astuple, fields
+from dataclasses import fields
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _FIELDS = tuple(field.name for field in fields(Facts))
 COLUMNS = (*_FIELDS, "error")
+_VALUES = attrgetter(*_FIELDS)  # dataclasses.astuple copies deeply
 _INTEGERS = tuple(k for k, field in enumerate(fields(Facts)) if field.type == "int")
 _KEYS = ("path", "voi", "size", "mtime")
 _SCHEMA = f"CREATE TABLE facts ({', '.join((*_KEYS, *_FIELDS))}, PRIMARY KEY (path, voi)) WITHOUT ROWID"
@@ -85,7 +87,7 @@ def scan(
             if keep and letterbox is not None:
                 keep(result.sha1, letterbox)
         stored = stored and _store(decoded, keys, voi)  # a failure is reported once
-        known.update({path: (*astuple(result), None) for path, result in decoded.items()})
+        known.update({path: (*_VALUES(result), None) for path, result in decoded.items()})
     columns = zip(*(known[path] for path in files), strict=True) if files else ((),) * len(COLUMNS)
     data = {name: pd.Series(list(column), dtype=object) for name, column in zip(COLUMNS, columns, strict=True)}
     table = pd.DataFrame(data)
@@ -132,9 +134,13 @@ def _look(files: Sequence[str], voi: bool, size: int | None) -> Iterator[tuple[s
         except UnreadableImageError as error:
             return path, str(error), None
 
+    def several(paths: Sequence[str]) -> list[tuple[str, Facts | str, np.ndarray | None]]:
+        return [one(path) for path in paths]
+
     with images.decoders() as pool:
         for batch in _batched(files, 256):
-            yield from pool.map(one, batch)
+            for results in pool.map(several, _batched(batch, 4)):  # handing small files over one by one costs time
+                yield from results
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
@@ -193,7 +199,7 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bo
 def _store(facts: dict[str, Facts], keys: dict[str, tuple[int, int] | None], voi: bool) -> bool:
     rows = []
     for path, fact in facts.items():
-        key, values = keys[path], list(astuple(fact))
+        key, values = keys[path], list(_VALUES(fact))
         if key is not None:
             for k in _INTEGERS:
                 values[k] = str(values[k])  # a hash may not fit a signed number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -107,7 +106,8 @@ def read(path: str) -> bytes:
         UnreadableImageError: the file does not exist, may not be read, or is empty.
     """
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb") as stream:
+            data = stream.read()
     except FileNotFoundError:
         raise UnreadableImageError("does not exist") from None
     except OSError as error:
@@ -117,11 +117,11 @@ def read(path: str) -> bytes:
     return data
 
 
-def sha1(*parts: bytes) -> str:
+def sha1(*parts: bytes | np.ndarray) -> str:
     """Return the hex SHA-1 of bytes, one after the other."""
     state = hashlib.sha1(usedforsecurity=False)
     for part in parts:
-        state.update(part)
+        state.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
     return state.hexdigest()
 
 

@@ -95,36 +95,35 @@ def describe(data: bytes, *, voi: bool = False, size: int | None = None) -> tupl
     """
     picture = _image_reader(data).open_image(data, voi=voi)
     gray = picture.image
-    pixels = sha1(f"{gray.width}x{gray.height}:".encode(), gray.tobytes())
+    values = np.asarray(gray)
     small = thumbnail(gray)
     facts = Facts(
         sha1=digest(data, voi=voi, rules=picture.rules),
-        pixels=pixels,
+        pixels=sha1(f"{gray.width}x{gray.height}:".encode(), values),
         width=gray.width,
         height=gray.height,
         mode=picture.mode,
         type=picture.type,
         oddity=picture.oddity,
-        **hashes(small),
+        **hashes(small, values if small is gray else np.asarray(small)),
     )
     reduced = picture.type == "JPEG" and size is not None and max(gray.size) >= 4 * size  # decoded at a fraction
     return facts, None if size is None or reduced else _letterbox(gray, size)
 
 
-def hashes(small: Image.Image) -> dict[str, Any]:
-    """Return the facts that are computed from a thumbnail, by name."""
-    counts = small.histogram()
-    pixels = small.width * small.height
-    mean = sum(value * count for value, count in enumerate(counts)) / pixels
-    square = sum(value * value * count for value, count in enumerate(counts)) / pixels
+def hashes(small: Image.Image, values: np.ndarray) -> dict[str, Any]:
+    """Return the facts that are computed from a thumbnail, by name; `values` are its pixels."""
+    boxes = small.resize((DETAIL, DETAIL), Image.Resampling.BOX)
+    count, flat = values.size, values.ravel().astype(np.float32)
+    mean = float(flat.mean())
     return {
         "phash": phash(small),
-        "detail": detail(small),
+        "detail": _detail(boxes),
         "mean": mean,
-        "spread": max(0.0, square - mean * mean) ** 0.5,
-        "black": counts[0] / pixels,
-        "white": counts[255] / pixels,
-        "preview": small.resize((PREVIEW, PREVIEW), Image.Resampling.BOX).tobytes(),
+        "spread": max(0.0, float(flat @ flat) / count - mean * mean) ** 0.5,
+        "black": (count - int(np.count_nonzero(values))) / count,
+        "white": int(np.count_nonzero(values == 255)) / count,
+        "preview": boxes.reduce(DETAIL // PREVIEW).tobytes(),
     }
 
 
@@ -229,14 +228,17 @@ def thumbnail(gray: Image.Image) -> Image.Image:
 
 def phash(gray: Image.Image) -> int:
     """Return the usual 64-bit pHash: signs of the 8x8 lowest cosine coefficients about their median."""
-    small = np.asarray(gray.resize((32, 32), Image.Resampling.LANCZOS), np.float64)
+    small = np.asarray(gray.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0), np.float64)
     low = (_DCT @ small @ _DCT.T).ravel()
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
 
 def detail(gray: Image.Image) -> bytes:
     """Return the high-passed thumbnail; its dot product separates copies from look-alikes (see `duplicates`)."""
-    small = gray.resize((DETAIL, DETAIL), Image.Resampling.BOX)
+    return _detail(gray.resize((DETAIL, DETAIL), Image.Resampling.BOX))
+
+
+def _detail(small: Image.Image) -> bytes:
     blurred = small.filter(ImageFilter.GaussianBlur(_DETAIL_BLUR))
     high = np.asarray(small, np.float32) - np.asarray(blurred, np.float32)
     limit = 3 * high.std()

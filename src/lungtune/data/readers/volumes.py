@@ -38,7 +38,7 @@ def describe(data: bytes, path: str = "") -> Facts:
         kind="volume",
         depth=depth,
         channels=channels,
-        **hashes(middle),
+        **hashes(middle, np.asarray(middle)),
     )
 
 
