@@ -71,10 +71,11 @@ def test_peer_search_runs_all_sides_at_a_tiny_size(tmp_path: Path) -> None:
     [
         "features.py --trials 2 --uncached 1 --data phantom,n=120,test=40",
         "packing.py --quick --models tiny_clip --batches 8 --counts 1 2 --processes 2 --seconds 0.3 --turns 1",
+        "reading.py --side 300 --count 2 --turns 1",
         "tables.py --models resnet18 --size 32 --cases 70 --few 8 --batches 4 --turns 1",
         "trials.py --repeat 1 --trials 2 4",
     ],
-    ids=["features", "packing", "tables", "trials"],
+    ids=["features", "packing", "reading", "tables", "trials"],
 )
 def test_benchmark_runs_at_a_tiny_size(command: str, tmp_path: Path) -> None:
     script, *words = command.split()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from lungtune.data.duplicates import Pair
 from lungtune.data.manifest import PARTS, Manifest
 from lungtune.data.masks import mask_facts, mask_problems
 from lungtune.data.metadata_leakage import Leakage, measure_leakage
+from lungtune.data.plausibility import odd_images, odd_sentences
 from lungtune.data.shift import Shift
 from lungtune.data.sources._files import named
 from lungtune.data.splits import MIN_VALIDATION, Links, kind_of, link, make_manifest
@@ -47,6 +48,7 @@ class Audit:
         masks: number of cases with a readable lung mask.
         shifts: differences between the official parts, per part and class.
         unit: what the groups of `parts` are: `patients`, `images`, `volumes`, `patients or images`.
+        odd: kind -> case ids of images in which little or nothing can be learned (`plausibility`).
     """
 
     source: str
@@ -66,6 +68,7 @@ class Audit:
     masks: int = 0
     unit: str = "patients"
     shifts: tuple[Shift, ...] = ()
+    odd: dict[str, list[str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -108,6 +111,8 @@ def audit(
     unreadable = {str(p): str(e) for p, e in zip(cases["path"], facts["error"], strict=True) if e is not None}
     leakages = _shortcuts(cases, facts, links, manifest)
     shifts = shift.measure(cases, facts, links.groups)
+    odd = odd_images(list(cases["label"]), facts)
+    nothing_shown, implausible = odd_sentences(list(cases["case_id"]), odd, facts)
     near = _near(cases, links.near)
     exact = _exact(cases, links.exact)
     return Audit(
@@ -127,15 +132,17 @@ def audit(
             if manifest.classes and len(manifest.parts[part])
         },
         notes=manifest.notes,
-        problems=(*_problems(cases, facts, manifest, links, unreadable), *odd_masks),
+        problems=(*_problems(cases, facts, manifest, links, unreadable), *odd_masks, *nothing_shown),
         warnings=(
             *_warnings(cases, manifest, exact, near, leakages),
             *shift.warnings(shifts, cases, links.groups),
             *gaps,
+            *implausible,
         ),
         masks=with_mask,
         unit=manifest.unit,
         shifts=tuple(shifts),
+        odd={kind: [str(cases["case_id"].iloc[row]) for row in rows] for kind, rows in odd.items()},
     )
 
 

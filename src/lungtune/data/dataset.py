@@ -14,6 +14,7 @@ from lungtune.core.fields import Field, Labels
 from lungtune.core.io import stage
 from lungtune.data import store
 from lungtune.data.audit import Audit, audit
+from lungtune.data.gathering import discard, gathering
 from lungtune.data.manifest import OPTIONAL, Entries, Manifest, Numbers
 from lungtune.data.masks import scan_masks
 from lungtune.data.scan import scan
@@ -168,7 +169,14 @@ class Inspection:
 
 
 def inspect(
-    source: str, *, seed: int = 0, folds: int = 5, fold: int = 0, cases: pd.DataFrame | None = None
+    source: str,
+    *,
+    seed: int = 0,
+    folds: int = 5,
+    fold: int = 0,
+    cases: pd.DataFrame | None = None,
+    fresh: bool = False,
+    size: int | None = None,
 ) -> Inspection:
     """Index, scan, split and check a data source.
 
@@ -180,6 +188,8 @@ def inspect(
         folds: number of folds.
         fold: index of the validation fold.
         cases: the source's case table, if it has been indexed.
+        fresh: read every file, whatever is cached.
+        size: side in pixels of the grey images that `load` will open: what the scan decodes is kept for it.
 
     Raises:
         DataError: the source cannot be indexed, or `folds`/`fold` is out of range.
@@ -187,8 +197,9 @@ def inspect(
     if cases is None:
         with stage(f"Listing the cases of {source}"):
             cases = index_source(source)
-    facts = scan(list(cases["path"]), voi=cases.attrs["voi"])
-    masks = scan_masks(cases)
+    with gathering(size) as keep:
+        facts = scan(list(cases["path"]), voi=cases.attrs["voi"], fresh=fresh, size=size, keep=keep)
+    masks = scan_masks(cases, fresh=fresh)
     known = cases["patient_id"].notna().any()
     with stage("Looking for duplicates" + (" and shared patients" if known else "")):
         links = link(cases, facts)
@@ -334,7 +345,7 @@ def load(
         if manifest.kind != "image":
             raise DataError(f"a bank holds images, but {manifest.source} holds {manifest.kind}s; leave the bank out.")
     part = partial(_part, manifest, fields=fields, size=size)
-    return Dataset(
+    opened = Dataset(
         classes=_names(manifest, fields),
         train=part("train"),
         validation=part("validation"),
@@ -344,6 +355,8 @@ def load(
         source=manifest.source,
         synthetic=None if bank is None else _synthetic(bank, manifest, fields, size),
     )
+    discard(size)
+    return opened
 
 
 def _names(manifest: Manifest, fields: Sequence[Field]) -> tuple[str, ...]:

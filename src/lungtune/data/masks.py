@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def scan_masks(cases: pd.DataFrame) -> pd.DataFrame:
-    """Read every mask a case table names.
+def scan_masks(cases: pd.DataFrame, *, fresh: bool = False) -> pd.DataFrame:
+    """Read every mask a case table names; with `fresh`, whatever is cached.
 
     Returns:
         One row per case, in order: `scan`'s row of its mask, all None where a case has none. The index is the mask's
         path.
     """
     paths = [path for path in cases["mask_path"] if path is not None]
-    facts = scan(paths, what="masks")
+    facts = scan(paths, what="masks", fresh=fresh)
     facts = facts[~facts.index.duplicated()]
     table = facts.reindex(list(cases["mask_path"])).astype(object)
     return table.where(table.notna(), None)

@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lungtune.core import paths as places
+from lungtune.core.cache import ensure_writable
+from lungtune.core.io import write_atomic
 from lungtune.data.audit import Audit
 from lungtune.data.manifest import PARTS
+from lungtune.data.readers.base import UnreadableImageError, read
+
+if TYPE_CHECKING:
+    from lungtune.data.dataset import Inspection
 
 
-def check(source: str, *, seed: int = 0, folds: int = 5, as_json: bool = False) -> int:
-    """Inspect a data source and print the audit.
+Sheet = Callable[[Sequence[tuple[str, np.ndarray]], int], bytes]
+_SHOWN, _SIDE, _COLUMNS = 24, 160, 8  # of a contact sheet: images a kind, their side in pixels, images side by side
+
+
+def check(
+    source: str,
+    *,
+    seed: int = 0,
+    folds: int = 5,
+    fresh: bool = False,
+    as_json: bool = False,
+    sheet: Sheet | None = None,
+) -> int:
+    """Inspect a data source and print the audit; draw a contact sheet of the odd images.
+
+    Args:
+        source: `NAME[:PATH][,key=value...]`.
+        seed: of the validation draw.
+        folds: number of folds.
+        fresh: read every file, whatever is cached.
+        as_json: print JSON.
+        sheet: draws a contact sheet, as `lungtune.report.contact_sheet` does; None for none.
 
     Returns:
         Exit code: 0 when a search may start, else 2.
@@ -23,13 +54,45 @@ def check(source: str, *, seed: int = 0, folds: int = 5, as_json: bool = False) 
     """
     from lungtune.data.dataset import inspect
 
-    inspection = inspect(source, seed=seed, folds=folds)
+    inspection = inspect(source, seed=seed, folds=folds, fresh=fresh)
+    drawn = _odd_sheet(inspection, sheet) if sheet else None
     if as_json:
         content = {**inspection.audit.to_dict(), "hash": inspection.manifest.hash, "seed": seed, "folds": folds}
+        content["odd_sheet"] = str(drawn) if drawn else None
         print(json.dumps(content, ensure_ascii=False, indent=1))
     else:
-        show(inspection.audit, inspection.manifest.hash, Console(highlight=False, soft_wrap=True))
+        console = Console(highlight=False, soft_wrap=True)
+        show(inspection.audit, inspection.manifest.hash, console)
+        if drawn:
+            console.print(Text(f"The odd images are drawn in {drawn}"))
     return 2 if inspection.audit.problems else 0
+
+
+def _odd_sheet(inspection: Inspection, sheet: Sheet) -> Path | None:
+    """Draw the odd images, a row a kind, into the cache; return the file, or None without odd images."""
+    odd = inspection.audit.odd
+    if not odd:
+        return None
+    position = {case: row for row, case in enumerate(inspection.cases["case_id"])}
+    rows = [
+        (f"{kind}: {len(cases)}", np.stack([_square(inspection, position[case]) for case in cases[:_SHOWN]]))
+        for kind, cases in odd.items()
+    ]
+    file = places.cache() / "checks" / f"odd-{inspection.manifest.hash[:12]}.png"
+    ensure_writable(file.parent)
+    write_atomic(file, sheet(rows, _COLUMNS))
+    return file
+
+
+def _square(inspection: Inspection, row: int) -> np.ndarray:
+    """Return a picture, uint8 `(_SIDE, _SIDE)`; black if its file has become unreadable."""
+    from lungtune.data.readers import images
+
+    try:
+        data = read(inspection.cases["path"].iloc[row])
+        return images.letterboxed(data, _SIDE, voi=inspection.cases.attrs["voi"])
+    except UnreadableImageError:
+        return np.zeros((_SIDE, _SIDE), np.uint8)
 
 
 def sources() -> int:

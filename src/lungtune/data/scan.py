@@ -1,20 +1,24 @@
 """Scan of all images and volumes for facts, cached.
 
-Facts are cached in `facts-1.sqlite` in the cache folder, keyed by absolute path, size and modification time, so a
-second scan opens nothing; volume-only facts are in a separate table. Unreadable files are not cached, so a repaired
-file is read by the next scan.
+Facts are cached in `facts-2.sqlite` in the cache folder, keyed by absolute path, size and modification time, so a
+second scan opens nothing. Its columns are the fields of `Facts`; a table with others is dropped, and filled anew.
+Unreadable files are not cached, so a repaired file is read by the next scan. A file changed in place, of the same size
+and time, is noticed by a scan with `fresh`, or when its pixels are decoded, and `forget` drops its facts.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import astuple, fields
+from dataclasses import fields
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from lungtune.core import paths as places
 from lungtune.core.cache import HINT
@@ -26,77 +30,117 @@ from lungtune.data.readers.base import Facts, UnreadableImageError, read
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = (*(field.name for field in fields(Facts)), "error")
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (
-    path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, sha1 TEXT, pixels TEXT, width INTEGER, height INTEGER,
-    mode TEXT, type TEXT, phash TEXT, detail BLOB
-);
-CREATE TABLE IF NOT EXISTS volumes (path TEXT PRIMARY KEY, depth INTEGER, channels INTEGER);
-"""
-_SELECT = "SELECT facts.*, depth, channels FROM facts LEFT JOIN volumes USING (path) WHERE facts.path IN ({})"
-_VOI = "voi:"  # before the path of an image read through its VOI window; no absolute path begins so
+_FIELDS = tuple(field.name for field in fields(Facts))
+COLUMNS = (*_FIELDS, "error")
+_VALUES = attrgetter(*_FIELDS)  # dataclasses.astuple copies deeply
+_INTEGERS = tuple(k for k, field in enumerate(fields(Facts)) if field.type == "int")
+_KEYS = ("path", "voi", "size", "mtime")
+_SCHEMA = f"CREATE TABLE facts ({', '.join((*_KEYS, *_FIELDS))}, PRIMARY KEY (path, voi)) WITHOUT ROWID"
+_SELECT = f"SELECT path, size, mtime, {', '.join(_FIELDS)} FROM facts WHERE voi = ? AND path IN ({{}})"
+_INSERT = f"INSERT OR REPLACE INTO facts VALUES ({', '.join('?' * (len(_KEYS) + len(_FIELDS)))})"
+Row = tuple[object, ...]
+Keep = Callable[[str, np.ndarray], None]
 Item = TypeVar("Item")
 
 
-def scan(files: Sequence[str], *, voi: bool = False, what: str = "images") -> pd.DataFrame:
+def scan(
+    files: Sequence[str],
+    *,
+    voi: bool = False,
+    what: str = "images",
+    fresh: bool = False,
+    size: int | None = None,
+    keep: Keep | None = None,
+) -> pd.DataFrame:
     """Return the facts of every file.
 
     Args:
         files: absolute paths.
         voi: apply the VOI window of DICOM images; their facts are cached apart.
         what: noun for the files in progress messages.
+        fresh: read every file, whatever is cached.
+        size: side in pixels of the letterboxes for `keep`.
+        keep: receives digest and letterbox, uint8 `(size, size)`, of the images that are decoded in full here.
 
     Returns:
         A table indexed by path, in the order of `files`, with the fields of `Facts` and `error`: None, or why the file
-        cannot be read (the other columns are then None).
+        cannot be read (the other columns are then None). With `fresh`, `attrs["changed"]` lists the files of the cached
+        size and time whose content is another.
     """
     import pandas as pd
 
     wanted = list(dict.fromkeys(files))
     keys = {path: _key(path) for path in wanted}
-    known = _load(wanted, keys, voi)
+    cached = _load(wanted, keys, voi)
+    known = {} if fresh else cached
     missing = [path for path in wanted if path not in known]
-    stored = True
-    for batch in _batched(track(_look(missing, voi), len(missing), f"Reading {what}"), 500):
-        decoded = {path: result for path, result in batch if isinstance(result, Facts)}
+    stored, changed = True, []
+    for batch in _batched(track(_look(missing, voi, size if keep else None), len(missing), f"Reading {what}"), 500):
+        decoded: dict[str, Facts] = {}
+        for path, result, letterbox in batch:
+            if isinstance(result, str):
+                known[path] = (*(None,) * len(_FIELDS), result)
+                continue
+            decoded[path] = result
+            if path in cached and cached[path][0] != result.sha1:
+                changed.append(path)
+            if keep and letterbox is not None:
+                keep(result.sha1, letterbox)
         stored = stored and _store(decoded, keys, voi)  # a failure is reported once
-        known.update({path: (*astuple(result), None) for path, result in decoded.items()})
-        errors = {path: result for path, result in batch if isinstance(result, str)}
-        known.update({path: (*(None,) * (len(COLUMNS) - 1), text) for path, text in errors.items()})
+        known.update({path: (*_VALUES(result), None) for path, result in decoded.items()})
     columns = zip(*(known[path] for path in files), strict=True) if files else ((),) * len(COLUMNS)
     data = {name: pd.Series(list(column), dtype=object) for name, column in zip(COLUMNS, columns, strict=True)}
     table = pd.DataFrame(data)
     table.index = pd.Index(files, dtype=object, name="path")
+    table.attrs["changed"] = changed
     return table
 
 
 def facts(path: str, *, voi: bool = False) -> Facts:
+    """Read and decode one image or volume; see `describe`."""
+    return describe(path, voi=voi)[0]
+
+
+def describe(path: str, *, voi: bool = False, size: int | None = None) -> tuple[Facts, np.ndarray | None]:
     """Read and decode one image or volume.
 
     Args:
         path: of the file.
         voi: apply the VOI window of DICOM images.
+        size: see `images.describe`; volumes have no letterbox.
 
     Raises:
         UnreadableImageError: it cannot be read or decoded.
     """
     data = read(path)
     if readers.find(data, path).KIND == "volume":
-        return volumes.describe(data, path)
-    return images.describe(data, voi=voi)
+        return volumes.describe(data, path), None
+    return images.describe(data, voi=voi, size=size)
 
 
-def _look(files: Sequence[str], voi: bool) -> Iterator[tuple[str, Facts | str]]:
-    def one(path: str) -> tuple[str, Facts | str]:
+def forget(paths: Sequence[str]) -> None:
+    """Drop the cached facts of files; the next scan reads them."""
+    try:
+        with closing(_connect()) as connection, connection:
+            connection.executemany("DELETE FROM facts WHERE path = ?", [(path,) for path in paths])
+    except (OSError, sqlite3.DatabaseError):  # a cache that cannot be used holds no facts either
+        return
+
+
+def _look(files: Sequence[str], voi: bool, size: int | None) -> Iterator[tuple[str, Facts | str, np.ndarray | None]]:
+    def one(path: str) -> tuple[str, Facts | str, np.ndarray | None]:
         try:
-            return path, facts(path, voi=True) if voi else facts(path)
+            return path, *describe(path, voi=voi, size=size)
         except UnreadableImageError as error:
-            return path, str(error)
+            return path, str(error), None
+
+    def several(paths: Sequence[str]) -> list[tuple[str, Facts | str, np.ndarray | None]]:
+        return [one(path) for path in paths]
 
     with images.decoders() as pool:
         for batch in _batched(files, 256):
-            yield from pool.map(one, batch)
+            for results in pool.map(several, _batched(batch, 4)):  # handing small files over one by one costs time
+                yield from results
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
@@ -114,30 +158,35 @@ def _key(path: str) -> tuple[int, int] | None:
 
 
 def _database() -> Path:
-    return places.cache() / "facts-1.sqlite"
+    return places.cache() / "facts-2.sqlite"
 
 
 def _connect() -> sqlite3.Connection:
-    _database().parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(_database(), timeout=60)
-    connection.executescript(_SCHEMA)
+    file = _database()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        file.with_name("facts-1.sqlite").unlink(missing_ok=True)  # of an earlier version
+    connection = sqlite3.connect(file, timeout=60)
+    columns = tuple(name for _, name, *_ in connection.execute("PRAGMA table_info(facts)"))
+    if columns != (*_KEYS, *_FIELDS):
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("DROP TABLE IF EXISTS facts")
+            connection.execute(_SCHEMA)
     return connection
 
 
-def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bool) -> dict[str, tuple[object, ...]]:
-    prefix = _VOI if voi else ""
-    known: dict[str, tuple[object, ...]] = {}
+def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bool) -> dict[str, Row]:
+    known: dict[str, Row] = {}
     try:
         with closing(_connect()) as connection:
             for batch in _batched(files, 900):
                 marks = ",".join("?" * len(batch))
-                names = [prefix + path for path in batch]
-                for name, size, mtime, *values, depth, channels in connection.execute(_SELECT.format(marks), names):
-                    path = name.removeprefix(prefix)
+                for path, size, mtime, *values in connection.execute(_SELECT.format(marks), (voi, *batch)):
                     if keys[path] == (size, mtime):
-                        values[6] = int(values[6])
-                        kind = ("volume", depth, channels) if depth else ("image", 0, 1)
-                        known[path] = (*values, *kind, None)
+                        for k in _INTEGERS:
+                            values[k] = int(values[k])
+                        known[path] = (*values, None)
     except (OSError, sqlite3.OperationalError) as error:  # locked too long, or no right to write: go without
         log_stderr(f"The cache of image facts {_database()} cannot be used: {error}. {HINT}")
     except (sqlite3.DatabaseError, ValueError, TypeError) as error:
@@ -148,17 +197,16 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bo
 
 
 def _store(facts: dict[str, Facts], keys: dict[str, tuple[int, int] | None], voi: bool) -> bool:
-    rows, deep = [], []
+    rows = []
     for path, fact in facts.items():
-        key, name = keys[path], (_VOI if voi else "") + path
+        key, values = keys[path], list(_VALUES(fact))
         if key is not None:
-            rows.append((name, *key, *astuple(fact)[:6], str(fact.phash), fact.detail))
-            deep.append((name, fact.depth, fact.channels))
+            for k in _INTEGERS:
+                values[k] = str(values[k])  # a hash may not fit a signed number
+            rows.append((path, voi, *key, *values))
     try:
         with closing(_connect()) as connection, connection:
-            connection.executemany(f"INSERT OR REPLACE INTO facts VALUES ({','.join('?' * 11)})", rows)
-            connection.executemany("DELETE FROM volumes WHERE path = ?", [(name,) for name, *_ in deep])
-            connection.executemany("INSERT INTO volumes VALUES (?, ?, ?)", [row for row in deep if row[1]])
+            connection.executemany(_INSERT, rows)
     except (OSError, sqlite3.DatabaseError) as error:
         log_stderr(f"The cache of image facts {_database()} cannot be written: {error}. {HINT}")
         return False

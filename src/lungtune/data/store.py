@@ -26,14 +26,19 @@ import numpy as np
 from lungtune.core import cache
 from lungtune.core import paths as places
 from lungtune.core.io import track
-from lungtune.data.readers.base import UnreadableImageError, read, sha1
-from lungtune.data.readers.images import decoders, digest, letterboxed, letterboxed_mask
+from lungtune.data.readers.base import UnreadableImageError, read
+from lungtune.data.readers.images import decoders, letterboxed, letterboxed_mask, reading
 from lungtune.data.readers.volumes import cube, cube_mask
+from lungtune.data.scan import forget
 from lungtune.errors import DataError
 
 VERSION = 1
 """Raise when decoding changes: older stores are then never opened."""
 
+_REMEDY = (
+    "Put it back, or start a new study on the data as they are now: run `lungtune data check` with --rescan first, "
+    "which reads every file again."
+)
 _Decode = Callable[[int], np.ndarray]
 _T = TypeVar("_T")
 
@@ -86,12 +91,17 @@ def open_images(paths: Sequence[str], hashes: Sequence[str], size: int, name: st
 
     def decode(row: int) -> np.ndarray:
         data, options = _read("image", paths[row], hashes[row])
-        more: dict[str, Any] = {**options} if channels == 1 else {**options, "channels": channels}
+        more: dict[str, Any] = options if channels == 1 else {**options, "channels": channels}
         return _usable("image", paths[row], lambda: letterboxed(data, size, **more))
 
-    row = (size, size) if channels == 1 else (channels, size, size)
-    pixels = _open(_Layout(name, size, row, f"Decoding {name} images"), hashes, decode)
+    pixels = _open(layout_of_images(name, size, channels), hashes, decode)
     return pixels.reshape(len(hashes), channels, size, size)
+
+
+def layout_of_images(name: str, size: int, channels: int = 1) -> _Layout:
+    """Return the layout of a store of images; arguments as in `open_images`."""
+    row = (size, size) if channels == 1 else (channels, size, size)
+    return _Layout(name, size, row, f"Decoding {name} images")
 
 
 def open_volumes(paths: Sequence[str], hashes: Sequence[str], size: int, name: str, channels: int = 1) -> np.ndarray:
@@ -143,9 +153,9 @@ def open_masks(
         path = str(masks[row])
         try:
             under = read(paths[row])
-            _same(under, hashes[row], f"{kind} {paths[row]}")
+            _same(under, hashes[row], kind, paths[row])
             data = read(path)
-            _same(data, str(mask_hashes[row]), f"mask {path}")
+            _same(data, str(mask_hashes[row]), "mask", path)
             return aligned(data, under, size)
         except UnreadableImageError as error:
             raise DataError(
@@ -157,36 +167,35 @@ def open_masks(
     return _open(layout, names, decode).reshape(len(names), 1, *layout.row)
 
 
-def _read(kind: str, path: str, expected: str) -> tuple[bytes, dict[str, bool]]:
-    """Return a file's bytes and its decoding: with `voi` if the digest requests it."""
+def _read(kind: str, path: str, expected: str) -> tuple[bytes, dict[str, Any]]:
+    """Return a file's bytes and how it must be read; see `images.reading`."""
     data = _usable(kind, path, lambda: read(path))
-    return data, {"voi": True} if _same(data, expected, f"{kind} {path}") else {}
+    return data, {"rules": 1, **_same(data, expected, kind, path)}
 
 
 def _usable(kind: str, path: str, what: Callable[[], _T]) -> _T:
     try:
         return what()
     except UnreadableImageError as error:
+        forget([path])
         raise DataError(
-            f"The {kind} {path} could be read when it was scanned, but now it {error}. "
-            "Put it back, or start a new study without it."
+            f"The {kind} {path} could be read when it was scanned, but now it {error}. {_REMEDY}"
         ) from error
 
 
-def _same(data: bytes, expected: str, noun: str) -> bool:
-    """True if the digest requests a VOI window.
+def _same(data: bytes, expected: str, kind: str, path: str) -> dict[str, Any]:
+    """Return how a file must be read.
 
     Raises:
         DataError: the digest is of other bytes.
     """
-    if sha1(data) == expected:
-        return False
-    if digest(data, voi=True) == expected:
-        return True
-    raise DataError(
-        f"The {noun} must be the one that was scanned, but its content has changed since. "
-        "Put it back, or start a new study on the changed data."
-    )
+    options = reading(data, expected)
+    if options is None:
+        forget([path])
+        raise DataError(
+            f"The {kind} {path} must be the one that was scanned, but its content has changed since. {_REMEDY}"
+        )
+    return options
 
 
 def _open(layout: _Layout, hashes: Sequence[str], decode: _Decode) -> np.ndarray:
@@ -221,7 +230,10 @@ def _copy_known(pixels: np.ndarray, layout: _Layout, hashes: Sequence[str], fold
         held = about.get("images", [])
         if rows.keys().isdisjoint(held) or not layout.store(held, file).sound:
             continue
-        other = np.memmap(file, np.uint8, mode="r", shape=(len(held), *layout.row))
+        try:
+            other = np.memmap(file, np.uint8, mode="r", shape=(len(held), *layout.row))
+        except FileNotFoundError:  # another process has discarded it
+            continue
         for position, named in enumerate(held):
             for row in rows.pop(named, ()):
                 pixels[row] = other[position]

@@ -14,6 +14,7 @@ from lungtune import catalog
 from lungtune.core import environment, imbalance, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.family import Family
+from lungtune.core.fields import IMAGE
 from lungtune.core.io import stage
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
@@ -136,13 +137,13 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
     _check_weights(space, families, _shipped_base(options, profile))
     likely(space)
 
-    inspection = _inspected(source, seed, cases, console)
+    family, base = families[0]
+    inspection = _inspected(source, seed, cases, base.image_size if IMAGE in family.fields else None, console)
     task = space.objective.task
     _check_fields(
         space, lambda family, name: study_data.missing(inspection, family.fields, name, family.task(task).targets)
     )
     imbalance.check(space, inspection.manifest.classes, inspection.manifest.class_counts("train"))
-    family, base = families[0]
     with study.claimed():  # reserve the name: a bank may take hours
         bank = bank_provision.bank(space, inspection, options.bank, profile, console)
         data = study_data.load(inspection, family.fields, base.image_size, bank=bank)
@@ -236,13 +237,13 @@ def _shipped_base(options: Options, profile: str) -> str:
     return " Or search with the tiny base that is shipped: `--profile demo`."
 
 
-def _inspected(source: str, seed: int, cases: pd.DataFrame | None, console: Console) -> Inspection:
-    """Return the audited split; print the audit's warnings.
+def _inspected(source: str, seed: int, cases: pd.DataFrame | None, size: int | None, console: Console) -> Inspection:
+    """Return the audited split; print the audit's warnings. Arguments as in :func:`study_data.inspect`.
 
     Raises:
         DataError: the audit has problems.
     """
-    inspection = study_data.inspect(source, seed, cases)
+    inspection = study_data.inspect(source, seed, cases, size)
     for warning in inspection.audit.warnings:
         console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     if inspection.audit.problems:

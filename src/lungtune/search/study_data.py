@@ -58,20 +58,21 @@ def check_bank(folder: Path) -> None:
     SyntheticBank.open(folder)
 
 
-def inspect(source: str, seed: int, cases: pd.DataFrame | None = None) -> Inspection:
+def inspect(source: str, seed: int, cases: pd.DataFrame | None = None, size: int | None = None) -> Inspection:
     """Scan, audit and split a data source.
 
     Args:
         source: ``NAME[:PATH][,key=value...]``.
         seed: of the split.
         cases: result of :func:`index`, if it was called.
+        size: side in pixels of the grey images that :func:`load` will open.
 
     Raises:
         DataError: the source cannot be read.
     """
     from lungtune.data import dataset
 
-    return dataset.inspect(source, seed=seed, cases=cases)
+    return dataset.inspect(source, seed=seed, cases=cases, size=size)
 
 
 def unnamed(cases: pd.DataFrame, source: str, fields: Sequence[Field], who: str) -> str:

@@ -47,7 +47,9 @@ def test_transparent_pixels_are_black():
 def test_transparent_palette_is_black():
     image = Image.new("P", (8, 8), 0)
     image.putpalette([200, 200, 200] * 256)
-    assert images.letterboxed(encoded(image, transparency=0), 8).max() == 0
+    image.paste(1, (4, 0, 8, 8))
+    square = images.letterboxed(encoded(image, transparency=0), 8)
+    assert (square[:, :4].max(), square[:, 4:].min()) == (0, 200)
     assert images.letterboxed(encoded(image), 8).min() == 200
 
 

@@ -14,13 +14,13 @@ from lungtune.data.scan import scan
 def opened(monkeypatch):
     """The paths opened since the last look."""
     seen: list[str] = []
-    facts = scanning.facts
+    describe = scanning.describe
 
-    def spy(path):
+    def spy(path, **options):
         seen.append(path)
-        return facts(path)
+        return describe(path, **options)
 
-    monkeypatch.setattr(scanning, "facts", spy)
+    monkeypatch.setattr(scanning, "describe", spy)
     return seen
 
 

@@ -26,9 +26,9 @@ def decoded(monkeypatch):
     seen: list[str] = []
     letterboxed = store.letterboxed
 
-    def spy(data, size):
+    def spy(data, size, **options):
         seen.append(images.sha1(data))
-        return letterboxed(data, size)
+        return letterboxed(data, size, **options)
 
     monkeypatch.setattr(store, "letterboxed", spy)
     return seen
@@ -222,7 +222,7 @@ def _open_in_child(paths, hashes, queue):
 
 
 def _killed_while_decoding(paths, hashes):
-    def die(data, size):
+    def die(data, size, **options):
         os.kill(os.getpid(), signal.SIGKILL)
 
     store.letterboxed = die

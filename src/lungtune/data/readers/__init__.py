@@ -1,7 +1,6 @@
 """Readers: one module per file format, selected by a file's first bytes or its suffix.
 
-A module `readers/<format>.py` is a reader, all but `base`, `images` and `volumes`, which hold what readers share. All
-readers have
+A module `readers/<format>.py` is a reader, all but those that hold what readers share (`_SHARED`). All readers have
 
 - `KIND`: `image` or `volume`,
 - `SUFFIXES`: lower case, with the dot,
@@ -25,7 +24,7 @@ from types import ModuleType
 FALLBACK = "pictures"
 """Reader of files that no reader recognises; it reads them or raises."""
 
-_SHARED = ("base", "images", "volumes")
+_SHARED = ("base", "images", "jpeg_streams", "levels", "volumes", "wide_colour")
 
 
 @functools.cache

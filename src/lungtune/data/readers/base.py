@@ -1,10 +1,9 @@
-"""Results, errors, size limits and 8-bit conversion shared by all readers."""
+"""Results, errors and size limits shared by all readers."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -31,11 +30,15 @@ class Picture(NamedTuple):
         image: Pillow's, of mode L or RGB, upright.
         mode: Pillow's mode in the file: L, RGB, I;16, ...; for DICOM photometry, bits and view position.
         type: PNG, JPEG or DICOM, by content.
+        oddity: a phrase on what the reader corrected or left out; empty without any.
+        rules: the first version of the decoding rules that gives these pixels; see `images.digest`.
     """
 
     image: Image.Image
     mode: str
     type: str
+    oddity: str = ""
+    rules: int = 1
 
 
 class Voxels(NamedTuple):
@@ -69,6 +72,12 @@ class Facts:
         kind: `image` or `volume`.
         depth: slices of a volume; 0 for an image.
         channels: of a volume; 1 for an image, which is read with any requested number.
+        oddity: see `Picture`.
+        mean: of the 8-bit values, as the next three at the size of `images.thumbnail`; of a volume's middle slice.
+        spread: their standard deviation.
+        black: share of pixels at 0.
+        white: share of pixels at 255.
+        preview: `PREVIEW * PREVIEW` uint8 values, the picture without regard to its aspect ratio.
     """
 
     sha1: str
@@ -82,6 +91,12 @@ class Facts:
     kind: str = "image"
     depth: int = 0
     channels: int = 1
+    oddity: str = ""
+    mean: float = 0.0
+    spread: float = 0.0
+    black: float = 0.0
+    white: float = 0.0
+    preview: bytes = b""
 
 
 def read(path: str) -> bytes:
@@ -91,7 +106,8 @@ def read(path: str) -> bytes:
         UnreadableImageError: the file does not exist, may not be read, or is empty.
     """
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb") as stream:
+            data = stream.read()
     except FileNotFoundError:
         raise UnreadableImageError("does not exist") from None
     except OSError as error:
@@ -101,22 +117,12 @@ def read(path: str) -> bytes:
     return data
 
 
-def sha1(data: bytes) -> str:
-    """Return the hex SHA-1 of `data`."""
-    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
-
-
-def to_8_bit(wide: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
-    """Scale linearly from the 0.5th..99.5th percentile to 0..255; constant becomes 0.
-
-    Args:
-        wide: `(H, W)` of any real type.
-        counted: bool of the same shape, the pixels the percentiles are taken from; all by default.
-    """
-    low, high = limits(wide if counted is None or not counted.any() else wide[counted])
-    if not high > low:
-        return np.zeros(wide.shape, np.uint8)
-    return between(wide, low, high)
+def sha1(*parts: bytes | np.ndarray) -> str:
+    """Return the hex SHA-1 of bytes, one after the other."""
+    state = hashlib.sha1(usedforsecurity=False)
+    for part in parts:
+        state.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).data)
+    return state.hexdigest()
 
 
 def limits(basis: np.ndarray) -> tuple[float, float]:

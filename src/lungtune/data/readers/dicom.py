@@ -1,16 +1,20 @@
 """Conversion of DICOM to 8-bit gray. Accepts one frame of MONOCHROME1 or MONOCHROME2; refuses all else by name.
 
-- Rescale slope and intercept, or a modality LUT, are applied; bits above BitsStored are ignored.
-- More than 8 stored bits are scaled from the 0.5th to the 99.5th percentile, as 16-bit PNGs are. At most 8 stored
-  bits keep their full range, as 8-bit PNGs do. Pixels of the padding value do not count and become black.
+- BitsStored bits below and including HighBit are read; others are ignored.
+- Rescale slope and intercept, or a modality LUT, are applied. A slope of 0, which would leave a constant, counts as 1.
+- More than 8 stored bits are scaled as 16-bit PNGs are (`levels`). At most 8 stored bits keep their full range, as
+  8-bit PNGs do. Pixels of the padding value do not count and become black.
 - With `voi`, the first VOI window or LUT decides instead, in files that have one. It is not the default: a window is
   one viewer's choice. Files of one collection may have none, several, or one for another organ, and a model may then
   learn the window's origin.
-- MONOCHROME1 is inverted, so that air is dark. The tag is trusted: a wrong one can't be detected from one file.
+- MONOCHROME1 is inverted, so that air is dark, and so is a Presentation LUT Shape of INVERSE, once for both. The tags
+  are trusted: a wrong one can't be detected from one file.
 
-The codecs: pydicom decodes what is not compressed, deflate and RLE; Pillow 8-bit baseline JPEG; GDCM (Apache-2.0) all
-other JPEG, JPEG-LS and JPEG 2000. Through pydicom it refuses 12-bit lossy and progressive JPEG, so those go to it
-directly.
+All of this is a function of the stored value, so it is computed once for each of them and applied as a table.
+
+The codecs: numpy reads what is not compressed, or deflated; pydicom RLE and big-endian pixels; Pillow 8-bit baseline
+JPEG; GDCM (Apache-2.0) all other JPEG, JPEG-LS and JPEG 2000. Through pydicom GDCM refuses 12-bit lossy and progressive
+JPEG, so those go to it directly.
 """
 
 from __future__ import annotations
@@ -20,11 +24,12 @@ import math
 import os
 import warnings
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lungtune.data.readers.base import MAX_PIXELS, Picture, UnreadableImageError, between, short, to_8_bit
+from lungtune.data.readers import jpeg_streams, levels
+from lungtune.data.readers.base import MAX_PIXELS, Picture, UnreadableImageError, between, short
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -98,21 +103,34 @@ def open_image(data: bytes, *, size: int | None = None, channels: int = 1, voi: 
     """Decode a DICOM file to mode L or, with 3 channels, RGB; `size` is ignored. Errors as in `decode`."""
     from PIL import Image
 
-    values, mode = decode(data, voi=voi)
-    gray = Image.fromarray(values)
-    return Picture(gray if channels == 1 else gray.convert("RGB"), mode, "DICOM")
+    decoded = decode(data, voi=voi)
+    gray = Image.fromarray(decoded.values)
+    shown = gray if channels == 1 else gray.convert("RGB")
+    return Picture(shown, decoded.mode, "DICOM", decoded.oddity, decoded.rules)
 
 
-def decode(data: bytes, *, voi: bool = False) -> tuple[np.ndarray, str]:
+class Decoded(NamedTuple):
+    """A decoded file.
+
+    Attributes:
+        values: uint8 `(H, W)`, air dark.
+        mode: in words, such as `MONOCHROME1, 12 bit, AP`: the view position may reveal the class.
+        oddity: see `Picture`.
+        rules: see `Picture`.
+    """
+
+    values: np.ndarray
+    mode: str
+    oddity: str
+    rules: int
+
+
+def decode(data: bytes, *, voi: bool = False) -> Decoded:
     """Decode a DICOM file.
 
     Args:
         data: the file's bytes.
         voi: apply the first VOI window or LUT where there is one.
-
-    Returns:
-        uint8 `(H, W)`, air dark; and the mode in words, such as `MONOCHROME1, 12 bit, AP`: the view position
-        may reveal the class.
 
     Raises:
         UnreadableImageError: no pixel data, more than one frame, colour, a compression without a codec, too
@@ -120,15 +138,19 @@ def decode(data: bytes, *, voi: bool = False) -> tuple[np.ndarray, str]:
     """
     header = _header(data)
     try:
-        gray = _gray(header, _stored(header), voi)
+        stored, counts, index = levels.histogram(_pixels(header))
+        view = _View(header, stored, voi)
+        gray = levels.apply(view.table(counts), index)
     except UnreadableImageError:
         raise
     except NotImplementedError as error:
         raise UnreadableImageError(f"is compressed as {_syntax(header).name}, which no codec here decodes") from error
     except Exception as error:  # pydicom and its codecs raise anything on damaged files
         raise UnreadableImageError(f"is damaged: {short(error)}") from error
-    view = str(header.get("ViewPosition") or "").strip()
-    return gray, ", ".join(filter(None, (header.PhotometricInterpretation, f"{header.BitsStored} bit", view)))
+    position = str(header.get("ViewPosition") or "").strip()
+    inverse = "INVERSE" if view.contradicts else ""
+    words = header.PhotometricInterpretation, inverse, f"{header.BitsStored} bit", position
+    return Decoded(gray, ", ".join(filter(None, words)), "; ".join(view.oddities), view.rules)
 
 
 def _header(data: bytes) -> Dataset:
@@ -168,27 +190,43 @@ def _syntax(header: Dataset) -> UID:
     return header.file_meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian
 
 
-def _stored(header: Dataset) -> np.ndarray:
-    """Return the stored values `(H, W)` of any compression.
+def _pixels(header: Dataset) -> np.ndarray:
+    """Return the allocated bits of each pixel `(H, W)`, of any compression.
 
     Raises:
         UnreadableImageError: truncated.
         NotImplementedError: no codec.
     """
+    from PIL import Image
+    from pydicom.encaps import generate_frames
     from pydicom.pixels import get_decoder
+    from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
-    syntax = _syntax(header)
+    syntax, allocated = _syntax(header), int(header.BitsAllocated)
     if not syntax.is_compressed or syntax.is_deflated:
-        need, got = header.Rows * header.Columns * header.BitsAllocated // 8, len(header.PixelData)
+        count = header.Rows * header.Columns
+        need, got = count * allocated // 8, len(header.PixelData)
         if got < need:
             raise UnreadableImageError(f"is truncated: it has {got:,} of {need:,} bytes of pixels")
+        if allocated in (8, 16, 32) and syntax != ExplicitVRBigEndian:
+            signed = "i" if header.get("PixelRepresentation") else "u"
+            flat = np.frombuffer(header.PixelData, f"<{signed}{allocated // 8}", count)
+            return flat.reshape(header.Rows, header.Columns)
+        header.pixel_array_options(correct_unused_bits=False)
     elif _directly(header, syntax):
         return _gdcm_frame(header, syntax)
+    elif syntax == RLELossless:
+        header.pixel_array_options(correct_unused_bits=False)
     else:  # named, so that pixels do not depend on the packages installed; Pillow releases the interpreter lock
         plugin = "pillow" if syntax == _BASELINE else "gdcm"
         if plugin in get_decoder(syntax).available_plugins:
             header.pixel_array_options(decoding_plugin=plugin)
-    return header.pixel_array
+    pixels = header.pixel_array
+    if syntax == _BASELINE and jpeg_streams.is_cut(
+        next(generate_frames(header.PixelData, number_of_frames=1)), Image.fromarray(pixels)
+    ):
+        raise UnreadableImageError("is truncated: its pixels end before its last row")
+    return pixels
 
 
 def _directly(header: Dataset, syntax: UID) -> bool:
@@ -225,26 +263,99 @@ def _gdcm_frame(header: Dataset, syntax: UID) -> np.ndarray:
     return np.frombuffer(buffer.encode("utf-8", "surrogateescape"), kind).reshape(header.Rows, header.Columns)
 
 
-def _gray(header: Dataset, stored: np.ndarray, voi: bool) -> np.ndarray:
-    from pydicom.pixels import apply_modality_lut
+class _View:
+    """The way from stored to 8-bit values.
 
-    padding = _padding(header, stored)
-    values, bits = apply_modality_lut(stored, header), int(header.BitsStored)
-    gray = _viewed(header, values) if voi else None
-    if gray is None and bits <= 8 and "ModalityLUTSequence" not in header:
+    Attributes:
+        oddities: phrases on what was corrected.
+        rules: see `Picture`.
+        contradicts: True where a MONOCHROME2 file has the Presentation LUT Shape INVERSE.
+    """
+
+    def __init__(self, header: Dataset, pixels: np.ndarray, voi: bool) -> None:
+        """Apply all that does not depend on the picture.
+
+        Args:
+            header: the file's.
+            pixels: distinct values of all allocated bits, `(V,)`.
+            voi: apply the first VOI window or LUT.
+        """
+        from pydicom.pixels import apply_modality_lut
+
+        self._header, self._voi = header, voi
+        self.oddities: list[str] = []
+        self.rules = 1
+        if header.get("RescaleSlope") == 0:
+            header.RescaleSlope = 1
+            self._correct("the rescale slope 0 is taken as 1")
+        inverse = str(header.get("PresentationLUTShape") or "").strip().upper() == "INVERSE"
+        self._inverted = inverse or header.PhotometricInterpretation == "MONOCHROME1"
+        self.contradicts = inverse and header.PhotometricInterpretation != "MONOCHROME1"
+        if self.contradicts:
+            self.rules = 2
+        self._stored = self._of_stored_bits(pixels)
+        self._values = apply_modality_lut(self._stored, header)
+        if not np.isfinite(self._values).all():
+            raise UnreadableImageError("is damaged: its rescale slope or intercept is not finite")
+
+    def table(self, counts: np.ndarray) -> np.ndarray:
+        """Return the 8-bit value of each stored one, uint8 `(V,)`, for a picture with so many pixels of each."""
+        padding = _padding(self._header, self._stored)
+        gray = _viewed(self._header, self._values) if self._voi else None
+        if gray is None:
+            gray = self._full_range()
+        if gray is None:
+            counted = counts * ~padding
+            found = levels.scaling(self._values, counted if counted.any() else counts)
+            gray = levels.table(self._values, found)
+            padding |= found.padding
+            if found.oddity:
+                self._correct(found.oddity)
+        if self._inverted:
+            gray = 255 - gray
+        gray[padding] = 0
+        return gray
+
+    def _of_stored_bits(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the stored values: BitsStored bits, the highest of them HighBit."""
+        header, allocated = self._header, 8 * pixels.dtype.itemsize
+        bits = int(header.BitsStored)
+        high = header.get("HighBit")
+        shift = high + 1 - bits if isinstance(high, int) and bits <= high + 1 <= allocated else 0
+        if shift and not self._encapsulated():
+            self.rules = 2
+        else:
+            shift = 0
+        if bits >= allocated:
+            return pixels
+        left = allocated - bits - shift
+        return (pixels << left) >> (left + shift)
+
+    def _encapsulated(self) -> bool:
+        """True if a codec has decoded the pixels, which then begin at bit 0."""
+        from pydicom.uid import RLELossless
+
+        syntax = _syntax(self._header)
+        return syntax.is_compressed and not syntax.is_deflated and syntax != RLELossless
+
+    def _full_range(self) -> np.ndarray | None:
+        """Return the 8-bit values of at most 8 stored bits; None of more, or with a modality LUT."""
+        from pydicom.pixels import apply_modality_lut
+
+        header, bits = self._header, int(self._header.BitsStored)
+        if bits > 8 or "ModalityLUTSequence" in header:
+            return None
         low = -(1 << bits - 1) if header.get("PixelRepresentation") else 0
         ends = apply_modality_lut(np.array([low, low + (1 << bits) - 1]), header)
-        gray = between(values, float(ends.min()), float(ends.max())) if ends.min() < ends.max() else None
-    if gray is None:
-        gray = to_8_bit(values, ~padding)
-    if header.PhotometricInterpretation == "MONOCHROME1":
-        gray = 255 - gray
-    gray[padding] = 0
-    return gray
+        return between(self._values, float(ends.min()), float(ends.max())) if ends.min() < ends.max() else None
+
+    def _correct(self, phrase: str) -> None:
+        self.oddities.append(phrase)
+        self.rules = 2
 
 
 def _padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
-    """Return the mask of padding pixels, bool `(H, W)`."""
+    """Return which stored values are padding, bool `(V,)`."""
     value = header.get("PixelPaddingValue")
     if not isinstance(value, int):
         return np.zeros(stored.shape, bool)

@@ -2,14 +2,15 @@
 
 All become 8-bit, gray or RGB:
 
-- 16-bit (and wider) gray is scaled linearly from its 0.5th to its 99.5th percentile. Chest X-rays in 16-bit files
-  use 10 to 16 of the bits, so the full range would leave many of them black, and a few burned-in marker pixels at
-  65535 would do the same to a min-max scaling.
+- 16-bit (and wider) gray and colour are scaled by the levels they hold (`levels`). Chest X-rays in 16-bit files use 10
+  to 16 of the bits, so the full range would leave many of them black.
 - Transparent pixels are composited over black.
 - The EXIF orientation is applied.
 
-A digest identifies an image's bytes and the way they are read: it is the SHA-1 of the file, or of `voi:` and the file
-for a DICOM image whose VOI window is applied. Caches keyed by digest therefore never mix the two.
+A digest identifies an image's bytes and the way they are read. It is the SHA-1 of the file; of `voi:` and the file for
+a DICOM image whose VOI window is applied; and of `rules 2:` and these where the second version of the decoding rules
+gives other pixels than the first. Caches keyed by digest therefore never mix them, and an image that all versions
+decode alike keeps its digest.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -29,6 +31,12 @@ from lungtune.data.readers import dicom
 from lungtune.data.readers.base import Facts, UnreadableImageError, sha1
 
 Image.preinit()  # registers the formats; not left to the first of several threads
+
+THUMBNAIL = 256
+"""Longer side in pixels of the thumbnail that hashes are computed from."""
+
+PREVIEW = 16
+"""Side in pixels of the preview."""
 
 DETAIL = 32
 """Side in pixels of the detail thumbnail."""
@@ -49,27 +57,79 @@ def decoders() -> Iterator[ThreadPoolExecutor]:
             yield pool
 
 
-def digest(data: bytes, *, voi: bool = False) -> str:
-    """Return an image's digest: the SHA-1 of its bytes, of `voi:` and its bytes for DICOM read through its VOI."""
-    return sha1(b"voi:" + data if voi and dicom.recognises(data) else data)
+def digest(data: bytes, *, voi: bool = False, rules: int = 1) -> str:
+    """Return an image's digest.
+
+    Args:
+        data: the file's bytes.
+        voi: True if the VOI window of DICOM images is applied.
+        rules: version of the decoding rules, see `Picture`.
+    """
+    prefix = f"rules {rules}:" if rules > 1 else ""
+    if voi and dicom.recognises(data):
+        prefix += "voi:"
+    return sha1(prefix.encode(), data) if prefix else sha1(data)
 
 
-def describe(data: bytes, *, voi: bool = False) -> Facts:
+def reading(data: bytes, expected: str) -> dict[str, Any] | None:
+    """Return how an image must be read, `voi` and `rules`, so that `expected` is its digest; None of other bytes."""
+    for options in ({}, {"voi": True}, {"rules": 2}, {"voi": True, "rules": 2}):
+        if digest(data, **options) == expected:
+            return options
+    return None
+
+
+def describe(data: bytes, *, voi: bool = False, size: int | None = None) -> tuple[Facts, np.ndarray | None]:
     """Decode an image, gray, and return its facts.
 
     Args:
         data: the file's bytes.
         voi: apply the VOI window of DICOM images.
+        size: also return the letterbox of this side, unless `letterboxed` decodes the file otherwise.
+
+    Returns:
+        The facts, and uint8 `(size, size)` or None.
 
     Raises:
         UnreadableImageError: see `letterboxed`.
     """
-    gray, mode, kind = _image_reader(data).open_image(data, voi=voi)
-    pixels = sha1(f"{gray.width}x{gray.height}:".encode() + gray.tobytes())
-    return Facts(digest(data, voi=voi), pixels, gray.width, gray.height, mode, kind, phash(gray), detail(gray))
+    picture = _image_reader(data).open_image(data, voi=voi)
+    gray = picture.image
+    values = np.asarray(gray)
+    small = thumbnail(gray)
+    facts = Facts(
+        sha1=digest(data, voi=voi, rules=picture.rules),
+        pixels=sha1(f"{gray.width}x{gray.height}:".encode(), values),
+        width=gray.width,
+        height=gray.height,
+        mode=picture.mode,
+        type=picture.type,
+        oddity=picture.oddity,
+        **hashes(small, values if small is gray else np.asarray(small)),
+    )
+    reduced = picture.type == "JPEG" and size is not None and max(gray.size) >= 4 * size  # decoded at a fraction
+    return facts, None if size is None or reduced else _letterbox(gray, size)
 
 
-def letterboxed(data: bytes, size: int, *, channels: int = 1, voi: bool = False) -> np.ndarray:
+def hashes(small: Image.Image, values: np.ndarray) -> dict[str, Any]:
+    """Return the facts that are computed from a thumbnail, by name; `values` are its pixels."""
+    boxes = small.resize((DETAIL, DETAIL), Image.Resampling.BOX)
+    count, flat = values.size, values.ravel().astype(np.float32)
+    mean = float(flat.mean())
+    return {
+        "phash": phash(small),
+        "detail": _detail(boxes),
+        "mean": mean,
+        "spread": max(0.0, float(flat @ flat) / count - mean * mean) ** 0.5,
+        "black": (count - int(np.count_nonzero(values))) / count,
+        "white": int(np.count_nonzero(values == 255)) / count,
+        "preview": boxes.reduce(DETAIL // PREVIEW).tobytes(),
+    }
+
+
+def letterboxed(
+    data: bytes, size: int, *, channels: int = 1, voi: bool = False, rules: int | None = None
+) -> np.ndarray:
     """Decode an image to a square: aspect ratio kept, centred, padded with black, antialiased.
 
     Args:
@@ -77,22 +137,33 @@ def letterboxed(data: bytes, size: int, *, channels: int = 1, voi: bool = False)
         size: side in pixels.
         channels: 1 gray, 3 RGB; gray images have three equal channels then.
         voi: apply the VOI window of DICOM images.
+        rules: version of the decoding rules that the pixels must come from; any by default.
 
     Returns:
         uint8 `(size, size)`, or `(3, size, size)` with 3 channels.
 
     Raises:
-        UnreadableImageError: neither PNG, JPEG nor DICOM, too large, truncated or damaged; or see `dicom.decode`.
+        UnreadableImageError: neither PNG, JPEG nor DICOM, too large, truncated or damaged; decoded by other rules;
+            or see `dicom.decode`.
         ValueError: other channels.
     """
     if channels not in (1, 3):
         raise ValueError(f"an image must be read with 1 or 3 channels, but got {channels}")
-    picture = _image_reader(data).open_image(data, size=size, channels=channels, voi=voi).image
-    left, top, width, height = _box(picture.size, size)
-    small = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0))
-    if channels == 1:
+    picture = _image_reader(data).open_image(data, size=size, channels=channels, voi=voi)
+    if rules is not None and rules != picture.rules:
+        raise UnreadableImageError(
+            f"is decoded by rules {picture.rules}, no longer by rules {rules}, under which its study began"
+        )
+    return _letterbox(picture.image, size)
+
+
+def _letterbox(image: Image.Image, size: int) -> np.ndarray:
+    """Return uint8 `(size, size)` of mode L, `(3, size, size)` of RGB."""
+    left, top, width, height = _box(image.size, size)
+    small = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0))
+    if small.ndim == 2:
         return _laid(small, left, top, size)
-    return np.stack([_laid(small[:, :, channel], left, top, size) for channel in range(channels)])
+    return np.stack([_laid(small[:, :, channel], left, top, size) for channel in range(small.shape[2])])
 
 
 def letterboxed_mask(mask: bytes, image: bytes, size: int) -> np.ndarray:
@@ -143,16 +214,31 @@ def _cosines(n: int, k: int) -> np.ndarray:
 _DCT = _cosines(32, 8)
 
 
+def thumbnail(gray: Image.Image) -> Image.Image:
+    """Return an image of mode L, aspect kept, whose longer side is at most `THUMBNAIL` px: what hashes are taken from.
+
+    Smaller images are returned as they are.
+    """
+    longer = max(gray.size)
+    if longer <= THUMBNAIL:
+        return gray
+    width, height = (max(1, round(side * THUMBNAIL / longer)) for side in gray.size)
+    return gray.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
 def phash(gray: Image.Image) -> int:
     """Return the usual 64-bit pHash: signs of the 8x8 lowest cosine coefficients about their median."""
-    small = np.asarray(gray.resize((32, 32), Image.Resampling.LANCZOS), np.float64)
+    small = np.asarray(gray.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0), np.float64)
     low = (_DCT @ small @ _DCT.T).ravel()
     return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
 
 
 def detail(gray: Image.Image) -> bytes:
     """Return the high-passed thumbnail; its dot product separates copies from look-alikes (see `duplicates`)."""
-    small = gray.resize((DETAIL, DETAIL), Image.Resampling.BOX)
+    return _detail(gray.resize((DETAIL, DETAIL), Image.Resampling.BOX))
+
+
+def _detail(small: Image.Image) -> bytes:
     blurred = small.filter(ImageFilter.GaussianBlur(_DETAIL_BLUR))
     high = np.asarray(small, np.float32) - np.asarray(blurred, np.float32)
     limit = 3 * high.std()

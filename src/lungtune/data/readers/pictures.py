@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lungtune.data.readers.base import MAX_PIXELS, Picture, UnreadableImageError, short, to_8_bit
+from lungtune.data.readers import jpeg_streams, levels, wide_colour
+from lungtune.data.readers.base import MAX_PIXELS, Picture, UnreadableImageError, between, short
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
 
 KIND = "image"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
@@ -32,6 +33,9 @@ _UNREADABLE = (
     zlib.error,
 )
 """Exceptions that Pillow and its plugins raise on damaged files, including decompression-bomb errors."""
+
+
+_INVISIBLE = "the alpha of every pixel is 0 and is left out of account"
 
 
 def recognises(data: bytes) -> bool:
@@ -60,11 +64,28 @@ def open_image(data: bytes, *, size: int | None = None, channels: int = 1, voi: 
         voi: ignored.
 
     Raises:
-        UnreadableImageError: neither PNG nor JPEG, too large, truncated or damaged.
+        UnreadableImageError: neither PNG nor JPEG, too large, truncated or damaged. A JPEG that was cut and
+            closed again is noticed without `size` only.
     """
+    from PIL import Image
+
     image = _open(data)
     mode, kind = image.mode, "JPEG" if image.format == "MPO" else str(image.format)
-    return Picture(_decoded(image, size, "L" if channels == 1 else "RGB"), mode, kind)
+    try:
+        if wide_colour.is_wide(image):
+            return _wide(image, _open(data), channels, kind)
+        if kind == "JPEG":
+            full = max(image.size)
+            want = image.size if size is None else tuple(max(1, 2 * size * side // full) for side in image.size)
+            image.draft("L" if channels == 1 else None, want)  # type: ignore[arg-type]
+        image.load()
+        if kind == "JPEG" and size is None and jpeg_streams.is_cut(data, image):
+            raise UnreadableImageError("is truncated: its pixels end before its last row")
+        shown, oddity, rules = _gray_or_colour(_upright(image))
+    except (*_UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImageError(f"is damaged: {short(error)}") from error
+    wanted = "L" if channels == 1 else "RGB"
+    return Picture(shown if shown.mode == wanted else shown.convert(wanted), mode, kind, oddity, rules)
 
 
 def open_mask(data: bytes) -> np.ndarray:
@@ -73,14 +94,14 @@ def open_mask(data: bytes) -> np.ndarray:
     Raises:
         UnreadableImageError: see `open_image`; or the mask is dark everywhere without being black.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     image = _open(data)
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
-        gray = image.mode.startswith(("L", "I", "F"))
-        bands = [np.asarray(band) for band in (image if gray else image.convert("RGB")).split()]
+        upright = _upright(image)
+        gray = upright.mode.startswith(("L", "I", "F"))
+        bands = [np.asarray(band) for band in (upright if gray else upright.convert("RGB")).split()]
         values = bands[0] if gray else functools.reduce(np.maximum, bands)  # what follows in gray is transparency
     except (*_UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError(f"is damaged: {short(error)}") from error
@@ -90,7 +111,7 @@ def open_mask(data: bytes) -> np.ndarray:
     return np.where(values > 127, np.uint8(255), np.uint8(0))
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
     """Open without decoding.
 
     Raises:
@@ -111,27 +132,52 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _decoded(image: Image.Image, size: int | None, mode: str) -> Image.Image:
-    """Decode to mode L or RGB. With `size`, a JPEG may be decoded at a fraction that is at least twice that long.
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation of a decoded image."""
+    from PIL import ImageOps
+
+    return image if image.getexif().get(0x0112, 1) == 1 else ImageOps.exif_transpose(image)
+
+
+def _gray_or_colour(image: Image.Image) -> tuple[Image.Image, str, int]:
+    """Return an image of 8 bits without transparency, and its `oddity` and `rules` (see `Picture`).
 
     Raises:
-        UnreadableImageError: the pixels are truncated or damaged.
+        UnreadableImageError: its values are not finite.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    try:
-        if image.format in ("JPEG", "MPO"):
-            full = max(image.size)
-            want = image.size if size is None else tuple(max(1, 2 * size * side // full) for side in image.size)
-            image.draft("L" if mode == "L" else None, want)  # type: ignore[arg-type]
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):
-            image = Image.fromarray(to_8_bit(np.asarray(image)))
-        elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-            over = image.convert("RGBA")
-            black = Image.new("RGBA", over.size, (0, 0, 0, 255))
-            image = Image.alpha_composite(black, over)
-        return image if image.mode == mode else image.convert(mode)
-    except (*_UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableImageError(f"is damaged: {short(error)}") from error
+    if image.mode.startswith(("I", "F")):
+        wide = np.asarray(image)
+        if wide.dtype.kind == "f" and not np.isfinite(wide).all():
+            raise UnreadableImageError("must hold finite numbers, but some pixels are NaN or infinite")
+        key = image.info.get("transparency")
+        gray, scaling = levels.to_8_bit(wide, None if key is None else wide == key)
+        return Image.fromarray(gray), scaling.oddity, 1 if key is None and not scaling.oddity else 2
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        over = image.convert("RGBA")
+        if not np.asarray(over.getchannel("A")).any():
+            return over.convert("RGB"), _INVISIBLE, 2
+        black = Image.new("RGBA", over.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, over)
+    return image, "", 1
+
+
+def _wide(image: ImageFile.ImageFile, again: ImageFile.ImageFile, channels: int, kind: str) -> Picture:
+    """Decode an image with several channels of 16 bits; colours are scaled as their luma is."""
+    from PIL import Image
+
+    mode = wide_colour.raw_mode(image).removesuffix("B")
+    colour, opacity = wide_colour.decode(image, again)
+    oddities = []
+    if not opacity.any():
+        oddities, opacity = [_INVISIBLE], np.ones_like(opacity)
+    colour = colour * opacity[..., None]
+    gray, found = levels.to_8_bit(wide_colour.gray(colour), opacity == 0)
+    if channels == 3 and found.high > found.low:
+        gray = between(np.broadcast_to(colour, (*gray.shape, 3)), found.low, found.high)
+    oddities += filter(None, [found.oddity])
+    shown = Image.fromarray(gray)
+    shown.info = image.info  # with its EXIF orientation
+    shown = _upright(shown)
+    return Picture(shown if channels == 1 else shown.convert("RGB"), mode, kind, "; ".join(oddities), 2)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lungtune.data import readers
 from lungtune.data.readers.base import Facts, UnreadableImageError, between, limits, sha1
-from lungtune.data.readers.images import detail, phash
+from lungtune.data.readers.images import hashes, thumbnail
 
 
 def describe(data: bytes, path: str = "") -> Facts:
@@ -27,9 +27,18 @@ def describe(data: bytes, path: str = "") -> Facts:
     channels, depth, height, width = values.shape
     eight = np.stack([_to_8_bit(channel) for channel in values])
     pixels = sha1("x".join(map(str, eight.shape)).encode() + b":" + eight.tobytes())
-    middle = Image.fromarray(np.ascontiguousarray(eight[0, depth // 2]))
+    middle = thumbnail(Image.fromarray(np.ascontiguousarray(eight[0, depth // 2])))
     return Facts(
-        sha1(data), pixels, width, height, mode, kind, phash(middle), detail(middle), "volume", depth, channels
+        sha1=sha1(data),
+        pixels=pixels,
+        width=width,
+        height=height,
+        mode=mode,
+        type=kind,
+        kind="volume",
+        depth=depth,
+        channels=channels,
+        **hashes(middle, np.asarray(middle)),
     )
 
 
