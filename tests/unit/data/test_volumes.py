@@ -205,7 +205,7 @@ def test_copies_are_detected_by_the_middle_slice(tmp_path):
     np.save(tmp_path / "b.npy", values)
     one, other = facts(str(tmp_path / "a.npy")), facts(str(tmp_path / "b.npy"))
     assert one.pixels != other.pixels
-    assert one.phash == other.phash
+    assert one.fingerprint == other.fingerprint
 
 
 @pytest.mark.parametrize(
