@@ -10,7 +10,8 @@ Three degrees:
   different patients, so it is weak evidence, used only where patient ids do not decide.
 
 Candidates are nearest neighbours of descriptors (`candidates`). Each is aligned at a quarter and half of the
-resolution, rejected if it does not correlate there, and compared at the full one. Measured in `benchmarks/near_copies.py`.
+resolution, rejected if it does not correlate there, and compared at the full one. Recall and time are measured by
+`benchmarks/near_copies.py`.
 """
 
 from __future__ import annotations

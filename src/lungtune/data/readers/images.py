@@ -136,7 +136,7 @@ def _laid(small: np.ndarray, left: int, top: int, size: int) -> np.ndarray:
 
 
 def thumbnail(gray: Image.Image) -> Image.Image:
-    """Return an image of mode L, aspect kept, whose longer side is at most `THUMBNAIL` px: what fingerprints are taken from.
+    """Return an image of mode L, aspect kept, whose longer side is at most `THUMBNAIL` px, for fingerprints.
 
     Smaller images are returned as they are.
     """
