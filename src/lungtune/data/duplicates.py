@@ -31,7 +31,7 @@ from lungtune.data.registration import IDENTITY, align, likeness
 if TYPE_CHECKING:
     import pandas as pd
 
-COPY = 0.86
+COPY = 0.85
 """Least likeness of copies, -1..1."""
 LOOKALIKE = 0.80
 """Least likeness of look-alikes."""

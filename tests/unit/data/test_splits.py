@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lungtune.data.cases import table
+from lungtune.data.fingerprint import SIDE
 from lungtune.data.manifest import PARTS
 from lungtune.data.splits import MIN_VALIDATION, draw, make_manifest
 from lungtune.errors import DataError
@@ -136,10 +137,11 @@ def test_duplicates_stay_together(make_facts):
 
 
 def near(facts: pd.DataFrame, first: int, second: int, kind: str) -> None:
-    """Set two rows' facts to those of copies or look-alikes: the same picture, less or more noise on it."""
-    picture = np.frombuffer(facts.iat[first, 6], np.uint8).astype(float)
-    noise = np.random.default_rng(0).normal(0, {"copy": 12, "look-alike": 58}[kind], picture.shape)
-    facts.iat[second, 6] = np.clip(picture + noise, 0, 255).astype(np.uint8).tobytes()
+    """Set two rows' facts to those of copies or look-alikes: the same picture, less or more fine noise on it."""
+    picture = np.frombuffer(facts.iat[first, 6], np.uint8).reshape(SIDE, SIDE).astype(float)
+    amplitudes = np.random.default_rng(0).normal(0, {"copy": 12, "look-alike": 52}[kind], (SIDE // 2, SIDE // 2))
+    changed = picture + np.kron(amplitudes, [[1, -1], [-1, 1]])
+    facts.iat[second, 6] = np.clip(changed, 0, 255).astype(np.uint8).tobytes()
 
 
 @pytest.mark.parametrize("kind", ["copy", "look-alike"])
