@@ -9,6 +9,7 @@ searched exactly in small data and by an inverted file (Faiss) in large ones, so
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -132,12 +133,12 @@ def _signed(vectors: np.ndarray, axis: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return vectors * np.where(along < 0, -1, 1).astype(np.float32)[:, None], np.abs(along) < _SIGNED
 
 
-def _index(vectors: np.ndarray):
+def _index(vectors: np.ndarray) -> Any:
     """Return a Faiss index of unit vectors `(N, D)` by inner product."""
     import faiss
 
     faiss.omp_set_num_threads(environment.cores())
-    index = faiss.IndexFlatIP(vectors.shape[1])
+    index: Any = faiss.IndexFlatIP(vectors.shape[1])
     if len(vectors) > _EXACT:
         cells = int(3 * np.sqrt(len(vectors)))
         index = faiss.IndexIVFFlat(index, vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
