@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _FIELDS = tuple(field.name for field in fields(Facts))
 COLUMNS = (*_FIELDS, "error")
 _VALUES = attrgetter(*_FIELDS)  # dataclasses.astuple copies deeply
-_INTEGERS = tuple(k for k, field in enumerate(fields(Facts)) if field.type == "int")
 _KEYS = ("path", "voi", "size", "mtime")
 _SCHEMA = f"CREATE TABLE facts ({', '.join((*_KEYS, *_FIELDS))}, PRIMARY KEY (path, voi)) WITHOUT ROWID"
 _SELECT = f"SELECT path, size, mtime, {', '.join(_FIELDS)} FROM facts WHERE voi = ? AND path IN ({{}})"
@@ -184,8 +183,6 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bo
                 marks = ",".join("?" * len(batch))
                 for path, size, mtime, *values in connection.execute(_SELECT.format(marks), (voi, *batch)):
                     if keys[path] == (size, mtime):
-                        for k in _INTEGERS:
-                            values[k] = int(values[k])
                         known[path] = (*values, None)
     except (OSError, sqlite3.OperationalError) as error:  # locked too long, or no right to write: go without
         log_stderr(f"The cache of image facts {_database()} cannot be used: {error}. {HINT}")
@@ -199,11 +196,9 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bo
 def _store(facts: dict[str, Facts], keys: dict[str, tuple[int, int] | None], voi: bool) -> bool:
     rows = []
     for path, fact in facts.items():
-        key, values = keys[path], list(_VALUES(fact))
+        key = keys[path]
         if key is not None:
-            for k in _INTEGERS:
-                values[k] = str(values[k])  # a hash may not fit a signed number
-            rows.append((path, voi, *key, *values))
+            rows.append((path, voi, *key, *_VALUES(fact)))
     try:
         with closing(_connect()) as connection, connection:
             connection.executemany(_INSERT, rows)

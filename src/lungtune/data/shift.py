@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lungtune.data import fingerprint
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -130,19 +132,11 @@ def _features(facts: pd.DataFrame) -> np.ndarray:
     """Return standardised float64 `(N, F)` of what the scan knows."""
     columns = [values[:, None] for _, values in _numbers(facts)]
     columns += [(words[:, None] == np.unique(words)[None, :8]) for _, words in _words(facts)]
-    for name in ("preview", "detail"):
-        held = facts.get(name)
-        if held is not None and all(held) and len({len(each) for each in held}) == 1:
-            kind = np.int8 if name == "detail" else np.uint8
-            pixels = np.stack([np.frombuffer(each, kind) for each in held]).astype(np.float64)
-            side = round(pixels.shape[1] ** 0.5)
-            step = max(1, side // 16)
-            if side * side == pixels.shape[1] and side % step == 0:
-                blocks = pixels.reshape(len(pixels), side // step, step, side // step, step)
-                pixels = blocks.mean(axis=(2, 4)).reshape(len(pixels), -1)
-            columns.append(pixels)
-    hashes = facts["phash"].to_numpy(dtype=object)
-    columns.append(np.array([[int(value) >> bit & 1 for bit in range(64)] for value in hashes], dtype=np.float64))
+    previews = np.stack([np.frombuffer(each, np.uint8) for each in facts["preview"]]).astype(np.float32)
+    side = round(previews.shape[1] ** 0.5)
+    pictures = fingerprint.equalised(fingerprint.pictures(list(facts["fingerprint"])))
+    columns.append(fingerprint.reduced(previews.reshape(-1, side, side), 8).reshape(len(facts), -1))
+    columns.append(fingerprint.reduced(pictures, 12).reshape(len(facts), -1))
     features = np.concatenate([np.asarray(each, dtype=np.float64) for each in columns], axis=1)
     spread = features.std(axis=0)
     return (features[:, spread > 0] - features.mean(axis=0)[spread > 0]) / spread[spread > 0]

@@ -9,6 +9,7 @@ import pytest
 from lungtune.data import shift
 from lungtune.data.audit import Audit
 from lungtune.data.dataset import inspect
+from lungtune.data.fingerprint import SIDE
 
 
 def data(seed: int, train: int = 120, test: int = 40, classes: int = 2, patients: bool = False):
@@ -19,21 +20,25 @@ def data(seed: int, train: int = 120, test: int = 40, classes: int = 2, patients
     labels = rng.choice([f"c{k}" for k in range(classes)], n)
     part = rng.permutation(np.where(np.arange(groups.max() + 1) < test // (3 if patients else 1), "test", "train"))
     cases = pd.DataFrame({"split": part[groups], "label": labels}, dtype=object)
-    style = rng.normal(size=(groups.max() + 1, 1024)) if patients else rng.normal(size=(n, 1024))
-    detail = style[groups] * 20 + rng.normal(size=(n, 1024))
+    style = rng.normal(size=(groups.max() + 1, SIDE * SIDE))
+    pictures = 128 + 40 * style[groups] + 2 * rng.normal(size=(n, SIDE * SIDE))
     facts = pd.DataFrame(
         {
             "width": (1000 + 50 * style[groups, 0]).astype(int),
             "height": (900 + 50 * style[groups, 1]).astype(int),
             "type": "PNG",
             "mode": np.where(style[groups, 2] > 0, "L", "RGB"),
-            "phash": [int(v) for v in rng.integers(0, 2**63, groups.max() + 1)[groups]],
-            "detail": [row.clip(-127, 127).astype(np.int8).tobytes() for row in detail],
+            "fingerprint": [_bytes(row) for row in pictures],
+            "preview": [_bytes(row[:256]) for row in pictures],
             "error": None,
         },
         dtype=object,
     )
     return cases, facts, groups.astype(str)
+
+
+def _bytes(values: np.ndarray) -> bytes:
+    return values.clip(0, 255).astype(np.uint8).tobytes()
 
 
 def said(cases, facts, groups) -> list[str]:
@@ -63,9 +68,9 @@ def test_another_scanner_in_one_class_of_one_part_is_an_alarm(part):
 def test_another_look_of_the_thumbnails_is_an_alarm():
     cases, facts, groups = data(1, 240, 120, classes=1)
     for row in np.flatnonzero(cases["split"] == "test"):
-        values = np.frombuffer(facts["detail"][row], np.int8).astype(int).reshape(32, 32)
-        values[:8, :8] += 25
-        facts.at[row, "detail"] = values.clip(-127, 127).astype(np.int8).tobytes()
+        values = np.frombuffer(facts["fingerprint"][row], np.uint8).astype(int).reshape(SIDE, SIDE)
+        values[:12, :12] += 50
+        facts.at[row, "fingerprint"] = _bytes(values)
     (sentence,) = said(cases, facts, groups)
     assert "by files and thumbnails alone. Scores on it" in sentence
 

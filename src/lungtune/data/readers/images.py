@@ -23,25 +23,21 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from lungtune.core import environment
 from lungtune.data import readers
+from lungtune.data.fingerprint import fingerprint
 from lungtune.data.readers import dicom
 from lungtune.data.readers.base import Facts, UnreadableImageError, sha1
 
 Image.preinit()  # registers the formats; not left to the first of several threads
 
 THUMBNAIL = 256
-"""Longer side in pixels of the thumbnail that hashes are computed from."""
+"""Longer side in pixels of the thumbnail that fingerprints are computed from."""
 
 PREVIEW = 16
 """Side in pixels of the preview."""
-
-DETAIL = 32
-"""Side in pixels of the detail thumbnail."""
-
-_DETAIL_BLUR = 3.0
 
 
 @contextmanager
@@ -105,25 +101,23 @@ def describe(data: bytes, *, voi: bool = False, size: int | None = None) -> tupl
         mode=picture.mode,
         type=picture.type,
         oddity=picture.oddity,
-        **hashes(small, values if small is gray else np.asarray(small)),
+        **seen(small, values if small is gray else np.asarray(small)),
     )
     reduced = picture.type == "JPEG" and size is not None and max(gray.size) >= 4 * size  # decoded at a fraction
     return facts, None if size is None or reduced else _letterbox(gray, size)
 
 
-def hashes(small: Image.Image, values: np.ndarray) -> dict[str, Any]:
+def seen(small: Image.Image, values: np.ndarray) -> dict[str, Any]:
     """Return the facts that are computed from a thumbnail, by name; `values` are its pixels."""
-    boxes = small.resize((DETAIL, DETAIL), Image.Resampling.BOX)
     count, flat = values.size, values.ravel().astype(np.float32)
     mean = float(flat.mean())
     return {
-        "phash": phash(small),
-        "detail": _detail(boxes),
+        "fingerprint": fingerprint(small),
         "mean": mean,
         "spread": max(0.0, float(flat @ flat) / count - mean * mean) ** 0.5,
         "black": (count - int(np.count_nonzero(values))) / count,
         "white": int(np.count_nonzero(values == 255)) / count,
-        "preview": boxes.reduce(DETAIL // PREVIEW).tobytes(),
+        "preview": small.resize((PREVIEW, PREVIEW), Image.Resampling.BOX).tobytes(),
     }
 
 
@@ -206,16 +200,8 @@ def _laid(small: np.ndarray, left: int, top: int, size: int) -> np.ndarray:
     return square
 
 
-def _cosines(n: int, k: int) -> np.ndarray:
-    """Return the first `k` rows of the DCT-II matrix of length `n`, `(k, n)`."""
-    return np.cos(np.pi / n * np.outer(np.arange(k), np.arange(n) + 0.5))
-
-
-_DCT = _cosines(32, 8)
-
-
 def thumbnail(gray: Image.Image) -> Image.Image:
-    """Return an image of mode L, aspect kept, whose longer side is at most `THUMBNAIL` px: what hashes are taken from.
+    """Return an image of mode L, aspect kept, whose longer side is at most `THUMBNAIL` px, for fingerprints.
 
     Smaller images are returned as they are.
     """
@@ -224,26 +210,3 @@ def thumbnail(gray: Image.Image) -> Image.Image:
         return gray
     width, height = (max(1, round(side * THUMBNAIL / longer)) for side in gray.size)
     return gray.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-
-
-def phash(gray: Image.Image) -> int:
-    """Return the usual 64-bit pHash: signs of the 8x8 lowest cosine coefficients about their median."""
-    small = np.asarray(gray.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0), np.float64)
-    low = (_DCT @ small @ _DCT.T).ravel()
-    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
-
-
-def detail(gray: Image.Image) -> bytes:
-    """Return the high-passed thumbnail; its dot product separates copies from look-alikes (see `duplicates`)."""
-    return _detail(gray.resize((DETAIL, DETAIL), Image.Resampling.BOX))
-
-
-def _detail(small: Image.Image) -> bytes:
-    blurred = small.filter(ImageFilter.GaussianBlur(_DETAIL_BLUR))
-    high = np.asarray(small, np.float32) - np.asarray(blurred, np.float32)
-    limit = 3 * high.std()
-    high = np.clip(high, -limit, limit)
-    high -= high.mean()
-    norm = float(np.linalg.norm(high))
-    unit = high / norm if norm > 1e-3 else np.zeros_like(high)
-    return np.clip(np.rint(unit * 512), -127, 127).astype(np.int8).tobytes()

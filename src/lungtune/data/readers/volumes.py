@@ -14,7 +14,7 @@ from PIL import Image
 
 from lungtune.data import readers
 from lungtune.data.readers.base import Facts, UnreadableImageError, between, limits, sha1
-from lungtune.data.readers.images import hashes, thumbnail
+from lungtune.data.readers.images import seen, thumbnail
 
 
 def describe(data: bytes, path: str = "") -> Facts:
@@ -38,7 +38,7 @@ def describe(data: bytes, path: str = "") -> Facts:
         kind="volume",
         depth=depth,
         channels=channels,
-        **hashes(middle, np.asarray(middle)),
+        **seen(middle, np.asarray(middle)),
     )
 
 
