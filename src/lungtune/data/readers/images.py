@@ -154,7 +154,9 @@ def letterboxed(
 def _letterbox(image: Image.Image, size: int) -> np.ndarray:
     """Return uint8 `(size, size)` of mode L, `(3, size, size)` of RGB."""
     left, top, width, height = _box(image.size, size)
-    small = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0))
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    small = np.asarray(image)
     if small.ndim == 2:
         return _laid(small, left, top, size)
     return np.stack([_laid(small[:, :, channel], left, top, size) for channel in range(small.shape[2])])
