@@ -74,7 +74,7 @@ def test_uncertain_is_searched_where_labels_are_open():
     assert space.start[0]["uncertain"] == "ignore"
 
 
-def test_settings_of_the_task_are_taken_before_the_data_are_known():
+def test_settings_of_the_task_are_taken_without_the_data():
     space = catalog.space("resnet50_full", "demo", {"uncertain": ["ones", "zeros"], "objective": "macro_ap"})
     assert space.objective.full == "multilabel.macro_ap"
     assert space.axes["uncertain"].choices == ("ones", "zeros")
