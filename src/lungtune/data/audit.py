@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lungtune.data.cases import classes_of
 from lungtune.data.duplicates import Pair
+from lungtune.data.guesses import guesses, judged, unconfirmed
 from lungtune.data.manifest import PARTS, Manifest
 from lungtune.data.masks import mask_facts, mask_problems
 from lungtune.data.metadata_leakage import Leakage, measure_leakage
@@ -42,6 +43,8 @@ class Audit:
         problems: sentences; a search must not start while there is one.
         warnings: sentences; a search may start.
         masks: number of cases with a readable lung mask.
+        inventory: what the source read, used, left out and guessed: `inventory.Inventory` as plain JSON types; empty
+            in audits from before there was one.
     """
 
     source: str
@@ -59,6 +62,12 @@ class Audit:
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
     masks: int = 0
+    inventory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """Guesses that a search needs confirmed, a sentence each with the options that do."""
+        return unconfirmed(self.inventory)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -96,6 +105,7 @@ def audit(
     odd_masks = mask_problems(cases, facts, masks) if masks is not None else []
     unreadable = {str(p): str(e) for p, e in zip(cases["path"], facts["error"], strict=True) if e is not None}
     leakages = _shortcuts(cases, facts, links, manifest)
+    inventory = judged(cases, links, masks)
     near = _near(cases, links.near)
     exact = _exact(cases, links.exact)
     return Audit(
@@ -116,8 +126,9 @@ def audit(
         },
         notes=manifest.notes,
         problems=(*_problems(cases, facts, manifest, links, unreadable), *odd_masks),
-        warnings=(*_warnings(cases, manifest, exact, near, leakages), *gaps),
+        warnings=(*guesses(inventory), *_warnings(cases, manifest, exact, near, leakages), *gaps),
         masks=with_mask,
+        inventory=inventory.to_dict(),
     )
 
 
@@ -202,9 +213,12 @@ def _problems(
     cases: pd.DataFrame, facts: pd.DataFrame, manifest: Manifest, links: Links, unreadable: dict[str, str]
 ) -> list[str]:
     problems = []
-    if unreadable:
+    if unreadable and cases.attrs.get("unreadable") != "drop":
         files = named([f"{path} {why}" for path, why in unreadable.items()])
-        problems.append(f"Every image must be readable, but {len(unreadable)} of {len(cases)} are not: {files}.")
+        problems.append(
+            f"Every image must be readable, but {len(unreadable)} of {len(cases)} are not: {files}. Mend them, or add "
+            "',unreadable=drop' to the data source to leave them out."
+        )
     problems += _mixed(cases, facts)
     classes = classes_of(cases)
     if len(classes) == 1:

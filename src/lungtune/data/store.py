@@ -26,6 +26,7 @@ import numpy as np
 from lungtune.core import cache
 from lungtune.core import paths as places
 from lungtune.core.io import track
+from lungtune.data import mask_files
 from lungtune.data.readers.base import UnreadableImageError, read, sha1
 from lungtune.data.readers.images import decoders, digest, letterboxed, letterboxed_mask
 from lungtune.data.readers.volumes import cube, cube_mask
@@ -34,6 +35,10 @@ from lungtune.errors import DataError
 VERSION = 1
 """Raise when decoding changes: older stores are then never opened."""
 
+_CHANGED = (
+    "The {} must be the one that was scanned, but its content has changed since. "
+    "Put it back, or start a new study on the changed data."
+)
 _Decode = Callable[[int], np.ndarray]
 _T = TypeVar("_T")
 
@@ -121,8 +126,8 @@ def open_masks(
     """Open, or decode first, lung masks aligned with the letterboxes of their images or volumes.
 
     Args:
-        masks: absolute paths, N of them, None where a case has no mask.
-        mask_hashes: SHA-1 of each mask file, None where there is none.
+        masks: of each case, see `mask_files`; None where a case has no mask.
+        mask_hashes: digest of each mask, None where there is none.
         paths: absolute paths of the images or volumes; not touched when the store exists.
         hashes: each image's or volume's digest.
         size: side of the masks in pixels.
@@ -133,23 +138,25 @@ def open_masks(
         Read-only uint8 memory map `(N, 1, size, size[, size])`, 0 or 255, black rows where a case has no mask.
 
     Raises:
-        DataError: see `open_images`; or a mask is dark everywhere without being black.
+        DataError: see `open_images`; or see `mask_values.inside`.
     """
     rows = zip(mask_hashes, hashes, strict=True)
     names = [f"{mask_hash}@{hash_}" if mask_hash else "" for mask_hash, hash_ in rows]
     aligned = letterboxed_mask if kind == "image" else cube_mask
 
     def decode(row: int) -> np.ndarray:
-        path = str(masks[row])
+        path, expected = str(masks[row]), str(mask_hashes[row])
         try:
             under = read(paths[row])
             _same(under, hashes[row], f"{kind} {paths[row]}")
-            data = read(path)
-            _same(data, str(mask_hashes[row]), f"mask {path}")
-            return aligned(data, under, size)
+            pieces, values = [read(file) for file in mask_files.files(path)], mask_files.values_of(expected)
+            if mask_files.digest([sha1(piece) for piece in pieces], values) != expected:
+                raise DataError(_CHANGED.format(f"mask {mask_files.shown(path)}"))
+            return np.maximum.reduce([aligned(piece, under, size, values) for piece in pieces])
         except UnreadableImageError as error:
             raise DataError(
-                f"The mask {path} of {paths[row]} must be usable, but it {error}. Mend it, or take it away."
+                f"The mask {mask_files.shown(path)} of {paths[row]} must be usable, but it {error}. "
+                "Mend it, or take it away."
             ) from error
 
     rank, batch = (2, 256) if kind == "image" else (3, 8)
@@ -183,10 +190,7 @@ def _same(data: bytes, expected: str, noun: str) -> bool:
         return False
     if digest(data, voi=True) == expected:
         return True
-    raise DataError(
-        f"The {noun} must be the one that was scanned, but its content has changed since. "
-        "Put it back, or start a new study on the changed data."
-    )
+    raise DataError(_CHANGED.format(noun))
 
 
 def _open(layout: _Layout, hashes: Sequence[str], decode: _Decode) -> np.ndarray:

@@ -132,7 +132,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90), dtyp
     [
         (b"", r"is empty \(0 bytes\)"),
         (b"hello", "is neither PNG nor JPEG"),
-        (encoded(NOISE, "GIF"), "is neither PNG nor JPEG"),
+        (b"GIF86a" + bytes(50), "is neither PNG nor JPEG"),
         (encoded(NOISE, "JPEG")[:3000], "is damaged: .*truncated"),
         (encoded(NOISE)[:3000], "is damaged: "),
         (encoded(NOISE)[:30], "is (damaged|neither PNG)"),

@@ -10,9 +10,9 @@ readers have
   depth, in voxels or, where the file has a spacing, in mm.
 
 Readers of images also have `open_image(data, *, size, channels, voi) -> base.Picture`, those of volumes
-`open_volume(data) -> base.Voxels`. Those whose files may be masks have `open_mask(data)`: uint8 `(H, W)` or
-`(D, H, W)`, 255 inside, else 0. All raise `base.UnreadableImageError`. Dependencies other than numpy are imported
-on reading. A new format is a new file here; nothing else is edited.
+`open_volume(data) -> base.Voxels`. Those whose files may be masks have `open_mask(data)`: the file's values `(H, W)` or
+`(D, H, W)`, whose meaning is in `data.mask_values`. All raise `base.UnreadableImageError`. Dependencies other than
+numpy are imported on reading. A new format is a new file here; nothing else is edited.
 """
 
 from __future__ import annotations

@@ -15,20 +15,21 @@ for a DICOM image whose VOI window is applied. Caches keyed by digest therefore 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from lungtune.core import environment
 from lungtune.data import readers
+from lungtune.data.mask_values import inside
 from lungtune.data.readers import dicom
 from lungtune.data.readers.base import Facts, UnreadableImageError, sha1
 
-Image.preinit()  # registers the formats; not left to the first of several threads
+Image.preinit()  # registers formats, as the imports of plugins do; not left to the first of several threads
 
 DETAIL = 32
 """Side in pixels of the detail thumbnail."""
@@ -95,19 +96,25 @@ def letterboxed(data: bytes, size: int, *, channels: int = 1, voi: bool = False)
     return np.stack([_laid(small[:, :, channel], left, top, size) for channel in range(channels)])
 
 
-def letterboxed_mask(mask: bytes, image: bytes, size: int) -> np.ndarray:
+def letterboxed_mask(mask: bytes, image: bytes, size: int, values: Sequence[int] = ()) -> np.ndarray:
     """Decode a mask to uint8 `(size, size)`, 0 or 255, aligned with `letterboxed(image, size)`.
 
-    A pixel belongs to the mask if any of its colour channels is above 127. Nearest neighbours, no antialiasing.
+    Nearest neighbours, no antialiasing.
+
+    Args:
+        mask: the mask's bytes.
+        image: its image's bytes.
+        size: side in pixels.
+        values: the mask's values that are inside; see `mask_values.inside`.
 
     Raises:
-        UnreadableImageError: either file cannot be read, or the mask is dark everywhere without being black.
+        UnreadableImageError: either file cannot be read, or see `mask_values.inside`.
     """
     if dicom.recognises(mask):
         raise UnreadableImageError("is a DICOM file, but a mask must be PNG or JPEG")
     left, top, width, height = _box(_image_reader(image).extent(image), size)
-    inside = Image.fromarray(_image_reader(mask).open_mask(mask))
-    return _laid(np.asarray(inside.resize((width, height), Image.Resampling.NEAREST)), left, top, size)
+    covered = Image.fromarray(inside(_image_reader(mask).open_mask(mask), values))
+    return _laid(np.asarray(covered.resize((width, height), Image.Resampling.NEAREST)), left, top, size)
 
 
 def _image_reader(data: bytes) -> ModuleType:
