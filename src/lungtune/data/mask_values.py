@@ -78,7 +78,7 @@ def _areas(values: np.ndarray, brightest: float, scale: float) -> tuple[int, ...
     for at in np.argsort(-counts, kind="stable"):  # the most frequent value stands for its neighbours
         value = int(distinct[at])
         around = counts[np.abs(distinct - value) <= _FLAT * scale].sum()
-        if around >= least and all(abs(value - other) > 2 * _FLAT * scale for other in areas):
+        if around >= least and all(abs(value - other) > _EDGE * scale for other in areas):
             areas.append(value)
     return tuple(sorted(areas))
 
@@ -95,7 +95,8 @@ def inside(values: np.ndarray, chosen: Sequence[int] = ()) -> np.ndarray:
         UnreadableImageError: several small numbers, and none is chosen.
     """
     if chosen:
-        near = _FLAT * 2 if values.max() > WHITE else 0  # a JPEG's values are not exact
+        lossy = values.max() > WHITE and len(np.unique(values)) > _MOST_LABELS
+        near = _EDGE if lossy else 0  # a JPEG's values are not exact
         mask = np.zeros(values.shape, bool)
         for value in chosen:
             mask |= (values >= value - near) & (values <= value + near)

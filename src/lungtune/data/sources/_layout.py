@@ -220,7 +220,7 @@ class _Reader:
         for each in folder.folders:
             if _names.for_masks(each.name, beside) and not self._container(each):
                 self._note(each, "masks")
-                self._take_masks(each, key, key, _names.side(each.name), _names.organ(each.name))
+                self._take_masks(each, key, (), _names.side(each.name), _names.organ(each.name))
             else:
                 if each.count():
                     self._note(each, "images")
