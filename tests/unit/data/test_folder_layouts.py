@@ -193,6 +193,14 @@ def test_trees_that_are_not_understood(write, tmp_path, files, message):
         index_source(f"folder:{tmp_path / 'data'}")
 
 
+def test_only_folder_with_masks_is_no_class(write, tmp_path):
+    for name in ("export/1.png", "export/1_mask.png", "export/2.png", "export/2_mask.png"):
+        write(name)
+    found, inventory = indexed(f"folder:{tmp_path / 'data'}")
+    assert {label for label, _, _ in found.values()} == {None}
+    assert "The only folder of images, 'export', is no class" in inventory.guesses[0].sentence
+
+
 def test_images_beside_class_folders_are_named(write, tmp_path):
     for name in ("a/1.png", "b/1.png", "loose.png"):
         write(name)

@@ -62,7 +62,11 @@ def test_levels_are_the_values_of_areas(values, expected):
 def test_picture_is_no_mask():
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(noise[:8, :8]).resize((200, 200), Image.Resampling.BICUBIC))
-    for values, message in ((noise, "is a grey picture"), (smooth, "is a grey picture"), (noise // 3, "85 .*|86 values")):
+    for values, message in (
+        (noise, "is a grey picture"),
+        (smooth, "is a grey picture"),
+        (noise // 3, "85 .*|86 values"),
+    ):
         with pytest.raises(UnreadableImageError, match=message):
             levels(values)
 

@@ -157,6 +157,7 @@ class _Reader:
         self.masks: list[_Mask] = []
         self.left: dict[Path, str] = {}
         self.classes: list[str] = []
+        self.unread: Counter[str] = Counter()
 
     def visit(
         self,
@@ -327,10 +328,13 @@ class _Reader:
 
     def _take_images(self, folder: _Folder, key: tuple[str, ...], label: str | None, split: str | None) -> None:
         stems = {file.stem.lower() for file in folder.images}
+        self.unread.update(end for file in folder.others if (end := suffix(file)) and end not in _DOCUMENTS)
         for file in folder.images:
             of = _names.mask_of(file.stem)
             if of is not None and (of.lower() in stems or "mask" in file.stem.lower()):
-                self.masks.append(_Mask(file, (*key, file.stem.lower()), key, "", _names.organ(file.stem)))
+                self.masks.append(
+                    _Mask(file, (*key, file.stem.lower()), key, "", _names.organ(file.stem.replace(of, "", 1)))
+                )
             else:
                 self.images.append(_Image(file, (*key, file.stem.lower()), label, split))
 
@@ -361,12 +365,20 @@ class _Reader:
         masks = self.paired(images)
         if not labelled and (self.classes or not masks):
             raise DataError(self._nothing(images))
+        names = {_label(name) for name in self.classes}
+        if len(names) == 1 and masks:
+            self.inventory.guesses.append(
+                Guess("labels", f"The only folder of images, '{self.classes[0]}', is no class: data of masks alone.")
+            )
+            images, self.classes = [image._replace(folder=None) for image in images], []
         cases = [Case(i.file, i.folder, i.split, masks.get(i.file)) for i in images]
         return Layout(cases, self.classes, self.left)
 
     def _nothing(self, images: list[_Image]) -> str:
         if self.classes:
-            return f"{self.root} has class folders but no image in them."
+            seen = named([f"{kind} {count:,}" for kind, count in self.unread.most_common()], 6)
+            unread = f" Files of formats that are not read lie there: {seen}." if seen else ""
+            return f"{self.root} has class folders but no image in them.{unread}"
         if images:
             where = "in its part folders" if any(image.split for image in images) else "in it"
             seen = f"{len(images)} images lie {where} directly, and no masks of them"

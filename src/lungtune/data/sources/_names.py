@@ -32,6 +32,7 @@ _IMAGES = word_set(
     "original originals input inputs raw"
 )
 _MASK = re.compile(r"(?!un)\w*masks?|(?:\w*[^\W_])?segmentations?|(?:lung)?segs?|contours?|groundtruths?")
+_LUNG = re.compile(r"lungs?(masks?|segs?|segmentations?)?")
 _PERHAPS_MASKS = word_set("labels label annotations annotation gt ground truth segmented masked")
 _NOT = word_set("no non not without un")
 _OTHER_ORGANS = word_set(
@@ -103,7 +104,7 @@ def organ(name: str) -> str:
     held = words(name)
     if _OTHER_ORGANS.intersection(held):
         return "other"
-    return "lung" if any(word.startswith("lung") for word in held) else ""
+    return "lung" if any(_LUNG.fullmatch(word) for word in held) else ""
 
 
 def mask_of(stem: str) -> str | None:
