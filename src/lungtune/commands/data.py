@@ -27,7 +27,7 @@ def data(
 ) -> int:
     """Check a data source before searching on it.
 
-    lungtune data check --data chest_xray:DIR     classes, parts, duplicates, leaks, shortcuts, baselines
+    lungtune data check --data chest_xray:DIR     classes, parts, duplicates, leaks, shortcuts, inventory
     lungtune data check --data SOURCE --json      the same for machines
     lungtune data sources                         the formats that can be read
 

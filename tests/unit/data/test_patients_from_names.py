@@ -16,8 +16,6 @@ from lungtune.data.sources._patients import patient_in, propose
 from lungtune.errors import DataError
 from lungtune.search import driver, preparation, study_data
 
-REAL = Path("/work/shared/data/chest_xray")
-
 
 def proposed(names):
     """Return the option that is proposed for images of these paths, empty without a guess."""
@@ -207,17 +205,3 @@ def test_equal_pictures_show_that_numbering_does_not_restart(write, tmp_path):
     assert "numbering does not restart" in guess["sentence"]
     warnings = inspect(f"{source},{namespaced}").audit.warnings
     assert any("1 pairs of pictures of one number lie in the test part and another one" in text for text in warnings)
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason="the X-rays are not here")
-def test_real_xrays_share_no_person_between_training_and_validation():
-    source = f"folder:{REAL}"
-    with pytest.raises(DataError, match="Names look like patients, .* in 5,840 of 5,840 images"):
-        study_data.index(source)
-    (guess,) = index_source(source).attrs["inventory"].guesses
-    manifest = inspect(f"{source},{guess.option}").manifest
-    person = index_source(f"chest_xray:{REAL}")
-    people = dict(zip(person["path"], person["patient_id"], strict=True))
-    train, validation = ({people[path] for path in manifest.parts[part].path} for part in ("train", "validation"))
-    assert len(manifest.parts["validation"]) > 900
-    assert not train & validation

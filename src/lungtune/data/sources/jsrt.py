@@ -2,7 +2,8 @@
 
 `JPCLN001.png` (154 with a nodule) and `JPCNN001.png` (93 without), in one folder or several, as PNG, DICOM or any other
 format that is read. The raw `.IMG` files of the database have no header: 2048 x 2048 big-endian 16-bit values, 12 bits
-used, air bright; convert them first. SCR's masks `fold1/masks/{left lung,right lung,heart,...}/JPCLN001.gif` may lie below the same folder; both lungs are united. Each image is of another patient.
+used, air bright; convert them first. SCR's masks `fold1/masks/{left lung,right lung,heart,...}/JPCLN001.gif` may lie
+below the same folder; both lungs are united. Each image is of another patient.
 """
 
 from __future__ import annotations
