@@ -14,9 +14,9 @@ from lungtune.core import paths as places
 from lungtune.core.cache import HINT
 from lungtune.core.io import log_stderr, track
 from lungtune.data import mask_files, readers
-from lungtune.data.mask_values import WHITE, levels
 from lungtune.data.readers import images
 from lungtune.data.readers.base import UnreadableImageError, read
+from lungtune.data.readers.mask_values import WHITE, levels
 from lungtune.data.scan import scan
 from lungtune.data.sources._files import named
 

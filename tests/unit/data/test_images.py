@@ -180,3 +180,12 @@ def test_missing_file_and_folder(tmp_path):
         facts(str(tmp_path / "none.png"))
     with pytest.raises(images.UnreadableImageError, match="cannot be read: Is a directory"):
         facts(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
+def test_picture_of_several_frames_is_refused(kind):
+    frames = [Image.fromarray(np.full((9, 8), value, np.uint8)) for value in (0, 128, 255)]
+    stream = io.BytesIO()
+    frames[0].save(stream, kind, save_all=True, append_images=frames[1:])
+    with pytest.raises(images.UnreadableImageError, match="has 3 frames, but an X-ray must have one"):
+        images.describe(stream.getvalue())

@@ -10,9 +10,9 @@ from PIL import Image
 
 from lungtune.core.fields import MASK
 from lungtune.data.dataset import inspect, load
-from lungtune.data.mask_values import inside, levels
 from lungtune.data.readers import pictures
 from lungtune.data.readers.base import UnreadableImageError
+from lungtune.data.readers.mask_values import inside, levels
 from lungtune.errors import DataError
 
 LEFT, RIGHT = (slice(4, 28), slice(4, 16)), (slice(4, 28), slice(24, 36))

@@ -1,7 +1,7 @@
 """Readers: one module per file format, selected by a file's first bytes or its suffix.
 
-A module `readers/<format>.py` is a reader, all but `base`, `images` and `volumes`, which hold what readers share. All
-readers have
+A module `readers/<format>.py` is a reader, all but `base`, `images`, `mask_values` and `volumes`, which hold what
+readers share. All readers have
 
 - `KIND`: `image` or `volume`,
 - `SUFFIXES`: lower case, with the dot,
@@ -11,7 +11,7 @@ readers have
 
 Readers of images also have `open_image(data, *, size, channels, voi) -> base.Picture`, those of volumes
 `open_volume(data) -> base.Voxels`. Those whose files may be masks have `open_mask(data)`: the file's values `(H, W)` or
-`(D, H, W)`, whose meaning is in `data.mask_values`. All raise `base.UnreadableImageError`. Dependencies other than
+`(D, H, W)`, whose meaning is in `mask_values`. All raise `base.UnreadableImageError`. Dependencies other than
 numpy are imported on reading. A new format is a new file here; nothing else is edited.
 """
 
@@ -25,7 +25,7 @@ from types import ModuleType
 FALLBACK = "pictures"
 """Reader of files that no reader recognises; it reads them or raises."""
 
-_SHARED = ("base", "images", "volumes")
+_SHARED = ("base", "images", "mask_values", "volumes")
 
 
 @functools.cache

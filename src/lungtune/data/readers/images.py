@@ -25,9 +25,9 @@ from PIL import Image, ImageFilter, Jpeg2KImagePlugin, TiffImagePlugin, WebPImag
 
 from lungtune.core import environment
 from lungtune.data import readers
-from lungtune.data.mask_values import inside
 from lungtune.data.readers import dicom
 from lungtune.data.readers.base import Facts, UnreadableImageError, sha1
+from lungtune.data.readers.mask_values import inside
 
 Image.preinit()  # registers formats, as the imports of plugins do; not left to the first of several threads
 

@@ -135,6 +135,9 @@ def _open(data: bytes) -> Image.Image:
         raise UnreadableImageError(f"has more than {MAX_PIXELS:,} pixels") from None
     except _UNREADABLE as error:
         raise UnreadableImageError(f"is damaged: {short(error)}") from error
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise UnreadableImageError(f"has {frames} frames, but an X-ray must have one")
     if image.width * image.height > MAX_PIXELS:
         raise UnreadableImageError(f"has more than {MAX_PIXELS:,} pixels")
     return image

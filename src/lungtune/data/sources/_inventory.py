@@ -36,12 +36,13 @@ def complete(cases: pd.DataFrame, path: Path | None, globs: Sequence[str]) -> pd
     kept = [not _ignored(PurePosixPath(case), matched) for case in cases["case_id"]]
     for case in cases["case_id"][[not keep for keep in kept]]:
         inventory.leave("ignored", _kind(Path(case)))
+    dropped = set(cases["path"][[not keep for keep in kept]])
     attrs, cases = cases.attrs, cases[kept].reset_index(drop=True)
     cases.attrs = attrs
     left: dict[Path, str] = attrs.pop("left", {})
     inventory.read.update(_kind(Path(file)) for file in cases["path"])
     if path is not None and path.is_dir():
-        _count(cases, path.absolute(), matched, left, inventory)
+        _count(cases, dropped, path.absolute(), matched, left, inventory)
     unmatched = [glob for glob, count in matched.items() if not count]
     if unmatched:
         raise DataError(
@@ -54,10 +55,19 @@ def complete(cases: pd.DataFrame, path: Path | None, globs: Sequence[str]) -> pd
 
 
 def _count(
-    cases: pd.DataFrame, root: Path, matched: dict[str, int], left: dict[Path, str], inventory: Inventory
+    cases: pd.DataFrame,
+    dropped: set[str],
+    root: Path,
+    matched: dict[str, int],
+    left: dict[Path, str],
+    inventory: Inventory,
 ) -> None:
-    """Count the files below a folder that are neither images nor masks of a case."""
-    used = set(cases["path"]) | {f for mask in cases["mask_path"] if mask is not None for f in mask_files.files(mask)}
+    """Count the files below a folder that are neither images nor masks of a case, nor `dropped`."""
+    used = (
+        dropped
+        | set(cases["path"])
+        | {f for mask in cases["mask_path"] if mask is not None for f in mask_files.files(mask)}
+    )
     for folder, _, files in every(root):
         within = Path(folder).relative_to(root)
         above = next((name for name in within.parts if junk(name)), None)
