@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from lungtune import reopen
 from lungtune.core.study import Study
 from lungtune.data import report
 from lungtune.data.dataset import inspect
@@ -143,6 +145,13 @@ def test_check_states_the_guess_once_and_exits_with_2(named_by_patient, capsys):
     assert report.check(f"{named_by_patient},patient=none") == 0
     assert "each image is a patient of its own (patient=none)" in capsys.readouterr().out
     assert report.check(f"{named_by_patient},patient=(person\\d+)") == 0
+
+
+def test_retraining_states_the_guess(named_by_patient, capsys):
+    split = inspect(named_by_patient).manifest.hash
+    origin = SimpleNamespace(split_seed=0, split=split)
+    reopen.inspect(SimpleNamespace(data=None), origin, named_by_patient, test=False)
+    assert capsys.readouterr().err.count("note: Names look like patients, 30 in 60 of 60 images") == 1
 
 
 def test_phantoms_do_not_ask():
