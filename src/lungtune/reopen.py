@@ -61,6 +61,8 @@ def inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, t
         inspection = inspection.with_split(stored) if stored else inspection
     if inspection.audit.problems:
         raise DataError("the data can't be trained on as it is: " + " ".join(inspection.audit.problems))
+    for guess in inspection.audit.unconfirmed:
+        io.log_stderr(f"note: {guess}")
     if not inspection.manifest.matches(origin.split):
         raise DataError(
             f"{source} must hold the split the recipe was searched on ({origin.split[:12]}), but holds "

@@ -14,6 +14,8 @@ from lungtune.data.dataset import Inspection, inspect, load
 from lungtune.data.duplicates import near_pairs
 from lungtune.data.fingerprint import fingerprint
 from lungtune.data.sources import index_source
+from lungtune.errors import DataError
+from lungtune.search import study_data
 
 MASKS = Path(__file__).resolve().parents[2] / "../shared/data/chest_xray_lung_masks"
 FOLDER = Path(__file__).resolve().parents[2] / "../shared/data/chest_xray"
@@ -104,3 +106,16 @@ def test_opening_again_is_quick(found, tmp_path):
     again = load(tmp_path / "split.json", [IMAGE, LABEL], 64)
     assert time.perf_counter() - started < 2  # about 0.07 s on an idle machine
     assert again.train["image"].shape == first.train["image"].shape
+
+
+def test_real_xrays_share_no_person_between_training_and_validation():
+    source = f"folder:{FOLDER}"
+    with pytest.raises(DataError, match=r"Names look like patients, .* in 5,840 of 5,840 images"):
+        study_data.index(source)
+    (guess,) = index_source(source).attrs["inventory"].guesses
+    manifest = inspect(f"{source},{guess.option}").manifest
+    person = index_source(f"chest_xray:{FOLDER}")
+    people = dict(zip(person["path"], person["patient_id"], strict=True))
+    train, validation = ({people[path] for path in manifest.parts[part].path} for part in ("train", "validation"))
+    assert len(manifest.parts["validation"]) > 900
+    assert not train & validation

@@ -28,7 +28,7 @@ def data(
 ) -> int:
     """Check a data source before searching on it.
 
-    lungtune data check --data chest_xray:DIR     classes, parts, duplicates, leaks, shortcuts, baselines
+    lungtune data check --data chest_xray:DIR     classes, parts, duplicates, leaks, shortcuts, inventory
     lungtune data check --data SOURCE --json      the same for machines
     lungtune data check --data SOURCE --rescan    reads every file again; for files changed in place
     lungtune data sources                         the formats that can be read

@@ -12,6 +12,7 @@ from lungtune.core.fields import UNCERTAIN
 from lungtune.data import metadata, patients, shift
 from lungtune.data.cases import classes_of
 from lungtune.data.duplicates import Pair
+from lungtune.data.guesses import guesses, judged, unconfirmed
 from lungtune.data.manifest import PARTS, Manifest
 from lungtune.data.masks import mask_facts, mask_problems
 from lungtune.data.metadata_leakage import Leakage, measure_leakage
@@ -49,6 +50,8 @@ class Audit:
         shifts: differences between the official parts, per part and class.
         unit: what the groups of `parts` are: `patients`, `images`, `volumes`, `patients or images`.
         odd: kind -> case ids of images in which little or nothing can be learned (`plausibility`).
+        inventory: what the source read, used, left out and guessed: `inventory.Inventory` as plain JSON types; empty
+            in audits from before there was one.
     """
 
     source: str
@@ -69,6 +72,12 @@ class Audit:
     unit: str = "patients"
     shifts: tuple[Shift, ...] = ()
     odd: dict[str, list[str]] = field(default_factory=dict)
+    inventory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """Guesses that a search needs confirmed, a sentence each with the options that do."""
+        return unconfirmed(self.inventory)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -113,6 +122,7 @@ def audit(
     shifts = shift.measure(cases, facts, links.groups)
     odd = odd_images(list(cases["label"]), facts)
     nothing_shown, implausible = odd_sentences(list(cases["case_id"]), odd, facts)
+    inventory = judged(cases, links, masks)
     near = _near(cases, links.near)
     exact = _exact(cases, links.exact)
     return Audit(
@@ -134,6 +144,7 @@ def audit(
         notes=manifest.notes,
         problems=(*_problems(cases, facts, manifest, links, unreadable), *odd_masks, *nothing_shown),
         warnings=(
+            *guesses(inventory),
             *_warnings(cases, manifest, exact, near, leakages),
             *shift.warnings(shifts, cases, links.groups),
             *gaps,
@@ -143,6 +154,7 @@ def audit(
         unit=manifest.unit,
         shifts=tuple(shifts),
         odd={kind: [str(cases["case_id"].iloc[row]) for row in rows] for kind, rows in odd.items()},
+        inventory=inventory.to_dict(),
     )
 
 
@@ -229,9 +241,12 @@ def _problems(
     cases: pd.DataFrame, facts: pd.DataFrame, manifest: Manifest, links: Links, unreadable: dict[str, str]
 ) -> list[str]:
     problems = []
-    if unreadable:
+    if unreadable and cases.attrs.get("unreadable") != "drop":
         files = named([f"{path} {why}" for path, why in unreadable.items()])
-        problems.append(f"Every image must be readable, but {len(unreadable)} of {len(cases)} are not: {files}.")
+        problems.append(
+            f"Every image must be readable, but {len(unreadable)} of {len(cases)} are not: {files}. Mend them, or add "
+            "',unreadable=drop' to the data source to leave them out."
+        )
     problems += _mixed(cases, facts)
     classes = classes_of(cases)
     if len(classes) == 1:

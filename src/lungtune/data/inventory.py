@@ -63,7 +63,9 @@ class Inventory:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return asdict(self)
+        left = {why: dict(kinds) for why, kinds in self.left.items()}
+        guesses = [asdict(guess) for guess in self.guesses]
+        return {**vars(self), "read": dict(self.read), "left": left, "guesses": guesses}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Inventory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,10 @@ from lungtune.core import paths as places
 from lungtune.core.cache import ensure_writable
 from lungtune.core.io import write_atomic
 from lungtune.data.audit import Audit
+from lungtune.data.inventory import Inventory
 from lungtune.data.manifest import PARTS
 from lungtune.data.readers.base import UnreadableImageError, read
+from lungtune.data.sources._files import named
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Inspection
@@ -65,7 +68,7 @@ def check(
         show(inspection.audit, inspection.manifest.hash, console)
         if drawn:
             console.print(Text(f"The odd images are drawn in {drawn}"))
-    return 2 if inspection.audit.problems else 0
+    return 2 if inspection.audit.problems or inspection.audit.unconfirmed else 0
 
 
 def _odd_sheet(inspection: Inspection, sheet: Sheet) -> Path | None:
@@ -147,6 +150,8 @@ def show(audit: Audit, digest: str, console: Console) -> None:
         console.print(_shortcuts(audit))
     elif audit.classes:
         console.print(Text("Shortcuts: all files have the same type, mode and size"))
+    if audit.inventory:
+        _inventory(Inventory.from_dict(audit.inventory), console)
     for note in audit.notes:
         console.print(Text.assemble(("note     ", "cyan"), note))
     for warning in audit.warnings:
@@ -156,6 +161,8 @@ def show(audit: Audit, digest: str, console: Console) -> None:
     console.print(
         Text("A search would stop here.", style="bold red")
         if audit.problems
+        else Text("A search would stop here until an option answers the warning on patients.", style="bold red")
+        if audit.unconfirmed
         else Text("A search may start.", style="bold green")
     )
 
@@ -174,6 +181,36 @@ def _counts(audit: Audit) -> Table:
         row = [f"{entry['classes'][name]:,}" for name in audit.classes]
         table.add_row(part, *row, f"{entry['cases']:,}", f"{entry['groups']:,}")
     return table
+
+
+def _inventory(inventory: Inventory, console: Console) -> None:
+    """Print what was read, left out and taken for what, a line each."""
+    read = sum(inventory.read.values())
+    lines = [("read", f"{read:,} files ({_kinds(inventory.read)})")]
+    if inventory.left:
+        count = sum(kinds.total() for kinds in inventory.left.values())
+        reasons = "; ".join(f"{why}: {kinds.total():,} ({_kinds(kinds)})" for why, kinds in inventory.left.items())
+        lines.append(("left unread", f"{count:,} files; {reasons}"))
+    meanings: dict[str, list[str]] = {}
+    for name, meaning in inventory.folders.items():
+        meanings.setdefault(meaning, []).append(name)
+    folders = "; ".join(f"{meaning}: {named(names)}" for meaning, names in meanings.items())
+    columns = ", ".join(f"{column} ({use})" for column, use in inventory.columns.items())
+    unused = f"; unused: {named(inventory.unused, 20)}" if inventory.unused else ""
+    lines += [
+        ("folders", folders),
+        ("columns", columns + unused if columns or unused else ""),
+        ("patients", inventory.patients or "unknown"),
+        ("masks", inventory.masks),
+    ]
+    console.print(Text("Inventory", style="italic"))
+    for title, text in lines:
+        if text:
+            console.print(Text(f"  {title:<12}{text}"))
+
+
+def _kinds(counts: Counter[str]) -> str:
+    return named([f"{kind} {count:,}" for kind, count in counts.most_common()], 6)
 
 
 def _labels(audit: Audit) -> Table:

@@ -26,7 +26,8 @@ import numpy as np
 from lungtune.core import cache
 from lungtune.core import paths as places
 from lungtune.core.io import track
-from lungtune.data.readers.base import UnreadableImageError, read
+from lungtune.data import mask_files
+from lungtune.data.readers.base import UnreadableImageError, read, sha1
 from lungtune.data.readers.images import decoders, letterboxed, letterboxed_mask, reading
 from lungtune.data.readers.volumes import cube, cube_mask
 from lungtune.data.scan import forget
@@ -131,8 +132,8 @@ def open_masks(
     """Open, or decode first, lung masks aligned with the letterboxes of their images or volumes.
 
     Args:
-        masks: absolute paths, N of them, None where a case has no mask.
-        mask_hashes: SHA-1 of each mask file, None where there is none.
+        masks: of each case, see `mask_files`; None where a case has no mask.
+        mask_hashes: digest of each mask, None where there is none.
         paths: absolute paths of the images or volumes; not touched when the store exists.
         hashes: each image's or volume's digest.
         size: side of the masks in pixels.
@@ -143,23 +144,26 @@ def open_masks(
         Read-only uint8 memory map `(N, 1, size, size[, size])`, 0 or 255, black rows where a case has no mask.
 
     Raises:
-        DataError: see `open_images`; or a mask is dark everywhere without being black.
+        DataError: see `open_images`; or see `mask_values.inside`.
     """
     rows = zip(mask_hashes, hashes, strict=True)
     names = [f"{mask_hash}@{hash_}" if mask_hash else "" for mask_hash, hash_ in rows]
     aligned = letterboxed_mask if kind == "image" else cube_mask
 
     def decode(row: int) -> np.ndarray:
-        path = str(masks[row])
+        path, expected = str(masks[row]), str(mask_hashes[row])
         try:
             under = read(paths[row])
             _same(under, hashes[row], kind, paths[row])
-            data = read(path)
-            _same(data, str(mask_hashes[row]), "mask", path)
-            return aligned(data, under, size)
+            files = mask_files.files(path)
+            pieces, values = [read(file) for file in files], mask_files.values_of(expected)
+            if mask_files.digest([sha1(piece) for piece in pieces], values) != expected:
+                raise _changed("mask", mask_files.shown(path), files)
+            return np.maximum.reduce([aligned(piece, under, size, values) for piece in pieces])
         except UnreadableImageError as error:
             raise DataError(
-                f"The mask {path} of {paths[row]} must be usable, but it {error}. Mend it, or take it away."
+                f"The mask {mask_files.shown(path)} of {paths[row]} must be usable, but it {error}. "
+                "Mend it, or take it away."
             ) from error
 
     rank, batch = (2, 256) if kind == "image" else (3, 8)
@@ -191,11 +195,16 @@ def _same(data: bytes, expected: str, kind: str, path: str) -> dict[str, Any]:
     """
     options = reading(data, expected)
     if options is None:
-        forget([path])
-        raise DataError(
-            f"The {kind} {path} must be the one that was scanned, but its content has changed since. {_REMEDY}"
-        )
+        raise _changed(kind, path, [path])
     return options
+
+
+def _changed(kind: str, shown: str, files: Sequence[str]) -> DataError:
+    """Return the error of files whose content is no longer what was scanned; their facts are dropped."""
+    forget(files)
+    return DataError(
+        f"The {kind} {shown} must be the one that was scanned, but its content has changed since. {_REMEDY}"
+    )
 
 
 def _open(layout: _Layout, hashes: Sequence[str], decode: _Decode) -> np.ndarray:

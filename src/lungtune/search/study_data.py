@@ -20,11 +20,16 @@ def index(source: str) -> pd.DataFrame | None:
     """Return the case table of a source on disk; None of one whose images are generated first.
 
     Raises:
-        DataError: the source or an option of it is unknown or wrong, or its images can't be listed.
+        DataError: the source or an option of it is unknown or wrong, its images can't be listed, or the source guessed
+            something that a search needs confirmed, such as patients.
     """
-    from lungtune.data import sources
+    from lungtune.data import guesses, sources
 
-    return None if sources.checked(source) else sources.index_source(source)
+    if sources.checked(source):
+        return None
+    cases = sources.index_source(source)
+    guesses.require_confirmed(cases, source)
+    return cases
 
 
 def traits(source: str, cases: pd.DataFrame | None) -> frozenset[str]:

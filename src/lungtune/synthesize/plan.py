@@ -109,6 +109,8 @@ def plan(
     split = dataset.inspect(data or "phantom", seed=seed)
     if split.audit.problems:
         raise DataError("the data can't be trained on as it is: " + " ".join(split.audit.problems))
+    for guess in split.audit.unconfirmed:
+        print(f"note: {guess}", file=sys.stderr, flush=True)
     plan = plan_default(split, per_class, classes, profile or catalog.default_profile(DEFAULT, data), out, settings)
     print(f"no recipe was named: the bank is generated with {plan.origin.name}", file=sys.stderr, flush=True)
     return plan

@@ -270,8 +270,10 @@ def test_sources_find_dicom_and_its_patients(tmp_path):
     assert dict(zip(cases["case_id"], cases["patient_id"], strict=True)) == {
         "a/1.dcm": "p1a",
         "a/2.DICOM": "p2a",
+        "a/3": "p3a",
         "b/1.dcm": "p1b",
         "b/2.DICOM": "p2b",
+        "b/3": "p3b",
     }
     (tmp_path / "t.csv").write_text("path,label\na/3,a\nb/3,b\n")
     assert list(index_source(f"table:{tmp_path / 't.csv'}")["patient_id"]) == ["p3a", "p3b"]

@@ -134,7 +134,7 @@ NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90), dtyp
     [
         (b"", r"is empty \(0 bytes\)"),
         (b"hello", "is neither PNG nor JPEG"),
-        (encoded(NOISE, "GIF"), "is neither PNG nor JPEG"),
+        (b"GIF86a" + bytes(50), "is neither PNG nor JPEG"),
         (encoded(NOISE, "JPEG")[:3000], "is damaged: .*truncated"),
         (encoded(NOISE)[:3000], "is damaged: "),
         (encoded(NOISE)[:30], "is (damaged|neither PNG)"),
@@ -182,3 +182,12 @@ def test_missing_file_and_folder(tmp_path):
         facts(str(tmp_path / "none.png"))
     with pytest.raises(images.UnreadableImageError, match="cannot be read: Is a directory"):
         facts(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
+def test_picture_of_several_frames_is_refused(kind):
+    frames = [Image.fromarray(np.full((9, 8), value, np.uint8)) for value in (0, 128, 255)]
+    stream = io.BytesIO()
+    frames[0].save(stream, kind, save_all=True, append_images=frames[1:])
+    with pytest.raises(images.UnreadableImageError, match="has 3 frames, but an X-ray must have one"):
+        images.describe(stream.getvalue())

@@ -301,4 +301,4 @@ def test_reader_is_selected_by_content_then_suffix():
     assert readers.find(b"\x89PNG", "a.npy").KIND == "image"
     assert readers.find(b"hello", "a.npy").KIND == "volume"
     assert readers.find(b"hello", "a.txt").__name__.endswith("pictures")
-    assert {".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".npy"} == readers.suffixes()
+    assert {".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".npy"} < readers.suffixes()

@@ -9,9 +9,9 @@ A module `readers/<format>.py` is a reader, all but those that hold what readers
   depth, in voxels or, where the file has a spacing, in mm.
 
 Readers of images also have `open_image(data, *, size, channels, voi) -> base.Picture`, those of volumes
-`open_volume(data) -> base.Voxels`. Those whose files may be masks have `open_mask(data)`: uint8 `(H, W)` or
-`(D, H, W)`, 255 inside, else 0. All raise `base.UnreadableImageError`. Dependencies other than numpy are imported
-on reading. A new format is a new file here; nothing else is edited.
+`open_volume(data) -> base.Voxels`. Those whose files may be masks have `open_mask(data)`: the file's values `(H, W)` or
+`(D, H, W)`, whose meaning is in `mask_values`. All raise `base.UnreadableImageError`. Dependencies other than
+numpy are imported on reading. A new format is a new file here; nothing else is edited.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from types import ModuleType
 FALLBACK = "pictures"
 """Reader of files that no reader recognises; it reads them or raises."""
 
-_SHARED = ("base", "images", "jpeg_streams", "levels", "volumes", "wide_colour")
+_SHARED = ("base", "images", "jpeg_streams", "levels", "mask_values", "volumes", "wide_colour")
 
 
 @functools.cache

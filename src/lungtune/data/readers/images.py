@@ -16,22 +16,23 @@ decode alike keeps its digest.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
 
 from lungtune.core import environment
 from lungtune.data import readers
 from lungtune.data.fingerprint import fingerprint
 from lungtune.data.readers import dicom
 from lungtune.data.readers.base import Facts, UnreadableImageError, sha1
+from lungtune.data.readers.mask_values import inside
 
-Image.preinit()  # registers the formats; not left to the first of several threads
+Image.preinit()  # registers formats, as the imports of plugins do; not left to the first of several threads
 
 THUMBNAIL = 256
 """Longer side in pixels of the thumbnail that fingerprints are computed from."""
@@ -162,19 +163,25 @@ def _letterbox(image: Image.Image, size: int) -> np.ndarray:
     return np.stack([_laid(small[:, :, channel], left, top, size) for channel in range(small.shape[2])])
 
 
-def letterboxed_mask(mask: bytes, image: bytes, size: int) -> np.ndarray:
+def letterboxed_mask(mask: bytes, image: bytes, size: int, values: Sequence[int] = ()) -> np.ndarray:
     """Decode a mask to uint8 `(size, size)`, 0 or 255, aligned with `letterboxed(image, size)`.
 
-    A pixel belongs to the mask if any of its colour channels is above 127. Nearest neighbours, no antialiasing.
+    Nearest neighbours, no antialiasing.
+
+    Args:
+        mask: the mask's bytes.
+        image: its image's bytes.
+        size: side in pixels.
+        values: the mask's values that are inside; see `mask_values.inside`.
 
     Raises:
-        UnreadableImageError: either file cannot be read, or the mask is dark everywhere without being black.
+        UnreadableImageError: either file cannot be read, or see `mask_values.inside`.
     """
     if dicom.recognises(mask):
         raise UnreadableImageError("is a DICOM file, but a mask must be PNG or JPEG")
     left, top, width, height = _box(_image_reader(image).extent(image), size)
-    inside = Image.fromarray(_image_reader(mask).open_mask(mask))
-    return _laid(np.asarray(inside.resize((width, height), Image.Resampling.NEAREST)), left, top, size)
+    covered = Image.fromarray(inside(_image_reader(mask).open_mask(mask), values))
+    return _laid(np.asarray(covered.resize((width, height), Image.Resampling.NEAREST)), left, top, size)
 
 
 def _image_reader(data: bytes) -> ModuleType:

@@ -46,7 +46,7 @@ def open_volume(data: bytes) -> Voxels:
 
 
 def open_mask(data: bytes) -> np.ndarray:
-    """Return uint8 `(D, H, W)`, 255 where a voxel of the file is above 0, else 0.
+    """Return the values of a mask, `(D, H, W)`.
 
     Raises:
         UnreadableImageError: see `open_volume`; or the mask has several channels.
@@ -54,7 +54,7 @@ def open_mask(data: bytes) -> np.ndarray:
     values = open_volume(data).values
     if len(values) != 1:
         raise UnreadableImageError(f"must have one channel to be a mask, but has {len(values)}")
-    return np.where(values[0] > 0, np.uint8(255), np.uint8(0))
+    return values[0]
 
 
 def _array(data: bytes) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Reader of PNG and JPEG in any mode, through Pillow."""
+"""Reader of PNG, JPEG, BMP, TIFF, WebP, GIF and JPEG 2000 in any mode, through Pillow."""
 
 from __future__ import annotations
 
@@ -17,8 +17,20 @@ if TYPE_CHECKING:
     from PIL import Image, ImageFile
 
 KIND = "image"
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
-FORMATS = ("PNG", "JPEG")
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".j2k"}
+)
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000")
+_FIRST = (
+    b"\x89PNG",
+    b"\xff\xd8",
+    b"II*\0",
+    b"MM\0*",
+    b"GIF8",
+    b"\0\0\0\x0cjP  \r\n\x87\n",
+    b"\xff\x4f\xff\x51",
+)
+"""First bytes of files of these formats; those of BMP and WebP are in `recognises`."""
 
 _UNREADABLE = (
     OSError,
@@ -39,8 +51,12 @@ _INVISIBLE = "the alpha of every pixel is 0 and is left out of account"
 
 
 def recognises(data: bytes) -> bool:
-    """True if a file's first bytes are those of a PNG or JPEG."""
-    return data.startswith((b"\x89PNG", b"\xff\xd8"))
+    """True if a file's first bytes are those of one of `FORMATS`."""
+    return (
+        data.startswith(_FIRST)
+        or (data.startswith(b"RIFF") and data[8:12] == b"WEBP")
+        or (data.startswith(b"BM") and data[6:10] == bytes(4))
+    )
 
 
 def extent(data: bytes) -> tuple[int, int]:
@@ -89,10 +105,10 @@ def open_image(data: bytes, *, size: int | None = None, channels: int = 1, voi: 
 
 
 def open_mask(data: bytes) -> np.ndarray:
-    """Return uint8 `(H, W)`, 255 inside the mask, else 0.
+    """Return the values of a mask, `(H, W)`: of a picture in colour each pixel's brightest channel.
 
     Raises:
-        UnreadableImageError: see `open_image`; or the mask is dark everywhere without being black.
+        UnreadableImageError: see `open_image`; or areas have different colours, which its brightness does not tell.
     """
     from PIL import Image
 
@@ -105,10 +121,23 @@ def open_mask(data: bytes) -> np.ndarray:
         values = bands[0] if gray else functools.reduce(np.maximum, bands)  # what follows in gray is transparency
     except (*_UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError(f"is damaged: {short(error)}") from error
-    brightest = values.max()
-    if 0 < brightest <= 127:
-        raise UnreadableImageError(f"must be white (above 127) inside, but its brightest pixel is {brightest}")
-    return np.where(values > 127, np.uint8(255), np.uint8(0))
+    if not gray and _hues(np.stack(bands[:3], axis=-1)) > 1:
+        raise UnreadableImageError(
+            "has areas of several colours, but must be black and white, or hold a number per area"
+        )
+    return values
+
+
+def _hues(colours: np.ndarray) -> int:
+    """Return how many different colours but black fill areas of at least 3 x 3 pixels, `(H, W, 3)` of uint8."""
+    coarse = (colours >> 6).astype(np.int64) @ (16, 4, 1)
+    inner = coarse[1:-1, 1:-1]
+    flat = inner > 0
+    for down in range(3):
+        for right in range(3):
+            flat &= coarse[down : down + inner.shape[0], right : right + inner.shape[1]] == inner
+    counts = np.unique(inner[flat], return_counts=True)[1]
+    return int((counts >= max(4, colours.shape[0] * colours.shape[1] // 1000)).sum())
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
@@ -122,11 +151,14 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise UnreadableImageError("is neither PNG nor JPEG nor DICOM") from None
+        raise UnreadableImageError("is neither PNG nor JPEG nor DICOM nor of another format that is read") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImageError(f"has more than {MAX_PIXELS:,} pixels") from None
     except _UNREADABLE as error:
         raise UnreadableImageError(f"is damaged: {short(error)}") from error
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":
+        raise UnreadableImageError(f"has {frames} frames, but an X-ray must have one")
     if image.width * image.height > MAX_PIXELS:
         raise UnreadableImageError(f"has more than {MAX_PIXELS:,} pixels")
     return image

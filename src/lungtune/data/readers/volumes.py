@@ -7,6 +7,7 @@ that the reader's `extent` implies: cubes in .npy files, which have no spacing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
@@ -65,16 +66,17 @@ def cube(data: bytes, size: int, *, channels: int = 1) -> np.ndarray:
     return full
 
 
-def cube_mask(mask: bytes, volume: bytes, size: int) -> np.ndarray:
+def cube_mask(mask: bytes, volume: bytes, size: int, values: Sequence[int] = ()) -> np.ndarray:
     """Decode a mask to uint8 `(size, size, size)`, 0 or 255, aligned with `cube(volume, size)`.
 
-    Nearest neighbours; the format's reader defines the inside.
+    Nearest neighbours. Inside are the mask's voxels of one of `values`, without any those above 0.
 
     Raises:
         UnreadableImageError: either file cannot be read.
     """
     low, sides = _box(_volume_reader(volume).extent(volume), size)
-    inside = _volume_reader(mask).open_mask(mask)
+    held = _volume_reader(mask).open_mask(mask)
+    inside = np.where(np.isin(held, values) if values else held > 0, np.uint8(255), np.uint8(0))
     for axis, (new, old) in enumerate(zip(sides, inside.shape, strict=True)):
         nearest = np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.int64), old - 1)
         inside = inside.take(nearest, axis=axis)

@@ -27,9 +27,18 @@ COMMON_OPTIONS = {
     "official": "no: ignore the source's own train/validation/test parts and draw all parts anew",
     "leaks": "drop: leave training images out that are also in the official test part, instead of stopping",
     "voi": "yes: show DICOM images through their own VOI window or LUT instead of scaling each by its percentiles",
+    "unreadable": "drop: leave images and masks out that cannot be read, instead of stopping",
+    "ignore": "GLOB, or several joined with |: leave files and folders out, such as docs or */thumbs/*",
+    "mask_values": "numbers joined with |: the values of masks that are lung, where masks hold several, as in 127|254",
 }
-_COMMON_VALUES = {"official": ("yes", "no"), "leaks": ("stop", "drop"), "voi": ("yes", "no")}
-_TAIL = re.compile(r",([A-Za-z_][A-Za-z0-9_]*)=([^,]*)$")
+_COMMON_VALUES = {
+    "official": ("yes", "no"),
+    "leaks": ("stop", "drop"),
+    "voi": ("yes", "no"),
+    "unreadable": ("stop", "drop"),
+}
+_KEY = re.compile(r",([A-Za-z_][A-Za-z0-9_]*)=")
+_EXPRESSIONS = ("patient",)
 
 
 def names() -> tuple[str, ...]:
@@ -54,21 +63,37 @@ def summaries() -> dict[str, str]:
 
 
 def parse_source(spec: str) -> tuple[str, Path | None, dict[str, str]]:
-    """Split `NAME[:PATH][,key=value...]` into its parts. A path may hold commas and colons.
+    """Split `NAME[:PATH][,key=value...]` into its parts.
+
+    Path and values may hold commas and colons, but not `,key=`; a regular expression may hold that within brackets.
 
     Raises:
         DataError: the name is not a source, or an option is repeated.
     """
-    rest, options = spec.strip(), dict[str, str]()
-    while match := _TAIL.search(rest):
-        key, value = match.groups()
-        if key in options:
-            raise DataError(f"Each option of a data source must be given once, but '{key}' is given twice in {spec!r}.")
-        options[key] = value.strip()
-        rest = rest[: match.start()]
+    rest, pieces = spec.strip(), list[tuple[str, str]]()
+    starts = list(_KEY.finditer(rest))
+    for match in reversed(starts):
+        if not any(_unfinished(rest, before, match.start()) for before in starts if before.start() < match.start()):
+            pieces.insert(0, (match.group(1), rest[match.end() :].strip()))
+            rest = rest[: match.start()]
+    options = dict(pieces)
+    if len(options) < len(pieces):
+        key = next(key for key, _ in pieces if sum(key == other for other, _ in pieces) > 1)
+        raise DataError(f"Each option of a data source must be given once, but '{key}' is given twice in {spec!r}.")
     name, _, path = rest.partition(":")
     module(name.strip())
-    return name.strip(), Path(path.strip()).expanduser() if path.strip() else None, dict(reversed(options.items()))
+    return name.strip(), Path(path.strip()).expanduser() if path.strip() else None, options
+
+
+def _unfinished(text: str, key: re.Match[str], end: int) -> bool:
+    """True if an option that is a regular expression has an open bracket where another option seems to begin."""
+    if key.group(1) not in _EXPRESSIONS:
+        return False
+    try:
+        re.compile(text[key.end() : end].strip())
+    except re.error as error:
+        return error.msg.startswith(("missing )", "unterminated"))
+    return False
 
 
 def absolute(spec: str) -> str:
@@ -120,22 +145,49 @@ def _common(options: dict[str, str]) -> dict[str, str]:
     """
     common = {key: options.pop(key) for key in COMMON_OPTIONS if key in options}
     for key, value in common.items():
-        if value not in _COMMON_VALUES[key]:
+        if value not in _COMMON_VALUES.get(key, (value,)):
             raise DataError(f"{key} must be one of {', '.join(_COMMON_VALUES[key])}, but got {value!r}.")
     return common
+
+
+def _listed(common: dict[str, str], key: str) -> list[str]:
+    """Return the values of an option that `|` joins.
+
+    Raises:
+        DataError: one is empty.
+    """
+    values = [value.strip() for value in common[key].split("|")] if key in common else []
+    if not all(values):
+        raise DataError(f"{key} must be values joined with |, but got {common[key]!r}.")
+    return values
+
+
+def _numbers(common: dict[str, str]) -> tuple[int, ...]:
+    """Return the option `mask_values`, ascending.
+
+    Raises:
+        DataError: a value is no whole number above 0.
+    """
+    values = _listed(common, "mask_values")
+    if not all(value.isascii() and value.isdigit() and int(value) for value in values):
+        raise DataError(f"mask_values must be whole numbers above 0 joined with |, but got {common['mask_values']!r}.")
+    return tuple(sorted({int(value) for value in values}))
 
 
 def index_source(spec: str) -> pd.DataFrame:
     """Index a data source; the options in `COMMON_OPTIONS` work with every source.
 
     Returns:
-        The case table; `attrs["leaks"]` is `stop` or `drop`, `attrs["voi"]` True if VOI windows are applied.
+        The case table. Its `attrs`: `leaks` and `unreadable` are `stop` or `drop`, `voi` is True if VOI windows are
+        applied, `mask_values` are the chosen values of masks, and `inventory` is the source's `Inventory`.
 
     Raises:
         DataError: the source cannot be indexed; the message states the reason and a remedy.
     """
     from lungtune.data import metadata
     from lungtune.data.cases import validate
+    from lungtune.data.sources import _inventory
+    from lungtune.data.sources._files import ignoring
 
     name, path, options = parse_source(spec)
     source = module(name)
@@ -144,12 +196,17 @@ def index_source(spec: str) -> pd.DataFrame:
     for key in options:
         if known is not None and key not in known:
             raise DataError(f"'{key}' is not an option of '{name}'.{did_you_mean(key, [*known, *COMMON_OPTIONS])}")
+    globs, mask_values = _listed(common, "ignore"), _numbers(common)
     try:
-        cases = metadata.fill(validate(source.index(path, options)))
+        with ignoring(path, globs):
+            cases = metadata.fill(validate(source.index(path, options)))
+        cases = _inventory.complete(cases, path, globs)
     except OSError as error:
         raise DataError(f"{error.filename or path} must be readable, but: {error.strerror or error}.") from error
     if common.get("official") == "no":
         cases["split"] = None
     cases.attrs["leaks"] = common.get("leaks", "stop")
     cases.attrs["voi"] = common.get("voi") == "yes"
+    cases.attrs["unreadable"] = common.get("unreadable", "stop")
+    cases.attrs["mask_values"] = mask_values
     return cases

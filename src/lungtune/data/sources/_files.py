@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path, PurePath
 
 from lungtune.data import readers
 from lungtune.data.readers import dicom
+from lungtune.data.sources._names import SPLIT_NAMES as SPLIT_NAMES
+from lungtune.data.sources._names import junk
 from lungtune.errors import DataError, did_you_mean
 
 SUFFIXES = tuple(sorted(readers.suffixes()))
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-}
-"""Names of official parts as folders and tables spell them (lower case) -> the name used here."""
+_HEAD = 4096
+_ignored: ContextVar[tuple[Path, tuple[str, ...]] | None] = ContextVar("ignored", default=None)
 
 _KERMANY = re.compile(r"^(normal\d*-im-\d+|im-\d+|person\d+|(?:normal|bacteria|virus)-\d+)", re.IGNORECASE)
 
@@ -75,14 +71,43 @@ def _similar(path: Path) -> str:
     return hint if hint.startswith(" Did") else ""
 
 
-def junk(name: str) -> bool:
-    """True if a file or folder is left by an operating system or an archive, not data."""
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+@contextmanager
+def ignoring(root: Path | None, globs: Sequence[str]) -> Iterator[None]:
+    """Leave files and folders that match out of every listing in this block.
+
+    Args:
+        root: the folder that the globs are relative to.
+        globs: see `ignored`.
+    """
+    token = _ignored.set((root.absolute(), tuple(globs)) if root and globs else None)
+    try:
+        yield
+    finally:
+        _ignored.reset(token)
+
+
+def ignored(path: Path) -> bool:
+    """True if a file or folder matches a glob of the surrounding `ignoring`."""
+    chosen = _ignored.get()
+    return chosen is not None and path.is_relative_to(chosen[0]) and matches(path.relative_to(chosen[0]), chosen[1])
+
+
+def matches(path: PurePath, globs: Sequence[str]) -> bool:
+    """True if one of the globs matches a relative path, a folder above it, or, without `/`, any name in it."""
+    above = [path, *path.parents][:-1]
+    return any(
+        any(fnmatch.fnmatchcase(p.as_posix() if "/" in glob else p.name, glob.strip("/")) for p in above)
+        for glob in globs
+    )
 
 
 def folders(path: Path) -> list[Path]:
-    """Return the sub-folders of `path`, sorted by name, junk left out."""
-    return sorted((p for p in path.iterdir() if not junk(p.name) and p.is_dir()), key=lambda p: p.name)
+    """Return the sub-folders of `path`, sorted by name, without junk and ignored ones."""
+    return sorted((p for p in path.iterdir() if not junk(p.name) and p.is_dir() and not ignored(p)), key=_name)
+
+
+def _name(path: Path) -> str:
+    return path.name
 
 
 def kermany_patient(name: str) -> str | None:
@@ -92,21 +117,85 @@ def kermany_patient(name: str) -> str | None:
 
 
 def header_patient(path: Path) -> str | None:
-    """Return the patient id in the header of a DICOM file, with its suffix or none; None for all other files."""
-    return dicom.patient_id(str(path)) if path.suffix.lower() in {*dicom.SUFFIXES, ""} else None
+    """Return the patient id in the header of a DICOM file, whatever its suffix; None for all other files."""
+    return dicom.patient_id(str(path)) if suffix(path) in {*dicom.SUFFIXES, ""} else None
+
+
+def suffix(path: PurePath) -> str:
+    """Return the suffix in lower case; empty without one, also in names that are DICOM UIDs (`1.2.840.113`)."""
+    end = path.suffix.lower()
+    return "" if end[1:].isdigit() else end
+
+
+def is_image(path: Path) -> bool:
+    """True if a file can be an image or volume: by its suffix, or without one by its first bytes."""
+    end = suffix(path)
+    if end:
+        return end in SUFFIXES
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD)
+    except OSError:
+        return False
+    return any(reader.recognises(head) for reader in readers.all_readers().values())
+
+
+def walk(path: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield every folder at and below `path` with the names of its files, sorted, junk and ignored ones left out.
+
+    Links are followed, loops are not.
+
+    Raises:
+        OSError: a folder cannot be listed.
+        DataError: a name is not UTF-8.
+    """
+    for root, below, files in every(path):
+        below[:] = sorted(d for d in below if not junk(d) and not ignored(Path(root, d)))
+        names = sorted(f for f in files if not junk(f) and not ignored(Path(root, f)))
+        for name in (*below, *names):
+            _decodable(root, name)
+        yield Path(root), names
+
+
+def every(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield what `os.walk` does from the top, links followed, folders left out that lie in themselves by a link.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    above: dict[str, frozenset[str]] = {}
+    for root, below, files in os.walk(path, followlinks=True, onerror=_raise):
+        real, outer = os.path.realpath(root), above.pop(root, frozenset())
+        if real in outer:
+            below[:] = []
+            continue
+        yield root, below, files
+        above |= {os.path.join(root, name): outer | {real} for name in below}
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _decodable(root: str, name: str) -> None:
+    """Raise DataError unless a name is UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(os.path.join(root, name)).decode("utf-8", "backslashreplace")
+        raise DataError(
+            f"Names of files and folders must be UTF-8, but {shown} is not. Rename it, as in convmv -f latin1 -t utf8, "
+            "or leave it out with ignore=GLOB."
+        ) from None
 
 
 def images(path: Path, *, below: bool = True) -> list[Path]:
-    """Return image and volume files in `path` (and below), sorted, junk left out. Links are followed, loops are not."""
+    """Return image and volume files in `path` (and below), sorted; see `walk`, its errors included."""
     paths: list[Path] = []
-    seen: set[str] = set()
-    for root, below_root, files in os.walk(path, followlinks=True):
-        real = os.path.realpath(root)
-        below_root[:] = [] if real in seen or not below else sorted(d for d in below_root if not junk(d))
-        if real in seen:
-            continue
-        seen.add(real)
-        paths += [Path(root, f) for f in files if not junk(f) and f.lower().endswith(SUFFIXES)]
+    for root, files in walk(path):
+        paths += [file for file in (root / name for name in files) if is_image(file)]
+        if not below:
+            break
     return sorted(paths)
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lungtune.data.sources import _masks
-from lungtune.data.sources._files import SPLIT_NAMES, folders, images, kermany_patient, named, nested, require_folder
+from lungtune.data.sources import _masks, _names
+from lungtune.data.sources._files import folders, images, kermany_patient, named, nested, require_folder
 from lungtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     root = _root(require_folder(path, "chest_xray"))
     rows, unclear = [], []
     for part in folders(root):
-        split = SPLIT_NAMES.get(part.name.lower())
+        split = _names.part(part.name)
         if split is None:
             continue
         for group in folders(part):
@@ -101,5 +101,5 @@ def _root(path: Path) -> Path:
 
 
 def _holds_parts(folder: Path) -> bool:
-    parts = [p for p in folders(folder) if p.name.lower() in SPLIT_NAMES]
+    parts = [p for p in folders(folder) if _names.part(p.name)]
     return any(group.name.lower() in ("normal", "pneumonia") for part in parts for group in folders(part))

@@ -11,9 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungtune.data.sources import _masks
+from lungtune.data.sources import _masks, _names
 from lungtune.data.sources._files import (
-    SPLIT_NAMES,
     folders,
     images,
     kermany_patient,
@@ -52,7 +51,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     root = _root(require_folder(path, "cxr4"))
     rows: list[dict[str, Any]] = []
     for part in folders(root):
-        split = SPLIT_NAMES.get(part.name.lower())
+        split = _names.part(part.name)
         for group in folders(part) if split else ():
             label = _FOLDERS.get(group.name.lower())
             if label is None:
@@ -91,7 +90,7 @@ def _root(path: Path) -> Path:
         lambda folder: any(
             group.name.lower() in _FOLDERS
             for part in folders(folder)
-            if part.name.lower() in SPLIT_NAMES
+            if _names.part(part.name)
             for group in folders(part)
         ),
     )
