@@ -16,6 +16,7 @@ from lungtune.errors import DataError, SpaceError, StudyError, did_you_mean
 
 if TYPE_CHECKING:
     from lungtune.data.dataset import Inspection
+    from lungtune.data.manifest import Manifest
 
 
 def load(path: Path) -> tuple[SearchSpace, recipe.Provenance]:
@@ -46,11 +47,18 @@ def ledger_of(path: Path, origin: recipe.Provenance) -> Ledger:
 
 
 def inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, test: bool) -> Inspection:
-    """Inspect the recipe's data and verify that their split is the recipe's; no pixels are decoded for the model."""
+    """Inspect the recipe's data and verify that their split is the recipe's; no pixels are decoded for the model.
+
+    A split that would be drawn differently today, as near-copies are detected that were not when the study began, is
+    the one the study stored.
+    """
     from lungtune.data import dataset
 
     source = source or space.data or "phantom"
     inspection = dataset.inspect(source, seed=origin.split_seed)
+    if not inspection.manifest.matches(origin.split):
+        stored = _stored_split(origin)
+        inspection = inspection.with_split(stored) if stored else inspection
     if inspection.audit.problems:
         raise DataError("the data can't be trained on as it is: " + " ".join(inspection.audit.problems))
     if not inspection.manifest.matches(origin.split):
@@ -62,6 +70,20 @@ def inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, t
     if test and not len(inspection.manifest.parts["test"]):
         raise DataError(f"{source} has no test part; leave out --test.")
     return inspection
+
+
+def _stored_split(origin: recipe.Provenance) -> Manifest | None:
+    """Return the split that the recipe's study stored; None if the study is not here or stored another one."""
+    from lungtune.data.manifest import Manifest
+
+    if origin.study not in Study.names():
+        return None
+    study = Study(paths.studies() / origin.study)
+    try:
+        stored = Manifest.load(study.split_path)
+    except DataError:
+        return None
+    return stored if stored.matches(origin.split) else None
 
 
 @contextmanager

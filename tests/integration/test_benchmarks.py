@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 import typer
+from PIL import Image
 
 from lungtune.commands import app
 from lungtune.core.paths import ROOT
+from lungtune.data.phantom import generate
 from lungtune.errors import SpaceError
 from peer import job
 
@@ -96,6 +98,18 @@ def test_bases_are_probed_at_a_tiny_size(tmp_path: Path) -> None:
     printed = benchmark(tmp_path, "bases.py", "tiny_resnet", "tiny_clip", "--pictures", "240", "--random", "1")
     found = re.findall(r"\| `(\w+)` \| (\d\.\d+) \| (\d\.\d+) \|", printed)
     assert [name for name, *_ in found] == ["tiny_resnet", "tiny_clip"]
+
+
+def test_near_copies_are_measured_at_a_tiny_size(tmp_path: Path) -> None:
+    for number, film in enumerate(generate(24, seed=0, domain="B", size=96)):
+        Image.fromarray(film.image).save(tmp_path / f"{film.patient_id}-{number}.png")
+    words = ["--images", str(tmp_path), "--changed", "6", "--rows", "40", "--json", str(tmp_path / "found.json")]
+    printed = benchmark(tmp_path, "near_copies.py", *words)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["images"] == 24
+    assert found["recall"]["flipped"]["found"] == 6
+    assert found["rows"][0]["recall"] > 0.5
+    assert "| inverted | 6 of 6 | 1.000 |" in printed
 
 
 @pytest.mark.slow

@@ -166,13 +166,13 @@ def _near(cases: pd.DataFrame, pairs: list[Pair]) -> dict[str, Any]:
             "first": str(ids[p.first]),
             "second": str(ids[p.second]),
             "kind": p.kind,
-            "bits": p.bits,
-            "detail": p.detail,
+            "likeness": p.likeness,
+            "relation": " ".join((*p.relation, p.kind)),
             "across": parts[p.first] != parts[p.second],
         }
         for p in pairs
     ]
-    rows.sort(key=lambda row: (not row["across"], -row["detail"]))
+    rows.sort(key=lambda row: (not row["across"], -row["likeness"]))
     return {
         "copies": sum(row["kind"] == "copy" for row in rows),
         "look_alikes": sum(row["kind"] == "look-alike" for row in rows),
@@ -333,7 +333,7 @@ def _warnings(
         )
     if near["across"]:
         across = [pair for pair in near["pairs"] if pair["across"]]
-        shown = named([f"{p['first']} and {p['second']} ({p['kind']})" for p in across])
+        shown = named([f"{p['first']} and {p['second']} ({p['relation']})" for p in across])
         warnings.append(f"{near['across']} pairs of nearly equal pictures lie in different official parts: {shown}.")
     if exact["groups"]:
         warnings.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,6 +162,35 @@ class Inspection:
     def save(self, path: Path) -> None:
         """Write manifest and audit to a JSON file from which `load` opens the data set in any process."""
         self.manifest.save(path, audit=self.audit.to_dict())
+
+    def with_split(self, stored: Manifest) -> Inspection:
+        """Return the inspection with a split drawn earlier, its files where they are now.
+
+        Where a case is not of `stored`, lacks here, or has another image or label, return it as it is.
+        """
+        rows = {case: row for row, case in enumerate(self.cases["case_id"])}
+        digests, labels = self.facts["sha1"].to_numpy(), self.cases["label"].to_numpy()
+        held = {case for entries in stored.parts.values() for case in entries.case_id} | set(stored.excluded)
+        same = held == rows.keys() and all(
+            digests[rows[case]] == sha1 and labels[rows[case]] == label
+            for entries in stored.parts.values()
+            for case, sha1, label in zip(entries.case_id, entries.sha1, entries.label, strict=True)
+        )
+        if not same:
+            return self
+        files, masks = self.cases["path"].to_numpy(), self.cases["mask_path"].to_numpy()
+        parts = {
+            part: replace(
+                entries,
+                path=tuple(files[rows[case]] for case in entries.case_id),
+                mask=tuple(
+                    mask and masks[rows[case]] for case, mask in zip(entries.case_id, entries.mask, strict=True)
+                ),
+            )
+            for part, entries in stored.parts.items()
+        }
+        manifest = replace(stored, parts=parts, source=self.source)
+        return replace(self, manifest=manifest, audit=audit(self.cases, self.facts, manifest, masks=self.masks))
 
 
 def inspect(

@@ -1,8 +1,8 @@
 """Scan of all images and volumes for facts, cached.
 
-Facts are cached in `facts-1.sqlite` in the cache folder, keyed by absolute path, size and modification time, so a
+Facts are cached in `facts-2.sqlite` in the cache folder, keyed by absolute path, size and modification time, so a
 second scan opens nothing; volume-only facts are in a separate table. Unreadable files are not cached, so a repaired
-file is read by the next scan.
+file is read by the next scan. Files of earlier versions hold other facts and are not read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COLUMNS = (*(field.name for field in fields(Facts)), "error")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (
     path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, sha1 TEXT, pixels TEXT, width INTEGER, height INTEGER,
-    mode TEXT, type TEXT, phash TEXT, detail BLOB
+    mode TEXT, type TEXT, fingerprint BLOB
 );
 CREATE TABLE IF NOT EXISTS volumes (path TEXT PRIMARY KEY, depth INTEGER, channels INTEGER);
 """
@@ -114,7 +114,7 @@ def _key(path: str) -> tuple[int, int] | None:
 
 
 def _database() -> Path:
-    return places.cache() / "facts-1.sqlite"
+    return places.cache() / "facts-2.sqlite"
 
 
 def _connect() -> sqlite3.Connection:
@@ -135,7 +135,6 @@ def _load(files: Sequence[str], keys: dict[str, tuple[int, int] | None], voi: bo
                 for name, size, mtime, *values, depth, channels in connection.execute(_SELECT.format(marks), names):
                     path = name.removeprefix(prefix)
                     if keys[path] == (size, mtime):
-                        values[6] = int(values[6])
                         kind = ("volume", depth, channels) if depth else ("image", 0, 1)
                         known[path] = (*values, *kind, None)
     except (OSError, sqlite3.OperationalError) as error:  # locked too long, or no right to write: go without
@@ -152,11 +151,11 @@ def _store(facts: dict[str, Facts], keys: dict[str, tuple[int, int] | None], voi
     for path, fact in facts.items():
         key, name = keys[path], (_VOI if voi else "") + path
         if key is not None:
-            rows.append((name, *key, *astuple(fact)[:6], str(fact.phash), fact.detail))
+            rows.append((name, *key, *astuple(fact)[:7]))
             deep.append((name, fact.depth, fact.channels))
     try:
         with closing(_connect()) as connection, connection:
-            connection.executemany(f"INSERT OR REPLACE INTO facts VALUES ({','.join('?' * 11)})", rows)
+            connection.executemany(f"INSERT OR REPLACE INTO facts VALUES ({','.join('?' * 10)})", rows)
             connection.executemany("DELETE FROM volumes WHERE path = ?", [(name,) for name, *_ in deep])
             connection.executemany("INSERT INTO volumes VALUES (?, ?, ?)", [row for row in deep if row[1]])
     except (OSError, sqlite3.DatabaseError) as error:

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from lungtune.data.fingerprint import SIDE
+
 Write = Callable[..., Path]
 
 
@@ -56,8 +58,7 @@ def make_facts() -> Callable[[pd.DataFrame], pd.DataFrame]:
                 "height": 224,
                 "mode": "L",
                 "type": "PNG",
-                "phash": [int(v) for v in rng.integers(0, 2**63, len(cases))],
-                "detail": [rng.integers(-50, 50, 1024).astype(np.int8).tobytes() for _ in range(len(cases))],
+                "fingerprint": [rng.integers(0, 256, SIDE * SIDE, np.uint8).tobytes() for _ in range(len(cases))],
                 "kind": "image",
                 "depth": 0,
                 "channels": 1,

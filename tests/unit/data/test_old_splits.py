@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from lungtune import reopen
+from lungtune.core import paths
 from lungtune.core.fields import IMAGE, LABEL, TEXT
+from lungtune.core.recipe import Provenance
 from lungtune.data.dataset import inspect, load, missing
-from lungtune.data.manifest import Manifest
+from lungtune.data.manifest import Entries, Manifest
 from lungtune.errors import DataError
 
 FILE = Path(__file__).parents[2] / "fixtures" / "split-0.1.json"
@@ -68,3 +71,39 @@ def test_old_split_opens_the_same_pixels(old, fresh, tmp_path):
 
 def test_old_split_lacks_texts(old):
     assert missing(old, [IMAGE, TEXT], "bert").startswith("bert needs a text of each case, but phantom,n=150")
+
+
+def regrouped(manifest: Manifest, **changes: tuple[str, ...]) -> Manifest:
+    """Return a split as an earlier detection of near-copies would have drawn it: other groups in training."""
+    train = manifest.parts["train"]
+    changed = dataclasses.replace(train, **({"group": tuple(f"old {name}" for name in train.group)} | changes))
+    return dataclasses.replace(manifest, parts={**manifest.parts, "train": changed})
+
+
+def test_stored_split_of_the_same_images_is_kept(fresh):
+    gone = tuple("/gone" for _ in fresh.manifest.parts["train"].path)
+    stored = regrouped(fresh.manifest, path=gone)
+    kept = fresh.with_split(stored)
+    assert kept.manifest.hash == stored.hash != fresh.manifest.hash
+    assert kept.manifest.parts["train"].path == fresh.manifest.parts["train"].path
+    assert kept.audit.problems == ()
+
+
+def test_stored_split_of_other_images_is_not_kept(fresh):
+    digests = fresh.manifest.parts["train"].sha1
+    assert fresh.with_split(regrouped(fresh.manifest, sha1=("0" * 40, *digests[1:]))) is fresh
+    fewer = {**fresh.manifest.parts, "test": Entries((), (), (), (), ())}
+    assert fresh.with_split(dataclasses.replace(fresh.manifest, parts=fewer)) is fresh
+
+
+def test_recipe_of_an_old_study_keeps_its_split(fresh, tmp_path, monkeypatch):
+    monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
+    stored = regrouped(fresh.manifest)
+    folder = paths.studies() / "old"
+    folder.mkdir(parents=True)
+    origin = Provenance("old", "id", 0, 1.0, stored.hash, 0, 0.5, "")
+    with pytest.raises(DataError, match="must hold the split the recipe was searched on"):
+        reopen.inspect(None, origin, "phantom,n=150,test=60", False)
+    (folder / "journal.jsonl").touch()
+    stored.save(folder / "split.json")
+    assert reopen.inspect(None, origin, "phantom,n=150,test=60", True).manifest.hash == stored.hash

@@ -205,7 +205,8 @@ def test_copies_are_detected_by_the_middle_slice(tmp_path):
     np.save(tmp_path / "b.npy", values)
     one, other = facts(str(tmp_path / "a.npy")), facts(str(tmp_path / "b.npy"))
     assert one.pixels != other.pixels
-    assert one.phash == other.phash
+    slices = [np.frombuffer(each.fingerprint, np.uint8).astype(int) for each in (one, other)]
+    assert np.corrcoef(slices)[0, 1] > 0.999
 
 
 @pytest.mark.parametrize(

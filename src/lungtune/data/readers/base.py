@@ -63,9 +63,7 @@ class Facts:
         height: in pixels.
         mode: see `Picture` and `Voxels`.
         type: PNG, JPEG, DICOM or NPY, by content.
-        phash: 64-bit perceptual hash of the low frequencies; of a volume those of its middle slice.
-        detail: `DETAIL * DETAIL` int8 values, the picture without its low frequencies at unit norm times 512; of a
-            volume its middle slice.
+        fingerprint: a small picture without borders (`fingerprint.fingerprint`); of a volume its middle slice.
         kind: `image` or `volume`.
         depth: slices of a volume; 0 for an image.
         channels: of a volume; 1 for an image, which is read with any requested number.
@@ -77,8 +75,7 @@ class Facts:
     height: int
     mode: str
     type: str
-    phash: int
-    detail: bytes
+    fingerprint: bytes
     kind: str = "image"
     depth: int = 0
     channels: int = 1

@@ -21,22 +21,18 @@ from contextlib import contextmanager
 from types import ModuleType
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from lungtune.core import environment
 from lungtune.data import readers
+from lungtune.data.fingerprint import fingerprint
 from lungtune.data.readers import dicom
 from lungtune.data.readers.base import Facts, UnreadableImageError, sha1
 
 Image.preinit()  # registers the formats; not left to the first of several threads
 
 THUMBNAIL = 256
-"""Longer side in pixels of the thumbnail that hashes are computed from."""
-
-DETAIL = 32
-"""Side in pixels of the detail thumbnail."""
-
-_DETAIL_BLUR = 3.0
+"""Longer side in pixels of the thumbnail that fingerprints are computed from."""
 
 
 @contextmanager
@@ -70,7 +66,7 @@ def describe(data: bytes, *, voi: bool = False) -> Facts:
     gray, mode, kind = _image_reader(data).open_image(data, voi=voi)
     pixels = sha1(f"{gray.width}x{gray.height}:".encode() + gray.tobytes())
     small = thumbnail(gray)
-    return Facts(digest(data, voi=voi), pixels, gray.width, gray.height, mode, kind, phash(small), detail(small))
+    return Facts(digest(data, voi=voi), pixels, gray.width, gray.height, mode, kind, fingerprint(small))
 
 
 def letterboxed(data: bytes, size: int, *, channels: int = 1, voi: bool = False) -> np.ndarray:
@@ -139,16 +135,8 @@ def _laid(small: np.ndarray, left: int, top: int, size: int) -> np.ndarray:
     return square
 
 
-def _cosines(n: int, k: int) -> np.ndarray:
-    """Return the first `k` rows of the DCT-II matrix of length `n`, `(k, n)`."""
-    return np.cos(np.pi / n * np.outer(np.arange(k), np.arange(n) + 0.5))
-
-
-_DCT = _cosines(32, 8)
-
-
 def thumbnail(gray: Image.Image) -> Image.Image:
-    """Return an image of mode L, aspect kept, whose longer side is at most `THUMBNAIL` px: what hashes are taken from.
+    """Return an image of mode L, aspect kept, whose longer side is at most `THUMBNAIL` px, for fingerprints.
 
     Smaller images are returned as they are.
     """
@@ -157,23 +145,3 @@ def thumbnail(gray: Image.Image) -> Image.Image:
         return gray
     width, height = (max(1, round(side * THUMBNAIL / longer)) for side in gray.size)
     return gray.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-
-
-def phash(gray: Image.Image) -> int:
-    """Return the usual 64-bit pHash: signs of the 8x8 lowest cosine coefficients about their median."""
-    small = np.asarray(gray.resize((32, 32), Image.Resampling.LANCZOS), np.float64)
-    low = (_DCT @ small @ _DCT.T).ravel()
-    return int.from_bytes(np.packbits(low > np.median(low)).tobytes(), "big")
-
-
-def detail(gray: Image.Image) -> bytes:
-    """Return the high-passed thumbnail; its dot product separates copies from look-alikes (see `duplicates`)."""
-    small = gray.resize((DETAIL, DETAIL), Image.Resampling.BOX)
-    blurred = small.filter(ImageFilter.GaussianBlur(_DETAIL_BLUR))
-    high = np.asarray(small, np.float32) - np.asarray(blurred, np.float32)
-    limit = 3 * high.std()
-    high = np.clip(high, -limit, limit)
-    high -= high.mean()
-    norm = float(np.linalg.norm(high))
-    unit = high / norm if norm > 1e-3 else np.zeros_like(high)
-    return np.clip(np.rint(unit * 512), -127, 127).astype(np.int8).tobytes()

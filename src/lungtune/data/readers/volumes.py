@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from lungtune.data import readers
+from lungtune.data.fingerprint import fingerprint
 from lungtune.data.readers.base import Facts, UnreadableImageError, between, limits, sha1
-from lungtune.data.readers.images import detail, phash, thumbnail
+from lungtune.data.readers.images import thumbnail
 
 
 def describe(data: bytes, path: str = "") -> Facts:
@@ -28,9 +29,7 @@ def describe(data: bytes, path: str = "") -> Facts:
     eight = np.stack([_to_8_bit(channel) for channel in values])
     pixels = sha1("x".join(map(str, eight.shape)).encode() + b":" + eight.tobytes())
     middle = thumbnail(Image.fromarray(np.ascontiguousarray(eight[0, depth // 2])))
-    return Facts(
-        sha1(data), pixels, width, height, mode, kind, phash(middle), detail(middle), "volume", depth, channels
-    )
+    return Facts(sha1(data), pixels, width, height, mode, kind, fingerprint(middle), "volume", depth, channels)
 
 
 def cube(data: bytes, size: int, *, channels: int = 1) -> np.ndarray:
