@@ -92,7 +92,7 @@ def _discriminant(fingerprints: Sequence[bytes], coefficients: np.ndarray) -> np
     rows = generator.permutation(len(fingerprints))[:_SAMPLE]
     images = pictures([fingerprints[row] for row in rows])
     changes = [_coefficients(_changed(images, generator)) - coefficients[rows] for _ in range(_CHANGES)]
-    within = np.mean([change.T @ change / len(rows) for change in changes], axis=0, dtype=np.float64)
+    within = np.stack([change.T @ change / len(rows) for change in changes]).mean(axis=0, dtype=np.float64)
     within += (_RIDGE * np.trace(within) / len(within) + 1e-9) * np.eye(len(within))
     vectors = eigh(np.cov(coefficients.T), within)[1]
     return vectors[:, ::-1][:, :_DIMENSIONS].astype(np.float32)

@@ -140,7 +140,8 @@ def _gate(small: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     maps = np.zeros((len(block), 2, 3), np.float32) + IDENTITY
     maps = align(reduced(first, _QUARTER), reduced(second, _QUARTER), maps, 4)
     maps = align(first, second, maps, 3)
-    kept = likeness(*(contrast_normalised(images, 1.5, 0.1) for images in (first, second)), maps) >= _GATE
+    fine, fine_other = (contrast_normalised(images, 1.5, 0.1) for images in (first, second))
+    kept = likeness(fine, fine_other, maps) >= _GATE
     return block[kept], maps[kept]
 
 

@@ -52,7 +52,7 @@ def gathering(size: int | None) -> Iterator[Keep | None]:
 
 def discard(size: int) -> None:
     """Remove what was gathered in this size."""
-    for file in _folder().glob(f"{NAME}-{size}-*"):
+    for file in (places.cache() / "pixels").glob(f"{NAME}-{size}-*"):
         if file.suffix in (".u8", ".json", ".lock"):
             file.unlink(missing_ok=True)
 

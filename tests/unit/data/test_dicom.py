@@ -250,7 +250,7 @@ def test_a_data_set_of_dicom_keeps_how_it_is_read(tmp_path):
         values = np.random.default_rng(i).integers(0, 4096, (4, 4), dtype=np.uint16).repeat(16, 0).repeat(16, 1)
         path = tmp_path / f"data/{'ab'[i % 2]}/{i}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(written(values, PatientID=str(i), WindowCenter="500", WindowWidth="200"))
+        path.write_bytes(written(values, PatientID=str(i), WindowCenter="2000", WindowWidth="3000"))
     plain, through = inspect(f"folder:{tmp_path / 'data'}"), inspect(f"folder:{tmp_path / 'data'},voi=yes")
     assert plain.audit.patients == 60
     assert plain.manifest.hash != through.manifest.hash

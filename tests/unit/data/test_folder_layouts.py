@@ -320,6 +320,9 @@ def test_ignore_leaves_files_and_folders_out(write, tmp_path):
 
 def test_ignore_leaves_rows_of_a_table_out(tmp_path):
     (tmp_path / "t.csv").write_text("path,label\na.png,x\nold/b.png,y\nc.png,y\n")
+    (tmp_path / "old").mkdir()
+    for name in ("a.png", "old/b.png", "c.png"):
+        (tmp_path / name).touch()
     assert list(index_source(f"table:{tmp_path / 't.csv'},ignore=old")["case_id"]) == ["a.png", "c.png"]
     with pytest.raises(DataError, match="ignore must leave images"):
         index_source(f"table:{tmp_path / 't.csv'},ignore=*.png")

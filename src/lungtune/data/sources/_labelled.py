@@ -110,7 +110,6 @@ def cases_of(
             other[view or "view unknown"] += 1
             continue
         seen[view or ""] += 1
-        inventory.read[Path(record.path).suffix.lower()] += 1
         about = {name: metadata.value(name, text) for name, text in record.about.items() if name != "view"}
         rows.append(
             {
