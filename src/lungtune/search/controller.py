@@ -373,9 +373,14 @@ class TrialController:
             self.unfinished = self._to_continue()
 
     def retry_or_give_up(self, number: int, why: str) -> None:
-        """Queue a trial whose worker died; FAIL(lost) after more than ``MAX_LOST`` deaths without a report."""
+        """Queue a trial whose worker died; FAIL(lost) after more than ``MAX_LOST`` deaths without a report.
+
+        One that is paused is queued too where a scheduler of Tune resumes trials: Tune no longer has it.
+        """
         with self._lock:
             trial = self.history.trials[number]
+            if trial.state is State.PAUSED and isinstance(self.scheduler, TuneScheduler):
+                self.unfinished += [number] if number not in self.unfinished else []
             if trial.state is not State.RUNNING:
                 return
             self.lost(number, why)

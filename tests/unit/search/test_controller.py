@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lungtune.core.scheduler import Decision, SchedulerConfig
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import State
@@ -225,6 +226,20 @@ def test_trial_that_reports_between_deaths_is_kept(tmp_path):
         controller.report(assigned.number, outcome(assigned.params, fidelity))
         controller.retry_or_give_up(assigned.number, "killed")
     assert controller.history.trials[0].state is State.COMPLETE
+
+
+def test_paused_trial_that_tune_lost_is_queued(tmp_path):
+    space = replace(simulated.space(2), scheduler=SchedulerConfig("pbt", {"perturbation_interval": 1}))
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
+    first, second = controller.next(), controller.next()
+    controller.report(first.number, outcome(first.params, space.fidelity.reports[0]), Decision.PAUSE)
+    assert controller.history.trials[first.number].state is State.PAUSED
+    for _ in range(2):
+        controller.retry_or_give_up(first.number, "its process died")
+    again = controller.next()
+    assert (again.number, again.known) == (first.number, space.fidelity.reports[0])
+    assert controller.next() is None
+    assert controller.history.trials[second.number].state is State.RUNNING
 
 
 def test_failing_watcher_changes_no_decision(tmp_path):
