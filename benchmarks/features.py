@@ -38,7 +38,7 @@ from lungtune.errors import TrialError
 from processes import measure
 
 PROBE = {"augmentation": 0, "batch_size": 32, "hidden": 0}
-"""What all trials share when linear probes are asked for."""
+"""Parameters that all trials share when linear probes are requested."""
 
 
 def main() -> None:

@@ -134,7 +134,7 @@ def _or_own(name: str, known: Iterable[str], pattern: str) -> str:
     folders = [str(folder / pattern) for folder in paths.own_folders()]
     if "Did you mean" in hint:
         return hint
-    own = f"looked for in {', '.join(folders)}" if folders else "found in a folder that LUNGTUNE_PATH names"
+    own = f"looked for in {', '.join(folders)}" if folders else "looked for in a folder that LUNGTUNE_PATH names"
     return f"{hint} Your own are {own}."
 
 

@@ -87,7 +87,7 @@ class StudyPredictions:
         manifest = Manifest.load(study.split_path)
         self.patients = manifest.parts["validation"].group
         self.unit = manifest.unit
-        """What intervals are over: patients or images."""
+        """Units of intervals: patients or images."""
         self.source = manifest.source
         """The data source with an absolute path."""
 

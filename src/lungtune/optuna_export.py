@@ -65,14 +65,14 @@ def _write(history: History, name: str, draft: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     opened = storage(draft)
     try:
-        made = optuna_study.empty(history.objective, name=name, storage=opened)
+        exported = optuna_study.empty(history.objective, name=name, storage=opened)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            made.set_metric_names([history.objective.metric])
+            exported.set_metric_names([history.objective.metric])
         for key, value in optuna_study.study_attributes(history).items():
-            made.set_user_attr(key, value)
+            exported.set_user_attr(key, value)
         for record in optuna_study.for_storage(history):
-            made.add_trial(record)
+            exported.add_trial(record)
     finally:
         optuna.logging.set_verbosity(verbosity)
         if isinstance(opened, RDBStorage):

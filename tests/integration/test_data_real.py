@@ -108,7 +108,7 @@ def test_opening_again_is_quick(found, tmp_path):
     assert again.train["image"].shape == first.train["image"].shape
 
 
-def test_real_xrays_share_no_person_between_training_and_validation():
+def test_real_training_and_validation_share_no_person():
     source = f"folder:{FOLDER}"
     with pytest.raises(DataError, match=r"Names look like patients, .* in 5,840 of 5,840 images"):
         study_data.index(source)

@@ -86,14 +86,14 @@ class Family(ABC, Generic[B, P]):
 
         ``Params`` are without those that need targets no task has any more, and with those of ``task``.
         """
-        made: dict[str, Family[B, Any]] = vars(self).setdefault("_exchanged", {})
-        if task.name not in made:
+        copies: dict[str, Family[B, Any]] = vars(self).setdefault("_exchanged", {})
+        if task.name not in copies:
             tasks = tuple(task if each.name == task.replaces else each for each in self.tasks)
             kinds = {field.kind for each in tasks for field in each.targets}
             params = parameters.derived(self.Params, task.Params, kinds)
-            made[task.name] = copy.copy(self)
-            vars(made[task.name]).update(tasks=tasks, Params=params, substitute=task.name, _exchanged={})
-        return made[task.name]
+            copies[task.name] = copy.copy(self)
+            vars(copies[task.name]).update(tasks=tasks, Params=params, substitute=task.name, _exchanged={})
+        return copies[task.name]
 
     def task(self, name: str) -> Task:
         """Return a task of this family by name.

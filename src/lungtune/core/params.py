@@ -211,9 +211,9 @@ def derived(cls: type, added: type | None, targets: Collection[str]) -> Any:
         for name, value in vars(parent).items()
         if not name.startswith("__") and name not in idle and name not in fields
     }
-    made = dataclasses.make_dataclass(cls.__name__, list(fields.values()), namespace=own, frozen=True)
-    made.__module__ = cls.__module__
-    return made
+    result = dataclasses.make_dataclass(cls.__name__, list(fields.values()), namespace=own, frozen=True)
+    result.__module__ = cls.__module__
+    return result
 
 
 def _copied(each: dataclasses.Field[Any]) -> Any:

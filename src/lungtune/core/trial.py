@@ -154,11 +154,11 @@ class Trial:
         return self.spent + self.fidelity - self.stretches[-1].begin
 
     def lineage_at(self, report: Report) -> Lineage:
-        """Return the lineage that a report of this trial was made with; the last segment is open."""
+        """Return the lineage that a report of this trial was trained with; the last segment is open."""
         return self.stretches[report.segment].lineage
 
     def params_at(self, report: Report) -> Mapping[str, Any]:
-        """Return the parameters that a report of this trial was made with."""
+        """Return the parameters that a report of this trial was trained with."""
         return self.lineage_at(report)[-1].params
 
     def best_params(self, objective: Objective, up_to: float = math.inf) -> dict[str, Any]:
@@ -276,8 +276,8 @@ class History:
         elif kind == "report":
             metrics = {name: float(value) for name, value in event["metrics"].items()}
             trial = self.trials[event["trial"]]
-            made = event["fidelity"], event["samples"], metrics, event["checkpoint"], event["time"]
-            report = Report(*made, segment=trial.segment)
+            values = event["fidelity"], event["samples"], metrics, event["checkpoint"], event["time"]
+            report = Report(*values, segment=trial.segment)
             trial.reports.append(report)
             trial.lost = 0
             self.order.append((event["trial"], report))

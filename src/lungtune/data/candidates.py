@@ -58,7 +58,7 @@ def candidates(fingerprints: Sequence[bytes]) -> np.ndarray:
     plain, mirrored = _unit(coefficients @ projection), _unit(coefficients @ (mirror * projection))
     axis = np.linalg.svd(plain[:: max(1, len(plain) // 4096)], full_matrices=False)[2][0]
     index = _index(_signed(plain, axis)[0])
-    found = []
+    neighbours = []
     for flipped, queries in enumerate((plain, mirrored)):
         signed, unsure = _signed(queries, axis)
         for rows, vectors in ((np.arange(len(signed)), signed), (np.flatnonzero(unsure), -signed[unsure])):
@@ -66,8 +66,8 @@ def candidates(fingerprints: Sequence[bytes]) -> np.ndarray:
                 near, other = index.search(vectors, min(_SEARCHED, len(signed)))
                 kept = (other >= 0) & (other != rows[:, None])
                 row = np.broadcast_to(rows[:, None], other.shape)
-                found.append((row[kept], other[kept].astype(np.int64), near[kept], np.full(kept.sum(), flipped)))
-    row, other, near, flip = (np.concatenate(columns) for columns in zip(*found, strict=True))
+                neighbours.append((row[kept], other[kept].astype(np.int64), near[kept], np.full(kept.sum(), flipped)))
+    row, other, near, flip = (np.concatenate(columns) for columns in zip(*neighbours, strict=True))
     order = np.lexsort((-near, row))
     row, other, near, flip = row[order], other[order], near[order], flip[order]
     rank = np.arange(len(row)) - np.searchsorted(row, row)

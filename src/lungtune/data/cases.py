@@ -100,7 +100,7 @@ def validate(cases: pd.DataFrame) -> pd.DataFrame:
         lacks = ", ".join(missing)
         raise DataError(f"A case table must have the columns {', '.join(_REQUIRED)}, but it lacks {lacks}.")
     if not len(cases):
-        raise DataError("A data source must hold at least one image, but none was found.")
+        raise DataError("A data source must hold at least one image, but it holds none.")
     clean = cases.reindex(columns=list(COLUMNS)).astype(object)
     for column in clean.columns.difference(list(_TUPLES)):
         values = clean[column]

@@ -103,11 +103,11 @@ def near_pairs(facts: pd.DataFrame) -> list[Pair]:
     rows = [r for r, e in enumerate(facts["error"]) if e is None and r not in later]
     column = facts["fingerprint"].to_numpy()
     fingerprints = [column[row] for row in rows]
-    found = candidates(fingerprints)
+    proposed = candidates(fingerprints)
     with ThreadPoolExecutor(environment.cores()) as pool:
         parts = (fingerprints[k : k + _BLOCK] for k in range(0, len(rows), _BLOCK))
         small = np.concatenate([np.zeros((0, _HALF, _HALF), np.int8), *pool.map(_half, parts)])
-        blocks = (found[k : k + 4 * _BLOCK] for k in range(0, len(found), 4 * _BLOCK))
+        blocks = (proposed[k : k + 4 * _BLOCK] for k in range(0, len(proposed), 4 * _BLOCK))
         passed = [kept for kept in pool.map(lambda block: _gate(small, block), blocks) if len(kept[0])]
         pairs = np.concatenate([np.zeros((0, 3), np.int64), *(kept[0] for kept in passed)])
         maps = np.concatenate([np.zeros((0, 2, 3), np.float32), *(kept[1] for kept in passed)])
@@ -159,16 +159,16 @@ def _compare(fingerprints: Sequence[bytes], block: np.ndarray, maps: np.ndarray)
     sign = _sign(first, second)
     maps = align(first, second * sign, maps, 2)
     fine, fine_other = (contrast_normalised(equalised(images), 1.5, 0.05) for images in (one, other))
-    found = likeness(fine, fine_other * sign, maps)
+    scores = likeness(fine, fine_other * sign, maps)
     pairs = []
-    for k in np.flatnonzero(found >= LOOKALIKE):
-        kind = "copy" if found[k] >= COPY else "look-alike"
+    for k in np.flatnonzero(scores >= LOOKALIKE):
+        kind = "copy" if scores[k] >= COPY else "look-alike"
         pairs.append(
             Pair(
                 int(block[k, 0]),
                 int(block[k, 1]),
                 kind,
-                round(float(found[k]), 4),
+                round(float(scores[k]), 4),
                 _relation(sign[k], block[k, 2], maps[k]),
             )
         )

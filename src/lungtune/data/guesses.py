@@ -118,7 +118,7 @@ def _decided(guess: Guess, cases: pd.DataFrame, links: Links) -> Guess:
 
 
 def _same_number(cases: pd.DataFrame, links: Links) -> list[Guess]:
-    """Return a guess refuted by pictures: ids told apart by their part, whose pictures are the same."""
+    """Return a guess refuted by pictures: ids that only their part distinguishes, of equal pictures."""
     numbers = [(patient or "").rpartition("/")[2] for patient in cases["patient_id"]]
     pairs = _across(cases, links, numbers)
     if not pairs:

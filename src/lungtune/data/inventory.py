@@ -29,13 +29,13 @@ class Guess:
 
 @dataclass
 class Inventory:
-    """What a source read, used and left out.
+    """Record of the files and columns that a source read, used and left out.
 
     Attributes:
         read: suffix (with its dot, lower case; empty for none) -> number of images read.
-        left: why files were left out -> suffix or name -> number of files.
-        folders: folder name -> what it was taken for (``class covid_19``, ``part train``, ``masks``, ``left out``).
-        columns: table column -> what it was used as.
+        left: reason files were left out -> suffix or name -> number of files.
+        folders: folder name -> its meaning (``class covid_19``, ``part train``, ``masks``, ``left out``).
+        columns: table column -> its use.
         unused: table columns that were not used.
         patients: how patients were identified, a phrase; empty where they are unknown.
         masks: how masks were paired, a phrase; empty without masks.

@@ -118,7 +118,7 @@ class Manifest:
 
     @property
     def unit(self) -> str:
-        """What parts and intervals are over: `patients`, `images`, `volumes`, or `patients or images`."""
+        """Units of parts and intervals: `patients`, `images`, `volumes`, or `patients or images`."""
         known, cases = self.patients, sum(len(entries) for entries in self.parts.values())
         if known is None:  # groups of unknown patients have the name of a case
             names = {*self.excluded, *(case for entries in self.parts.values() for case in entries.case_id)}

@@ -60,13 +60,13 @@ def _united(facts: pd.DataFrame, areas: dict[str, tuple[int, ...] | str], chosen
     row["levels"] = None
     errors = [f"{file} {error}" for file, error in zip(facts.index, facts["error"], strict=True) if error is not None]
     if not errors:
-        found = [areas[digest] for digest in facts["sha1"]]
-        errors += [f"{file} {why}" for file, why in zip(facts.index, found, strict=True) if isinstance(why, str)]
+        values = [areas[digest] for digest in facts["sha1"]]
+        errors += [f"{file} {why}" for file, why in zip(facts.index, values, strict=True) if isinstance(why, str)]
     if not errors and len({tuple(extent) for extent in _rows(facts, _EXTENT)}) > 1:
         errors.append(f"{mask_files.shown(mask_files.joined(list(facts.index)))} have different sizes")
     if errors:
         return {**dict.fromkeys(row), "error": errors[0]}
-    row["levels"] = tuple(sorted({level for each in found for level in each}))
+    row["levels"] = tuple(sorted({level for each in values for level in each}))
     row["sha1"] = mask_files.digest(list(facts["sha1"]), chosen)
     return row
 

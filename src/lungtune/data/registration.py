@@ -119,11 +119,11 @@ def likeness(fixed: np.ndarray, moving: np.ndarray, maps: np.ndarray) -> np.ndar
     powers = (first * first).sum(axis=-1) * (second * second).sum(axis=-1)
     seen = seen[..., 0]
     counts = (seen >= _COVERED * mask.shape[-1]) & (powers > (_FLAT * seen) ** 2)
-    found = np.where(counts, (first * second).sum(axis=-1) / np.sqrt(np.maximum(powers, 1e-12)), -np.inf)
-    found = -np.sort(-found, axis=1)
+    correlations = np.where(counts, (first * second).sum(axis=-1) / np.sqrt(np.maximum(powers, 1e-12)), -np.inf)
+    correlations = -np.sort(-correlations, axis=1)
     number = counts.sum(axis=1)
-    used = np.arange(found.shape[1]) < np.ceil(_BEST * number)[:, None]
-    mean = np.where(used, found, 0).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
+    used = np.arange(correlations.shape[1]) < np.ceil(_BEST * number)[:, None]
+    mean = np.where(used, correlations, 0).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
     return np.where(number >= _FEWEST, mean, 0)
 
 

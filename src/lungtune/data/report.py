@@ -174,7 +174,7 @@ def _counts(audit: Audit) -> Table:
         table.add_column(name, justify="right")
     for part, counts in audit.official.items():
         row = [f"{counts[name]:,}" for name in audit.classes]
-        table.add_row(f"official {part}" if part != "none" else "as found", *row, f"{sum(counts.values()):,}", "")
+        table.add_row(f"official {part}" if part != "none" else "without part", *row, f"{sum(counts.values()):,}", "")
     table.add_section()
     for part in PARTS:
         entry = audit.parts[part]

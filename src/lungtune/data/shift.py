@@ -186,17 +186,17 @@ def _auroc(values: np.ndarray, positive: np.ndarray) -> float:
 
 def _example(facts: pd.DataFrame, other: np.ndarray, part: str) -> str:
     """Return the property whose values differ most, in words."""
-    found: list[tuple[float, str]] = []
+    differences: list[tuple[float, str]] = []
     for name, values in _numbers(facts):
         medians = [float(np.median(values[other == side])) for side in (False, True)]
         text = f"{name} (medians {medians[0]:.4g} in training, {medians[1]:.4g} in {part})"
-        found.append((abs(_auroc(values, other) - 0.5), text))
+        differences.append((abs(_auroc(values, other) - 0.5), text))
     for name, words in _words(facts):
         for word in np.unique(words):
             shares = [float((words[other == side] == word).mean()) for side in (False, True)]
             text = f"{name} {word} ({shares[0]:.0%} in training, {shares[1]:.0%} in {part})"
-            found.append((abs(shares[1] - shares[0]) / 2, text))
-    return max(found)[1] if found and max(found)[0] >= 0.1 else ""
+            differences.append((abs(shares[1] - shares[0]) / 2, text))
+    return max(differences)[1] if differences and max(differences)[0] >= 0.1 else ""
 
 
 def _shares(cases: pd.DataFrame, groups: Sequence[str] | np.ndarray) -> Iterator[tuple[str, str]]:

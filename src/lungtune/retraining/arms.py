@@ -174,9 +174,9 @@ class Arms:
         notes = ablation_report.notes(self.compared, self.searched, self.left_out, edited, failed)
         values = [each.params[self.compared.axis] for each in self._space.segments]
         if any(value != self.compared.own for value in values):
-            told = ", then ".join(shown(value) for value in (*values, self.compared.own))
+            sequence = ", then ".join(shown(value) for value in (*values, self.compared.own))
             notes = [
                 *notes,
-                f"The recipe's own runs have {self.compared.axis} {told}; all others one value throughout.",
+                f"The recipe's own runs have {self.compared.axis} {sequence}; all others one value throughout.",
             ]
         return {"runs": rows, "notes": notes}

@@ -144,9 +144,9 @@ def _changes(
     own = {**defaults, **trial.params}
     changes = {key: value for key, value in values.items() if own[key] != value}
     if _identity(space, {**trial.params, **changes}) == _identity(space, trial.params):
-        told = ", ".join(f"{key}={value}" for key, value in values.items())
+        shown = ", ".join(f"{key}={value}" for key, value in values.items())
         raise SpaceError(
-            f"a clone must differ from trial {trial.number}, but {told or 'nothing'} changes nothing; "
+            f"a clone must differ from trial {trial.number}, but {shown or 'nothing'} changes nothing; "
             f"name another value with --set."
         )
     _check_bank({**trial.params, **changes}, space, history)

@@ -192,16 +192,17 @@ class TrialController:
     def _new_trial(self) -> Trial:
         number = len(self.history.trials)
         clones = sum(trial.origin == CLONE for trial in self.history.trials.values())
-        made = self.suggest(self.space, self.history, self.seed, number - clones)  # clones take no turn of the sampler
+        # clones take no turn of the sampler
+        suggestion = self.suggest(self.space, self.history, self.seed, number - clones)
         self._write(
             "trial",
             trial=number,
-            params=made.params,
-            sampled=made.sampled,
-            distributions=made.distributions,
+            params=suggestion.params,
+            sampled=suggestion.sampled,
+            distributions=suggestion.distributions,
             seed=self.seed + number,
-            origin=made.origin,
-            sampler_attrs=made.attrs,
+            origin=suggestion.origin,
+            sampler_attrs=suggestion.attrs,
         )
         return self.history.trials[number]
 

@@ -15,8 +15,8 @@ from lungtune.errors import SpaceError
 
 def kind(space: SearchSpace) -> type[TuneScheduler[object]] | None:
     """Return the class of a space's scheduler if it is one of Tune."""
-    found = schedulers.get(space.scheduler.name)
-    return found if issubclass(found, TuneScheduler) else None
+    scheduler = schedulers.get(space.scheduler.name)
+    return scheduler if issubclass(scheduler, TuneScheduler) else None
 
 
 def decides(space: SearchSpace) -> bool:

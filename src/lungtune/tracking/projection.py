@@ -225,8 +225,8 @@ class Projection:
         """Add what a perturbation changed as tags, because MLflow's parameters stay those of the trial's beginning."""
         before = trial.stretches[-2].lineage[-1].params
         changed = {name: value for name, value in trial.params.items() if before.get(name) != value}
-        told = ", ".join(f"{name}={limits.plain(value)}" for name, value in changed.items()) or "no parameter"
-        took = f"at {event['fidelity']:g} passes from trial {event['donor']:03d} at {event['donor_fidelity']:g}: {told}"
+        text = ", ".join(f"{name}={limits.plain(value)}" for name, value in changed.items()) or "no parameter"
+        took = f"at {event['fidelity']:g} passes from trial {event['donor']:03d} at {event['donor_fidelity']:g}: {text}"
         now = {f"param.{name}": value for name, value in trial.params.items() if f"param.{name}" in run.tags}
         now |= {f"param.{name}": value for name, value in changed.items()}
         run.tags.update(limits.tags({"perturbations": trial.segment, f"perturb.{trial.segment}": took, **now}))

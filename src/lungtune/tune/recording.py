@@ -63,8 +63,8 @@ def record(results: tune.ResultGrid | tune.Result) -> str:
     try:
         history = study.history()
         space = SearchSpace.from_dict(history.study["space"])
-        made = {trial.sampler_attrs.get(_TUNE_ID): number for number, trial in history.trials.items()}
-        numbers = {str(name): number for name, number in made.items() if name}
+        known = {trial.sampler_attrs.get(_TUNE_ID): number for number, trial in history.trials.items()}
+        numbers = {str(name): number for name, number in known.items() if name}
         new = [result for result in ours if result.metrics[TRIAL_ID] not in numbers]
         numbers |= {result.metrics[TRIAL_ID]: len(history.trials) + i for i, result in enumerate(new)}
         written = {report.checkpoint for _, report in history.order}

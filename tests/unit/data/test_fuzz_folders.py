@@ -165,7 +165,7 @@ def spoiled(tree: Tree, draw: random.Random, classes: bool, parts: bool, masked:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """What each tree was read as: images and inventory, or the DataError's text."""
+    """Result of each tree: images and inventory, or the DataError's text."""
     results: list[tuple[Tree, dict[str, tuple[str | None, str | None, str | None]] | str, Inventory | None]] = []
     for seed in range(TREES):
         tree, root = grown(seed), tmp_path_factory.mktemp(f"tree{seed}")

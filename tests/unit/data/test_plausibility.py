@@ -120,7 +120,7 @@ def test_files_changed_in_place_are_named_by_a_rescan(bitmaps, capsys):
     assert inspect(source).manifest.hash != before.manifest.hash
 
 
-def test_decoding_a_changed_file_drops_its_facts_and_names_the_way_out(bitmaps):
+def test_decoding_a_changed_file_drops_facts_and_names_remedy(bitmaps):
     file = bitmaps / "a/02.png"
     digest = scan([str(file)])["sha1"].iloc[0]
     changed_in_place(file)

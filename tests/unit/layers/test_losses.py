@@ -87,7 +87,7 @@ def test_focal_loss_is_its_definition_for_each_slot() -> None:
     assert torch.equal(ours[:4], plain[:4])
 
 
-def test_focal_loss_with_smoothing_weighs_each_class_of_the_target() -> None:
+def test_smoothed_focal_loss_weighs_each_class_of_the_target() -> None:
     generator = torch.Generator().manual_seed(1)
     logits, labels = torch.randn(6, 3, generator=generator), torch.randint(3, (6,), generator=generator)
     ours = cross_entropy(logits, labels, torch.ones(6), [0.3], [6], [2.0])

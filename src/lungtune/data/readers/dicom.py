@@ -47,7 +47,7 @@ TAGS = (
     "ManufacturerModelName",
     "ViewPosition",
 )
-"""What `tags` reads."""
+"""Tags that `tags` reads."""
 
 _BASELINE = "1.2.840.10008.1.2.4.50"
 _GDCM_ONLY = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55")
@@ -306,11 +306,11 @@ class _View:
             gray = self._full_range()
         if gray is None:
             counted = counts * ~padding
-            found = levels.scaling(self._values, counted if counted.any() else counts)
-            gray = levels.table(self._values, found)
-            padding |= found.padding
-            if found.oddity:
-                self._correct(found.oddity)
+            scaling = levels.scaling(self._values, counted if counted.any() else counts)
+            gray = levels.table(self._values, scaling)
+            padding |= scaling.padding
+            if scaling.oddity:
+                self._correct(scaling.oddity)
         if self._inverted:
             gray = 255 - gray
         gray[padding] = 0

@@ -26,7 +26,7 @@ _CONSTANT = 0.9
 
 
 class Scaling(NamedTuple):
-    """How levels become 8 bits.
+    """Linear map from levels to 8 bits.
 
     Attributes:
         low: level that becomes 0.
@@ -82,18 +82,18 @@ def to_8_bit(wide: np.ndarray, hidden: np.ndarray | None = None) -> tuple[np.nda
     levels, counts, index = histogram(wide)
     if hidden is not None and not hidden.all():
         counts = counts - np.bincount(index[hidden].ravel(), minlength=len(levels))
-    found = scaling(levels, counts)
-    gray = apply(table(levels, found), index)
+    scale = scaling(levels, counts)
+    gray = apply(table(levels, scale), index)
     if hidden is not None:
         gray[hidden] = 0
-    return gray, found
+    return gray, scale
 
 
-def table(levels: np.ndarray, found: Scaling) -> np.ndarray:
+def table(levels: np.ndarray, scale: Scaling) -> np.ndarray:
     """Return the 8-bit value of each level, padding not yet black."""
-    if not found.high > found.low:
+    if not scale.high > scale.low:
         return np.zeros(len(levels), np.uint8)
-    return between(levels, found.low, found.high)
+    return between(levels, scale.low, scale.high)
 
 
 def scaling(levels: np.ndarray, counts: np.ndarray) -> Scaling:

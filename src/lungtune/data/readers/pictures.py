@@ -205,10 +205,10 @@ def _wide(image: ImageFile.ImageFile, again: ImageFile.ImageFile, channels: int,
     if not opacity.any():
         oddities, opacity = [_INVISIBLE], np.ones_like(opacity)
     colour = colour * opacity[..., None]
-    gray, found = levels.to_8_bit(wide_colour.gray(colour), opacity == 0)
-    if channels == 3 and found.high > found.low:
-        gray = between(np.broadcast_to(colour, (*gray.shape, 3)), found.low, found.high)
-    oddities += filter(None, [found.oddity])
+    gray, scaling = levels.to_8_bit(wide_colour.gray(colour), opacity == 0)
+    if channels == 3 and scaling.high > scaling.low:
+        gray = between(np.broadcast_to(colour, (*gray.shape, 3)), scaling.low, scaling.high)
+    oddities += filter(None, [scaling.oddity])
     shown = Image.fromarray(gray)
     shown.info = image.info  # with its EXIF orientation
     shown = _upright(shown)

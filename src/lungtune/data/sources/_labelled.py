@@ -1,4 +1,4 @@
-"""What the data sets with several labels a case have in common: choice of labels and views, files, inventory."""
+"""Common parts of the sources with several labels a case: choice of labels and views, files, inventory."""
 
 from __future__ import annotations
 
@@ -230,10 +230,10 @@ def folder_with(path: Path | None, source: str, *patterns: str) -> Path:
         DataError: there is none.
     """
     root = require_folder(path, source)
-    found = nested(root, lambda folder: all(any(folder.glob(pattern)) for pattern in patterns))
-    if found is None:
+    folder = nested(root, lambda each: all(any(each.glob(pattern)) for pattern in patterns))
+    if folder is None:
         raise DataError(f"The source '{source}' needs a folder with {' and '.join(patterns)}, but {root} holds none.")
-    return found
+    return folder
 
 
 def one_table(root: Path, pattern: str, columns: Sequence[str]) -> Table:

@@ -51,12 +51,12 @@ class Case:
 
 @dataclass
 class Layout:
-    """What a folder tree holds.
+    """Images and class folders of a folder tree.
 
     Attributes:
         cases: all images.
         folders: names of the class folders, also of empty ones.
-        left: image or mask that is not used -> why.
+        left: image or mask that is not used -> reason.
     """
 
     cases: list[Case]

@@ -53,8 +53,8 @@ def add_patients(
         inventory: gets how patients were identified; a guess where names look like patients.
 
     Returns:
-        Attributes of the case table: `restarts`, True if the ids of the test part are told from the others' by the
-        part's name; `patients_regardless`, the proposed option that does not tell them apart, if another is proposed.
+        Attributes of the case table: `restarts`, True if the part's name sets the ids of the test part apart from the
+        others'; `patients_regardless`, the proposed option that ignores the part, if another one is proposed.
 
     Raises:
         DataError: the option is no regular expression, or matches no image.
@@ -97,11 +97,11 @@ def expression(options: dict[str, str]) -> re.Pattern[str] | None:
 def _by_expression(rows: Sequence[MutableMapping[str, Any]], pattern: re.Pattern[str], inventory: Inventory) -> bool:
     """Set `patient_id` by a regular expression; return True if the test part's ids begin with the part's name."""
     text, where = pattern.pattern, "relative path"
-    found = [pattern.search(row["case_id"]) for row in rows]
-    if not any(found):
+    matches = [pattern.search(row["case_id"]) for row in rows]
+    if not any(matches):
         where = "file name"
-        found = [pattern.search(PurePosixPath(row["case_id"]).name) for row in rows]
-    ids = [patient_in(match) for match in found]
+        matches = [pattern.search(PurePosixPath(row["case_id"]).name) for row in rows]
+    ids = [patient_in(match) for match in matches]
     if not any(ids):
         raise DataError(
             f"patient must match the images' paths relative to the folder, but {text!r} matches none of {len(rows)}, "
@@ -122,7 +122,7 @@ def _by_expression(rows: Sequence[MutableMapping[str, Any]], pattern: re.Pattern
                 "each of these counts as a patient of its own.",
             )
         )
-    return any(match.groups() and _names.part(match.group(1) or "") for match in found if match)
+    return any(match.groups() and _names.part(match.group(1) or "") for match in matches if match)
 
 
 def patient_in(match: re.Match[str] | None) -> str | None:

@@ -58,10 +58,10 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     files = _labelled.by_name(root)
     for name in files.keys() - set(content["ImageID"]):
         inventory.leave(f"not in {content.file.name}", Path(name).suffix.lower())
-    found = _found(content, _physician(options), inventory)
-    counts = Counter(word for words in found.values() for word in words)
+    labels_of = _labels(content, _physician(options), inventory)
+    counts = Counter(word for words in labels_of.values() for word in words)
     names = _names(counts, options)
-    records = _records(content, found, names, files)
+    records = _records(content, labels_of, names, files)
     return _labelled.cases_of("padchest", records, names, options, inventory, root)
 
 
@@ -72,7 +72,7 @@ def _physician(options: dict[str, str]) -> bool:
     return method == "physician"
 
 
-def _found(content: Table, physician: bool, inventory: Inventory) -> dict[int, frozenset[str]]:
+def _labels(content: Table, physician: bool, inventory: Inventory) -> dict[int, frozenset[str]]:
     """Return row -> its labels, of the rows that are used.
 
     Raises:
@@ -80,7 +80,7 @@ def _found(content: Table, physician: bool, inventory: Inventory) -> dict[int, f
     """
     if physician and "MethodLabel" not in content.columns:
         raise DataError(f"{content.file} must have a column 'MethodLabel' where method=physician is given.")
-    found, read = {}, dict[str, frozenset[str]]()
+    labels_of, read = {}, dict[str, frozenset[str]]()
     for k, text in enumerate(content["Labels"]):
         if physician and content["MethodLabel"][k].lower() != "physician":
             inventory.leave("not labelled by a physician", "image")
@@ -92,8 +92,8 @@ def _found(content: Table, physician: bool, inventory: Inventory) -> dict[int, f
         elif "exclude" in read[text]:
             inventory.leave("labelled exclude", "image")
         else:
-            found[k] = read[text] - set(_NO_FINDINGS)
-    return found
+            labels_of[k] = read[text] - set(_NO_FINDINGS)
+    return labels_of
 
 
 def _words(text: str, where: str) -> frozenset[str]:
@@ -122,17 +122,17 @@ def _names(counts: Counter[str], options: dict[str, str]) -> tuple[str, ...]:
 
 
 def _records(
-    content: Table, found: dict[int, frozenset[str]], names: tuple[str, ...], files: dict[str, str]
+    content: Table, labels_of: dict[int, frozenset[str]], names: tuple[str, ...], files: dict[str, str]
 ) -> Iterator[Record]:
     """Yield every used row."""
     columns = {"view": "Projection", "sex": "PatientSex_DICOM", "scanner": "Manufacturer_DICOM"}
     for k, (_, row) in enumerate(content):
-        if k not in found:
+        if k not in labels_of:
             continue
         about = {name: row[column] for name, column in columns.items() if column in row}
         born, taken = row.get("PatientBirth", "")[:4], row.get("StudyDate_DICOM", "")[:4]
         age = str(int(taken) - int(born)) if born.isdecimal() and taken.isdecimal() else ""
-        labels = {name: float(name in found[k]) for name in names}
+        labels = {name: float(name in labels_of[k]) for name in names}
         image = row["ImageID"]
         text = row.get("Report") or None
         yield Record(image, files.get(image), labels, row["PatientID"], text=text, about={**about, "age": age})

@@ -210,22 +210,22 @@ def _files(content: Table, names: list[str], locator: Locator, root: Path, inven
     Raises:
         DataError: two rows name one file, or no file is there.
     """
-    found = [locator.find(name) for name in names]
+    files = [locator.find(name) for name in names]
     folders = common_folders(names)
-    for depth in range(1, len(folders) + 1) if not any(found) else ():
+    for depth in range(1, len(folders) + 1) if not any(files) else ():
         beginning = "/".join(folders[:depth]).replace("//", "/") + "/"
-        found = [locator.find(name.removeprefix(beginning)) for name in names]
-        if any(found):
+        files = [locator.find(name.removeprefix(beginning)) for name in names]
+        if any(files):
             sentence = f"Paths were taken without their beginning '{beginning}': the images lie in {root}."
             inventory.guesses.append(Guess("columns", sentence, f"images={root}"))
             break
     else:
-        if not any(found):
+        if not any(files):
             raise DataError(
                 f"{content.file} must name images that are there, but none of {len(names):,} is: there is no "
                 f"{root / names[0]}, for one. If they lie elsewhere, add images=FOLDER."
             )
-    paths = [str(root / name) if file is None else file for name, file in zip(names, found, strict=True)]
+    paths = [str(root / name) if file is None else file for name, file in zip(names, files, strict=True)]
     lines: dict[str, int] = {}
     for row, file in enumerate(paths):
         if file in lines:

@@ -23,5 +23,5 @@ def get(name: str) -> type[Backend]:
     known = members.names(sys.modules[__name__])
     if name not in known:
         raise StudyError(f"backend must be {' or '.join(known)}, but got {name!r}.{did_you_mean(name, known)}")
-    found: type[Backend] = members.load(sys.modules[__name__], name, "BACKEND")
-    return found
+    backend: type[Backend] = members.load(sys.modules[__name__], name, "BACKEND")
+    return backend

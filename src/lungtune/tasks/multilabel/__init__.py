@@ -31,8 +31,8 @@ METRICS: Mapping[str, Metric] = {
 ENOUGH = 5
 
 UNCERTAIN_AS = {"ignore": float("nan"), "zeros": 0.0, "ones": 1.0, "smooth": 0.7}
-"""What an uncertain label is trained as: U-Ignore, U-Zeros and U-Ones of Irvin et al. 2019 (arXiv 1901.07031), and the
-mean of U(0.55, 0.85), by which Pham et al. 2019 (arXiv 1911.06475) smooth U-Ones."""
+"""Targets of an uncertain label in training: U-Ignore, U-Zeros and U-Ones of Irvin et al. 2019 (arXiv 1901.07031),
+and the mean of U(0.55, 0.85), by which Pham et al. 2019 (arXiv 1911.06475) smooth U-Ones."""
 
 
 @dataclass(frozen=True)

@@ -73,13 +73,13 @@ class Worker:
             return None
         promise, self.asked = self.asked, None
         try:
-            told = ray.get(promise)
+            doing = ray.get(promise)
         except ray.exceptions.RayError:  # it died; its other references raise too
             return None
-        if told == self.doing:
+        if doing == self.doing:
             return None
-        self.doing = told
-        return WorkerDoing(self.device, told)
+        self.doing = doing
+        return WorkerDoing(self.device, doing)
 
 
 class WorkerPool:
