@@ -79,11 +79,11 @@ def substitutes() -> list[type[Task]]:
 
 
 def fitted(space: SearchSpace, traits: Collection[str]) -> SearchSpace:
-    """Return a space for data with these traits: where they lack the targets of its task, for the task they have.
+    """Return a space for data with these traits, exchanged where needed to the task that they have targets of.
 
     Args:
         space: of one family or several.
-        traits: kinds of fields that the data have, and ``uncertain`` where a label is left open.
+        traits: kinds of fields that the data have, and ``uncertain`` where a label is uncertain.
 
     Raises:
         SpaceError: the space's objective is of no task that then is trained.

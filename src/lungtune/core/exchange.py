@@ -61,7 +61,7 @@ def exchanged(space: SearchSpace, before: Family[Any, Any], task: Task, traits: 
     """Return a space of one family for that family with ``task`` in place of the one it replaces.
 
     Parameters that do nothing there are left out, those of the task are added. The objective stays where the task has
-    a metric of that name, else it is the task's default. ``notes`` say all of it.
+    a metric of that name, else it is the task's default. ``notes`` state all changes.
 
     Args:
         space: of the family as it was.

@@ -12,13 +12,13 @@ index, labels: one number in {0, UNCERTAIN, 1, NaN} per label name, text: a stri
 column."""
 
 UNCERTAIN = 0.5
-"""Value of a label that the reader left open; NaN: there is no statement on it."""
+"""Value of an uncertain label; an unknown one is NaN."""
 
 
 class Labels(tuple[str, ...]):
-    """Names of labels that do not exclude one another: of each a model predicts whether it holds.
+    """Names of labels that do not exclude one another; a model predicts the presence of each.
 
-    Any other sequence of names is one of classes, of which each case has one.
+    Any other sequence of names is one of classes, exactly one of which each case has.
     """
 
 

@@ -167,16 +167,16 @@ class Task(ABC):
         """Return the choices of those of its ``Params`` that a search over data with these ``traits`` varies.
 
         Args:
-            traits: kinds of fields that the data have, and ``uncertain`` where a label is left open; None: all.
+            traits: kinds of fields that the data have, and ``uncertain`` where a label is uncertain; None: all.
         """
         return {}
 
     def constants(self, train: Any) -> Mapping[str, np.ndarray]:
-        """Return what the loss needs to know of the whole training part, by name: ``layout.constants``."""
+        """Return the statistics of the training part that the loss needs, by name: ``layout.constants``."""
         return {}
 
     def remarks(self, dataset: Any) -> Sequence[str]:
-        """Return sentences on what the scores on these data cover, shown when a study is begun."""
+        """Return sentences on limits of the scores on these data, shown when a study is begun."""
         return ()
 
     @abstractmethod

@@ -1,8 +1,8 @@
-"""Candidate pairs of near-copies: nearest neighbours of descriptors that ignore what copies change.
+"""Candidate pairs of near-copies: nearest neighbours of descriptors that the changes of copies affect little.
 
 A descriptor is a linear discriminant (Fisher) of the low cosine coefficients of a fingerprint, equalised and contrast
-normalised. It is fitted to the data at hand: between pictures the coefficients vary as they do, within a picture as
-they do under small random rotations, crops, markers and contrast changes of a sample. Its nearest neighbours are
+normalised. It is fitted to the data: the variance between pictures is that of the coefficients, the variance within a
+picture that of a sample under small random rotations, crops, markers and contrast changes. Nearest neighbours are
 searched exactly in small data and by an inverted file (Faiss) in large ones, so the time grows nearly linearly.
 """
 
@@ -18,7 +18,7 @@ from lungtune.data.fingerprint import SIDE, contrast_normalised, equalised, pict
 from lungtune.data.registration import IDENTITY, warp
 
 BLOCK = 512
-"""Pictures or pairs that are worked on at a time."""
+"""Pictures or pairs processed at a time."""
 
 _COEFFICIENTS = 12  # a side; the first one of all, the mean, is left out
 _DIMENSIONS = 96
@@ -28,7 +28,7 @@ _RIDGE = 1e-3
 _SIGNED = 0.25  # above this projection on the mean direction a descriptor's sign is sure
 _SEARCHED = 12  # neighbours of a picture and of its mirror image that are looked up
 _NEIGHBOURS = 2  # of both together that become pairs
-_NEAR = 0.96  # cosine from which further ones do: of many copies each pair counts
+_NEAR = 0.96  # cosine from which further ones do too, so that all pairs of many copies are included
 _EXACT = 10_000  # rows up to which all are compared
 _PROBED = 8  # cells of the inverted file that are searched
 _TRAINED = 20  # rows a cell that the cells are fitted to

@@ -151,7 +151,7 @@ def classes_of(cases: pd.DataFrame) -> tuple[str, ...]:
 
 
 def traits(cases: pd.DataFrame) -> frozenset[str]:
-    """Return the kinds of fields beside the image that any case has, and `uncertain` where a label is left open."""
+    """Return the kinds of fields beside the image that any case has, and `uncertain` where a label is uncertain."""
     columns = {"label": "label", "mask": "mask_path", "text": "text", "labels": "labels", "table": "table"}
     held = {kind for kind, column in columns.items() if cases[column].notna().any()}
     uncertain = any(UNCERTAIN in row for row in cases["labels"] if row is not None)

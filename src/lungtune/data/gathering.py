@@ -1,4 +1,4 @@
-"""Pixel store of what a scan decodes, so that a search decodes those images once.
+"""Pixel store of the images that a scan decodes, so that a search decodes them once.
 
 Its rows are copied into the stores of the parts (`store`), after which `discard` removes it.
 """

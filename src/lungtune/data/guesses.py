@@ -1,4 +1,4 @@
-"""Guesses of a source: what the pictures say about them, their sentences, and the refusal of a search."""
+"""Guesses of a source: comparison with the pictures, sentences on them, and refusal of a search."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def judged(cases: pd.DataFrame, links: Links, masks: pd.DataFrame | None) -> Inv
 
 
 def _decided(guess: Guess, cases: pd.DataFrame, links: Links) -> Guess:
-    """Return a guess of patients with the expression that the pictures speak for.
+    """Return a guess of patients with the expression that the pictures support.
 
     A picture of one number that occurs in the test part and in another one shows that numbering does not restart.
     """

@@ -194,7 +194,7 @@ class Manifest:
             yield from self._decided()._earlier()
 
     def _decided(self) -> Manifest:
-        """Return this split with unknown in place of uncertain labels, as they were read once."""
+        """Return this split with unknown in place of uncertain labels, as earlier versions read them."""
 
         def plain(row: Numbers | None) -> Numbers | None:
             return row if row is None else tuple(None if value == UNCERTAIN else value for value in row)

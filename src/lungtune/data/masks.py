@@ -198,7 +198,7 @@ def mask_facts(cases: pd.DataFrame, masks: pd.DataFrame) -> tuple[int, list[str]
 
 
 def mask_meaning(cases: pd.DataFrame, masks: pd.DataFrame) -> str:
-    """Return what the values of the masks were taken for, a phrase; empty without masks."""
+    """Return the meaning given to the values of the masks, a phrase; empty without masks."""
     counts = Counter(level for held in masks["levels"] for level in held or ())
     if not counts:
         return ""

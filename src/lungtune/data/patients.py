@@ -1,4 +1,4 @@
-"""Patient ids: which name nobody, which look wrong, and the noun for what is drawn and counted."""
+"""Patient ids: placeholders, doubtful ids, and the noun for the units of splits and intervals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def nobody(name: str) -> bool:
 
 
 def unit(known: int, cases: int, kind: str = "image") -> str:
-    """Return what intervals and parts are over: `patients`, `images`, `volumes`, `patients or images`.
+    """Return the units of intervals and parts: `patients`, `images`, `volumes`, `patients or images`.
 
     Args:
         known: number of cases whose patient is known.

@@ -35,7 +35,7 @@ _FEW = 8
 
 
 def odd_images(labels: Sequence[str | None], facts: pd.DataFrame) -> dict[str, list[int]]:
-    """Find images in which little or nothing can be learned; volumes are not judged by their middle slices.
+    """Detect constant, nearly constant, black, white and inverted images; volumes are left out.
 
     Args:
         labels: each case's class, or None.

@@ -184,7 +184,7 @@ def _counts(audit: Audit) -> Table:
 
 
 def _inventory(inventory: Inventory, console: Console) -> None:
-    """Print what was read, left out and taken for what, a line each."""
+    """Print the inventory, a line per attribute."""
     read = sum(inventory.read.values())
     lines = [("read", f"{read:,} files ({_kinds(inventory.read)})")]
     if inventory.left:

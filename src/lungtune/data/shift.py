@@ -1,12 +1,11 @@
 """Shift between the official parts of a source: whether test or validation differ from training.
 
-Classes are compared one by one, so that other shares of the classes do not count as other pictures. A linear
-classifier of what the scan knows of each file (size, type, mode, brightness and a thumbnail, as far as known) is
-cross-validated, whole groups together, on which part a case is of. Where its AUROC is high, scores on that part are
-scores on another distribution. Shares of the classes are compared on their own. Both only describe: no model and no
-threshold is chosen by them.
+Each class is compared separately, so that different shares of the classes do not count as different pictures. A linear
+classifier of the part is cross-validated on the properties of each file (size, type, mode, brightness, thumbnail, as
+far as known); a group is never divided between folds. A high AUROC means that scores on that part are measured on
+another distribution. Shares of the classes are compared by themselves. Models and thresholds do not depend on either.
 
-The alarm: AUROC of at least `LEAST`, and `SIGMAS` standard errors of a guesser above 0.5.
+The alarm: AUROC of at least `LEAST`, and at least `SIGMAS` standard errors of a random classifier above 0.5.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LEAST_SHARE = 0.10
 """Least difference in the share of a class that is reported."""
 
 _LEAST_GROUPS = 10  # of each part: with fewer nothing is measured
-_MOST = 1500  # cases of a class and part that are looked at
+_MOST = 1500  # cases of a class and part that are used
 _FOLDS = 5
 _NUMBERS = (
     ("width", "width"),
@@ -129,7 +128,7 @@ def _some(rows: np.ndarray) -> np.ndarray:
 
 
 def _features(facts: pd.DataFrame) -> np.ndarray:
-    """Return standardised float64 `(N, F)` of what the scan knows."""
+    """Return the properties of the files, standardised, float64 `(N, F)`."""
     columns = [values[:, None] for _, values in _numbers(facts)]
     columns += [(words[:, None] == np.unique(words)[None, :8]) for _, words in _words(facts)]
     previews = np.stack([np.frombuffer(each, np.uint8) for each in facts["preview"]]).astype(np.float32)

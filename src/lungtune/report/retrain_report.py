@@ -112,7 +112,7 @@ def reproduction_text(reproduction: Mapping[str, Any]) -> str:
 
 
 def unit_of(part: Mapping[str, Any]) -> str:
-    """Return what a section's intervals are over; reports from before that was kept say patients."""
+    """Return the units of a section's intervals; `patients` in reports of versions that did not store them."""
     return part.get("unit", "patients")
 
 

@@ -33,7 +33,7 @@ def index(source: str) -> pd.DataFrame | None:
 
 
 def traits(source: str, cases: pd.DataFrame | None) -> frozenset[str]:
-    """Return the kinds of fields that the cases of a source have, and ``uncertain`` where a label is left open.
+    """Return the kinds of fields that the cases of a source have, and ``uncertain`` where a label is uncertain.
 
     Args:
         source: of the cases.

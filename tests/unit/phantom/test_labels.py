@@ -1,4 +1,4 @@
-"""Phantoms with several findings a film: labels, captions, what is left open, and what stays as it was."""
+"""Phantoms with several findings a film: labels, captions, uncertain labels, and sets without labels as before."""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ def _gdcm_frame(header: Dataset, syntax: UID) -> np.ndarray:
 
 
 class _View:
-    """The way from stored to 8-bit values.
+    """Mapping of stored to 8-bit values.
 
     Attributes:
         oddities: phrases on what was corrected.

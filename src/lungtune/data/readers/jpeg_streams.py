@@ -23,7 +23,7 @@ _FILLER = bytes(range(1, 251)) * 8
 
 
 def is_cut(data: bytes, decoded: Image.Image) -> bool:
-    """True if a stream ends before its picture does.
+    """True if a stream lacks a part of its picture.
 
     Args:
         data: a whole JPEG stream.
@@ -42,7 +42,7 @@ def _ends_grey(decoded: Image.Image) -> bool:
 
 
 def _reads_on(data: bytes, mode: str, size: tuple[int, int]) -> bool:
-    """True if bytes inserted before the end marker change the picture: of a whole stream a decoder skips them.
+    """True if bytes inserted before the end marker change the picture; in a whole stream a decoder skips them.
 
     Args:
         data: the stream.

@@ -65,7 +65,7 @@ def count(index: np.ndarray) -> np.ndarray:
 
 
 def apply(table: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return `table[index]`; a third faster."""
+    """Return `table[index]`, a third faster than by indexing."""
     return table.take(index, mode="clip")
 
 

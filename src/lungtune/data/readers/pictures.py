@@ -108,7 +108,7 @@ def open_mask(data: bytes) -> np.ndarray:
     """Return the values of a mask, `(H, W)`: of a picture in colour each pixel's brightest channel.
 
     Raises:
-        UnreadableImageError: see `open_image`; or areas have different colours, which its brightness does not tell.
+        UnreadableImageError: see `open_image`; or areas have different colours, which brightness does not distinguish.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Decoding of images with 16 bits per channel, of which Pillow keeps the high bytes."""
+"""Decoding of images with 16 bits per channel, which Pillow reduces to their high bytes."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def images(path: Path, *, below: bool = True) -> list[Path]:
 
 
 def nested(path: Path, fits: Callable[[Path], bool]) -> Path | None:
-    """Return the first folder that fits, at `path` or up to three levels below: archives and users nest."""
+    """Return the first folder that fits, at `path` or up to three levels below, since archives are often nested."""
     level = [path]
     for _ in range(4):
         for folder in level:

@@ -116,7 +116,7 @@ def understand(root: Path, inventory: Inventory) -> Layout:
 
 
 def of_names(root: Path, wanted: Callable[[str], bool], inventory: Inventory) -> tuple[list[Case], dict[Path, str]]:
-    """Return all images below `root` whose names alone say what they are, with their masks.
+    """Return the images below `root` that their file names identify, with their masks.
 
     Args:
         root: of the data set.
@@ -215,7 +215,7 @@ class _Reader:
             self._at_classes(folder, rest, filled, key, split)
 
     def visit_all(self, folder: _Folder, key: tuple[str, ...]) -> None:
-        """Read a tree whose folders mean nothing but masks and images."""
+        """Read a tree of images and masks without classes and parts."""
         self._take_images(folder, key, None, None)
         beside = any(_names.for_images(f.name) and f.count() for f in folder.folders)
         for each in folder.folders:
@@ -228,17 +228,17 @@ class _Reader:
                 self.visit_all(each, key if _names.for_images(each.name) else (*key, each.name.lower()))
 
     def _container(self, folder: _Folder) -> bool:
-        """True if a folder is named as if of masks, but holds a data set: images and masks apart."""
+        """True if a folder has the name of a folder of masks, but holds both a folder of images and one of masks."""
         names = [inner.name for inner in folder.below() if inner is not folder and inner.count()]
         return any(_names.for_images(n) for n in names) and any(_names.for_masks(n, True) for n in names)
 
     def _at_parts(
         self, folder: _Folder, filled: list[_Folder], parts: dict[Path, str | None], label: str | None
     ) -> None:
-        """Check folders of which some are parts.
+        """Verify that all folders are parts, and note guesses.
 
         Raises:
-            DataError: others are not.
+            DataError: some are not parts.
         """
         strangers = [f.name for f in filled if not parts[f.path]]
         part = next(f.name for f in filled if parts[f.path])
@@ -475,7 +475,7 @@ def _label(name: str) -> str:
 
 
 def _grouped(names: Iterable[str]) -> list[list[str]]:
-    """Return the names that mean one class together."""
+    """Return the names grouped by class."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(_label(name), []).append(name)

@@ -1,9 +1,9 @@
 """Patients in file names: the option `patient=`, and recognition of well-known names without it.
 
-Names prove nothing, so what is recognised is a guess for the user to confirm. A number that occurs in two official
-parts may be one person or two: numbering may restart in each part. Only the pictures decide that. The expression that
-is proposed therefore tells the test part's numbers from the others, unless two files of one number in different parts
-have the same bytes; see `numbering` in `data.patient_evidence` for what the pictures show.
+Patients recognised in names are a guess that the user must confirm. A number in two official parts may belong to one
+person or to two, because numbering may restart in each part. The proposed expression therefore separates the numbers of
+the test part from the others, unless two files of one number in different parts have the same bytes. `data.guesses`
+replaces it if decoded pictures of one number are the same in both.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ COOCCURRENCE = 0.22
 """With ``labels=yes``: probability of the findings of each class: a third of the patients have none."""
 
 _LATER = {"labels": "no", "uncertain": 0.0}
-"""Options that the cache's key does not hold at these values: sets of before them keep their folder."""
+"""Options left out of the cache's key at these values, so that sets generated before they existed keep their folder."""
 
 
 TEST_FIRST = 500_000
@@ -54,7 +54,7 @@ PROCESSES = 2
 _CHUNK = 25  # patients a task: about 0.3 s
 _FIELDS = ("path", "label", "patient_id", "split", "mask", "text", "age", "sex")
 _LISTED = ("present", "open")
-"""Further fields with ``labels=yes``: findings joined by ``|``, those that are there and those left open."""
+"""Further fields with ``labels=yes``: present findings and uncertain ones, each joined by ``|``."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ def _draw(task: tuple[Recipe, Path, str, list[tuple[int, int]]]) -> list[dict[st
 
 
 def _claimed(recipe: Recipe, split: str, patient: int, picture: int, drawn: Sequence[str]) -> dict[str, str]:
-    """Return what the set claims of a film's findings: in training some labels are wrong, and some left open."""
+    """Return the stated findings of a film: in training some labels are wrong, and some are uncertain."""
     import numpy as np
 
     from lungtune.data.phantom.captions import FINDINGS

@@ -205,7 +205,7 @@ def _filled(content: Table, column: str, meaning: str) -> list[str]:
 
 
 def _files(content: Table, names: list[str], locator: Locator, root: Path, inventory: Inventory) -> list[str]:
-    """Return the absolute path of every row; of a missing file where it should be.
+    """Return the absolute path of every row's file, for a missing file the path at which it is expected.
 
     Raises:
         DataError: two rows name one file, or no file is there.

@@ -67,7 +67,7 @@ def _labels(content: Table) -> tuple[str, ...]:
 
 
 def _records(root: Path, part: str, content: Table, names: tuple[str, ...], readers: str) -> Iterator[Record]:
-    """Yield every image, with what its readers say.
+    """Yield every image, with the verdict of its readers.
 
     Raises:
         DataError: a label is neither 0 nor 1.
@@ -89,7 +89,7 @@ def _vote(content: Table, row: int, name: str) -> int:
 
 
 def _verdict(votes: list[int], readers: str) -> float:
-    """Return 0, 1 or `UNCERTAIN`; an even vote is uncertain in either case."""
+    """Return 0, 1 or `UNCERTAIN`; a tied vote is uncertain under either rule."""
     share = sum(votes) / len(votes)
     if readers == "majority" and share != 0.5:
         return float(share > 0.5)

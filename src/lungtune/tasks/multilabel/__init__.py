@@ -51,10 +51,10 @@ class MultiLabelParams:
 
 
 class MultiLabel(Task):
-    """Any number of labels a case; each is known to be present or absent, left open, or not stated.
+    """Any number of labels a case; each is present, absent, uncertain or unknown.
 
     The family's ``outputs`` must have ``logits`` ``(N, L)``, and as many under each name in ``heads``. Scores are over
-    known labels only, so they do not depend on how a trial takes the open ones.
+    known labels only, so they do not depend on a trial's treatment of uncertain ones.
 
     Args:
         heads: further outputs whose probabilities are also reported.
@@ -80,7 +80,7 @@ class MultiLabel(Task):
 
     @classmethod
     def axes(cls, traits: Collection[str] | None = None) -> Mapping[str, Sequence[Any]]:
-        """See ``Task.axes``: ``uncertain`` only where a label is left open."""
+        """See ``Task.axes``: ``uncertain`` only where a label is uncertain."""
         weightings = {"positive_weighting": ("none", "sqrt", "balanced")}
         return (
             weightings
