@@ -102,9 +102,11 @@ def test_bases_are_probed_at_a_tiny_size(tmp_path: Path) -> None:
 
 
 def test_near_copies_are_measured_at_a_tiny_size(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
     for number, film in enumerate(generate(24, seed=0, domain="B", size=96)):
-        Image.fromarray(film.image).save(tmp_path / f"{film.patient_id}-{number}.png")
-    words = ["--images", str(tmp_path), "--changed", "6", "--rows", "40", "--json", str(tmp_path / "found.json")]
+        Image.fromarray(film.image).save(images / f"{film.patient_id}-{number}.png")
+    words = ["--images", str(images), "--changed", "6", "--rows", "40", "--json", str(tmp_path / "found.json")]
     printed = benchmark(tmp_path, "near_copies.py", *words)
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["images"] == 24
