@@ -104,12 +104,13 @@ def test_bases_are_probed_at_a_tiny_size(tmp_path: Path) -> None:
 def test_near_copies_are_measured_at_a_tiny_size(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
-    for number, film in enumerate(generate(24, seed=0, domain="B", size=96)):
+    films = list(generate(24, seed=0, domain="B", size=96))
+    for number, film in enumerate(films):
         Image.fromarray(film.image).save(images / f"{film.patient_id}-{number}.png")
     words = ["--images", str(images), "--changed", "6", "--rows", "40", "--json", str(tmp_path / "found.json")]
     printed = benchmark(tmp_path, "near_copies.py", *words)
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["images"] == 24
+    assert found["images"] == len(films)
     assert found["recall"]["flipped"]["found"] == 6
     assert found["rows"][0]["recall"] > 0.5
     assert "| inverted | 6 of 6 | 1.000 |" in printed
