@@ -73,7 +73,7 @@ def alike(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         abs(a[name] - b[name])
         for a, b in zip(first["scores"], second["scores"], strict=False)
         for name in a.keys() & b.keys()
-        if isinstance(a[name], float) and name not in ("images_per_second", "seconds")
+        if isinstance(a[name], float) and name not in ("samples_per_second", "peak_memory_mb")
     ]
     return {
         "decisions": (len(first["decided"]), len(second["decided"])),
