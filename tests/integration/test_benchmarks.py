@@ -76,8 +76,10 @@ def test_peer_search_runs_all_sides_at_a_tiny_size(tmp_path: Path) -> None:
         "reading.py --side 300 --count 2 --turns 1",
         "tables.py --models resnet18 --size 32 --cases 70 --few 8 --batches 4 --turns 1",
         "trials.py --repeat 1 --trials 2 4",
+        "engines.py --space clip_head --data phantom,n=100,test=30 --trials 2 --repeat 1 --set batch_size=16",
+        "tune_matrix.py --families clip_head --schedulers asha --trials 2",
     ],
-    ids=["features", "packing", "reading", "tables", "trials"],
+    ids=["features", "packing", "reading", "tables", "trials", "engines", "tune_matrix"],
 )
 def test_benchmark_runs_at_a_tiny_size(command: str, tmp_path: Path) -> None:
     script, *words = command.split()
