@@ -26,6 +26,7 @@ from lungtune.core import paths
 from lungtune.core.io import track
 from lungtune.data.patients import nobody
 from lungtune.data.readers import dicom
+from lungtune.data.readers.base import stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +96,7 @@ def _joined(name: str, tags: Mapping[str, str]) -> str | float | None:
 def headers(files: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return the tags of DICOM files by path, empty where there is none; no pixels are read."""
     database = paths.cache() / "headers-1.sqlite"
-    keys = {path: key for path in files if (key := _key(path)) is not None}
+    keys = {path: key for path in files if (key := stamp(path)) is not None}
     known: dict[str, dict[str, str]] = {}
     with suppress(OSError, sqlite3.Error, ValueError):
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -116,14 +117,6 @@ def headers(files: Sequence[str]) -> dict[str, dict[str, str]]:
         rows = [(path, *keys[path], json.dumps(tags)) for path, tags in fresh.items()]
         connection.executemany("INSERT OR REPLACE INTO headers VALUES (?, ?, ?, ?)", rows)
     return {**known, **fresh}
-
-
-def _key(path: str) -> tuple[int, int] | None:
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
 
 
 def columns(cases: pd.DataFrame, rows: Any) -> dict[str, tuple[Any, ...]]:

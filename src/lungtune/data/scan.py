@@ -8,7 +8,6 @@ and time, is noticed by a scan with `fresh`, or when its pixels are decoded, and
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -25,7 +24,7 @@ from lungtune.core.cache import HINT
 from lungtune.core.io import log_stderr, track
 from lungtune.data import readers
 from lungtune.data.readers import images, volumes
-from lungtune.data.readers.base import Facts, UnreadableImageError, read
+from lungtune.data.readers.base import Facts, UnreadableImageError, read, stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +68,7 @@ def scan(
     import pandas as pd
 
     wanted = list(dict.fromkeys(files))
-    keys = {path: _key(path) for path in wanted}
+    keys = {path: stamp(path) for path in wanted}
     cached = _load(wanted, keys, voi)
     known = {} if fresh else cached
     missing = [path for path in wanted if path not in known]
@@ -146,14 +145,6 @@ def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
     stream = iter(items)
     while batch := tuple(islice(stream, size)):
         yield batch
-
-
-def _key(path: str) -> tuple[int, int] | None:
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _database() -> Path:

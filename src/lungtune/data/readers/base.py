@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -112,6 +113,15 @@ def read(path: str) -> bytes:
     if not data:
         raise UnreadableImageError("is empty (0 bytes)")
     return data
+
+
+def stamp(path: str) -> tuple[int, int] | None:
+    """Return size and modification time (ns) of a file, by which what is known of it is cached; None if it is gone."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def sha1(*parts: bytes | np.ndarray) -> str:

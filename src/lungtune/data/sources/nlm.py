@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from lungtune.data.inventory import Inventory
 from lungtune.data.sources import _layout, _masks
-from lungtune.data.sources._files import named, require_folder, walk
+from lungtune.data.sources._files import require_folder, walk
+from lungtune.data.sources._films import films
 from lungtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     Raises:
         DataError: no image of such a name below `path`, or see `_layout.of_names` and `_masks.add_masks`.
     """
-    from lungtune.data.cases import table
-
     root = require_folder(path, "nlm")
     inventory = Inventory()
     cases, left = _layout.of_names(root, lambda stem: bool(_NAME.fullmatch(stem)), inventory)
@@ -64,15 +63,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
                 **readings.get(case.file.stem.lower(), {}),
             }
         )
-    names = [row["case_id"] for row in rows]
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise DataError(f"Each image must lie below {root} once, but there are copies of {named(doubled)}.")
-    _masks.add_masks(rows, root, options, inventory)
-    inventory.patients = f"each image is of another patient: {len(rows):,}"
-    frame = table(rows, classes=CLASSES)
-    frame.attrs |= {"inventory": inventory, "left": left}
-    return frame
+    return films(rows, root, options, CLASSES, inventory, left)
 
 
 def _readings(root: Path) -> dict[str, dict[str, Any]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -17,6 +17,7 @@ from lungtune.errors import StudyError
 for _name in ("ray", "ray._private.authentication"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # the journal has the same messages
 
+_AGENT = "get_dashboard_dependency_error"  # what it returns makes Ray's agent small
 _MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 _own: list[str] = []  # the variables with the token of this process's local Ray
 
@@ -41,7 +42,7 @@ def start() -> None:
         raise StudyError(f"{where}: {' '.join(str(error).split())[:300]}. The study is kept: resume it.") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _few_processes() -> Iterator[None]:
     """Within the block, ``ray.init`` starts no log monitor, autoscaler monitor or API server, and a small agent.
 
@@ -50,7 +51,8 @@ def _few_processes() -> Iterator[None]:
     params = getattr(ray._private.parameter, "RayParams", None)
     node = getattr(ray._private.node, "Node", None)
     filled_in = getattr(params, "update_if_absent", None)
-    if filled_in is None or not hasattr(node, "start_api_server"):
+    utils: Any = ray._private.utils
+    if filled_in is None or not (hasattr(node, "start_api_server") and hasattr(utils, _AGENT)):
         yield
         return
 
@@ -61,7 +63,7 @@ def _few_processes() -> Iterator[None]:
     with (
         mock.patch.object(params, "update_if_absent", without),
         mock.patch.object(node, "start_api_server", return_value=None),
-        mock.patch.object(ray._private.utils, "get_dashboard_dependency_error", return_value=ImportError("unused")),
+        mock.patch.object(utils, _AGENT, return_value=ImportError("unused")),
     ):
         yield
 
@@ -80,8 +82,9 @@ def _own_token() -> None:
 def _read_again() -> None:
     """Let Ray read its authentication variables again, which it caches."""
     raylet: Any = ray._raylet
-    raylet.Config.initialize("")
-    raylet.AuthenticationTokenLoader.instance().reset_cache()
+    with contextlib.suppress(AttributeError):  # names of a later Ray: what it has cached stays
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def stop() -> None:
