@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -264,18 +264,17 @@ def missing(
     return ""
 
 
-def unnamed(cases: pd.DataFrame, source: str, fields: Sequence[Field], who: str) -> str:
+def unnamed(traits: Collection[str], source: str, fields: Sequence[Field], who: str) -> str:
     """Return an error sentence if no case names one of `fields`, else an empty string; reads no file.
 
     Args:
-        cases: the case table; see `missing` for a check of the files' content.
+        traits: of the cases (`cases.traits`); see `missing` for a check of the files' content.
         source: the data source.
         fields: required fields.
         who: name of what requires them, such as a family.
     """
     for wanted in fields:
-        column = {"mask": "mask_path"}.get(wanted.kind, wanted.kind)
-        if wanted.kind in _WANTED and cases[column].isna().all():
+        if wanted.kind in _WANTED and wanted.kind not in traits:
             what, remedy = _WANTED[wanted.kind]
             return f"{who} needs {what}, but {absolute(source)} names none. {remedy}"
     return ""

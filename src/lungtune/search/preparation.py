@@ -124,16 +124,16 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
     study = Study.new(options.study, space.name)
     with stage(f"Listing the cases of {source}"):
         cases = study_data.index(source)  # before the weights, whose check may take longer
-    space = fitted(space, source, cases)
+    traits = study_data.traits(source, cases)
+    space = catalog.fitted(space, traits)
     families = _families(space)
     if options.bank is not None and not synthetic.wanted(space):
         raise SpaceError(
             f"--bank is given, but synthetic images are images of a class, and {space.objective.task} has none; leave "
             "--bank out."
         )
-    if cases is not None:
-        _check_fields(space, lambda family, name: study_data.unnamed(cases, source, family.fields, name))
-        imbalance.check(space, study_data.classes(cases))
+    _check_fields(space, lambda family, name: study_data.unnamed(traits, source, family.fields, name))
+    imbalance.check(space, study_data.classes(source, cases))
     _check_weights(space, families, _shipped_base(options, profile))
     likely(space)
 
@@ -156,21 +156,6 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
     for remark in family.task(task).remarks(data):
         console.print(f"[yellow]note:[/yellow] {escape(remark)}", highlight=False, soft_wrap=True)
     return Prepared(study, resolved, data)
-
-
-def fitted(space: SearchSpace, source: str, cases: pd.DataFrame | None) -> SearchSpace:
-    """Return the space for the task that the data have targets of; its ``notes`` say what changed.
-
-    Args:
-        space: as loaded.
-        source: of the data.
-        cases: result of ``study_data.index``.
-
-    Raises:
-        DataError: the source cannot be indexed.
-        SpaceError: the objective is of no task that then is trained.
-    """
-    return catalog.fitted(space, study_data.traits(source, cases))
 
 
 def resumed(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:

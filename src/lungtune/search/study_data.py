@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,11 +45,12 @@ def traits(source: str, cases: pd.DataFrame | None) -> frozenset[str]:
     return sources.traits(source) if cases is None else table.traits(cases)
 
 
-def classes(cases: pd.DataFrame) -> tuple[str, ...]:
-    """Return the classes of a case table in label order; none in data without."""
+def classes(source: str, cases: pd.DataFrame | None) -> tuple[str, ...]:
+    """Return the classes of a source in label order; none in data without. Arguments as in :func:`traits`."""
+    from lungtune.data import sources
     from lungtune.data.cases import classes_of
 
-    return classes_of(cases)
+    return sources.classes(source) if cases is None else classes_of(cases)
 
 
 def check_bank(folder: Path) -> None:
@@ -80,11 +81,11 @@ def inspect(source: str, seed: int, cases: pd.DataFrame | None = None, size: int
     return dataset.inspect(source, seed=seed, cases=cases, size=size)
 
 
-def unnamed(cases: pd.DataFrame, source: str, fields: Sequence[Field], who: str) -> str:
+def unnamed(traits: Collection[str], source: str, fields: Sequence[Field], who: str) -> str:
     """Return an error sentence if no case names one of ``fields``, else an empty string; reads no file."""
     from lungtune.data import dataset
 
-    return dataset.unnamed(cases, source, fields, who)
+    return dataset.unnamed(traits, source, fields, who)
 
 
 def missing(inspection: Inspection, fields: Sequence[Field], who: str, scored: Sequence[Field]) -> str:

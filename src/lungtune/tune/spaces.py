@@ -102,4 +102,4 @@ def _space(space: str, data: str | None, profile: str | None, settings: dict[str
     """Return a space as :func:`trainable` searches it: for the task that the data have targets of."""
     loaded = catalog.space(space, profile or catalog.default_profile(space, data), settings)
     source = data or loaded.data or "phantom"
-    return preparation.fitted(loaded, source, study_data.index(source))
+    return catalog.fitted(loaded, study_data.traits(source, study_data.index(source)))

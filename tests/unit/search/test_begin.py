@@ -38,22 +38,18 @@ def test_masks_that_cannot_be_used_begin_no_study(tmp_path: Path, monkeypatch: p
     assert not Study.names()
 
 
-@pytest.mark.parametrize(
-    ("source", "reads"), [("phantom,n=84,test=36,size=32", True), ("folder:{}", False)], ids=["generated", "on disk"]
-)
+@pytest.mark.parametrize("source", ["phantom,n=84,test=36,size=32", "folder:{}"], ids=["generated", "on disk"])
 def test_class_weights_are_checked_against_the_classes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reads: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    """Of data on disk, before an image is opened and weights are looked for."""
+    """Before an image is rendered or opened, and weights are looked for."""
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("LUNGTUNE_CACHE", str(tmp_path / "cache"))
     for label in ("covid", "normal", "other"):
         (tmp_path / "images" / label).mkdir(parents=True)
         for i in range(3):
             (tmp_path / "images" / label / f"{i}.png").write_bytes(b"")
-    inspected = []
-    true = preparation.study_data.inspect
-    monkeypatch.setattr(preparation.study_data, "inspect", lambda *args: inspected.append(1) or true(*args))
+    monkeypatch.setattr(preparation.study_data, "inspect", lambda *args: pytest.fail("the images were opened"))
     options = preparation.Options(
         space="clip_head",
         profile="demo",
@@ -64,7 +60,15 @@ def test_class_weights_are_checked_against_the_classes_first(
         SpaceError, match=r"class_weighting must have a weight for each of \d classes \(.*\), but \[0.3, 0"
     ):
         preparation.new(options, Console(quiet=True), lambda space: None)
-    assert bool(inspected) == reads
+    assert not Study.names()
+
+
+def test_generated_data_without_a_field_render_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
+    monkeypatch.setattr(preparation.study_data, "inspect", lambda *args: pytest.fail("the images were rendered"))
+    options = preparation.Options(space="sd_lora", profile="demo", data="phantom,n=84,test=36,labels=yes")
+    with pytest.raises(DataError, match=r"sd_lora needs a class of each case, but phantom.* names none"):
+        preparation.new(options, Console(quiet=True), lambda space: None)
     assert not Study.names()
 
 

@@ -3,9 +3,9 @@
 A module `sources/<name>.py` has `SUMMARY` (one line), `OPTIONS` (option name -> help) and
 `index(path, options) -> DataFrame`, the table described in `lungtune.data.cases`. A source only indexes: it opens
 no image, at most a DICOM header. One that makes its images when indexed, which takes a while, has
-`check(path, options)`, which raises what is wrong with them at once, and `traits(path, options)`, which returns what
-`data.cases.traits` will return for them. Options that are paths are named in `PATHS`; a
-source whose own path may be something else than a path has `located(path) -> Path`. Files that begin with an
+`check(path, options)`, which raises what is wrong with them at once, and `traits` and `classes` of the same arguments,
+which return what `data.cases.traits` and `classes_of` will return for them. Options that are paths are named in
+`PATHS`; a source whose own path may be something else than a path has `located(path) -> Path`. Files that begin with an
 underscore are helpers, not sources.
 """
 
@@ -135,6 +135,18 @@ def traits(spec: str) -> frozenset[str]:
     _common(options)
     kinds: frozenset[str] = module(name).traits(path, options)
     return kinds
+
+
+def classes(spec: str) -> tuple[str, ...]:
+    """Return the classes, in label order, of a source that makes its images when it is indexed; none without labels.
+
+    Raises:
+        DataError: see :func:`traits`.
+    """
+    name, path, options = parse_source(spec)
+    _common(options)
+    names: tuple[str, ...] = module(name).classes(path, options)
+    return names
 
 
 def _common(options: dict[str, str]) -> dict[str, str]:

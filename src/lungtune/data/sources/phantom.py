@@ -144,6 +144,18 @@ def check(path: Path | None, options: dict[str, str]) -> Recipe:
     return recipe(options)
 
 
+def classes(path: Path | None, options: dict[str, str]) -> tuple[str, ...]:
+    """Return the classes of the set that ``options`` describe, in label order; none where it has several labels.
+
+    Raises:
+        DataError: see :func:`check`.
+    """
+    from lungtune.data.cases import class_order
+    from lungtune.data.phantom import CLASSES
+
+    return () if check(path, options).several else class_order(CLASSES)
+
+
 def traits(path: Path | None, options: dict[str, str]) -> frozenset[str]:
     """Return the traits of the set that ``options`` describe; nothing is rendered.
 
