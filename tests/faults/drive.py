@@ -69,6 +69,11 @@ class Drive:
         assert self.process is not None
         return self.process.pid
 
+    @property
+    def running(self) -> bool:
+        """True while the driver lives."""
+        return self.process is not None and self.process.poll() is None
+
     def events(self, kind: str | None = None) -> list[dict[str, object]]:
         """Return the journal's events, of one kind or all."""
         return [each for each in journal.read(self.folder / "journal.jsonl") if kind in (None, each["event"])]
