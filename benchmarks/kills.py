@@ -5,8 +5,8 @@
 
 Searches with simulated training (real command, Ray, journal, a real MLflow server) run one after another. A few
 times in each, the driver, a host, the raylet, the GCS or the MLflow server is killed; a killed driver is resumed, a
-killed server started again. After each search the checker of the fault tests compares journal, summary and MLflow. With one worker
-the final state must equal that of an undisturbed search.
+killed server started again. After each search the checker of the fault tests compares journal, summary and MLflow.
+With one worker the final state must equal that of an undisturbed search.
 """
 
 from __future__ import annotations
