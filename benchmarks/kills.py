@@ -28,7 +28,7 @@ from typing import Any
 from lungtune.core.study import Study
 from lungtune.tracking import server, store
 from tests.faults.checker import check, check_decisions
-from tests.faults.drive import Drive, Left
+from tests.faults.drive import Drive
 
 TARGETS = ("driver", "host", "raylet", "gcs", "mlflow")
 PER_SEARCH = 3
@@ -79,7 +79,9 @@ def state(folder: Path) -> dict[int, Any]:
 
 
 def strike(target: str, drive: Drive, flags: list[str], mlflow: Server) -> bool:
-    """Kill a target; return False where there is none at this moment."""
+    """Kill a target; return False where there is none at this moment, or the search has ended."""
+    if not drive.running:
+        return False
     if target == "driver":
         drive.signal(signal.SIGKILL)
         drive.end(30)
@@ -95,18 +97,19 @@ def strike(target: str, drive: Drive, flags: list[str], mlflow: Server) -> bool:
     return True
 
 
-def disturbed(drive: Drive, flags: list[str], mlflow: Server, targets: list[str], chance: random.Random) -> Left:
-    """Run a search to its end, with a kill of each target at a random moment; resume it until it is finished."""
+def disturbed(drive: Drive, flags: list[str], mlflow: Server, targets: list[str], chance: random.Random) -> list[str]:
+    """Run a search to its end, kill the first of ``targets`` at a random moment, then the next; return those killed."""
     drive.start(*flags)
-    for target in targets:
-        wanted, until = len(drive.events()) + chance.randint(1, 12), time.monotonic() + 120
+    killed: list[str] = []
+    while drive.running and len(killed) < PER_SEARCH and len(killed) < len(targets):
+        wanted, until = len(drive.events()) + chance.randint(0, 14), time.monotonic() + 150
         while len(drive.events()) < wanted and drive.running and time.monotonic() < until:
             time.sleep(0.01)
         time.sleep(chance.random() * 0.5)
-        while not strike(target, drive, flags, mlflow):
-            time.sleep(0.05)
-        print(f"    {target} killed after {len(drive.events())} events", flush=True)
-    return drive.end(400)
+        if strike(targets[len(killed)], drive, flags, mlflow):
+            print(f"    {targets[len(killed)]} killed after {len(drive.events())} events", flush=True)
+            killed.append(targets[len(killed)])
+    return killed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,23 +134,26 @@ def main(argv: list[str] | None = None) -> int:
             began = time.monotonic()
             assert plain.start(*flags).end().code == 0, plain.output()
             undisturbed = time.monotonic() - began
-            for number, first in enumerate(range(0, len(sequence), PER_SEARCH)):
-                targets = sequence[first : first + PER_SEARCH]
+            while sequence:
+                number = len(seconds)
                 drive = Drive(home / f"{number}", mlflow.address, args.engine, **options)
                 began = time.monotonic()
+                killed: list[str] = []
                 try:
-                    left = disturbed(drive, flags, mlflow, targets, chance)
-                    check(drive.folder, uri=mlflow.address, left=left, code=0)
+                    killed = disturbed(drive, flags, mlflow, sequence, chance)
+                    check(drive.folder, uri=mlflow.address, left=drive.end(400), code=0)
                     if args.workers == 1:
                         check_decisions(drive.folder, home / f"again-{number}")
                         assert state(drive.folder) == state(plain.folder), "the final state differs"
                 except AssertionError as error:
                     wrong.append(f"search {number}: {error}")
+                    killed = killed or sequence[:1]
                 finally:
                     drive.close()
-                counts.update(targets)
+                counts.update(killed)
+                sequence = sequence[len(killed) :]
                 seconds.append(time.monotonic() - began)
-                print(f"search {number}: {', '.join(targets)}: {seconds[-1]:.0f} s", flush=True)
+                print(f"search {number}: {', '.join(killed)}: {seconds[-1]:.0f} s", flush=True)
         finally:
             mlflow.kill()
     each = ", ".join(f"{count} {target}" for target, count in sorted(counts.items()))
