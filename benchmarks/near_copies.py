@@ -1,11 +1,12 @@
 """Recall and precision of the detection of near-copies on a folder of X-rays, and its time and memory on many rows.
 
-    python benchmarks/near_copies.py --images /data/chest_xray --changed 400 --json found.json
+    python benchmarks/near_copies.py --images /data/chest_xray --changed 400 --skip 400 --json found.json
     python benchmarks/near_copies.py --rows 10000 100000
 
-Recall: `--changed` images are changed in one way and added to all others. A pair of a changed image with another one
-than its original's exact duplicates, or of two originals with different pixels, counts as unexpected: it may be right,
-and is drawn on `--sheet`. Rows of the second command are mixtures of phantoms with noise, one in ten a copy.
+Recall: `--changed` images, drawn at random, are changed in one way and added to all others. The first 400 in the order
+of the draw are those that thresholds were chosen on; `--skip` leaves them out. A pair of a changed image with another
+one than its original's exact duplicates, or of two originals with different pixels, counts as unexpected: it may be
+right, and is drawn on `--sheet`. Rows of the second command are mixtures of phantoms with noise, one in ten a copy.
 """
 
 from __future__ import annotations
@@ -116,8 +117,15 @@ def table(fingerprints: Sequence[bytes], pixels: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({**columns, "error": pd.Series([None] * len(pixels), dtype=object)}, dtype=object)
 
 
-def measure_recall(folder: Path, count: int, sheet: Path | None) -> dict[str, Any]:
-    """Return recall by change, and the unexpected pairs of copies among all images of a folder and its subfolders."""
+def measure_recall(folder: Path, count: int, skip: int, sheet: Path | None) -> dict[str, Any]:
+    """Return recall by change, and the unexpected pairs of copies among all images of a folder and its subfolders.
+
+    Args:
+        folder: of the images.
+        count: how many are changed.
+        skip: how many at the beginning of the random order are not.
+        sheet: PNG to draw unexpected pairs into.
+    """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
     if len(files) < 2:
         raise SystemExit(f"{folder} must hold at least 2 PNG or JPEG images, but holds {len(files)}.")
@@ -125,22 +133,27 @@ def measure_recall(folder: Path, count: int, sheet: Path | None) -> dict[str, An
     prints = [fingerprint(image) for image in grays]
     pixels = [sha1(image.tobytes()) for image in grays]
     first = dict(zip(reversed(pixels), reversed(range(len(files))), strict=True))
-    chosen = np.random.default_rng(0).permutation(len(files))[:count]
+    chosen = np.random.default_rng(0).permutation(len(files))[skip : skip + count]
     recalls: dict[str, Any] = {}
     unexpected = {(p.first, p.second): p.likeness for p in copies(prints, pixels)}
     total = len(unexpected)
     known = {tuple(sorted((first[pixels[a]], first[pixels[b]]))) for a, b in unexpected}
+    drawn = [(f"{files[a].stem}, {files[b].stem}: {s:.3f}", grays[a], grays[b]) for (a, b), s in unexpected.items()]
     for name, change in CHANGES.items():
         generator = np.random.default_rng(1)
-        changed = [fingerprint(change(grays[row], generator)) for row in chosen]
+        shown = [change(grays[row], generator).convert("L") for row in chosen]
+        changed = [fingerprint(image) for image in shown]
         found = copies([*prints, *changed], [*pixels, *(f"{name} {row}" for row in chosen)])
         ends = {(p.first, p.second) for p in found}
         hits = sum((first[pixels[row]], len(files) + k) in ends for k, row in enumerate(chosen))
         wrong = 0
         for pair in found:
-            one, other = (chosen[k - len(files)] if k >= len(files) else k for k in (pair.first, pair.second))
+            one, other = (chosen[k - len(files)] if k >= len(files) else k for k in _rows(pair))
             mates = tuple(sorted((first[pixels[one]], first[pixels[other]])))
-            wrong += pair.second >= len(files) and mates[0] != mates[1] and mates not in known
+            if pair.second >= len(files) and mates[0] != mates[1] and mates not in known:
+                wrong += 1
+                sides = [shown[k - len(files)] if k >= len(files) else grays[k] for k in _rows(pair)]
+                drawn.append((f"{name}: {files[one].stem}, {files[other].stem}: {pair.likeness:.3f}", *sides))
         recalls[name] = {"found": hits, "of": len(chosen), "unexpected": wrong}
         print(f"| {name} | {hits} of {len(chosen)} | {hits / len(chosen):.3f} | {wrong} |", flush=True)
     print(
@@ -149,17 +162,18 @@ def measure_recall(folder: Path, count: int, sheet: Path | None) -> dict[str, An
     )
     for (one, other), likeness in unexpected.items():
         print(f"  {likeness:.3f}  {files[one].relative_to(folder)}  {files[other].relative_to(folder)}")
-    if sheet and unexpected:
-        rows = [
-            (f"{files[a].stem}, {files[b].stem}", np.stack([np.asarray(grays[k].resize((224, 224))) for k in (a, b)]))
-            for a, b in unexpected
-        ]
+    if sheet and drawn:
+        rows = [(text, np.stack([np.asarray(side.resize((224, 224))) for side in sides])) for text, *sides in drawn]
         sheet.write_bytes(contact_sheet(rows, 2))
     return {
         "images": len(files),
         "recall": recalls,
         "pairs": [[str(files[a]), str(files[b]), s] for (a, b), s in unexpected.items()],
     }
+
+
+def _rows(pair: Any) -> tuple[int, int]:
+    return pair.first, pair.second
 
 
 def copies(fingerprints: Sequence[bytes], pixels: Sequence[str]) -> list[Any]:
@@ -198,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of X-rays for recall and precision")
     parser.add_argument("--changed", type=int, default=400, help="images that are changed (default 400)")
+    parser.add_argument("--skip", type=int, default=0, help="images of the random order left out before (default 0)")
     parser.add_argument("--rows", type=int, nargs="*", default=[], help="numbers of rows for time and memory")
     parser.add_argument("--sheet", type=Path, help="PNG of the unexpected pairs")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -205,7 +220,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     if options.images:
         print("| change | copies | recall | unexpected pairs |\n|---|---|---|---|")
-        found |= measure_recall(options.images, options.changed, options.sheet)
+        found |= measure_recall(options.images, options.changed, options.skip, options.sheet)
     if len(options.rows) == 1 and not options.images:
         found["rows"] = [measure_rows(options.rows[0])]
         print(json.dumps(found["rows"][0]), flush=True)

@@ -36,8 +36,9 @@ def data(
     Exit code 0: a search may start; 2: it may not.
     """
     from lungtune.data import report
-    from lungtune.report.contact_sheet import contact_sheet
+    from lungtune.report.contact_sheet import contact_sheet, pair_sheet
 
     if action == "sources":
         return report.sources()
-    return report.check(source, seed=seed, folds=folds, fresh=rescan, as_json=as_json, sheet=contact_sheet)
+    drawing = report.Drawing(contact_sheet, pair_sheet)
+    return report.check(source, seed=seed, folds=folds, fresh=rescan, as_json=as_json, drawing=drawing)

@@ -83,7 +83,7 @@ class _Rows:
         try:
             if len(self.digests) % 256 == 0 and shutil.disk_usage(self._stream.name).free < self._need(row.nbytes):
                 raise OSError("the disk is too small")
-            self._stream.write(row.tobytes())
+            self._stream.write(np.ascontiguousarray(row).data)
         except OSError:
             self._stopped = True
             self.digests.clear()

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -26,8 +26,20 @@ if TYPE_CHECKING:
     from lungtune.data.dataset import Inspection
 
 
-Sheet = Callable[[Sequence[tuple[str, np.ndarray]], int], bytes]
-_SHOWN, _SIDE, _COLUMNS = 24, 160, 8  # of a contact sheet: images a kind, their side in pixels, images side by side
+class Drawing(NamedTuple):
+    """Functions that draw contact sheets, of `lungtune.report.contact_sheet`.
+
+    Attributes:
+        sheet: `contact_sheet`.
+        pairs: `pair_sheet`.
+    """
+
+    sheet: Callable[[Sequence[tuple[str, np.ndarray]], int], bytes]
+    pairs: Callable[[Sequence[tuple[np.ndarray, Sequence[str]]], int], bytes]
+
+
+_SHOWN, _SIDE, _COLUMNS = 24, 160, 8  # of the odd images: images a kind, their side in pixels, images side by side
+_PAIRS, _PAIR_SIDE, _PAIR_COLUMNS = 24, 224, 3  # of near-copies: pairs, side of an image in pixels, pairs side by side
 
 
 def check(
@@ -37,9 +49,9 @@ def check(
     folds: int = 5,
     fresh: bool = False,
     as_json: bool = False,
-    sheet: Sheet | None = None,
+    drawing: Drawing | None = None,
 ) -> int:
-    """Inspect a data source and print the audit; draw a contact sheet of the odd images.
+    """Inspect a data source and print the audit; draw contact sheets of odd images and of near-copies.
 
     Args:
         source: `NAME[:PATH][,key=value...]`.
@@ -47,7 +59,7 @@ def check(
         folds: number of folds.
         fresh: read every file, whatever is cached.
         as_json: print JSON.
-        sheet: draws a contact sheet, as `lungtune.report.contact_sheet` does; None for none.
+        drawing: draws the contact sheets; None for none.
 
     Returns:
         Exit code: 0 when a search may start, else 2.
@@ -58,44 +70,74 @@ def check(
     from lungtune.data.dataset import inspect
 
     inspection = inspect(source, seed=seed, folds=folds, fresh=fresh)
-    drawn = _odd_sheet(inspection, sheet) if sheet else None
+    odd, near = (_odd_sheet(inspection, drawing), _near_sheet(inspection, drawing)) if drawing else (None, None)
     if as_json:
         content = {**inspection.audit.to_dict(), "hash": inspection.manifest.hash, "seed": seed, "folds": folds}
-        content["odd_sheet"] = str(drawn) if drawn else None
+        content |= {"odd_sheet": str(odd) if odd else None, "near_sheet": str(near) if near else None}
         print(json.dumps(content, ensure_ascii=False, indent=1))
     else:
         console = Console(highlight=False, soft_wrap=True)
         show(inspection.audit, inspection.manifest.hash, console)
-        if drawn:
-            console.print(Text(f"The odd images are drawn in {drawn}"))
+        if odd:
+            console.print(Text(f"The odd images are drawn in {odd}"))
+        if near:
+            found = inspection.audit.near
+            total = found["copies"] + found["look_alikes"]
+            which = f"The first {_PAIRS} of {total:,} pairs" if total > _PAIRS else "All pairs"
+            console.print(Text(f"{which} of copies and look-alikes are drawn in {near}"))
     return 2 if inspection.audit.problems or inspection.audit.unconfirmed else 0
 
 
-def _odd_sheet(inspection: Inspection, sheet: Sheet) -> Path | None:
+def _odd_sheet(inspection: Inspection, drawing: Drawing) -> Path | None:
     """Draw the odd images, a row a kind, into the cache; return the file, or None without odd images."""
     odd = inspection.audit.odd
     if not odd:
         return None
     position = {case: row for row, case in enumerate(inspection.cases["case_id"])}
     rows = [
-        (f"{kind}: {len(cases)}", np.stack([_square(inspection, position[case]) for case in cases[:_SHOWN]]))
+        (f"{kind}: {len(cases)}", np.stack([_square(inspection, position[case], _SIDE) for case in cases[:_SHOWN]]))
         for kind, cases in odd.items()
     ]
-    file = places.cache() / "checks" / f"odd-{inspection.manifest.hash[:12]}.png"
+    return _written(inspection, "odd", drawing.sheet(rows, _COLUMNS))
+
+
+def _near_sheet(inspection: Inspection, drawing: Drawing) -> Path | None:
+    """Draw near-copies, those across official parts first, into the cache; return the file, or None without any."""
+    pairs = inspection.audit.near["pairs"][:_PAIRS]
+    if not pairs:
+        return None
+    position = {case: row for row, case in enumerate(inspection.cases["case_id"])}
+    cells = []
+    for pair in pairs:
+        names = pair["first"], pair["second"]
+        sides = np.stack([_square(inspection, position[name], _PAIR_SIDE) for name in names])
+        about = f"{pair['relation']}, {pair['likeness']:.2f}{', across official parts' if pair['across'] else ''}"
+        cells.append((sides, (*names, about)))
+    return _written(inspection, "near", drawing.pairs(cells, _PAIR_COLUMNS))
+
+
+def _written(inspection: Inspection, name: str, png: bytes) -> Path:
+    file = places.cache() / "checks" / f"{name}-{inspection.manifest.hash[:12]}.png"
     ensure_writable(file.parent)
-    write_atomic(file, sheet(rows, _COLUMNS))
+    write_atomic(file, png)
     return file
 
 
-def _square(inspection: Inspection, row: int) -> np.ndarray:
-    """Return a picture, uint8 `(_SIDE, _SIDE)`; black if its file has become unreadable."""
+def _square(inspection: Inspection, row: int, side: int) -> np.ndarray:
+    """Return a picture, uint8 `(side, side)`; of a volume its fingerprint, black if its file has become unreadable."""
+    from lungtune.data.fingerprint import pictures
     from lungtune.data.readers import images
 
+    facts = inspection.facts.iloc[row]
+    if facts["kind"] == "volume":
+        (small,) = pictures([facts["fingerprint"]])
+        nearest = np.arange(side) * len(small) // side
+        return small[nearest][:, nearest]
     try:
         data = read(inspection.cases["path"].iloc[row])
-        return images.letterboxed(data, _SIDE, voi=inspection.cases.attrs["voi"])
+        return images.letterboxed(data, side, voi=inspection.cases.attrs["voi"])
     except UnreadableImageError:
-        return np.zeros((_SIDE, _SIDE), np.uint8)
+        return np.zeros((side, side), np.uint8)
 
 
 def sources() -> int:
@@ -136,7 +178,8 @@ def show(audit: Audit, digest: str, console: Console) -> None:
     console.print(
         Text(
             f"Duplicates: {exact['groups']} exact groups ({exact['images']} images, {exact['across']} groups across "
-            f"official parts), {near['copies']} copies, {near['look_alikes']} look-alikes ({near['across']} across)"
+            f"official parts), {near['copies']} pairs of copies and {near['look_alikes']} of look-alikes "
+            f"({near['across']} pairs across official parts)"
         )
     )
     for part, best in audit.constant.items():

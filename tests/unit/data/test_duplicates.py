@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from lungtune.commands.data import data as check
 from lungtune.data.candidates import candidates
 from lungtune.data.duplicates import Union, exact_groups, near_pairs
-from lungtune.data.fingerprint import SIDE, fingerprint
+from lungtune.data.fingerprint import SIDE, _border, fingerprint
 from lungtune.data.phantom import generate
 from lungtune.data.scan import scan
 
@@ -139,6 +141,47 @@ def test_fingerprint_leaves_uniform_borders_out(patients):
     first, second = (np.frombuffer(fingerprint(image), np.uint8).astype(int) for image in (inner, framed))
     assert first.shape == (SIDE * SIDE,)
     assert np.corrcoef(first, second)[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("width", [1, 2, 99, 100])
+def test_border_is_lines_near_the_median_of_the_first(width):
+    generator = np.random.default_rng(width)
+    for _ in range(200):
+        level, lines = int(generator.integers(0, 256)), generator.integers(0, 256, (40, width), np.uint8)
+        uniform = generator.integers(0, 16)
+        lines[:uniform] = np.clip(level + generator.integers(-7, 8, (uniform, width)), 0, 255)
+        lines[:uniform, : width // 33] = 255 - level
+        near = np.abs(lines[:16] - float(int(np.median(lines[0])))) <= 6
+        same = near.mean(axis=1) >= 0.97
+        expected = 0 if not same[0] else 16 if same.all() else int(np.argmin(same)) + 2
+        assert _border(lines) == expected
+
+
+def test_check_draws_near_copies_with_their_names(tmp_path, capsys, patients):
+    for row, image in enumerate([*patients, *map(ImageOps.mirror, patients)]):
+        file = tmp_path / f"data/{'ab'[row % 2]}/{row:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+    source = f"folder:{tmp_path / 'data'}"
+    assert check("check", source, as_json=True) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["near"]["copies"], len(found["near"]["pairs"])) == (PATIENTS, PATIENTS)
+    with Image.open(found["near_sheet"]) as sheet:
+        width, height = sheet.size
+    assert (width // 452, height // 300) == (3, 8)  # 24 of 30 pairs, three side by side, names below
+    assert check("check", source) == 0
+    shown = capsys.readouterr().out
+    assert f"The first 24 of 30 pairs of copies and look-alikes are drawn in {found['near_sheet']}" in shown
+    assert "30 pairs of copies and 0 of look-alikes (0 pairs across official parts)" in shown
+
+
+def test_check_without_near_copies_draws_none(tmp_path, capsys):
+    for row in range(20):
+        file = tmp_path / f"data/{'ab'[row % 2]}/{row:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(row).integers(0, 256, (64, 64), np.uint8)).save(file)
+    assert check("check", f"folder:{tmp_path / 'data'}", as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["near_sheet"] is None
 
 
 def test_exact_groups_join_bytes_and_pixels(write):

@@ -18,6 +18,8 @@ from lungtune.data.sources._patients import patient_in, propose
 from lungtune.errors import DataError
 from lungtune.search import driver, preparation, study_data
 
+GUESS = "No patients were given, but the names of 60 of 60 images look like those of 30 patients"
+
 
 def proposed(names):
     """Return the option that is proposed for images of these paths, empty without a guess."""
@@ -139,7 +141,7 @@ def test_search_is_refused_until_patients_are_given(named_by_patient, tmp_path, 
 def test_check_states_the_guess_once_and_exits_with_2(named_by_patient, capsys):
     assert report.check(named_by_patient) == 2
     shown = capsys.readouterr().out
-    assert shown.count("Names look like patients, 30 in 60 of 60 images") == 1
+    assert shown.count(f"{GUESS}: ") == 1
     assert r"Write patient=(person\d+), or patient=none" in shown
     assert "A search would stop here until an option answers" in shown
     assert report.check(f"{named_by_patient},patient=none") == 0
@@ -151,7 +153,7 @@ def test_retraining_states_the_guess(named_by_patient, capsys):
     split = inspect(named_by_patient).manifest.hash
     origin = SimpleNamespace(split_seed=0, split=split)
     reopen.inspect(SimpleNamespace(data=None), origin, named_by_patient, test=False)
-    assert capsys.readouterr().err.count("note: Names look like patients, 30 in 60 of 60 images") == 1
+    assert capsys.readouterr().err.count(f"note: {GUESS}: ") == 1
 
 
 def test_phantoms_do_not_ask():

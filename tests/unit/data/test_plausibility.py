@@ -15,7 +15,7 @@ from lungtune.data.readers import images
 from lungtune.data.readers.base import read
 from lungtune.data.scan import scan
 from lungtune.errors import DataError
-from lungtune.report.contact_sheet import contact_sheet
+from lungtune.report.contact_sheet import contact_sheet, pair_sheet
 from tests.unit.data.conftest import picture
 
 COMMON = picture(1).astype(float)
@@ -62,7 +62,7 @@ def test_odd_images_are_named_by_kind_and_drawn(folder, capsys):
         "inverted against most of their class": ["b/07.png"],
     }
     assert any("1 of 60 images are nearly all black: a/02.png." in warning for warning in audit.warnings)
-    assert report.check(source, sheet=contact_sheet) == 0
+    assert report.check(source, drawing=report.Drawing(contact_sheet, pair_sheet)) == 0
     (name,) = re.findall(r"The odd images are drawn in (\S+\.png)", capsys.readouterr().out)
     with Image.open(name) as sheet:
         assert sheet.height > 4 * 160

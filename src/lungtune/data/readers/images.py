@@ -105,7 +105,9 @@ def describe(data: bytes, *, voi: bool = False, size: int | None = None) -> tupl
         **seen(small, values if small is gray else np.asarray(small)),
     )
     reduced = picture.type == "JPEG" and size is not None and max(gray.size) >= 4 * size  # decoded at a fraction
-    return facts, None if size is None or reduced else _letterbox(gray, size)
+    if size is None or reduced:
+        return facts, None
+    return facts, values if gray.size == (size, size) else _letterbox(gray, size)
 
 
 def seen(small: Image.Image, values: np.ndarray) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def seen(small: Image.Image, values: np.ndarray) -> dict[str, Any]:
     count, flat = values.size, values.ravel().astype(np.float32)
     mean = float(flat.mean())
     return {
-        "fingerprint": fingerprint(small),
+        "fingerprint": fingerprint(small, values),
         "mean": mean,
         "spread": max(0.0, float(flat @ flat) / count - mean * mean) ** 0.5,
         "black": (count - int(np.count_nonzero(values))) / count,

@@ -154,8 +154,9 @@ def propose(images: Sequence[tuple[str, str | None, Path]]) -> tuple[Guess | Non
     largest = _largest(known)
     several = [path for path, patient in zip(paths, ids, strict=True) if patient == largest]
     sentence = (
-        f"Names look like patients, {len(set(known)):,} in {len(known):,} of {len(paths):,} images, such as "
-        f"{several[0]} and {several[1]}, but none were given, so each image would count as a patient of its own."
+        f"No patients were given, but the names of {len(known):,} of {len(paths):,} images look like those of "
+        f"{len(set(known)):,} patients: {several[0]} and {several[1]}, for example, look like one patient's. "
+        "As it is, each image would count as a patient of its own."
     )
     option, regardless = f"patient={plain}", ""
     within = _tested(images, ids, core)
