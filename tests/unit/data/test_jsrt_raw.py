@@ -91,7 +91,7 @@ def test_jsrt_raw_with_masks_of_scr(tmp_path):
 
 
 def test_raw_file_is_no_mask(tmp_path):
-    with pytest.raises(images.UnreadableImageError, match="raw .IMG., but a mask must be PNG or JPEG"):
+    with pytest.raises(images.UnreadableImageError, match=r"raw \.IMG\), but a mask must be PNG or JPEG"):
         images.letterboxed_mask(raw(film()), raw(film()), 32)
 
 

@@ -1,8 +1,9 @@
 """JSRT Digital Image Database: chest X-rays with and without a lung nodule, with the masks of SCR.
 
 `JPCLN001.IMG` (154 with a nodule) and `JPCNN001.IMG` (93 without), in one folder or several, raw as published
-(`readers.jsrt_raw`), as PNG, DICOM or any other format that is read. SCR's masks `fold1/masks/{left lung,right lung,heart,...}/JPCLN001.gif` may lie
-below the same folder; both lungs are united. Each image is of another patient.
+(`readers.jsrt_raw`), as PNG, DICOM or any other format that is read. SCR's masks
+`fold1/masks/{left lung,right lung,heart,...}/JPCLN001.gif` may lie below the same folder; both lungs are united. Each
+image is of another patient.
 """
 
 from __future__ import annotations
