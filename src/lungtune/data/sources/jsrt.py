@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lungtune.data.inventory import Inventory
 from lungtune.data.sources import _layout, _masks
-from lungtune.data.sources._files import require_folder
+from lungtune.data.sources._files import elsewhere, require_folder
 from lungtune.data.sources._films import films
 from lungtune.errors import DataError
 
@@ -38,7 +38,9 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     inventory = Inventory()
     cases, left = _layout.of_names(root, lambda stem: bool(_NAME.fullmatch(stem)), inventory)
     if not cases:
-        raise DataError(f"jsrt needs images named JPCLN001 and JPCNN001, but there are none in {root}.")
+        raise DataError(
+            f"jsrt needs images named JPCLN001 and JPCNN001, but there are none in {root}.{elsewhere(root, 'jsrt')}"
+        )
     rows: list[dict[str, Any]] = [
         {
             "case_id": case.file.stem.upper(),
