@@ -6,8 +6,11 @@ Exit codes: 0 done; 1 an error of ours; 2 a user's mistake; 3 stopped, resumable
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -15,6 +18,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from lungtune.core import yamlfile
 from lungtune.errors import LungtuneError, SpaceError, UserError, did_you_mean
+
+_TABLES = (".csv", ".csv.gz", ".tsv", ".xlsx")
 
 
 class Command(TyperCommand):
@@ -52,7 +57,7 @@ class Command(TyperCommand):
 
     def _unknown(self, word: str) -> str:
         flags = [flag for param in self.params for flag in param.opts if flag.startswith("--")]
-        return f"there is no flag or argument '{word}'.{did_you_mean(word, [*flags, '--help'])}"
+        return f"there is no flag or argument '{word}'.{written(word, flags) or did_you_mean(word, [*flags, '--help'])}"
 
 
 class Group(TyperGroup):
@@ -81,6 +86,34 @@ class Group(TyperGroup):
         if args[0] not in self.commands:
             raise UserError(f"there is no command '{args[0]}'.{did_you_mean(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
+
+
+def written(word: str, flags: Sequence[str]) -> str:
+    """Return how a value without its flag is written: of ``--data`` a path or a source, of ``--space`` a space.
+
+    Args:
+        word: what was given.
+        flags: of the command.
+
+    Returns:
+        A sentence after a blank; empty where the word is neither.
+    """
+    from lungtune import catalog
+    from lungtune.data import sources
+
+    if word.startswith("-"):
+        return ""
+    path, known = Path(word).expanduser(), sources.names()
+    if "--space" in flags and (word in catalog.spaces() or path.suffix in (".yaml", ".yml")):
+        return f" Write --space {shlex.quote(word)}."
+    if "--data" not in flags:
+        return ""
+    if re.split("[:,]", word)[0] in known:
+        return f" Write --data {shlex.quote(word)}."
+    if "/" in word or path.exists():
+        kind = "table" if path.name.lower().endswith(_TABLES) else "folder"
+        return f" Write --data {shlex.quote(f'{kind}:{word}')}, or another source: lungtune data sources."
+    return ""
 
 
 def option(flag: str, metavar: str | None, text: str, **more: Any) -> Any:

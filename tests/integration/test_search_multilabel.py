@@ -64,6 +64,12 @@ def test_its_best_recipe_is_retrained_and_tested(searched: dict[str, Any], home:
     assert report["test"]["metrics"]["macro_auroc"]["low"] <= report["test"]["metrics"]["macro_auroc"]["value"]
     assert set(report["test"]["labels"]) == set(report["data"]["classes"])
     assert {"calibration.json", "classes.json", "README.md"} <= {file.name for file in (folder / "weights").iterdir()}
+    blind = report["test"]["controls"]
+    assert blind["metadata only"]["computed"]
+    assert blind["lungs blacked out"]["cases"] == 60
+    assert report["validation"]["controls"].keys() == {"metadata only"}
+    assert "The same recipe with the lungs blacked out scores 0." in done.stdout
+    assert "| lungs blacked out | 60 | 0." in (folder / "report.md").read_text()
     assert (folder / "test_roc.png").is_file()
     with (folder / "test.csv").open() as stream:
         rows = list(csv.DictReader(stream))

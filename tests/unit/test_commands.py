@@ -27,6 +27,29 @@ def left(monkeypatch, capsys):
         ("--lsit", "there is no flag '--lsit' before a command. Did you mean 'list'?"),
         ("search --spcae x", "there is no flag or argument '--spcae'. Did you mean '--space'?"),
         ("search resume", "there is no flag or argument 'resume'. Did you mean '--resume'?"),
+        (
+            "data check /x/films",
+            "there is no flag or argument '/x/films'. Write --data folder:/x/films, or another source: lungtune data "
+            "sources.",
+        ),
+        (
+            "search /x/t.CSV",
+            "there is no flag or argument '/x/t.CSV'. Write --data table:/x/t.CSV, or another source: lungtune data "
+            "sources.",
+        ),
+        (
+            "data /x/films",
+            "check|sources must be one of these, but got '/x/films'. Write lungtune data check --data folder:/x/films, "
+            "or another source: lungtune data sources.",
+        ),
+        ("search clip_lora", "there is no flag or argument 'clip_lora'. Write --space clip_lora."),
+        ("search nih:/x", "there is no flag or argument 'nih:/x'. Write --data nih:/x."),
+        ("data check phantom,n=30", "there is no flag or argument 'phantom,n=30'. Write --data phantom,n=30."),
+        (
+            "data check --data /x/films",
+            "A data source must be SOURCE:PATH, but got the path '/x/films'. Write folder:/x/films, or name the source "
+            "of its data set (lungtune data sources).",
+        ),
         ("search --trials 0", "--trials must be a whole number >= 1, but got '0'."),
         ("search --trials -3", "--trials must be a whole number >= 1, but got '-3'."),
         ("search --seed x", "--seed must be a whole number, but got 'x'."),

@@ -14,7 +14,8 @@ _ACTIONS = ("check", "sources")
 
 def _action(text: str) -> str:
     if text not in _ACTIONS:
-        raise typer.BadParameter(f"must be one of these, but got '{text}'.{did_you_mean(text, _ACTIONS)}")
+        remedy = cli.written(text, ["--data"]).replace(" Write ", " Write lungtune data check ")
+        raise typer.BadParameter(f"must be one of these, but got '{text}'.{remedy or did_you_mean(text, _ACTIONS)}")
     return text
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lungtune.data.splits import Links
 
 _ANSWERS = {"patients": "patient=none where each image is a patient of its own"}
-_MEANT = _names.word_set(".heic .heif .avif .img .raw .mha .mhd .nii .gz .nrrd .mat .zip .tar .7z .rar .psd .svs .npz")
+_MEANT = _names.word_set(".heic .heif .avif .raw .mha .mhd .nii .gz .nrrd .mat .zip .tar .7z .rar .psd .svs .npz")
 """Suffixes of files that may hold images, though none of them is read in a folder."""
 
 

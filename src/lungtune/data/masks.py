@@ -97,7 +97,7 @@ def _areas(files: dict[str, str | None]) -> dict[str, tuple[int, ...] | str]:
             data = read(paths[digest])
             reader = readers.find(data, paths[digest])
             if not hasattr(reader, "open_mask"):
-                return "is a DICOM file, but a mask must be PNG or JPEG"
+                return images.NO_MASK
             return levels(reader.open_mask(data))
         except UnreadableImageError as error:
             return str(error)

@@ -113,7 +113,7 @@ def describe(path: str, *, voi: bool = False, size: int | None = None) -> tuple[
     data = read(path)
     if readers.find(data, path).KIND == "volume":
         return volumes.describe(data, path), None
-    return images.describe(data, voi=voi, size=size)
+    return images.describe(data, path, voi=voi, size=size)
 
 
 def forget(paths: Sequence[str]) -> None:

@@ -143,6 +143,20 @@ def measures_markdown(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines + [f"| {cell(name)} | {each['cases']} | {interval_text(each)} |" for name, each in measures.items()]
 
 
+def controls_markdown(controls: Mapping[str, Mapping[str, Any]], metric: str) -> list[str]:
+    """Return comparisons with controls on the same cases (``stats.controls``), by name, and why others are missing."""
+    known = {name: each for name, each in controls.items() if each["computed"]}
+    lines = []
+    if known:
+        lines += ["", f"| baseline | images | its {metric} | the model's | model minus baseline |", "|---" * 5 + "|"]
+    for name, each in known.items():
+        shown = [interval_text(each[key]) for key in ("baseline", "model", "gain")]
+        lines.append(f"| {cell(name)} | {each['cases']} | " + " | ".join(shown) + " |")
+    for name, each in controls.items():
+        lines += ["", f"{cell(name).capitalize()}: {cell(each['sentence'])}"]
+    return lines
+
+
 def section_text(name: str, part: Mapping[str, Any]) -> list[str]:
     """Return a plain section for the terminal."""
     lines = [f"{name}: {over(part, 'cases')} (95 % intervals over {unit_of(part)})"]

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lungtune.core import synthetic
-from lungtune.core.fields import IMAGE, Field
+from lungtune.core.fields import IMAGE, LABELS, Field
 from lungtune.core.io import log_stderr
 from lungtune.core.space import SearchSpace
 from lungtune.retraining import runs
+from lungtune.stats.controls import learnable
 
 if TYPE_CHECKING:
     from lungtune.core.family import Family
@@ -68,20 +69,21 @@ class Blackout:
 
     Attributes:
         problem: why it could not be trained, as a sentence; empty when it was.
+        train: the cases it trained on; only without a problem.
     """
 
     def __init__(
         self, family: Family[Any, Any], base: Any, dataset: Dataset, space: SearchSpace, fidelity: float, folder: Path
     ) -> None:
-        self.problem = _obstacle(dataset)
+        self.problem = obstacle(dataset)
         if self.problem:
             return
         log_stderr(
             "the recipe is trained once more, on images with black lungs: as long again (--no-blackout leaves it out)"
         )
         self._inputs = family.inputs
-        train, validation = (darkened(part, self._inputs) for part in (dataset.train, dataset.validation))
-        dark = dataclasses.replace(dataset, train=train, validation=validation, synthetic=None)
+        self.train, validation = (darkened(part, self._inputs) for part in (dataset.train, dataset.validation))
+        dark = dataclasses.replace(dataset, train=self.train, validation=validation, synthetic=None)
         assert space.seed is not None
         # synthetic images show lungs, and have no masks: as many real ones, blackened, take their place
         mixed = any(each.uses_bank for each in synthetic.settings(space))
@@ -109,13 +111,18 @@ def _session(family: Family[Any, Any], base: Any, dataset: Dataset, space: Searc
     return Session(family, base, dataset, space.fidelity, space.objective)
 
 
-def _obstacle(dataset: Dataset) -> str:
+def obstacle(dataset: Dataset) -> str:
     """Return the reason why no training with black lungs is possible; empty if it is."""
     parts = (("training", dataset.train), ("validation", dataset.validation))
     if any("mask" not in part for _, part in parts):
         return NO_MASKS
     for name, part in parts:
-        lacking = sorted(set(range(len(dataset.classes))) - set(part["label"][part.has("mask")].tolist()))
+        masked_rows = part.has("mask")
+        if LABELS.name in part:
+            if not learnable(part[LABELS.name][masked_rows]).any():
+                return f"Not computed: no label is present in one and absent in another {name} image with a lung mask."
+            continue
+        lacking = sorted(set(range(len(dataset.classes))) - set(part["label"][masked_rows].tolist()))
         if lacking:
             return (
                 f"Not computed: no {name} image of {', '.join(dataset.classes[k] for k in lacking)} has a lung mask, "

@@ -97,7 +97,7 @@ def test_labels_are_zero_one_uncertain_or_unknown(make, text, value):
     [
         ("labels=edema", r"t\.csv:4: edema must be 0, 1, -1 \(uncertain\) or blank \(unknown\), but got '2'\."),
         ("columns=sex", r"t\.csv:3: sex must be a number or blank, but got 'm'; write categories as numbers\."),
-        ("columns=age", r"t\.csv:5: age must be a number or blank, but got 'nan'"),
+        ("columns=age", r"t\.csv:5: age must be a number or blank, but got 'inf'"),
         ("labels=oedema", r"must have the column 'oedema' that labels names, .* Did you mean 'edema'\?"),
         ("labels=edema|", r"labels must name columns, as in labels=a\|b, but got 'edema\|'"),
         ("labels=", r"labels must name columns, as in labels=a\|b, but got ''"),
@@ -108,7 +108,7 @@ def test_labels_are_zero_one_uncertain_or_unknown(make, text, value):
 )
 def test_mistakes_in_options_name_the_line_or_column(make, options, message):
     source = make(
-        edema=lambda i: 2 if i == 2 else 0, sex=lambda i: "m" if i == 1 else 0, age=lambda i: "nan" if i == 3 else 9
+        edema=lambda i: 2 if i == 2 else 0, sex=lambda i: "m" if i == 1 else 0, age=lambda i: "inf" if i == 3 else 9
     )
     with pytest.raises(DataError, match=message):
         index_source(f"{source},{options}")

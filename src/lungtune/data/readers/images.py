@@ -37,6 +37,9 @@ Image.preinit()  # registers formats, as the imports of plugins do; not left to 
 THUMBNAIL = 256
 """Longer side in pixels of the thumbnail that fingerprints are computed from."""
 
+NO_MASK = "is an X-ray (DICOM or raw .IMG), but a mask must be PNG or JPEG"
+"""Why a file is no mask whose reader opens none."""
+
 PREVIEW = 16
 """Side in pixels of the preview."""
 
@@ -76,11 +79,14 @@ def reading(data: bytes, expected: str) -> dict[str, Any] | None:
     return None
 
 
-def describe(data: bytes, *, voi: bool = False, size: int | None = None) -> tuple[Facts, np.ndarray | None]:
+def describe(
+    data: bytes, path: str = "", *, voi: bool = False, size: int | None = None
+) -> tuple[Facts, np.ndarray | None]:
     """Decode an image, gray, and return its facts.
 
     Args:
         data: the file's bytes.
+        path: its name, which selects the reader of bytes that none recognises.
         voi: apply the VOI window of DICOM images.
         size: also return the letterbox of this side, unless `letterboxed` decodes the file otherwise.
 
@@ -90,7 +96,7 @@ def describe(data: bytes, *, voi: bool = False, size: int | None = None) -> tupl
     Raises:
         UnreadableImageError: see `letterboxed`.
     """
-    picture = _image_reader(data).open_image(data, voi=voi)
+    picture = _image_reader(data, path).open_image(data, voi=voi)
     gray = picture.image
     values = np.asarray(gray)
     small = thumbnail(gray)
@@ -179,20 +185,20 @@ def letterboxed_mask(mask: bytes, image: bytes, size: int, values: Sequence[int]
     Raises:
         UnreadableImageError: either file cannot be read, or see `mask_values.inside`.
     """
-    if dicom.recognises(mask):
-        raise UnreadableImageError("is a DICOM file, but a mask must be PNG or JPEG")
+    if not hasattr(reader := _image_reader(mask), "open_mask"):
+        raise UnreadableImageError(NO_MASK)
     left, top, width, height = _box(_image_reader(image).extent(image), size)
-    covered = Image.fromarray(inside(_image_reader(mask).open_mask(mask), values))
+    covered = Image.fromarray(inside(reader.open_mask(mask), values))
     return _laid(np.asarray(covered.resize((width, height), Image.Resampling.NEAREST)), left, top, size)
 
 
-def _image_reader(data: bytes) -> ModuleType:
+def _image_reader(data: bytes, path: str = "") -> ModuleType:
     """Return the reader of an image.
 
     Raises:
         UnreadableImageError: it is a volume.
     """
-    reader = readers.find(data)
+    reader = readers.find(data, path)
     if reader.KIND != "image":
         raise UnreadableImageError("is a volume, but must be an image")
     return reader

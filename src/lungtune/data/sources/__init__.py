@@ -53,6 +53,12 @@ def module(name: str) -> ModuleType:
         DataError: there is no such source.
     """
     if name not in names():
+        if "/" in name or Path(name).exists():
+            kind = "table" if Path(name).is_file() else "folder"
+            raise DataError(
+                f"A data source must be SOURCE:PATH, but got the path '{name}'. Write {kind}:{name}, or name the "
+                "source of its data set (lungtune data sources)."
+            )
         raise DataError(f"'{name}' is not a data source.{did_you_mean(name, names())}")
     return importlib.import_module(f"{__name__}.{name}")
 

@@ -17,6 +17,8 @@ from lungtune.data.sources._names import junk
 from lungtune.errors import DataError, did_you_mean
 
 SUFFIXES = tuple(sorted(readers.suffixes()))
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_TABLES = (".csv", ".tsv", ".xlsx", ".csv.gz")
 _HEAD = 4096
 _ignored: ContextVar[tuple[Path, tuple[str, ...]] | None] = ContextVar("ignored", default=None)
 
@@ -42,8 +44,16 @@ def require_folder(path: Path | None, source: str, *, option: bool = False) -> P
     if path.is_dir():
         return path
     if path.exists():
-        raise DataError(f"{noun} needs a folder, but {path} is a file.")
+        raise DataError(f"{noun} needs a folder, but {path} is a file.{_instead(path, source)}")
     raise DataError(f"The folder {path} does not exist.{_similar(path)}")
+
+
+def _instead(file: Path, source: str) -> str:
+    """Return what to give instead of a file where a folder is needed, a sentence after a blank, or empty."""
+    name = file.name.lower()
+    if name.endswith(_TABLES):
+        return f" Write {f'table:{file}' if source == 'folder' else f'{source}:{file.parent}'}."
+    return " Unpack the archive, and name its folder." if name.endswith(ARCHIVES) else ""
 
 
 def require_file(path: Path | None, source: str, example: str) -> Path:
@@ -208,6 +218,20 @@ def nested(path: Path, fits: Callable[[Path], bool]) -> Path | None:
                 return folder
         level = [inner for folder in level for inner in folders(folder)]
     return None
+
+
+def elsewhere(path: Path, source: str, fits: Callable[[Path], bool] | None = None) -> str:
+    """Return what to do where a folder holds no data set: name the parent that does, or unpack archives.
+
+    Returns:
+        A sentence after a blank; empty where neither is known to help.
+    """
+    above = next((folder for folder in list(path.parents)[:3] if fits(folder)), None) if fits else None
+    if above is not None:
+        return f" Write {source}:{above}, which does."
+    packed = [folder / name for folder, names in walk(path) for name in names if name.lower().endswith(ARCHIVES)]
+    packed = [file for file in packed if not file.name.lower().endswith(_TABLES)]
+    return f" Unpack the archives there first: {named([file.name for file in sorted(packed)], 3)}." if packed else ""
 
 
 def unwrap(path: Path) -> Path:

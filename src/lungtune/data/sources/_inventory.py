@@ -23,7 +23,8 @@ def complete(cases: pd.DataFrame, path: Path | None, globs: Sequence[str]) -> pd
     """Leave ignored cases out, and complete the inventory by the files that are read and left out.
 
     Args:
-        cases: a source's case table. Its `attrs["left"]` may hold files that are not used -> why.
+        cases: a source's case table. Its `attrs["left"]` may hold files that are not used -> why; empty of those that
+            the source has counted.
         path: of the source; None if it has none. Below a folder all files are counted.
         globs: the option `ignore`.
 
@@ -80,7 +81,8 @@ def _count(
             elif _ignored(within / name, matched):
                 inventory.leave("ignored", _kind(file))
             elif file in left:
-                inventory.leave(left[file], _kind(file))
+                if left[file]:
+                    inventory.leave(left[file], _kind(file))
             else:
                 inventory.leave("not used by this source" if is_image(file) else "no images", _kind(file))
 

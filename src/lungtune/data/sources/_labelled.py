@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from lungtune.core.fields import UNCERTAIN
 from lungtune.data import metadata
 from lungtune.data.inventory import Guess, Inventory
-from lungtune.data.sources import _tables
-from lungtune.data.sources._files import images, named, nested, require_folder
+from lungtune.data.sources._files import named
+from lungtune.data.sources._published import identifier, not_there
 from lungtune.data.sources._tables import Table
 from lungtune.errors import DataError, did_you_mean
 
@@ -43,7 +43,9 @@ CHEXPERT = (
 """Observations of the CheXpert labeller (Irvin et al. 2019), which MIMIC-CXR has too."""
 
 BLANK = {"blank": "negative: what a report does not mention is absent (default); unknown: it does not count"}
+MISSING = frozenset({"", "nan", "n/a", "na", "null", "none", "<na>", "nat", "#n/a"})
 _ABSENT = ("", "nofinding", "nofindings", "normal", "none", "nan", "healthy")
+_BRACKETS, _QUOTES = "[](){} ", "'\" "
 _VIEWS = {"frontal": ("AP", "PA", "FRONTAL"), "pa": ("PA",), "ap": ("AP",), "lateral": ("LATERAL",)}
 _WORDS = {"L": "LATERAL", "LL": "LATERAL", "LATERAL": "LATERAL", "PA": "PA", "FRONTAL": "FRONTAL"}
 
@@ -78,6 +80,7 @@ def cases_of(
     options: Mapping[str, str],
     inventory: Inventory,
     root: Path,
+    left: Mapping[Path, str] | None = None,
 ) -> pd.DataFrame:
     """Return the case table of a data set.
 
@@ -90,17 +93,24 @@ def cases_of(
         options: of the user: `labels` and `view` are read.
         inventory: filled in with files and views.
         root: the data's folder, for errors.
+        left: further images below it that are not used -> why.
 
     Raises:
-        DataError: a label or a view is unknown, no image is there, or none has the view.
+        DataError: a label or a view is unknown, an image is listed twice with different labels, no image is there, or
+            none has the view.
     """
     from lungtune.data.cases import label_name, table
 
     chosen, views = _chosen(options.get("labels"), names), _views(options.get("view"))
     rows: list[dict[str, Any]] = []
     absent, other, seen = Counter[str](), Counter[str](), Counter[str]()
-    example = ""
+    example, first, counted = "", dict[str, Record](), dict[Path, str]()
     for record in records:
+        if record.case_id in first:
+            _require_alike(record, first[record.case_id], root)
+            inventory.leave("listed again, with the same labels", Path(record.case_id).suffix.lower())
+            continue
+        first[record.case_id] = record
         view = _view(record.about.get("view", ""))
         if record.path is None:
             absent[Path(record.case_id).suffix.lower()] += 1
@@ -108,6 +118,7 @@ def cases_of(
             continue
         if views and view not in views:
             other[view or "view unknown"] += 1
+            counted[Path(record.path)] = ""
             continue
         seen[view or ""] += 1
         about = {name: metadata.value(name, text) for name, text in record.about.items() if name != "view"}
@@ -115,7 +126,7 @@ def cases_of(
             {
                 "case_id": record.case_id,
                 "path": record.path,
-                "patient_id": record.patient,
+                "patient_id": record.patient and identifier(record.patient),
                 "source": source,
                 "split": record.split,
                 "text": record.text,
@@ -127,7 +138,9 @@ def cases_of(
     if not rows and other:
         raise DataError(f"view must be one that images have, but got {options['view']}; they are {named(list(other))}.")
     if not rows:
-        raise DataError(f"{root} must hold the images that its tables list, but none is there: {example}, for one.")
+        if not example:
+            raise DataError(f"{root} must have images with labels, but none of its tables' images has any.")
+        raise not_there(root, example)
     for why, counts in (("listed in the table, but not there", absent), (f"not view={options.get('view')}", other)):
         for kind, count in counts.items():
             inventory.leave(why, kind, count)
@@ -140,8 +153,23 @@ def cases_of(
         )
         inventory.guesses.append(Guess("views", sentence, "view=frontal"))
     cases = table(rows, label_names=[label_name(name.replace("/", " ")) for name in chosen])
-    cases.attrs["inventory"] = inventory
+    cases.attrs |= {"inventory": inventory, "left": {**(left or {}), **counted}}
     return cases
+
+
+def _require_alike(record: Record, first: Record, root: Path) -> None:
+    """Raise DataError unless two rows of one image have the same labels, patient and part."""
+    pairs = [
+        *((name, first.labels[name], value) for name, value in record.labels.items()),
+        ("patient", first.patient, record.patient),
+        ("part", first.split, record.split),
+    ]
+    for name, one, other in pairs:
+        if one != other:
+            raise DataError(
+                f"The tables in {root} must list each image once, but {record.case_id} is there twice, with {name} "
+                f"{one} and {other}. Remove one of the rows."
+            )
 
 
 def _chosen(text: str | None, names: Sequence[str]) -> tuple[str, ...]:
@@ -157,6 +185,19 @@ def _chosen(text: str | None, names: Sequence[str]) -> tuple[str, ...]:
     if len(set(chosen)) < len(chosen):
         raise DataError(f"labels must name each label once, but got {text!r}.")
     return tuple(chosen)
+
+
+def require_distinct(names: Sequence[str], content: Table) -> None:
+    """Raise DataError if two columns of labels have one name but for case, blanks and `_`."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (first := seen.setdefault(_spelling(name), name)) != name:
+            raise DataError(f"{content.file} must have labels of different names, but got {first!r} and {name!r}.")
+
+
+def _spelling(name: str) -> str:
+    """Return a label's name without regard to case, blanks and `_`; `TB-` and `TB` are two."""
+    return re.sub(r"[\s_]+", " ", name.casefold())
 
 
 def plain(name: str) -> str:
@@ -178,16 +219,32 @@ def _view(text: str) -> str | None:
     return _WORDS.get(word) or ("AP" if word.startswith("AP") else word if word not in ("", "UNK", "EXCLUDE") else None)
 
 
+def is_blank(text: str) -> bool:
+    """True of an empty cell, and of what pandas, R and Excel write for one."""
+    return text.lower() in MISSING
+
+
+def number(text: str) -> float:
+    """Return the number that a cell holds, with a decimal point or comma, or as True or False.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    if text.lower() in ("true", "false"):
+        return float(text.lower() == "true")
+    return float(text.replace(",", ".") if text.count(",") == 1 else text)
+
+
 def uncertain(text: str, where: str, column: str, blank: float | None) -> float | None:
     """Return the value of a cell of the CheXpert labeller: 1, 0, -1 (uncertain) or blank.
 
     Raises:
         DataError: it is another value.
     """
-    if not text:
+    if is_blank(text):
         return blank
     try:
-        return {1.0: 1.0, 0.0: 0.0, -1.0: UNCERTAIN}[float(text)]
+        return {1.0: 1.0, 0.0: 0.0, -1.0: UNCERTAIN}[number(text)]
     except (KeyError, ValueError):
         raise DataError(f"{where}: {column} must be 1, 0, -1 or blank, but got {text!r}.") from None
 
@@ -210,65 +267,28 @@ def blank_value(options: Mapping[str, str], inventory: Inventory) -> float | Non
 def separated(content: Table, column: str, separator: str) -> tuple[tuple[str, ...], list[tuple[float, ...]]]:
     """Return the labels that a column lists, sorted, and 0 or 1 of each for every row.
 
-    Words for the absence of all, such as `No Finding`, are no label. A row without words has none.
+    Spellings that differ in case, blanks and `_` are one label. Brackets and quotation marks do not count. Words for
+    the absence of all, such as `No Finding`, are no label. A row without words has none.
 
     Raises:
-        DataError: the column holds no label.
+        DataError: the column holds no label, or numbers.
     """
-    rows = [{word.strip() for word in text.split(separator)} for text in content[column]]
-    rows = [{word for word in words if plain(word) not in _ABSENT} for words in rows]
-    names = tuple(sorted(set().union(*rows)))
+    rows = [{word.strip(_QUOTES) for word in text.strip(_BRACKETS).split(separator)} for text in content[column]]
+    spelt: dict[str, str] = {}
+    for words in rows:
+        for word in sorted(words):
+            if plain(word) not in _ABSENT:
+                spelt.setdefault(_spelling(word), word)
+    names = tuple(sorted(spelt.values()))
     if not names:
         raise DataError(f"{content.file} must list labels in the column '{column}', but it holds none.")
-    return names, [tuple(float(name in words) for name in names) for words in rows]
-
-
-def folder_with(path: Path | None, source: str, *patterns: str) -> Path:
-    """Return the folder, at `path` or up to three levels below, that holds a file of each pattern.
-
-    Raises:
-        DataError: there is none.
-    """
-    root = require_folder(path, source)
-    folder = nested(root, lambda each: all(any(each.glob(pattern)) for pattern in patterns))
-    if folder is None:
-        raise DataError(f"The source '{source}' needs a folder with {' and '.join(patterns)}, but {root} holds none.")
-    return folder
-
-
-def one_table(root: Path, pattern: str, columns: Sequence[str]) -> Table:
-    """Read the table of a pattern, the last of several in order of their names.
-
-    Raises:
-        DataError: it is no table, or lacks a column.
-    """
-    content = _tables.read(max(root.glob(pattern)))
-    lacking = [column for column in columns if column not in content.columns]
-    if lacking:
-        held = named(list(content.columns))
+    if all(re.fullmatch(r"[\d.,+-]+", name) for name in names):
         raise DataError(
-            f"{content.file} must have a column '{lacking[0]}', but its columns are {held}."
-            f"{did_you_mean(lacking[0], content.columns)}"
+            f"{content.file} must list names of labels in the column '{column}', but it holds numbers, such as "
+            f"{names[0]}. For columns of 0 and 1 write labels=A|B without separator."
         )
-    return content
-
-
-def by_name(root: Path) -> dict[str, str]:
-    """Return file name -> absolute path of all images below a folder.
-
-    Raises:
-        DataError: two files have one name.
-    """
-    paths: dict[str, str] = {}
-    for path in images(root):
-        if paths.setdefault(path.name, str(path)) != str(path):
-            raise DataError(f"Images must have different names, but {paths[path.name]} and {path} have the same.")
-    return paths
-
-
-def there(*candidates: str) -> str | None:
-    """Return the first path that exists, else None."""
-    return next((path for path in candidates if os.path.exists(path)), None)
+    held = [{_spelling(word) for word in words} for words in rows]
+    return names, [tuple(float(_spelling(name) in words) for name in names) for words in held]
 
 
 def used(content: Table, meanings: Mapping[str, str], labels: Iterable[str] = ()) -> dict[str, str]:

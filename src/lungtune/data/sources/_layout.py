@@ -22,7 +22,7 @@ from typing import NamedTuple
 from lungtune.data.inventory import Guess, Inventory
 from lungtune.data.mask_files import joined
 from lungtune.data.sources import _names
-from lungtune.data.sources._files import is_image, named, suffix, walk
+from lungtune.data.sources._files import elsewhere, is_image, named, suffix, walk
 from lungtune.errors import DataError
 
 _DOCUMENTS = _names.word_set(
@@ -386,7 +386,8 @@ class _Reader:
             seen = f"it holds {len(self.masks)} masks alone"
         else:
             seen = "it has no folders" if not self.inventory.folders else "its folders hold no image"
-        return f"{self.root} must hold one folder of images per class, but {seen}."
+        remedy = "" if images else elsewhere(self.root, "folder")
+        return f"{self.root} must hold one folder of images per class, but {seen}.{remedy}"
 
     def paired(self, images: list[_Image]) -> dict[Path, str]:
         """Return image -> its mask.

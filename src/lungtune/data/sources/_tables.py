@@ -108,6 +108,16 @@ def read(file: Path) -> Table:
     return _table(file, rows, encoding, separator)
 
 
+def text(file: Path) -> str:
+    """Return the text of a file of any common encoding.
+
+    Raises:
+        DataError: it is no text.
+        OSError: the file cannot be read.
+    """
+    return _decoded(file, file.read_bytes())[0].lstrip("\ufeff")
+
+
 def _decoded(file: Path, data: bytes) -> tuple[str, str]:
     """Return the text and its encoding."""
     encodings = [name for mark, name in _MARKS if data.startswith(mark)][:1]

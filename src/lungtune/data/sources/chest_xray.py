@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lungtune.data.sources import _masks, _names
-from lungtune.data.sources._files import folders, images, kermany_patient, named, nested, require_folder
+from lungtune.data.sources._files import elsewhere, folders, images, kermany_patient, named, nested, require_folder
 from lungtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def _root(path: Path) -> Path:
         return root
     raise DataError(
         f"chest_xray needs a folder with train/NORMAL, train/PNEUMONIA, test/NORMAL and test/PNEUMONIA, but there is "
-        f"none in {path}. For one folder per class use folder:{path}."
+        f"none in {path}."
+        + (elsewhere(path, "chest_xray", _holds_parts) or f" For one folder per class use folder:{path}.")
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lungtune.data.sources._files import folders, images, junk, nested, require_folder
+from lungtune.data.sources._files import elsewhere, folders, images, junk, nested, require_folder
 from lungtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,11 +33,12 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     from lungtune.data.cases import label_name, table
 
     top = require_folder(path, "covid_radiography")
-    root = nested(top, lambda folder: len(_groups(folder)) > 1)
+    root = nested(top, _fits)
     if root is None:
         raise DataError(
             "covid_radiography needs a folder with COVID, Lung_Opacity, Normal and 'Viral Pneumonia', but there is "
-            f"none in {top}. For one folder per class use folder:{top}."
+            f"none in {top}."
+            + (elsewhere(top, "covid_radiography", _fits) or f" For one folder per class use folder:{top}.")
         )
     groups, rows = _groups(root), list[dict[str, Any]]()
     for label, group in groups.items():
@@ -59,6 +60,10 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     if not rows:
         raise DataError(f"{root} has class folders but no PNG, JPEG or DICOM image in them.")
     return table(rows, classes=list(groups))
+
+
+def _fits(folder: Path) -> bool:
+    return len(_groups(folder)) > 1
 
 
 def _groups(folder: Path) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lungtune.data.sources import _masks, _names
 from lungtune.data.sources._files import (
+    elsewhere,
     folders,
     images,
     kermany_patient,
@@ -85,18 +86,16 @@ def _root(path: Path) -> Path:
     Raises:
         DataError: there is none.
     """
-    root = nested(
-        path,
-        lambda folder: any(
-            group.name.lower() in _FOLDERS
-            for part in folders(folder)
-            if _names.part(part.name)
-            for group in folders(part)
-        ),
-    )
+    root = nested(path, _fits)
     if root is None:
         raise DataError(
             "cxr4 needs a folder with train, val and test, each with COVID19, NORMAL, PNEUMONIA and TURBERCULOSIS, but "
-            f"there is none in {path}. For one folder per class use folder:{path}."
+            f"there is none in {path}."
+            + (elsewhere(path, "cxr4", _fits) or f" For one folder per class use folder:{path}.")
         )
     return root
+
+
+def _fits(folder: Path) -> bool:
+    parts = [part for part in folders(folder) if _names.part(part.name)]
+    return any(group.name.lower() in _FOLDERS for part in parts for group in folders(part))

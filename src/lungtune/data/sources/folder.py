@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungtune.data.inventory import Inventory
-from lungtune.data.sources import _layout, _masks, _patients
-from lungtune.data.sources._files import require_folder, unwrap
+from lungtune.data.inventory import Guess, Inventory
+from lungtune.data.sources import _layout, _masks, _names, _patients
+from lungtune.data.sources._files import folders, require_folder, unwrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +47,17 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     ]
     _masks.add_masks(rows, root, options, inventory)
     attrs = _patients.add_patients(rows, options, inventory)
+    if (siblings := _other_parts(root)) and not any(row["split"] for row in rows):
+        shown = " and ".join(folder.name for folder in siblings)
+        sentence = f"{root.name} seems to be a part of a data set, beside {shown}. For all write folder:{root.parent}."
+        inventory.guesses.append(Guess("parts", sentence))
     cases = table(rows, classes=[label_name(name) for name in layout.folders])
     cases.attrs |= {"inventory": inventory, "left": layout.left, **attrs}
     return cases
+
+
+def _other_parts(root: Path) -> list[Path]:
+    """Return the folders of other parts beside a folder that has the name of a part."""
+    own = _names.part(root.name)
+    parts = {folder: _names.part(folder.name) for folder in folders(root.parent)} if own else {}
+    return [folder for folder, part in parts.items() if part not in (None, own)]

@@ -1,9 +1,9 @@
 """JSRT Digital Image Database: chest X-rays with and without a lung nodule, with the masks of SCR.
 
-`JPCLN001.png` (154 with a nodule) and `JPCNN001.png` (93 without), in one folder or several, as PNG, DICOM or any other
-format that is read. The raw `.IMG` files of the database have no header: 2048 x 2048 big-endian 16-bit values, 12 bits
-used, air bright; convert them first. SCR's masks `fold1/masks/{left lung,right lung,heart,...}/JPCLN001.gif` may lie
-below the same folder; both lungs are united. Each image is of another patient.
+`JPCLN001.IMG` (154 with a nodule) and `JPCNN001.IMG` (93 without), in one folder or several, raw as published
+(`readers.jsrt_raw`), as PNG, DICOM or any other format that is read. SCR's masks
+`fold1/masks/{left lung,right lung,heart,...}/JPCLN001.gif` may lie below the same folder; both lungs are united. Each
+image is of another patient.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lungtune.data.inventory import Inventory
 from lungtune.data.sources import _layout, _masks
-from lungtune.data.sources._files import require_folder, suffix, walk
+from lungtune.data.sources._files import elsewhere, require_folder
 from lungtune.data.sources._films import films
 from lungtune.errors import DataError
 
@@ -38,9 +38,9 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     inventory = Inventory()
     cases, left = _layout.of_names(root, lambda stem: bool(_NAME.fullmatch(stem)), inventory)
     if not cases:
-        raw = sum(suffix(Path(name)) == ".img" for _, names in walk(root) for name in names)
-        remedy = f" {raw} raw .IMG files lie there: convert them, as to 16-bit PNG." if raw else ""
-        raise DataError(f"jsrt needs images named JPCLN001 and JPCNN001, but there are none in {root}.{remedy}")
+        raise DataError(
+            f"jsrt needs images named JPCLN001 and JPCNN001, but there are none in {root}.{elsewhere(root, 'jsrt')}"
+        )
     rows: list[dict[str, Any]] = [
         {
             "case_id": case.file.stem.upper(),

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lungtune.data.inventory import Inventory
-from lungtune.data.sources import _layout, _masks
-from lungtune.data.sources._files import require_folder, walk
+from lungtune.data.sources import _layout, _masks, _tables
+from lungtune.data.sources._files import elsewhere, require_folder, walk
 from lungtune.data.sources._films import films
 from lungtune.errors import DataError
 
@@ -43,8 +43,8 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     cases, left = _layout.of_names(root, lambda stem: bool(_NAME.fullmatch(stem)), inventory)
     if not cases:
         raise DataError(
-            f"nlm needs images named CHNCXR_0001_0.png or MCUCXR_0001_0.png, but there are none in {root}. For one "
-            f"folder per class use folder:{root}."
+            f"nlm needs images named CHNCXR_0001_0.png or MCUCXR_0001_0.png, but there are none in {root}."
+            + (elsewhere(root, "nlm") or f" For one folder per class use folder:{root}.")
         )
     readings = _readings(root)
     rows: list[dict[str, Any]] = []
@@ -67,13 +67,17 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
 
 
 def _readings(root: Path) -> dict[str, dict[str, Any]]:
-    """Return stem of an image, lower case -> `sex` and `age` in years, where its reading has them."""
+    """Return stem of an image, lower case -> `sex` and `age` in years, where its reading has them.
+
+    Raises:
+        DataError: a reading is no text.
+    """
     known: dict[str, dict[str, Any]] = {}
     for folder, names in walk(root):
         for name in names:
             file = folder / name
             if file.suffix.lower() == ".txt" and _NAME.fullmatch(file.stem):
-                known[file.stem.lower()] = parsed(file.read_text(encoding="utf-8", errors="replace"))
+                known[file.stem.lower()] = parsed(_tables.text(file))
     return known
 
 

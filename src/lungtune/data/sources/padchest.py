@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lungtune.data.inventory import Inventory
-from lungtune.data.sources import _labelled
+from lungtune.data.sources import _labelled, _published
 from lungtune.data.sources._labelled import Record
 from lungtune.data.sources._tables import Table
 from lungtune.errors import DataError
@@ -29,7 +29,7 @@ OPTIONS = {
     "least": "labels of at least so many images, where `labels` names none (default 100)",
     "method": "physician: only images whose labels a physician wrote; all (default): also those of a network",
 }
-_TABLE = "PADCHEST*.csv*"
+_TABLE = "PADCHEST*.csv"
 _NO_FINDINGS = ("exclude", "unchanged", "suboptimal study", "")
 _USES = {
     "ImageID": "path",
@@ -51,18 +51,19 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     Raises:
         DataError: no such folder or table, `Labels` is no list, an option is wrong, or no image is there.
     """
-    root = _labelled.folder_with(path, "padchest", _TABLE)
-    content = _labelled.one_table(root, _TABLE, ("ImageID", "PatientID", "Labels"))
+    root = _published.folder_with(path, "padchest", _TABLE)
+    content = _published.one_table(root, _TABLE, ("ImageID", "PatientID", "Labels"), _USES)
     inventory = Inventory(patients="named in the column 'PatientID'")
     _labelled.note_columns(inventory, content, _USES)
-    files = _labelled.by_name(root)
-    for name in files.keys() - set(content["ImageID"]):
-        inventory.leave(f"not in {content.file.name}", Path(name).suffix.lower())
+    images = _published.Images(root)
+    files = {name: images.find(name) for name in content["ImageID"]}
+    used = set(files.values())
+    left = {Path(file): f"not in {content.file.name}" for file in images.paths.values() if file not in used}
     labels_of = _labels(content, _physician(options), inventory)
     counts = Counter(word for words in labels_of.values() for word in words)
     names = _names(counts, options)
     records = _records(content, labels_of, names, files)
-    return _labelled.cases_of("padchest", records, names, options, inventory, root)
+    return _labelled.cases_of("padchest", records, names, options, inventory, root, left)
 
 
 def _physician(options: dict[str, str]) -> bool:
@@ -122,7 +123,7 @@ def _names(counts: Counter[str], options: dict[str, str]) -> tuple[str, ...]:
 
 
 def _records(
-    content: Table, labels_of: dict[int, frozenset[str]], names: tuple[str, ...], files: dict[str, str]
+    content: Table, labels_of: dict[int, frozenset[str]], names: tuple[str, ...], files: dict[str, str | None]
 ) -> Iterator[Record]:
     """Yield every used row."""
     columns = {"view": "Projection", "sex": "PatientSex_DICOM", "scanner": "Manufacturer_DICOM"}

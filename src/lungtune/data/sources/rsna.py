@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungtune.data.sources._files import images, named, nested, require_file, require_folder
+from lungtune.data.sources._files import elsewhere, images, named, nested, require_file, require_folder
 from lungtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -53,9 +53,12 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     if which not in _TABLES:
         raise DataError(f"labels must be one of {', '.join(_TABLES)}, but got {which!r}.")
     top = require_folder(path, "rsna")
-    root = nested(top, lambda folder: (folder / _IMAGES).is_dir())
+    root = nested(top, _fits)
     if root is None:
-        raise DataError(f"rsna needs a folder with {_IMAGES} and {_TABLES[which][0]}, but there is none in {top}.")
+        raise DataError(
+            f"rsna needs a folder with {_IMAGES} and {_TABLES[which][0]}, but there is none in {top}."
+            f"{elsewhere(top, 'rsna', _fits)}"
+        )
     labels = _labels(root, which)
     patients = _patients(Path(options["nih"]).expanduser()) if "nih" in options else {}
     files = {file.stem: file for file in images(root / _IMAGES)}
@@ -79,6 +82,10 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
         for name, label in labels.items()
     ]
     return table(rows, classes=CLASSES[which])
+
+
+def _fits(folder: Path) -> bool:
+    return (folder / _IMAGES).is_dir()
 
 
 def _labels(root: Path, which: str) -> dict[str, str]:

@@ -69,6 +69,8 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     lists = _columns.find(content, _one(options), "labels") if "separator" in options else None
     labels = (lists,) if lists else _listed("labels", options, content)
     label_names, listed = _labelled.separated(content, lists, options["separator"]) if lists else (labels, None)
+    _labelled.require_distinct(label_names, content)
+    unlisted = sum(not text for text in content[lists]) if lists else 0
     numbers = _listed("columns", options, content)
     pattern, chosen = None, dict[str, str]()
     for meaning in _columns.WORDS.keys() & options.keys():
@@ -78,6 +80,9 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     columns = _columns.assign(content, chosen, {*labels, *numbers})
     _require(content, columns, bool(labels))
     inventory = _inventory(content, columns, labels, numbers)
+    if unlisted:
+        sentence = f"{unlisted:,} of {len(content):,} rows are blank in '{lists}' and count as without any label."
+        inventory.guesses.append(Guess("labels", sentence))
     locator = Locator(root or file.parent, content.encoding)
     names = [locator.name(text) for text in _filled(content, columns.of["path"], "path")]
     paths = _files(content, names, locator, root or file.parent, inventory)
@@ -338,21 +343,32 @@ def _metadata(content: Table, name: str, held: list[str], inventory: Inventory) 
 
 
 def _label(text: str, name: str, where: str) -> float | None:
-    value = _parsed(text)
+    if _labelled.is_blank(text):
+        return None
+    value = _cell(text)
     if value in (0.0, 1.0):
         return value
     if value == -1.0:
         return UNCERTAIN
-    if not text:
-        return None
     raise DataError(f"{where}: {name} must be 0, 1, -1 (uncertain) or blank (unknown), but got {text!r}.")
 
 
 def _number(text: str, name: str, where: str) -> float | None:
-    value = _parsed(text)
-    if value is None and text:
+    if _labelled.is_blank(text):
+        return None
+    value = _cell(text)
+    if value is None:
         raise DataError(f"{where}: {name} must be a number or blank, but got {text!r}; write categories as numbers.")
     return value
+
+
+def _cell(text: str) -> float | None:
+    """Return the finite number that a cell of labels or numbers holds, or None."""
+    try:
+        value = _labelled.number(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _parsed(text: str) -> float | None:

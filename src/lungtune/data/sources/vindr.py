@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from lungtune.core.fields import UNCERTAIN
 from lungtune.data.inventory import Guess, Inventory
-from lungtune.data.sources import _labelled
+from lungtune.data.sources import _labelled, _published
 from lungtune.data.sources._labelled import Record
+from lungtune.data.sources._located import Locator
 from lungtune.data.sources._tables import Table
 from lungtune.errors import DataError
 
@@ -28,7 +29,7 @@ OPTIONS = {
     "readers": "agree: a label that its readers do not agree on is uncertain (default); majority: as most of them say",
 }
 _IDS = ("image_id", "rad_id")
-_TABLES = {"train": "image_labels_train.csv*", "test": "image_labels_test.csv*"}
+_TABLES = {"train": "image_labels_train.csv", "test": "image_labels_test.csv"}
 
 
 def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
@@ -38,7 +39,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
         DataError: no such folder or table, a label is neither 0 nor 1, the tables have different labels, or no image is
             there.
     """
-    tables = _labelled.folder_with(path, "vindr", _TABLES["train"])
+    tables = _published.folder_with(path, "vindr", _TABLES["train"], inner="annotations")
     root = tables.parent if tables.name == "annotations" else tables
     majority = options.get("readers", "agree")
     if majority not in ("agree", "majority"):
@@ -47,7 +48,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     if "readers" not in options:
         sentence = "Labels that the readers of an image do not agree on are uncertain."
         inventory.guesses.append(Guess("labels", sentence, "readers=majority"))
-    read = {part: _table(tables, part) for part, pattern in _TABLES.items() if any(tables.glob(pattern))}
+    read = {part: _table(tables, part) for part, pattern in _TABLES.items() if _published.tables(tables, pattern)}
     names = _labels(read["train"])
     for content in read.values():
         if set(_labels(content)) != set(names):
@@ -59,7 +60,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
 
 
 def _table(folder: Path, part: str) -> Table:
-    return _labelled.one_table(folder, _TABLES[part], ("image_id",))
+    return _published.one_table(folder, _TABLES[part], ("image_id",), _IDS)
 
 
 def _labels(content: Table) -> tuple[str, ...]:
@@ -72,13 +73,14 @@ def _records(root: Path, part: str, content: Table, names: tuple[str, ...], read
     Raises:
         DataError: a label is neither 0 nor 1.
     """
+    locator = Locator(root)
     rows: dict[str, list[int]] = defaultdict(list)
     for k, image in enumerate(content["image_id"]):
         rows[image].append(k)
     for image, places in rows.items():
         labels = {name: _verdict([_vote(content, k, name) for k in places], readers) for name in names}
-        candidates = (str(root / part / f"{image}{suffix}") for suffix in (".dicom", ".dcm", ".png", ".jpg"))
-        yield Record(f"{part}/{image}", _labelled.there(*candidates), labels, split=part)
+        candidates = (f"{part}/{image}{suffix}" for suffix in (".dicom", ".dcm", ".png", ".jpg", ""))
+        yield Record(f"{part}/{image}", next(filter(None, map(locator.find, candidates)), None), labels, split=part)
 
 
 def _vote(content: Table, row: int, name: str) -> int:

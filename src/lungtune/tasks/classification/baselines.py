@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from lungtune.stats import bootstrap, controls
 from lungtune.tasks.classification import metrics
-from lungtune.tasks.classification.predictions import interval, paired
+from lungtune.tasks.classification.predictions import ProbabilityScorer
 
 
 def prior(train_labels: np.ndarray, classes: int, cases: int) -> np.ndarray:
@@ -60,8 +61,7 @@ def metadata(
     """Predict classes from file properties, without pixels, by a random forest.
 
     Args:
-        train: column -> ``(M,)`` of the training fold: numbers as they are, words as categories. ``width`` and
-            ``height`` give the aspect ratio as well.
+        train: column -> ``(M,)`` of the training fold; see :func:`lungtune.stats.controls.numbers`.
         train_labels: ``(M,)``.
         scored: the same columns ``(N,)`` of the cases to score.
         classes: the C names.
@@ -72,7 +72,7 @@ def metadata(
     from sklearn.ensemble import RandomForestClassifier
 
     count = len(next(iter(scored.values())))
-    seen, asked = _table(train, train), _table(scored, train)
+    seen, asked = controls.numbers(train, train), controls.numbers(scored, train)
     if (seen == seen[:1]).all():
         return prior(train_labels, len(classes), count)
     forest = RandomForestClassifier(200, min_samples_leaf=5, class_weight="balanced", random_state=0)
@@ -80,21 +80,6 @@ def metadata(
     probabilities = np.zeros((count, len(classes)))
     probabilities[:, forest.classes_] = forest.predict_proba(asked)
     return probabilities
-
-
-def _table(columns: Mapping[str, np.ndarray], train: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return numbers ``(N, K)``: a column a number, a column a word of the training fold."""
-    features = []
-    for name, values in columns.items():
-        values = np.asarray(values)
-        if values.dtype.kind in "iufb":
-            features.append(values.astype(np.float64))
-        else:
-            features += [values.astype(str) == word for word in np.unique(np.asarray(train[name]).astype(str))]
-    if {"width", "height"} <= columns.keys():
-        width, height = (np.asarray(columns[side], np.float64) for side in ("width", "height"))
-        features.append(width / np.maximum(height, 1))
-    return np.stack(features, axis=1).astype(np.float64)
 
 
 def vs_baseline(
@@ -123,31 +108,9 @@ def vs_baseline(
     """
     rows = np.ones(len(labels), bool) if rows is None else np.asarray(rows, bool)
     if not rows.any():
-        return missing(f"{what} was not scored: none of these cases can be.")
+        return controls.missing(f"{what} was not scored: none of these cases can be.")
     labels, probabilities, baseline = labels[rows], probabilities[rows], baseline[rows]
-    ids = np.asarray(patients)[rows]
-    floor, model = interval(labels, baseline, ids), interval(labels, probabilities, ids)
-    gain = paired(labels, probabilities, baseline, ids)
-    sentence = f"{what} scores {floor.value:.3f} macro-F1, the model {model.value:.3f} on the same cases: "
-    bounds = f" ({gain.low:+.3f} to {gain.high:+.3f})" if gain.low == gain.low else ""
-    if gain.low > 0:
-        sentence += f"{gain.value:+.3f}{bounds}."
-    else:
-        sentence += f"{gain.value:+.3f}{bounds}, so the score does not show that the model reads the lungs."
-    if left_out := int((~rows).sum()):
-        sentence += f" {left_out} cases are left out of this."
-    return {
-        "computed": True,
-        "cases": len(labels),
-        "left_out": left_out,
-        "baseline": floor.to_dict(),
-        "model": model.to_dict(),
-        "gain": gain.to_dict(),
-        "metrics": metrics.classification(labels, baseline, classes),
-        "sentence": sentence,
-    }
-
-
-def missing(sentence: str) -> dict[str, Any]:
-    """Return the report entry of a baseline that was not computed: the reason and how to get it."""
-    return {"computed": False, "sentence": sentence}
+    groups = bootstrap.groups_of(np.asarray(patients)[rows], len(labels))
+    model, blind = (ProbabilityScorer(labels, each, groups) for each in (probabilities, baseline))
+    compared = controls.compared(model, blind, "macro_f1", "macro-F1", what, int((~rows).sum()))
+    return {**compared, "cases": len(labels), "metrics": metrics.classification(labels, baseline, classes)}

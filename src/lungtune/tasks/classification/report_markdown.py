@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lungtune.report.formatting import cell
-from lungtune.report.retrain_report import measures_markdown, over, unit_of
+from lungtune.report.retrain_report import controls_markdown, measures_markdown, over, unit_of
 from lungtune.stats.bootstrap import interval_text
 from lungtune.tasks.classification import METRICS
 
@@ -28,7 +28,7 @@ def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]
         lines.append(f"| {name} | {interval_text(part['metrics'][name])} | {constant['metrics'][name]:.3f} |")
     fixed = ", ".join(f"{cell(name)} {row['accuracy']:.3f}" for name, row in part["every_constant"].items())
     lines += ["", f"Accuracy of always saying one class: {fixed}."]
-    lines += _baselines(part)
+    lines += controls_markdown(part["baselines"], "macro-F1")
     lines += ["", "| class | images | recall | precision | specificity | F1 | AUROC | AP |", "|---" * 8 + "|"]
     for name, shown in zip(classes, names, strict=True):
         row, recall = part["per_class"][name], interval_text(part["metrics"][f"recall_{name}"])
@@ -40,20 +40,6 @@ def section_markdown(title: str, part: Mapping[str, Any], classes: Sequence[str]
     for shown, row in zip(names, part["confusion"], strict=True):
         lines.append(f"| {shown} | " + " | ".join(map(str, row)) + " |")
     return "\n".join([*lines, *_operating(part), *_calibration(part), *_further(part)]) + "\n"
-
-
-def _baselines(part: Mapping[str, Any]) -> list[str]:
-    """Comparisons with baselines on the same cases."""
-    known = {name: each for name, each in part["baselines"].items() if each["computed"]}
-    lines = []
-    if known:
-        lines += ["", "| baseline | images | its macro-F1 | the model's | model minus baseline |", "|---" * 5 + "|"]
-    for name, each in known.items():
-        shown = [interval_text(each[key]) for key in ("baseline", "model", "gain")]
-        lines.append(f"| {cell(name)} | {each['cases']} | " + " | ".join(shown) + " |")
-    for name, each in part["baselines"].items():
-        lines += ["", f"{cell(name).capitalize()}: {cell(each['sentence'])}"]
-    return lines
 
 
 def _operating(part: Mapping[str, Any]) -> list[str]:

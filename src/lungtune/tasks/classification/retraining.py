@@ -9,11 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungtune.core.fields import MASK
 from lungtune.core.io import write_atomic
-from lungtune.errors import TrialError
-from lungtune.retraining import controls
-from lungtune.retraining.frame import Retraining
+from lungtune.retraining.controlled import ControlledRetraining
 from lungtune.tasks.classification import baselines, evaluation, report_markdown
 
 if TYPE_CHECKING:
@@ -22,20 +19,15 @@ if TYPE_CHECKING:
     from lungtune.data.dataset import Part
     from lungtune.retraining.frame import Predicted
 
-_OUTSIDE = "What the files look like from outside (size, mode, type)"
-_DARK = "The same recipe with the lungs blacked out"
 
-
-class ClassificationRetraining(Retraining):
+class ClassificationRetraining(ControlledRetraining):
     """See ``Retraining``. Temperature and thresholds are fitted once, on validation, before the test set opens."""
-
-    _dark: controls.Blackout | None = None
 
     def train(self) -> None:
         """See ``Retraining.train``."""
         super().train()
         self._tables: dict[str, tuple[Part, np.ndarray]] = {}
-        part, probabilities = self.dataset.validation, self._probabilities(self.each[0].prediction)
+        part, probabilities = self.dataset.validation, self.probabilities(self.each[0].prediction)
         self._fitted = evaluation.fit(part["label"], probabilities, self.dataset.classes)
 
     def weights(self, draft: Path) -> None:
@@ -44,24 +36,16 @@ class ClassificationRetraining(Retraining):
         temperature = json.dumps(self._fitted.temperature.to_dict(), indent=1)
         write_atomic(draft / "temperature.json", temperature.encode())
 
-    def before_test(self) -> None:
-        """See ``Retraining.before_test``; the recipe trains on black lungs first."""
-        if self.options.blackout and controls.masked(self.inspection):
-            seen = self.opened((MASK,))
-            arguments = self.family, self.base, seen, self.space, self.origin.fidelity
-            self._dark = controls.Blackout(*arguments, self.checkpoints / "blackout")
-        super().before_test()
-
     def section(self, name: str, part: Part, predicted: Predicted) -> dict[str, Any]:
         """See ``Retraining.section``; returns :func:`lungtune.tasks.classification.evaluation.section`."""
-        probabilities, predicted_here = self._probabilities(predicted), predicted[self.task.name]
+        probabilities, predicted_here = self.probabilities(predicted), predicted[self.task.name]
         self.kept[name] = self.session.evaluators[self.task.name].kept(part, predicted_here)
         self._tables[name] = part, probabilities
         return evaluation.section(
             part["label"], probabilities, part.patients, self.dataset.classes, self.dataset.train["label"],
             heads={head: each for head, each in predicted_here.items() if head != "probabilities"},
             measures=self.measures(part, predicted), fitted=self._fitted, fitted_here=name == "validation",
-            vs_baseline=self._controls(name, part, probabilities), unit=part.unit,
+            vs_baseline=self.controlled(name, part, probabilities), unit=part.unit,
         )  # fmt: skip
 
     def section_markdown(self, title: str, section: Mapping[str, Any]) -> str:
@@ -77,41 +61,16 @@ class ClassificationRetraining(Retraining):
         tables = {f"{name}.csv": _csv(*table, self.dataset.classes).encode() for name, table in self._tables.items()}
         return {**super().files(content), **tables}
 
-    def locked(self) -> Part:
-        """See ``Retraining.locked``: with masks where the blackout needs them."""
-        masks = (MASK,) if self._dark is not None else ()
-        part = self.opened(masks, test=True).test
-        assert part is not None
-        return part
+    def from_files(self, train: Mapping[str, np.ndarray], scored: Mapping[str, np.ndarray]) -> np.ndarray:
+        """See ``ControlledRetraining.from_files``."""
+        return baselines.metadata(train, self.dataset.train["label"], scored, self.dataset.classes)
 
-    def _probabilities(self, predicted: Predicted) -> np.ndarray:
-        return predicted[self.task.name]["probabilities"]
-
-    def _controls(self, name: str, part: Part, probabilities: np.ndarray) -> dict[str, Any]:
-        """Return the comparisons with the controls: file properties and, on test, black lungs."""
-        classes = self.dataset.classes
-        facts = [controls.outside(self.inspection, each) for each in ("train", name)]
-        blind = baselines.metadata(facts[0], self.dataset.train["label"], facts[1], classes)
-        metadata = baselines.vs_baseline(part["label"], probabilities, blind, part.patients, classes, _OUTSIDE)
-        results = {controls.METADATA: metadata}
-        return results if name == "validation" else {**results, controls.BLACKOUT: self._blackout(part, probabilities)}
-
-    def _blackout(self, part: Part, probabilities: np.ndarray) -> dict[str, Any]:
-        import numpy as np
-
-        if self._dark is None:
-            return baselines.missing(controls.NO_MASKS if self.options.blackout else controls.LEFT_OUT)
-        if self._dark.problem:
-            return baselines.missing(self._dark.problem)
-        rows, blind = part.has("mask"), np.zeros_like(probabilities)
-        if not rows.any():
-            return baselines.missing("Not computed: no case of this part has a lung mask.")
-        blind[rows] = self._probabilities(self._dark.predict(part))
-        arguments = part["label"], probabilities, blind, part.patients, self.dataset.classes, _DARK, rows
-        try:
-            return baselines.vs_baseline(*arguments)
-        except TrialError as error:  # its probabilities are not finite
-            return baselines.missing(f"Not computed: {error}")
+    def versus(
+        self, part: Part, probabilities: np.ndarray, blind: np.ndarray, what: str, train: Part, rows: np.ndarray | None
+    ) -> dict[str, Any]:
+        """See ``ControlledRetraining.versus``: in macro-F1."""
+        arguments = part["label"], probabilities, blind, part.patients, self.dataset.classes, what, rows
+        return baselines.vs_baseline(*arguments)
 
 
 def _csv(part: Part, probabilities: np.ndarray, classes: Sequence[str]) -> str:

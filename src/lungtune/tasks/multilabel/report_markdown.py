@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from lungtune.report.formatting import cell
+from lungtune.report.retrain_report import controls_markdown
 from lungtune.tasks.multilabel.calibration import SHOWN
 
 
 def labels_markdown(section: Mapping[str, Any]) -> str:
-    """Return tables of the labels: ranking, calls at the thresholds, calibration."""
+    """Return the controls, and tables of the labels: ranking, calls at the thresholds, calibration."""
     labels = section["labels"]
-    lines = ["", "| label | present | absent | open or unknown | AUROC | AP | threshold | F1 | recall | precision |"]
+    lines = [
+        *controls_markdown(section["controls"], "macro-AUROC"),
+        "",
+        "| label | present | absent | open or unknown | AUROC | AP | threshold | F1 | recall | precision |",
+    ]
     lines += ["|---" * 10 + "|"]
     for name, row in labels.items():
         counts = " | ".join(str(row[key]) for key in ("present", "absent", "open"))
@@ -38,7 +43,8 @@ def labels_markdown(section: Mapping[str, Any]) -> str:
 
 def labels_text(section: Mapping[str, Any]) -> list[str]:
     """Return the labels' headline for the terminal."""
-    return [f"  {_macro(section)}", *([f"  {section['left_out']}"] if section["left_out"] else [])]
+    lines = [f"  {_macro(section)}", *([f"  {section['left_out']}"] if section["left_out"] else [])]
+    return [*lines, *(f"  {name}: {each['sentence']}" for name, each in section["controls"].items())]
 
 
 def _macro(section: Mapping[str, Any]) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lungtune.core.io import write_atomic
-from lungtune.retraining.frame import Retraining
-from lungtune.tasks.multilabel import calibration, report_markdown
+from lungtune.retraining.controlled import ControlledRetraining
+from lungtune.tasks.multilabel import baselines, calibration, report_markdown
 from lungtune.tasks.multilabel.predictions import known_labels, left_out
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from lungtune.retraining.frame import Predicted
 
 
-class MultiLabelRetraining(Retraining):
+class MultiLabelRetraining(ControlledRetraining):
     """See ``Retraining``. Calibration and thresholds are fitted once, on validation, before the test set opens."""
 
     def train(self) -> None:
         """See ``Retraining.train``."""
         super().train()
         self._tables: dict[str, tuple[Part, np.ndarray]] = {}
-        part, probabilities = self.dataset.validation, self._probabilities(self.each[0].prediction)
+        part, probabilities = self.dataset.validation, self.probabilities(self.each[0].prediction)
         self._fits = calibration.fit(part["labels"], probabilities, self.dataset.classes)
 
     def weights(self, draft: Path) -> None:
@@ -40,12 +40,13 @@ class MultiLabelRetraining(Retraining):
         write_atomic(draft / "calibration.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
 
     def section(self, name: str, part: Part, predicted: Predicted) -> dict[str, Any]:
-        """See ``Retraining.section``: with ``labels`` by name, ``macro_f1`` and ``left_out``."""
+        """See ``Retraining.section``: with ``labels`` by name, ``macro_f1``, ``left_out`` and ``controls`` by name."""
         plain = super().section(name, part, predicted)
-        probabilities = self._probabilities(predicted)
+        probabilities = self.probabilities(predicted)
         self._tables[name] = part, probabilities
         labels = calibration.by_label(part["labels"], probabilities, self._fits, self.dataset.classes)
         more = {"labels": labels, "macro_f1": calibration.macro_f1(labels), "fitted_here": name == "validation"}
+        more["controls"] = self.controlled(name, part, probabilities)
         return {**plain, **more, "left_out": left_out(part["labels"], self.dataset.classes)}
 
     def section_markdown(self, title: str, section: Mapping[str, Any]) -> str:
@@ -61,8 +62,16 @@ class MultiLabelRetraining(Retraining):
         tables = {f"{name}.csv": _csv(*table, self.dataset.classes).encode() for name, table in self._tables.items()}
         return {**super().files(content), **tables}
 
-    def _probabilities(self, predicted: Predicted) -> np.ndarray:
-        return predicted[self.task.name]["probabilities"]
+    def from_files(self, train: Mapping[str, np.ndarray], scored: Mapping[str, np.ndarray]) -> np.ndarray:
+        """See ``ControlledRetraining.from_files``."""
+        return baselines.metadata(train, self.dataset.train["labels"], scored)
+
+    def versus(
+        self, part: Part, probabilities: np.ndarray, blind: np.ndarray, what: str, train: Part, rows: np.ndarray | None
+    ) -> dict[str, Any]:
+        """See ``ControlledRetraining.versus``: in macro-AUROC over the labels that the control could learn."""
+        arguments = probabilities, blind, part.patients, train["labels"], self.dataset.classes, what, rows
+        return baselines.versus(part["labels"], *arguments)
 
 
 def _csv(part: Part, probabilities: np.ndarray, labels: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from lungtune.stats import controls
 from lungtune.tasks.classification import baselines, evaluation, metrics, report_markdown
 
 CLASSES = ("normal", "bacterial", "viral")
@@ -77,7 +78,7 @@ def test_no_case_to_score_on_is_no_comparison():
 
 def test_report_shows_baselines_and_reason_for_missing_one():
     labels, model, result = compared()
-    given = {"metadata": result, "lungs blacked out": baselines.missing("Not computed: name them with masks=DIR.")}
+    given = {"metadata": result, "lungs blacked out": controls.missing("Not computed: name them with masks=DIR.")}
     part = evaluation.section(labels, model, np.arange(120), CLASSES, labels, vs_baseline=given)
     assert json.loads(json.dumps(part)) == part
     words = report_markdown.section_markdown("Test", part, CLASSES)
