@@ -33,7 +33,7 @@ def one(args: argparse.Namespace) -> int:
     from lungtune.search import driver
     from lungtune.search.backends.ray_hosts import cluster
 
-    cluster.devices = lambda: (1, False)
+    cluster.devices = lambda most=None: (1, False)
     options = driver.Options(
         space=args.space, study=args.study, trials=args.trials, seed=args.seed, engine=args.one, data=args.data or None,
         settings=cli.settings(["slots=1", *args.set]),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 from contestants import DEVICE, Eager, Packed, Setting, forget, matmul_rate, memory, rate
+from lungtune.core import environment
 
 
 def main() -> None:
@@ -178,7 +178,7 @@ def _ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def _device() -> str:
-    return torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {os.cpu_count()} cores"
+    return torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {environment.cores()} cores"
 
 
 def _arguments() -> argparse.Namespace:
@@ -192,7 +192,7 @@ def _arguments() -> argparse.Namespace:
     add("--processes", nargs="*", type=int, help="K of the processes (default 2 4 8 on a GPU, else 2)")
     add("--seconds", type=float, help="length of a turn")
     add("--turns", type=int, default=3)
-    add("--threads", type=int, default=os.cpu_count(), help="CPU threads of all contestants together")
+    add("--threads", type=int, default=environment.cores(), help="CPU threads of all contestants together")
     add("--compile", action="store_true", help="torch.compile on a CPU too")
     add("--worker", help=argparse.SUPPRESS)
     add("--json", type=Path, metavar="FILE")

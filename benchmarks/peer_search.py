@@ -83,7 +83,7 @@ def main() -> None:
     _show(table, runs, target, job["metric"])
     if args.json:
         options = {key: str(value) for key, value in vars(args).items()}
-        machine = {"cores": os.cpu_count(), **environment.describe()}
+        machine = {"cores": environment.cores(), **environment.describe()}
         content = {"about": about, "options": options, "machine": machine, "target": target, "table": table}
         args.json.write_text(json.dumps({**content, "runs": runs}, indent=1) + "\n")
 
@@ -179,7 +179,7 @@ def _arguments() -> argparse.Namespace:
     add(
         "--concurrency",
         type=int,
-        default=os.cpu_count(),
+        default=environment.cores(),
         help="the peers' trials at a time on a CPU (default: cores)",
     )
     add("--per-gpu", type=int, default=4, help="trials of baseline ii that share a GPU")

@@ -141,6 +141,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def one_gpu(text: str) -> str:
+    """Read the name of one GPU."""
+    if "," in text:
+        raise typer.BadParameter(f"must name one GPU, but got '{text}'; only a search uses several")
+    return text
+
+
 def duration(text: str) -> float:
     """Read a time such as ``90s``, ``30m``, ``2h`` or ``1d`` in seconds."""
     unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)

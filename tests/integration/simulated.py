@@ -137,7 +137,8 @@ class SimulatedHost(PackHost):
 
     def open_session(self) -> DeviceSession:
         slots = SearchSpace.from_dict(self._study.history().study["space"]).slots
-        about = {"node": "", "device": "none", "slots": max(1, slots), "why": "", "rates": []}
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES") or "none"
+        about = {"node": "", "device": gpu, "slots": max(1, slots), "why": "", "rates": []}
         return DeviceSession(SimulatedSession(self._study), about)
 
 

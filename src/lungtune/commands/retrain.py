@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lungtune import cli
+from lungtune.core import devices
 
 
 def retrain(
@@ -23,6 +24,9 @@ def retrain(
     data: Annotated[str | None, cli.option("--data", "SOURCE[:PATH]", "the same data, lying elsewhere")] = None,
     bank: Annotated[Path | None, cli.option("--bank", "DIR", "the same synthetic images, lying elsewhere")] = None,
     out: Annotated[Path | None, cli.option("--out", "DIR", "folder of weights and report (default: models/)")] = None,
+    gpus: Annotated[
+        str | None, cli.option("--gpus", "N", "train on this GPU, by nvidia-smi's number", parser=cli.one_gpu)
+    ] = None,
 ) -> None:
     """Train a recipe again: weights that load without lungtune, and a report with intervals over patients
     (over images where patients are unknown).
@@ -36,6 +40,7 @@ def retrain(
     helps, and at which value: intervals over patients, the same seeds on both sides (take --seeds 3: the searched one
     is left out).
     """
+    devices.choose_gpus(gpus)
     from lungtune.retrain import retrain
 
     done = retrain(recipe, seeds, test, out, blackout=not no_blackout, data=data, compare=compare, bank=bank)

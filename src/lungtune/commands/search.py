@@ -18,6 +18,13 @@ _Profile = Annotated[
 _Trials = Annotated[
     int | None, cli.option("--trials", "N", "how many trials (default: the space's)", parser=cli.positive)
 ]
+_Hosts = Annotated[
+    int | None,
+    cli.option("--hosts", "N", "at most N worker processes (default: one a GPU, else one a core)", parser=cli.positive),
+]
+_Gpus = Annotated[
+    str | None, cli.option("--gpus", "0,2", "use these GPUs only, by nvidia-smi's numbers (default: all visible)")
+]
 _Set = Annotated[list[str] | None, cli.option("--set", "KEY=VALUE", "fix or change one setting")]
 
 
@@ -46,6 +53,8 @@ def search(
         str | None,
         cli.option("--engine", "hosts|tune", "runs the trials (default: as the scheduler needs)"),
     ] = None,
+    hosts: _Hosts = None,
+    gpus: _Gpus = None,
     checked: Annotated[bool, cli.option("--check", None, "check the space and show its plan; nothing is run")] = False,
     listed: Annotated[bool, cli.option("--list", None, "list the shipped spaces")] = False,
 ) -> int:
@@ -61,7 +70,7 @@ def search(
     if listed:
         return listing()
     if checked:
-        return check(space, data, profile, trials, set_)
+        return check(space, data, profile, trials, set_, hosts, gpus)
     settings = cli.settings(set_)
     from rich.console import Console
 
@@ -78,13 +87,21 @@ def search(
         seed=seed,
         bank=bank,
         engine=engine,
+        hosts=hosts,
+        gpus=gpus,
         settings=settings,
     )
     return driver.run(options, Console())
 
 
 def check(
-    space: _Space = None, data: _Data = None, profile: _Profile = None, trials: _Trials = None, set_: _Set = None
+    space: _Space = None,
+    data: _Data = None,
+    profile: _Profile = None,
+    trials: _Trials = None,
+    set_: _Set = None,
+    hosts: _Hosts = None,
+    gpus: _Gpus = None,
 ) -> int:
     """Check a space and show its parameters, rungs and planned work; nothing is run.
 
@@ -92,7 +109,7 @@ def check(
     """
     from lungtune.search.ui import catalog_cli
 
-    return catalog_cli.check(space, profile, cli.settings(set_), trials, data)
+    return catalog_cli.check(space, profile, cli.settings(set_), trials, data, hosts, gpus)
 
 
 def listing() -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lungtune import cli
+from lungtune.core import devices
 from lungtune.errors import SpaceError
 
 
@@ -27,6 +28,9 @@ def synthesize(
     ] = 0,
     set_: Annotated[list[str] | None, cli.option("--set", "KEY=VALUE", "without a recipe: one setting")] = None,
     out: Annotated[Path | None, cli.option("--out", "DIR", "folder of the bank (default: one in banks/)")] = None,
+    gpus: Annotated[
+        str | None, cli.option("--gpus", "N", "train on this GPU, by nvidia-smi's number", parser=cli.one_gpu)
+    ] = None,
 ) -> None:
     """Make a bank of synthetic X-rays from a generator's recipe, or continue it.
 
@@ -39,6 +43,7 @@ def synthesize(
 
     lungtune search --space clip_lora --set synthetic_ratio=[0,0.5,1] --bank DIR
     """
+    devices.choose_gpus(gpus)
     from lungtune.synthesize import synthesize
 
     named = [name.strip() for name in classes.split(",")] if classes else None

@@ -9,9 +9,9 @@ import socket
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+from lungtune.core import devices
 from lungtune.core.paths import ROOT
 
 _PACKAGES = ("lungtune", "ray", "optuna", "mlflow", "torch", "open_clip_torch", "numpy", "pandas", "scikit-learn")
@@ -34,13 +34,8 @@ def process() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Return how many cores this process may use: those it is bound to, or its container's share of them."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return max(1, min(bound, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no container, or no limit: max
-        return bound
+    """Return the number of cores this process may use (:func:`devices.cores`)."""
+    return devices.cores().count
 
 
 def _git() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lungtune.core import environment
 from lungtune.core import params as parameters
 from lungtune.core.family import Family
 from lungtune.core.fields import Field
@@ -82,6 +83,7 @@ class Session:
         self.dataset = dataset
         self.fidelity = fidelity
         self.objective = objective
+        torch.set_num_threads(min(torch.get_num_threads(), environment.cores()))  # torch does not see a cgroup's limit
         with stage("Loading the model"):
             self.pack = Pack(
                 family,

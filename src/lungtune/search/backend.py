@@ -139,6 +139,9 @@ class Backend(ABC):
     suggest: Callable[..., Suggestion] | None = None
     """See ``sampler.suggest``; None where the search's own sampler suggests. Known after :meth:`start`."""
 
+    max_workers: int | None = None
+    """Largest number of workers; None: one a device. Set before :meth:`start`."""
+
     @abstractmethod
     def start(self, space: SearchSpace) -> None:
         """Connect to the compute resources and start slow processes; may take seconds.

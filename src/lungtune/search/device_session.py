@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import lungtune
 from lungtune import catalog
-from lungtune.core import cache, paths
+from lungtune.core import cache, environment, paths
 from lungtune.core import params as parameters
 from lungtune.core.io import stage, write_atomic
 from lungtune.core.space import SearchSpace
@@ -65,6 +65,7 @@ def open_session(folder: Path, threads: int, slots: int = 0) -> DeviceSession:
 
     from lungtune.engine.session import Sessions, device
 
+    threads = min(threads, environment.cores())  # this machine may have fewer than the cluster on average
     torch.set_num_threads(threads)
     study = Study(folder)
     history = study.history()

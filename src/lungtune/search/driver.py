@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from lungtune import summary
-from lungtune.core import environment
+from lungtune.core import devices, environment
 from lungtune.core.io import stage
+from lungtune.core.space import SearchSpace
 from lungtune.errors import STOPPED, DataError, SpaceError, WeightsError
 from lungtune.search import backends, preparation, tuner
-from lungtune.search.backend import Startup
+from lungtune.search.backend import Backend, Startup
 from lungtune.search.budget import Budget
 from lungtune.search.controller import TrialController
 from lungtune.search.preparation import Options, Prepared
@@ -29,7 +30,14 @@ def run(options: Options, console: Console) -> int:
     Raises:
         UserError: the user must correct something; no study was created, and an existing one is unchanged.
     """
-    with Startup(lambda space: backends.get(preparation.ENGINES[preparation.engine(options, space)])()) as startup:
+    devices.choose_gpus(options.gpus)
+
+    def backend(space: SearchSpace) -> Backend:
+        made = backends.get(preparation.ENGINES[preparation.engine(options, space)])()
+        made.max_workers = options.hosts
+        return made
+
+    with Startup(backend) as startup:
         prepared = preparation.prepare(options, console, startup.begin)
         study = prepared.study
         try:
@@ -49,6 +57,7 @@ def _search(prepared: Prepared, options: Options, console: Console, startup: Sta
     controller = TrialController(study, space, history.study["seed"])
     controller.take_requests()
     opening.show(study, space, history, console)
+    opening.devices(options.hosts, options.gpus, console)
     began = time.monotonic()
     stopped = ""
     tracker = Tracker(study.folder)

@@ -49,6 +49,8 @@ class Options:
         settings: ``--set`` overrides.
         bank: folder of synthetic images.
         engine: a key of :data:`ENGINES`; by default the one that the space's scheduler needs.
+        hosts: largest number of worker processes.
+        gpus: numbers of the GPUs to use, by commas (:func:`lungtune.core.devices.choose_gpus`).
     """
 
     space: str | None = None
@@ -62,6 +64,8 @@ class Options:
     settings: Mapping[str, Any] = field(default_factory=dict)
     bank: Path | None = None
     engine: str | None = None
+    hosts: int | None = None
+    gpus: str | None = None
 
 
 class Prepared(NamedTuple):

@@ -6,7 +6,6 @@ Interrupted calls are resumable: training from its checkpoints, sampling from th
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from lungtune import catalog
+from lungtune.core import environment, paths
 from lungtune.core import params as parameters
-from lungtune.core import paths
 from lungtune.core.io import progress, waiting, write_atomic
 from lungtune.data.synthetic_bank import DESCRIPTION, SyntheticBank
 from lungtune.errors import DataError
@@ -162,7 +161,7 @@ def _fill(session: Session, bank: SyntheticBank, run: runs.Run, origin: Origin, 
     captions = family.captions(parameters.build(family.Params, origin.space.fixed), bank.classes)
     evaluator = cast("GenerationEvaluator", session.evaluators[Generation.name])
     slot = session.runs[run.number].slot
-    cores = os.cpu_count() or 1
+    cores = environment.cores()
     torch.set_num_threads(cores if cores <= _CORES else max(_CORES, cores // 2))
     what = f"drawing {len(missing)} images"
     with progress(what, len(missing), line=f"{what} ...", lines=4) as update:

@@ -11,15 +11,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from lungtune import catalog
+from lungtune.core import devices
 from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.errors import SpaceError
 from lungtune.search import sampler
-from lungtune.search.ui import live
+from lungtune.search.ui import live, opening
 
 
 def check(
-    name: str | None, profile: str | None, settings: Mapping[str, Any], trials: int | None, data: str | None = None
+    name: str | None,
+    profile: str | None,
+    settings: Mapping[str, Any],
+    trials: int | None,
+    data: str | None = None,
+    hosts: int | None = None,
+    gpus: str | None = None,
 ) -> int:
     """Print a space's parameters, rungs and planned work.
 
@@ -28,6 +35,7 @@ def check(
     """
     if name is None:
         raise SpaceError(f"--check needs --space; shipped are {', '.join(catalog.spaces())}.")
+    devices.choose_gpus(gpus)
     space = catalog.space(name, profile or catalog.default_profile(name, data), settings)
     console = Console()
     console.print(f"[bold]{space.name}[/bold] ({space.profile}): {space.summary}", highlight=False)
@@ -42,6 +50,7 @@ def check(
     for note in space.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
     console.print(live.plan(space, trials or space.trials))
+    opening.devices(hosts, gpus, console)
     console.print("Data and weights are looked at when a search starts: lungtune data check --data ...")
     return 0
 

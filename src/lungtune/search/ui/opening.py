@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from rich.console import Console
 from rich.markup import escape
 
+from lungtune.core import devices as machine
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import History
@@ -30,3 +33,31 @@ def show(study: Study, space: SearchSpace, history: History, console: Console) -
     for note in space.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
     console.print(live.plan(space, history.target, about["counts"]["train"]))
+
+
+def devices(hosts: int | None, gpus: str | None, console: Console) -> None:
+    """Print the devices of a search, and why they are fewer than there are.
+
+    Args:
+        hosts: ``--hosts``.
+        gpus: ``--gpus``.
+    """
+    console.print(escape(f"devices: {_devices(hosts, gpus)}"), highlight=False, soft_wrap=True)
+
+
+def _devices(hosts: int | None, gpus: str | None) -> str:
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        most = f"at most {_workers(hosts)} (--hosts {hosts})" if hosts else "a worker process each"
+        return f"those of the Ray cluster {address} (RAY_ADDRESS), {most}"
+    share, kind = machine.gpus(), "GPU"
+    if not share.count:
+        share, kind = machine.cores(), "core"
+    why = f" ({f'--gpus {gpus}' if gpus else share.why})" if share.count < share.total else ""
+    few = hosts is not None and hosts < share.count
+    each = f"{_workers(hosts)} (--hosts {hosts})" if few else "a worker process each"
+    return f"{share} {kind}{'s' * (share.total != 1)}{why}, {each}"
+
+
+def _workers(count: int | None) -> str:
+    return f"{count} worker process{'es' * (count != 1)}"

@@ -66,7 +66,7 @@ class RayHosts(Backend):
 
     @_raises_backend_error
     def _make_pool(self, space: SearchSpace) -> WorkerPool:
-        self._pool = WorkerPool(space, self._host)
+        self._pool = WorkerPool(space, self._host, most=self.max_workers)
         return self._pool
 
     @_raises_backend_error

@@ -12,7 +12,9 @@ from unittest import mock
 
 import ray
 
+from lungtune.core import devices as machine
 from lungtune.errors import StudyError
+from lungtune.search.backends.ray_hosts import private
 
 for _name in ("ray", "ray._private.authentication"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # the journal has the same messages
@@ -35,11 +37,23 @@ def start() -> None:
             ray.init(address=address, **quiet)
         else:
             _own_token()
-            with _few_processes():
-                ray.init(address="local", include_dashboard=False, object_store_memory=128 * 2**20, **quiet)
+            with _few_processes(), private.on_loopback() as loopback:
+                ray.init(address="local", **_local(), **loopback, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray could not be started"
         raise StudyError(f"{where}: {' '.join(str(error).split())[:300]}. The study is kept: resume it.") from error
+
+
+def _local() -> dict[str, Any]:
+    """Return arguments of ``ray.init`` for a local Ray: this process's cores and GPUs, a folder of its own."""
+    gpus = machine.gpus()
+    return {
+        "_temp_dir": str(private.folder()),
+        "include_dashboard": False,
+        "object_store_memory": 128 * 2**20,
+        "num_cpus": machine.cores().count,
+        "num_gpus": gpus.count if gpus.total else None,  # None: as Ray finds others than NVIDIA's
+    }
 
 
 @contextlib.contextmanager
@@ -90,6 +104,7 @@ def _read_again() -> None:
 def stop() -> None:
     """Leave the cluster, or stop the local one."""
     ray.shutdown()
+    private.clean()
     if _own:
         for name in _own:
             os.environ.pop(name, None)
@@ -97,8 +112,9 @@ def stop() -> None:
         _read_again()
 
 
-def devices() -> tuple[int, bool]:
-    """Return the number of devices, >= 1, and True if they are GPUs (else CPU cores)."""
+def devices(most: int | None = None) -> tuple[int, bool]:
+    """Return the number of devices to use, from 1 to ``most``, and True if they are GPUs (else CPU cores)."""
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
-    return gpus or max(1, int(resources.get("CPU", 1))), gpus > 0
+    found = gpus or max(1, int(resources.get("CPU", 1)))
+    return min(found, most or found), gpus > 0

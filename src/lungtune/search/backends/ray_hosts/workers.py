@@ -94,6 +94,7 @@ class WorkerPool:
         slots: trials at a time on a host; 0: as the study says, or as measured there.
         waiting: calls that may wait in a host beside those of its slots.
         alone: hosts may be on another machine than this process, and end with Ray's job only.
+        most: largest number of hosts; None: one a device.
     """
 
     def __init__(
@@ -104,15 +105,16 @@ class WorkerPool:
         slots: int = 0,
         waiting: int = 8,
         alone: bool = False,
+        most: int | None = None,
     ) -> None:
         self._folder = ""
-        self.count, on_gpus = cluster.devices()
+        self.count, on_gpus = cluster.devices(most)
         threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // self.count)
         driver = None if alone or os.environ.get("RAY_ADDRESS") else os.getpid()
-        most = max(slots, space.slots, space.max_slots)
+        trials = max(slots, space.slots, space.max_slots)
         # One thread per pending call of a trial, and spare ones for ``leave``, ``doing`` and repeated ``train`` calls.
         self._class = ray.remote(host).options(
-            num_cpus=cpus, num_gpus=1 if on_gpus else 0, max_concurrency=2 * most + waiting, max_restarts=0
+            num_cpus=cpus, num_gpus=1 if on_gpus else 0, max_concurrency=2 * trials + waiting, max_restarts=0
         )
         self._arguments = (threads, driver, [str(each) for each in paths.own_folders()], slots)
         # On the cores of one machine the first host starts alone: concurrent imports slow each other down, and the

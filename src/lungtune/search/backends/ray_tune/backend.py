@@ -96,7 +96,7 @@ class RayTune(Backend):
 
     def _make_pool(self, space: SearchSpace) -> WorkerPool:
         waiting = 16 + (4 * space.trials if self.takes_all else 0)
-        self._pool = WorkerPool(space, self._host, cpus=HOST_CPUS, waiting=waiting)
+        self._pool = WorkerPool(space, self._host, cpus=HOST_CPUS, waiting=waiting, most=self.max_workers)
         return self._pool
 
     def open(self, folder: Path, space: SearchSpace) -> None:

@@ -5,11 +5,11 @@ Its methods run in threads of one actor (``max_concurrency``), several at a time
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lungtune.core import environment
 from lungtune.search.backends.ray_hosts.host import PackHost
 
 _here: dict[str, PackHost] = {}
@@ -104,4 +104,4 @@ class TuneHost(PackHost):
 
 def threads_here(cpus: float) -> int:
     """Return the cores of an actor with so many CPUs."""
-    return max(1, min(int(cpus), os.cpu_count() or 1))
+    return max(1, min(int(cpus), environment.cores()))
