@@ -1,10 +1,11 @@
 """Flags, error sentences and exit codes shared by the commands.
 
-Exit codes: 0 done; 1 an error of ours; 2 a user's mistake; 3 stopped, resumable (``errors.STOPPED``).
+Exit codes: 0 done; 1 an error of ours; 2 a user's mistake; 3 stopped, and can go on (``errors.STOPPED``).
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shlex
@@ -16,8 +17,8 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from lungtune.core import yamlfile
-from lungtune.errors import LungtuneError, SpaceError, UserError, did_you_mean
+from lungtune.core import machine, stopping, streams, yamlfile
+from lungtune.errors import STOPPED, LungtuneError, MachineError, SpaceError, UserError, did_you_mean
 
 _TABLES = (".csv", ".csv.gz", ".tsv", ".xlsx")
 
@@ -176,7 +177,22 @@ def settings(pairs: Sequence[str] | None) -> dict[str, Any]:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run ``main`` and leave with its exit code; a user's mistake ends in one sentence, no traceback."""
+    """Run ``main`` and leave with its exit code; a user's mistake ends in one sentence, no traceback.
+
+    SIGINT, SIGTERM and SIGHUP end it with ``STOPPED``; output that nobody reads any more is dropped.
+    """
+    streams.keep_going()
+    parent = stopping.part_of()
+    with stopping.stoppable():
+        if parent is not None:
+            stopping.end_with(parent)
+        code = _code(main, quiet=parent is not None)
+        atexit.register(stopping.ignore)
+    sys.exit(code)
+
+
+def _code(main: Callable[[], int | None], quiet: bool) -> int:
+    """Run ``main``, print the sentence of an error, return the exit code; ``quiet``: no sentence on a stop."""
     try:
         code = main() or 0
     except typer.Exit as left:
@@ -184,6 +200,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except MachineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = STOPPED
     except LungtuneError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
@@ -192,8 +211,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code = 0
     except OSError as error:
         print(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
-        code = 1
+        code = STOPPED if machine.kind(error) else 1
+    except stopping.Stopped as stop:
+        if not quiet:
+            print(f"stopped ({stop.reason}). Give the same command again to go on.", file=sys.stderr)
+        code = STOPPED
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         code = 130
-    sys.exit(code)
+    return code

@@ -6,6 +6,7 @@ LungtuneError
 │   ├── DataError        a data source, a split, an image
 │   ├── WeightsError     pretrained weights that are not available
 │   └── StudyError       a study that is missing, held by another process, or finished
+├── MachineError         a disk, file system or device failed: what is written stays usable, exit code 3
 ├── TrialError           one trial failed (``reason``: nan, oom, error, report, lost); the study continues
 └── CheckpointError      a checkpoint is truncated or damaged; an older one may serve
 """
@@ -16,7 +17,7 @@ import difflib
 from collections.abc import Iterable
 
 STOPPED = 3
-"""Exit code of a search that was stopped and can be resumed."""
+"""Exit code of a command that was stopped and can go on: by a signal, its time budget, or a fault of the machine."""
 
 
 class LungtuneError(Exception):
@@ -44,6 +45,10 @@ class WeightsError(UserError):
 
 class StudyError(UserError):
     """A study is missing, held by another process, or not in the wanted state."""
+
+
+class MachineError(LungtuneError):
+    """A disk, file system or device failed; the command can go on where it stopped once that is mended."""
 
 
 class TrialError(LungtuneError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -75,10 +75,19 @@ def build(study: Study, patients: np.ndarray, unit: str = "patients") -> dict[st
 def write(study: Study, patients: np.ndarray, unit: str = "patients") -> dict[str, Any]:
     """Build the summary and write it to the study's folder."""
     summary = build(study, patients, unit)
+    save(study, summary)
+    return summary
+
+
+def save(study: Study, summary: Mapping[str, Any]) -> None:
+    """Write a summary to the study's folder.
+
+    Raises:
+        OSError: the disk is full or not writable; what was there before is untouched.
+    """
     write_atomic(study.summary_path, json.dumps(summary, indent=1, ensure_ascii=False).encode())
     if summary["leaderboard"]:
         write_atomic(study.folder / "leaderboard.md", leaderboard_text.markdown(summary["leaderboard"]).encode())
-    return summary
 
 
 def _leaderboard(

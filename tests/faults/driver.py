@@ -25,7 +25,12 @@ PATIENTS = np.array([f"p{number}" for number in range(10)])
 """A patient for each validation case."""
 
 
-def prepare(options: Options, console: Any, likely: Callable[[SearchSpace], None]) -> Prepared:
+def prepare(
+    options: Options,
+    console: Any,
+    likely: Callable[[SearchSpace], None],
+    begun: Callable[[Study], None] = lambda study: None,
+) -> Prepared:
     """Stand-in for ``preparation.prepare``."""
     if options.resume:
         study = Study.open(str(options.study))
@@ -37,6 +42,7 @@ def prepare(options: Options, console: Any, likely: Callable[[SearchSpace], None
         seconds, slots = float(os.environ.get("SECONDS", "0.05")), int(os.environ.get("SLOTS", "0"))
         space = simulated.space(trials, faults, seconds, family="clip_lora", slots=slots)
         study = simulated.begin(Study.new(options.study, "simulated").folder, space, options.seed or 0)
+    begun(study)
     likely(space)
     validation = SimpleNamespace(patients=PATIENTS, unit="patients")
     return Prepared(study, space, SimpleNamespace(validation=validation))  # type: ignore[arg-type]

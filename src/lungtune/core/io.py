@@ -60,7 +60,8 @@ def write_atomic(path: Path, data: bytes, *, sync_folder: bool = True) -> None:
         sync_folder: flush the folder as well; a caller that writes many files may do so once, with `fsync_folder`.
 
     Raises:
-        OSError: the disk is full or not writable; what stood at ``path`` is untouched and no draft stays.
+        OSError: the disk is full or not writable; what stood at ``path`` is untouched and no draft stays. Its
+            ``filename`` is ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
@@ -70,8 +71,11 @@ def write_atomic(path: Path, data: bytes, *, sync_folder: bool = True) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # the draft of a file system that fails
+            draft.unlink(missing_ok=True)
     if sync_folder:
         fsync_folder(path.parent)
 

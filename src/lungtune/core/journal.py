@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lungtune.core.io import fsync_folder
-from lungtune.errors import StudyError
+from lungtune.errors import MachineError, StudyError
 
 
 def _plain(value: Any) -> Any:
@@ -92,23 +94,34 @@ class Journal:
         """Write one event; when this returns it survives a power cut.
 
         Raises:
-            StudyError: the disk is full or the file cannot be written; nothing half-written stays.
+            MachineError: the disk is full or the file cannot be written; nothing half-written stays.
         """
         entry = {"event": event, "time": round(time.time(), 3), **_plain(fields)}
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         with self._lock:
-            before = os.fstat(self._fd).st_size
+            before: int | None = None
             try:
+                state = os.fstat(self._fd)
+                if not state.st_nlink:
+                    raise OSError(errno.ENOENT, "the file was removed while it was in use")
+                before = state.st_size
                 written = os.write(self._fd, line)
                 if written != len(line):
-                    raise OSError(28, "No space left on device")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(self._fd)
             except OSError as error:
-                os.ftruncate(self._fd, before)
-                raise StudyError(
-                    f"{self.path} could not be written ({error.strerror}). Nothing is lost: make room, then resume."
+                self._cut(before)
+                remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
+                raise MachineError(
+                    f"{self.path} could not be written ({error.strerror}). What it holds is whole: {remedy} and go on."
                 ) from error
         return entry
+
+    def _cut(self, size: int | None) -> None:
+        """Remove what a failed write may have left; where that fails too, a torn line is put aside at the next open."""
+        if size is not None:
+            with suppress(OSError):
+                os.ftruncate(self._fd, size)
 
     def close(self) -> None:
         """Close the file."""

@@ -238,6 +238,8 @@ class History:
         self.baselines: dict[str, dict[str, float]] = {}
         self.order: list[tuple[int, Report]] = []
         """Every report in order of arrival, as (trial number, report); a scheduler's state is rebuilt from it."""
+        self.outcomes: list[tuple[str, int]] = []
+        """(``report`` or ``end``, trial number) in order of arrival, and (``stop``, 0) where a driver left."""
         self.requests: dict[str, int] = {}
         """Trials that users asked for, by the request's id, see ``search.cloning``."""
         for event in events:
@@ -281,6 +283,7 @@ class History:
             trial.reports.append(report)
             trial.lost = 0
             self.order.append((event["trial"], report))
+            self.outcomes.append((kind, event["trial"]))
         elif kind == "perturb":
             donor = Donor(event["donor"], event["donor_fidelity"], event["checkpoint"])
             before = self.trials[donor.trial].lineage_of(donor.fidelity, donor.checkpoint)
@@ -290,15 +293,18 @@ class History:
             trial.state, trial.paused = State.PAUSED, event["fidelity"]
         elif kind == "start" and self.trials[event["trial"]].state is State.PAUSED:
             self.trials[event["trial"]].state = State.RUNNING
-        elif kind == "lost":
+        elif kind == "lost" and not event.get("fault"):  # a fault of the machine is not charged to the trial
             self.trials[event["trial"]].lost += 1
         elif kind == "end":
             trial = self.trials[event["trial"]]
             trial.state, trial.ended_at = State(event["state"]), event.get("time", 0.0)
+            self.outcomes.append((kind, event["trial"]))
             trial.reason, trial.message = event.get("reason", ""), event.get("message", "")
             trial.duplicate_of = event.get("duplicate_of")
             if trial.duplicate_of is not None:
                 trial.reports = list(self.trials[trial.duplicate_of].reports)
+        elif kind == "stop":
+            self.outcomes.append((kind, 0))
 
     def _beginning(self, event: Mapping[str, Any]) -> list[Stretch]:
         """Return the first stretch of a trial that begins with another one's checkpoint; [] for all others."""
@@ -322,7 +328,8 @@ class History:
     def counted_for_savings(self) -> list[Trial]:
         """Trials that ended at full fidelity or by the scheduler, over which savings of early stopping are counted.
 
-        Excludes paused trials, which may be resumed, those ended by the time budget, and duplicates.
+        Excludes paused trials, which may be resumed, duplicates, and those that earlier versions ended when the time
+        budget was spent.
         """
         ended = self.of(State.COMPLETE, State.PRUNED)
         return [trial for trial in ended if trial.duplicate_of is None and trial.reason != "budget"]

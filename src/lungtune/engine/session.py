@@ -47,7 +47,7 @@ class Run:
     slot: int
     folder: Path
     fidelity: float = 0.0
-    pending: list[Report | TrialError] = field(default_factory=list)
+    pending: list[Report | Exception] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     trained: int = 0
     seconds: float = 0.0
@@ -111,7 +111,7 @@ class Session:
         horizon = round(self.fidelity.max * self._cases)
         latest = report_files.latest(folder)
         state = None
-        pending: list[Report | TrialError] = []
+        pending: list[Report | Exception] = []
         done, best = 0.0, (math.nan, "")
         if latest is not None:
             path, state, meta = latest
@@ -133,7 +133,7 @@ class Session:
         self.pack.capacity = measured.slots
         return measured
 
-    def step(self, numbers: Collection[int] | None = None) -> list[tuple[int, Report | TrialError]]:
+    def step(self, numbers: Collection[int] | None = None) -> list[tuple[int, Report | Exception]]:
         """Train trials (default all) by one optimiser step; return the reports that came due and trials that failed."""
         runs = {n: run for n, run in self.runs.items() if numbers is None or n in numbers}
         if not any(run.pending for run in runs.values()):
@@ -160,7 +160,7 @@ class Session:
             elif not math.isfinite(loss):
                 run.pending.append(TrialError("nan", f"the training loss became {loss} after {samples} samples"))
             elif samples >= round(self._next(run) * self._cases):
-                run.pending.append(self._report(run, samples))
+                run.pending.append(self._reported(run, samples))
 
     def _unreached(self, run: Run) -> TrialError | None:
         """Return the error of a trial whose trained parameters get no gradient in its first steps of this session."""
@@ -171,7 +171,7 @@ class Session:
                 return error
         return None
 
-    def until_report(self, progress: Callable[[int], None] | None = None) -> list[tuple[int, Report | TrialError]]:
+    def until_report(self, progress: Callable[[int], None] | None = None) -> list[tuple[int, Report | Exception]]:
         """Step until something is due; ``progress`` receives the number of optimiser steps."""
         while True:
             due = self.step()
@@ -199,6 +199,13 @@ class Session:
     def references(self, params: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         """Return the reference scores on validation; no trial may be open."""
         return self.evaluation.references(self.pack, parameters.build(self.family.Params, params))
+
+    def _reported(self, run: Run, samples: int) -> Report | Exception:
+        """Return a trial's report, or what it raised, such as a full disk's error: it concerns no other trial."""
+        try:
+            return self._report(run, samples)
+        except Exception as error:
+            return error
 
     def _report(self, run: Run, samples: int) -> Report | TrialError:
         # a large batch may pass several levels at once
@@ -286,7 +293,7 @@ class Sessions:
         """Remove a trial."""
         next(session for session in self._open.values() if number in session.runs).leave(number)
 
-    def step(self, numbers: Collection[int]) -> list[tuple[int, Report | TrialError]]:
+    def step(self, numbers: Collection[int]) -> list[tuple[int, Report | Exception]]:
         """Train trials by one step, session after session, until something is due; see ``Session.step``.
 
         Due reports are returned at once, because an exception of a later session would lose them.

@@ -106,6 +106,8 @@ def _together(session: Session, space: SearchSpace, runs: list[Run], fidelity: f
                 run = open_runs[number]
                 if isinstance(due, TrialError):
                     run.failure = str(due)
+                elif isinstance(due, Exception):
+                    raise due
                 elif len(left[number]) > 1:
                     if due.fidelity >= left[number][0].until - 1e-6:
                         left[number] = _passed_on(session, number, left[number], Path(due.checkpoint or ""))

@@ -244,7 +244,7 @@ class Startup:
         self._started = Future()
         try:
             backend = self._make(space)
-        except BaseException as error:
+        except Exception as error:
             self._started.set_exception(error)
             return
         self._thread = threading.Thread(target=self._run, args=(self._started, backend, space), daemon=True)

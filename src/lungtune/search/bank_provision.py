@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,16 @@ from rich.console import Console
 from lungtune import synthesize
 from lungtune.core import synthetic
 from lungtune.core.space import SearchSpace
-from lungtune.errors import DataError
+from lungtune.core.stopping import PARENT
+from lungtune.errors import STOPPED, DataError, MachineError
 
 if TYPE_CHECKING:
     from lungtune.core.study import Study
     from lungtune.data.dataset import Inspection
     from lungtune.data.synthetic_bank import SyntheticBank
+
+_ENDING = 20.0
+"""Seconds that an interrupted generator has to end."""
 
 
 def bank(
@@ -72,6 +76,7 @@ def _draw(
 
     Raises:
         DataError: it failed.
+        MachineError: a disk or device did; what was drawn is kept.
     """
     manifest = inspection.manifest
     console.print(
@@ -84,15 +89,32 @@ def _draw(
     command += ["--seed", str(manifest.seed), "--profile", profile]
     command += ["--per-class", ",".join(f"{name}={count}" for name, count in needed.items())]
     # Passive waits: threads that spin triple the time if another process uses a core.
-    env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=env)
-    if done.returncode:
+    env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, PARENT: str(os.getpid())}
+    code, printed = _finished(command, env)
+    if code == STOPPED:
+        raise MachineError("the bank of synthetic images is not complete (see above); what was drawn is kept")
+    if code:
         raise DataError(
             f"{space.name} needs synthetic images, but none could be generated (see above); leave them out with "
             f"--set {synthetic.RATIO}=0, or make a bank (lungtune synthesize ... --set weights=DIR), "
             "and name it with --bank DIR."
         )
-    return Path(done.stdout.splitlines()[-1])
+    return Path(printed.splitlines()[-1])
+
+
+def _finished(command: Sequence[str], env: Mapping[str, str]) -> tuple[int, str]:
+    """Run a command to its end, which an interruption brings about; return its exit code and output."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as child:
+        try:
+            printed, _ = child.communicate()
+        except BaseException:
+            try:
+                child.terminate()
+                child.wait(_ENDING)
+            finally:
+                child.kill()
+            raise
+    return child.returncode, printed
 
 
 def copy_contact_sheet(bank: SyntheticBank, study: Study) -> None:

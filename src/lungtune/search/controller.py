@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lungtune import schedulers
-from lungtune.core import synthetic
+from lungtune.core import machine, synthetic
 from lungtune.core.resource import TOLERANCE
 from lungtune.core.scheduler import Decision, TuneScheduler
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
-from lungtune.core.trial import CLONE, State, Trial
+from lungtune.core.trial import CLONE, History, State, Trial
 from lungtune.search import cloning, sampler
 from lungtune.search.sampler import Suggestion
 
@@ -23,8 +23,14 @@ MAX_LOST = 3
 """Largest number of worker deaths of a trial without a new report; one more ends it as FAIL(lost)."""
 
 MAX_FAILURES = 5
-"""Number of failed trials without a report in between that stops the search. Trials that diverged, duplicates and
-trials ended by the scheduler neither count nor reset."""
+"""Number of failed trials in a row that stops the search: without a report in between of a trial that did not fail.
+Trials that diverged, duplicates and trials ended by the scheduler neither count nor reset."""
+
+MAX_DIVERGED = 20
+"""Number of diverged trials in a row that stops the search."""
+
+MAX_FAULTS = 3
+"""Number of faults of the machine without a report in between that stops the search; a full disk stops it at once."""
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +82,7 @@ class TrialController:
         self.seed = seed
         self.suggest = suggest
         self.history = study.history()
-        self.failures = 0
+        self.faults = 0
         self.running: set[int] = set()
         self._stop_reason = ""
         self.watchers: list[Callable[[Mapping[str, Any]], object]] = []
@@ -131,12 +137,14 @@ class TrialController:
 
     def _end(self, number: int, state: State, reason: str = "", message: str = "", **extra: Any) -> None:
         self.running.discard(number)
-        if state is State.FAIL and reason != "nan":  # only a report resets the count
-            self.failures += 1
-            if self.failures >= MAX_FAILURES:
-                last = message.strip()[-300:]
-                self.request_stop(f"{self.failures} trials failed without a report in between; the last: {last}")
         self._write("end", trial=number, state=state.value, reason=reason, message=message, **extra)
+        if state is State.FAIL:
+            failed, diverged = _failed_in_a_row(self.history)
+            last = message.strip()[-300:]
+            if failed >= MAX_FAILURES:
+                self.request_stop(f"{failed} trials failed without a report in between; the last: {last}")
+            elif diverged >= MAX_DIVERGED:
+                self.request_stop(f"{diverged} trials diverged without a report in between; the last: {last}")
 
     @property
     def stop_reason(self) -> str:
@@ -236,7 +244,8 @@ class TrialController:
         Args:
             number: of the trial.
             outcome: ``fidelity`` (passes), ``samples``, ``metrics`` {name: number}, ``checkpoint``; or ``failure``
-                {reason, message} when the trial raised.
+                {reason, message} when the trial raised. A reason of ``machine.REASONS`` is not the trial's fault: it
+                trains on from its newest checkpoint.
             decision: of the backend's own scheduler; None where this controller's decides.
         """
         with self._lock:
@@ -244,6 +253,9 @@ class TrialController:
             if trial.state is not State.RUNNING:
                 return False
             failure = outcome.get("failure")
+            if failure and failure["reason"] in machine.REASONS:
+                self._machine_failed(number, failure["reason"], failure["message"])
+                return True
             if failure:
                 self._end(number, State.FAIL, reason=failure["reason"], message=failure["message"])
                 return False
@@ -265,7 +277,7 @@ class TrialController:
                 checkpoint=outcome["checkpoint"],
                 seconds=outcome.get("seconds"),
             )
-            self.failures = 0
+            self.faults = 0
             decision = self._decide(trial, outcome["fidelity"], decision)
             self._carry_out(decision, trial)
             return decision is Decision.CONTINUE
@@ -322,6 +334,18 @@ class TrialController:
                 checkpoint=checkpoint,
             )
             return Assignment.of(trial)
+
+    def _machine_failed(self, number: int, reason: str, message: str) -> None:
+        """Record a fault of the machine in a trial; stop the search where a retry is pointless."""
+        self._write("lost", trial=number, why=message[:500], fault=reason)
+        self.faults += 1
+        if reason == machine.DISK:
+            self.request_stop(f"a checkpoint could not be written ({message[:300]}); make room, then resume")
+        elif self.faults >= MAX_FAULTS:
+            self.request_stop(
+                f"the machine failed {self.faults} times without a report in between ({message[:300]}); mend that, "
+                "then resume"
+            )
 
     def _checked(self, metrics: Mapping[str, Any]) -> tuple[dict[str, float], str, str]:
         """Return the finite metrics, the problem of the report as a sentence, its reason; both empty if valid."""
@@ -389,10 +413,20 @@ class TrialController:
             if not self._hopeless(trial):
                 self.unfinished.append(number)
 
-    def close_by_budget(self) -> None:
-        """End running trials that have a report, and paused ones, because the time budget is spent."""
-        with self._lock:
-            for trial in self.history.of(State.RUNNING):
-                if trial.reports and trial.origin != "start":
-                    self._end(trial.number, State.PRUNED, reason="budget")
-            self._end_paused("budget")
+
+def _failed_in_a_row(history: History) -> tuple[int, int]:
+    """Return how many trials failed, and how many diverged, since the last report of a trial that did not fail.
+
+    A stop that came of failures begins the count anew: the user has seen it, and resumed.
+    """
+    failed = diverged = 0
+    for kind, number in history.outcomes:
+        trial = history.trials[number] if kind != "stop" else None
+        if trial is None:
+            failed = 0 if failed >= MAX_FAILURES else failed
+            diverged = 0 if diverged >= MAX_DIVERGED else diverged
+        elif trial.state is not State.FAIL:
+            failed, diverged = (0, 0) if kind == "report" else (failed, diverged)
+        elif kind == "end":
+            failed, diverged = failed + (trial.reason != "nan"), diverged + (trial.reason == "nan")
+    return failed, diverged

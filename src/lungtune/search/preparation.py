@@ -76,13 +76,19 @@ class Prepared(NamedTuple):
     dataset: Dataset
 
 
-def prepare(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
+def prepare(
+    options: Options,
+    console: Console,
+    likely: Callable[[SearchSpace], None],
+    begun: Callable[[Study], None] = lambda study: None,
+) -> Prepared:
     """Create a study, or reopen one with ``options.resume``.
 
     Args:
         options: of the user.
         console: for notes on the data.
         likely: called with the space after the quick checks, before the data are read, to start slow work early.
+        begun: called with the study as soon as an interruption leaves it on disk.
 
     Raises:
         UserError: the user must correct something; no study was created, and an existing one is unchanged.
@@ -90,7 +96,7 @@ def prepare(options: Options, console: Console, likely: Callable[[SearchSpace], 
     if options.engine not in (None, *ENGINES):
         hint = did_you_mean(str(options.engine), ENGINES)
         raise SpaceError(f"--engine must be {' or '.join(ENGINES)}, but got '{options.engine}'.{hint}")
-    return resumed(options, console, likely) if options.resume else new(options, console, likely)
+    return resumed(options, console, likely, begun) if options.resume else new(options, console, likely, begun)
 
 
 def engine(options: Options, space: SearchSpace) -> str:
@@ -110,7 +116,12 @@ def engine(options: Options, space: SearchSpace) -> str:
     return options.engine or ("tune" if of_tune else before or "hosts")
 
 
-def new(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
+def new(
+    options: Options,
+    console: Console,
+    likely: Callable[[SearchSpace], None],
+    begun: Callable[[Study], None] = lambda study: None,
+) -> Prepared:
     """Run all checks, then create the study; see :func:`prepare`."""
     if options.space is None:
         raise SpaceError(f"--space must be given; shipped are {', '.join(catalog.spaces())}.")
@@ -148,21 +159,27 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
         space, lambda family, name: study_data.missing(inspection, family.fields, name, family.task(task).targets)
     )
     imbalance.check(space, inspection.manifest.classes, inspection.manifest.class_counts("train"))
+    resolved = replace(space, trials=options.trials or space.trials)
     with study.claimed():  # reserve the name: a bank may take hours
         bank = bank_provision.bank(space, inspection, options.bank, profile, console)
         data = study_data.load(inspection, family.fields, base.image_size, bank=bank)
-    inspection.save(study.split_path)
-    if bank:
-        bank_provision.copy_contact_sheet(bank, study)
-    resolved = replace(space, trials=options.trials or space.trials)
-    study.begin(resolved, data=_described(data, bank), seed=seed, about=environment.describe())
+        inspection.save(study.split_path)
+        if bank:
+            bank_provision.copy_contact_sheet(bank, study)
+        study.begin(resolved, data=_described(data, bank), seed=seed, about=environment.describe())
+    begun(study)
     _note_baselines(study, resolved, data)
     for remark in family.task(task).remarks(data):
         console.print(f"[yellow]note:[/yellow] {escape(remark)}", highlight=False, soft_wrap=True)
     return Prepared(study, resolved, data)
 
 
-def resumed(options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
+def resumed(
+    options: Options,
+    console: Console,
+    likely: Callable[[SearchSpace], None],
+    begun: Callable[[Study], None] = lambda study: None,
+) -> Prepared:
     """Reopen an existing study; see :func:`prepare`."""
     if options.study is None:
         known = ", ".join(Study.names()) or "none yet"
@@ -173,6 +190,7 @@ def resumed(options: Options, console: Console, likely: Callable[[SearchSpace], 
     if options.settings:
         raise StudyError("a resumed study keeps its settings; leave --set out, or begin a new study with it.")
     study = Study.open(options.study)
+    begun(study)
     study.acquire()
     if study.healed:
         console.print(f"healed: the journal's last line was cut short ({study.healed} bytes put aside).")

@@ -54,11 +54,11 @@ def test_a_damaged_line_in_the_middle_is_reported(tmp_path):
 def test_a_full_disk_leaves_whole_lines_only(tmp_path):
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from lungtune.core.journal import Journal; from lungtune.errors import StudyError\n"
+        "from lungtune.core.journal import Journal; from lungtune.errors import MachineError\n"
         "journal = Journal(Path(sys.argv[1])); journal.append('a')\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "try: journal.append('b', filler='x' * 200)\n"
-        "except StudyError as error: print(error)\n"
+        "except MachineError as error: print(error)\n"
     )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 100
     assert signal.SIGXFSZ

@@ -21,7 +21,7 @@ from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.data import dataset
 from lungtune.data.synthetic_bank import Item, SyntheticBank
-from lungtune.errors import DataError, SpaceError, StudyError
+from lungtune.errors import STOPPED, DataError, MachineError, SpaceError, StudyError
 from lungtune.search import bank_provision, device_session, preparation
 
 SOURCE = "phantom,n=84,test=36,size=32"
@@ -63,18 +63,22 @@ def begin(bank: Path | None, seed: int = 3, **settings: Any) -> tuple[Study, Sea
     return preparation.new(options, Console(quiet=True), lambda space: None)
 
 
-@pytest.mark.parametrize("code", [0, 1])
+@pytest.mark.parametrize("code", [0, 1, STOPPED])
 def test_search_without_a_bank_builds_one_first(
     bank: SyntheticBank, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     commands: list[list[str]] = []
 
-    def made(command: list[str], **options: Any) -> SimpleNamespace:
+    def made(command: list[str], env: dict[str, str]) -> tuple[int, str]:
         commands.append(command[2:])
-        return SimpleNamespace(returncode=code, stdout=f"making ...\n{bank.folder}\n")
+        return code, f"making ...\n{bank.folder}\n"
 
-    monkeypatch.setattr(bank_provision, "subprocess", SimpleNamespace(run=made, PIPE=-1))
-    if code:
+    monkeypatch.setattr(bank_provision, "_finished", made)
+    if code == STOPPED:
+        with pytest.raises(MachineError, match="what was drawn is kept"):
+            begin(None, synthetic_ratio=[0, 0.5])
+        assert not Study.names()
+    elif code:
         needs = r"clip_head needs synthetic images, but none could be generated .*--bank DIR"
         with pytest.raises(DataError, match=needs):
             begin(None, synthetic_ratio=[0, 0.5])
@@ -108,7 +112,7 @@ def test_the_script_takes_a_bank(
 def test_no_bank_of_volumes_or_without_classes(
     kind: str, classes: tuple[str, ...], found: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bank_provision.subprocess, "run", lambda *_, **__: pytest.fail("a bank is made"))
+    monkeypatch.setattr(bank_provision, "_finished", lambda *_, **__: pytest.fail("a bank is made"))
     space = catalog.space("clip_head", "demo", {"synthetic_ratio": 1.0})
     manifest = SimpleNamespace(kind=kind, classes=classes, source="table:t.csv")
     with pytest.raises(

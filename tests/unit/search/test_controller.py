@@ -14,7 +14,7 @@ from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import State
 from lungtune.errors import StudyError
-from lungtune.search.controller import MAX_FAILURES, MAX_LOST, TrialController
+from lungtune.search.controller import MAX_DIVERGED, MAX_FAILURES, MAX_FAULTS, MAX_LOST, TrialController
 from lungtune.search.sampler import Suggestion
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -157,24 +157,27 @@ def test_raising_the_target_extends_a_finished_study(tmp_path):
     assert len(study.history().trials) == 4
 
 
-def test_spent_budget_ends_trials_that_reported(tmp_path):
+@pytest.mark.parametrize("state", ["PRUNED", "FAIL"])
+def test_trial_that_an_old_budget_ended_stays_ended(tmp_path, state):
     space = simulated.space(2)
-    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
-    first, second = controller.next(), controller.next()
+    study = simulated.begin(tmp_path / "s", space)
+    controller = TrialController(study, space, 0)
+    first = controller.next()
     controller.report(first.number, outcome(first.params, 1))
-    controller.close_by_budget()
-    states = [controller.history.trials[a.number].state for a in (first, second)]
-    assert states == [State.PRUNED, State.RUNNING]
-    assert controller.history.trials[first.number].reason == "budget", "not the scheduler's verdict"
+    study.append("end", trial=first.number, state=state, reason="budget", message="")
+    again = TrialController(study, space, 0)
+    assert again.history.trials[first.number].state.value == state
+    assert again.next().number == 1
+    assert again.history.counted_for_savings() == []
 
 
 def test_consecutive_failures_stop_the_search(tmp_path):
     space = simulated.space(20)
     controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
     while (assigned := controller.next()) is not None:
-        failure = {"reason": "error", "message": "OSError: No space left on device"}
+        failure = {"reason": "error", "message": "KeyError: 'a mistake'"}
         controller.report(assigned.number, {"failure": failure})
-    assert "No space left on device" in controller.stop_reason
+    assert "KeyError: 'a mistake'" in controller.stop_reason
     assert len(controller.history.trials) == MAX_FAILURES
     assert not controller.finished, "the others are left for a resume"
 
@@ -206,6 +209,75 @@ def test_ends_without_a_report_do_not_reset_the_failures(tmp_path, between):
     reasons = [trial.reason for trial in controller.history.trials.values()]
     assert reasons.count("error") == MAX_FAILURES
     assert between in reasons
+
+
+def test_trials_that_fail_after_a_report_stop_the_search(tmp_path):
+    space = simulated.space(60, scheduler=SchedulerConfig("none"))
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
+    while (assigned := controller.next()) is not None:
+        assert controller.report(assigned.number, outcome(assigned.params, space.fidelity.reports[0]))
+        controller.report(assigned.number, {"failure": {"reason": "error", "message": "x"}})
+    assert controller.stop_reason.startswith(f"{MAX_FAILURES} trials failed")
+    assert len(controller.history.trials) == MAX_FAILURES
+
+
+def test_failures_count_over_resumed_runs(tmp_path):
+    space = simulated.space(60)
+    study = simulated.begin(tmp_path / "s", space)
+    stops = []
+    for _ in range(2 * MAX_FAILURES):
+        controller = TrialController(study, space, 0)
+        assigned = controller.next()
+        controller.report(assigned.number, {"failure": {"reason": "error", "message": "x"}})
+        stops.append(bool(controller.stop_reason))
+        study.append("stop", why=controller.stop_reason or "SIGTERM")
+    assert stops == [*[False] * (MAX_FAILURES - 1), True] * 2, "a resume after the stop begins the count anew"
+
+
+def test_search_that_only_diverges_stops(tmp_path):
+    space = simulated.space(60)
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
+    while (assigned := controller.next()) is not None:
+        controller.report(assigned.number, {"failure": {"reason": "nan", "message": "the loss became nan"}})
+    assert controller.stop_reason.startswith(f"{MAX_DIVERGED} trials diverged")
+
+
+def test_full_disk_loses_its_trial_and_stops_the_search(tmp_path):
+    space = simulated.space(3)
+    study = simulated.begin(tmp_path / "s", space)
+    for _ in range(MAX_LOST + 2):
+        controller = TrialController(study, space, 0)
+        assigned = controller.next()
+        assert assigned.number == 0
+        assert controller.report(0, {"failure": {"reason": "disk", "message": "No space left on device: /x"}})
+        assert "No space left on device: /x); make room, then resume" in controller.stop_reason
+        assert controller.next() is None
+    assert controller.history.trials[0].state is State.RUNNING
+    assert controller.history.trials[0].lost == 0
+
+
+def test_repeated_faults_of_the_machine_stop_the_search(tmp_path):
+    space = simulated.space(3)
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
+    failed = {"failure": {"reason": "machine", "message": "Input/output error: /x"}}
+    assigned = controller.next()
+    for turn in range(MAX_FAULTS):
+        assert not controller.stop_reason, turn
+        controller.report(assigned.number, failed)
+    assert controller.stop_reason.startswith(f"the machine failed {MAX_FAULTS} times")
+    assert not controller.history.of(State.FAIL)
+
+
+def test_a_report_resets_the_faults_of_the_machine(tmp_path):
+    space = simulated.space(1, scheduler=SchedulerConfig("none"))
+    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
+    assigned = controller.next()
+    for fidelity in space.fidelity.reports:
+        for _ in range(MAX_FAULTS - 1):
+            controller.report(0, {"failure": {"reason": "machine", "message": "Input/output error: /x"}})
+        controller.report(0, outcome(assigned.params, fidelity))
+    assert not controller.stop_reason
+    assert controller.history.trials[0].state is State.COMPLETE
 
 
 def test_a_report_resets_the_failures(tmp_path):

@@ -1,5 +1,7 @@
 """Host: callers do not block one another, every caller gets a report, errors stay with their trial."""
 
+import errno
+import os
 import threading
 import time
 from pathlib import Path
@@ -28,6 +30,10 @@ class Session(simulated.SimulatedSession):
         self.stepped.append(frozenset(numbers))
         if 9 in numbers:
             raise ValueError("trial 9 cannot be trained")
+        if 8 in numbers:
+            self.runs[8]["done"] += 1.0  # as a report does whose checkpoint can't be written
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/x")
+            return [(8, full)]
         number = min(numbers)
         self.runs[number]["done"] += 1.0
         done = self.runs[number]["done"]
@@ -98,6 +104,13 @@ def test_a_trial_that_raises_fails_alone(host):
     assert bad.result()["failure"]["reason"] == "error"
     assert "trial 9 cannot be trained" in bad.result()["failure"]["message"]
     assert good.result()["fidelity"] >= 1.0
+
+
+def test_trial_on_a_full_disk_is_no_failure_and_starts_over(host):
+    waiting = Waiting(host, 8)
+    host._session.gate.release()
+    assert waiting.result()["failure"] == {"reason": "disk", "message": "No space left on device: /x"}
+    assert 8 not in host._session.runs, "it goes on from its checkpoint"
 
 
 def test_second_call_for_a_trial_replaces_the_first(host):

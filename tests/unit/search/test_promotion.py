@@ -152,16 +152,6 @@ def test_an_extended_study_leaves_the_ended_trials_ended(tmp_path):
     assert ended <= {trial.number for trial in history.of(State.PRUNED)}
 
 
-def test_a_spent_budget_ends_the_paused(tmp_path):
-    space = simulated.space(3)
-    controller = TrialController(simulated.begin(tmp_path / "s", space), space, 0)
-    first, second = controller.next(), controller.next()
-    controller.report(first.number, outcome(first.params, 1))
-    controller.close_by_budget()
-    states = [controller.history.trials[a.number].state for a in (first, second)]
-    assert states == [State.PRUNED, State.RUNNING]
-
-
 def test_duplicate_of_a_paused_trial_is_answered(tmp_path):
     point = {"quality": 0.5, "kind": "a"}
     space = simulated.space(2)

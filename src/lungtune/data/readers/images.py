@@ -53,8 +53,11 @@ def decoders() -> Iterator[ThreadPoolExecutor]:
     with warnings.catch_warnings():  # here and not in the threads: warning filters belong to the whole process
         warnings.simplefilter("ignore", UserWarning)  # pydicom's, on odd but readable headers
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with ThreadPoolExecutor(environment.cores()) as pool:
+        pool = ThreadPoolExecutor(environment.cores())
+        try:
             yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def digest(data: bytes, *, voi: bool = False, rules: int = 1) -> str:

@@ -9,7 +9,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -300,16 +304,19 @@ def _render(recipe: Recipe, part: Path) -> None:
     rows: list[dict[str, str | int]] = []
     line = f"Rendering {total} phantoms, once, into {part.parent}"
     with progress("Rendering phantoms", total, line=line) as update:
-        for done in _results(list(_tasks(recipe, part))):
-            rows.extend(done)
-            update(len(rows))
+        with closing(_results(list(_tasks(recipe, part)))) as results:
+            for done in results:
+                rows.extend(done)
+                update(len(rows))
     with (part / "table.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, (*_FIELDS, *_LISTED) if recipe.several else _FIELDS)
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _results(tasks: list[tuple[Recipe, Path, str, list[tuple[int, int]]]]) -> Iterator[list[dict[str, str | int]]]:
+def _results(
+    tasks: list[tuple[Recipe, Path, str, list[tuple[int, int]]]],
+) -> Generator[list[dict[str, str | int]], None, None]:
     """Run the tasks in order, in ``PROCESSES`` fresh processes if there is enough work (their start takes a second)."""
     if len(tasks) < 8:
         yield from map(_draw, tasks)
@@ -318,5 +325,24 @@ def _results(tasks: list[tuple[Recipe, Path, str, list[tuple[int, int]]]]) -> It
     from concurrent.futures import ProcessPoolExecutor
 
     # Forking a process that may hold threads (torch, ray) can deadlock; fresh ones cannot.
-    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(PROCESSES, mp_context=context, initializer=_end_with_parent)
+    try:
         yield from pool.map(_draw, tasks)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Leave Ctrl-C to the parent process, and end when it does, however it ends."""
+    import multiprocessing
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

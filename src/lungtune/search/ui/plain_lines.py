@@ -33,7 +33,8 @@ class PlainLines:
         """Yield the lines on one journal entry, which the history already has."""
         kind = entry["event"]
         if kind == "lost":
-            yield f"trial {entry['trial']:3d}  its host died; it will be tried again ({entry['why'][:80]})"
+            what = "the machine failed" if entry.get("fault") else "its host died"
+            yield f"trial {entry['trial']:3d}  {what}; it will be tried again ({entry['why'][:80]})"
         elif kind == "perturb":
             yield self._perturbed(entry)
         elif kind == "pause" or (kind == "end" and not self._was_paused(entry)):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lungtune.core import io, paths
+from lungtune.core import io, machine, paths
 from lungtune.core.study import Study
 from lungtune.errors import TrialError
 from lungtune.search import device_session
@@ -156,6 +156,8 @@ class PackHost:
             call.began = call.began or time.perf_counter()
         active = {number for number in calls if number in self._session.runs}
         for number, due in self._step(active) if active else ():
+            if isinstance(due, BaseException) and _beyond_repair(due):
+                raise due
             self._answer(number, self._outcome(calls[number], due))
 
     def _let_go(self, number: int) -> None:
@@ -191,6 +193,9 @@ class PackHost:
     def _outcome(self, call: _Call, due: Any) -> dict[str, Any]:
         number = call.assignment["number"]
         if isinstance(due, BaseException):
+            if fault := machine.kind(due):
+                self._let_go(number)  # its state in memory is ahead of its checkpoint
+                return {"number": number, "failure": {"reason": fault, "message": machine.sentence(due)}}
             reason = due.reason if isinstance(due, TrialError) else _reason(due)
             message = "".join(traceback.format_exception(due))[-8000:]
             return {"number": number, "failure": {"reason": reason, "message": message}}
