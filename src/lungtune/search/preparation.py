@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -144,15 +145,16 @@ def new(options: Options, console: Console, likely: Callable[[SearchSpace], None
         space, lambda family, name: study_data.missing(inspection, family.fields, name, family.task(task).targets)
     )
     imbalance.check(space, inspection.manifest.classes, inspection.manifest.class_counts("train"))
-    with study.claimed():  # reserve the name: a bank may take hours
+    resolved = replace(space, trials=options.trials or space.trials)
+    with study.claimed(None if options.study else space.name):  # reserve the name: a bank may take hours
         bank = bank_provision.bank(space, inspection, options.bank, profile, console)
         data = study_data.load(inspection, family.fields, base.image_size, bank=bank)
-    inspection.save(study.split_path)
-    if bank:
-        bank_provision.copy_contact_sheet(bank, study)
-    resolved = replace(space, trials=options.trials or space.trials)
-    study.begin(resolved, data=_described(data, bank), seed=seed, about=environment.describe())
-    _note_baselines(study, resolved, data)
+        inspection.save(study.split_path)
+        if bank:
+            bank_provision.copy_contact_sheet(bank, study)
+        study.begin(resolved, data=_described(data, bank), seed=seed, about=environment.describe())
+    with _released_on_error(study):
+        _note_baselines(study, resolved, data)
     for remark in family.task(task).remarks(data):
         console.print(f"[yellow]note:[/yellow] {escape(remark)}", highlight=False, soft_wrap=True)
     return Prepared(study, resolved, data)
@@ -169,7 +171,22 @@ def resumed(options: Options, console: Console, likely: Callable[[SearchSpace], 
     if options.settings:
         raise StudyError("a resumed study keeps its settings; leave --set out, or begin a new study with it.")
     study = Study.open(options.study)
+    study_data.check_split(study, study.history())
     study.acquire()
+    with _released_on_error(study):
+        return _reopened(study, options, console, likely)
+
+
+@contextmanager
+def _released_on_error(study: Study) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        study.release()
+        raise
+
+
+def _reopened(study: Study, options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
     if study.healed:
         console.print(f"healed: the journal's last line was cut short ({study.healed} bytes put aside).")
     history = study.history()
@@ -186,7 +203,7 @@ def resumed(options: Options, console: Console, likely: Callable[[SearchSpace], 
     bank = study_data.reopen_bank(history)
     likely(space)
     family, base = families[0]
-    data = study_data.load(study.split_path, family.fields, base.image_size, bank=bank)
+    data = study_data.reload(study, history, family.fields, base.image_size, bank=bank)
     if not history.baselines:
         _note_baselines(study, space, data)
     if options.trials is not None and options.trials != history.target:
