@@ -84,7 +84,7 @@ class StudyPredictions:
     def __init__(self, study: Study, history: History) -> None:
         self.study = study
         self.history = history
-        manifest = Manifest.load(study.split_path)
+        manifest = Manifest.load(study.split_path, history.study["data"].get("hash"))
         self.patients = manifest.parts["validation"].group
         self.unit = manifest.unit
         """Units of intervals: patients or images."""

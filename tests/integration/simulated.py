@@ -20,6 +20,7 @@ from lungtune.core.resource import Fidelity
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.core.trial import Objective, Report
+from lungtune.data.manifest import PARTS, Entries, Manifest
 from lungtune.search.backend import Backend
 from lungtune.search.backends.ray_hosts import RayHosts
 from lungtune.search.backends.ray_hosts.host import PackHost
@@ -49,11 +50,19 @@ def space(trials: int, faults: tuple[str, ...] = (), seconds: float = 0.0, **cha
     return SearchSpace(**(values | changes))
 
 
+def manifest(seed: int = 0) -> Manifest:
+    """Return a split of three cases, one a part."""
+    parts = {part: Entries((part,), ("a",), (part,), (f"{n:040x}",), (part,)) for n, part in enumerate(PARTS)}
+    return Manifest(("a", "b"), parts, excluded={}, seed=seed, folds=5, fold=0, source="none", notes=())
+
+
 def begin(folder: Path, made: SearchSpace, seed: int = 0) -> Study:
     """Begin a study in ``folder`` and hold it."""
     study = Study(folder)
     study.acquire()
-    data = {"source": "none", "hash": "0" * 64, "classes": ["a", "b"], "counts": {"train": 100, "validation": 10}}
+    split = manifest()
+    split.save(study.split_path)
+    data = {"source": "none", "hash": split.hash, "classes": ["a", "b"], "counts": {"train": 100, "validation": 10}}
     study.begin(made, data=data, seed=seed, about={"command": "", "versions": {}, "git": {}})
     study.append("baselines", constant={"macro_f1": 0.1})
     return study

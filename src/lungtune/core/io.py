@@ -5,17 +5,19 @@ Standard library and filelock; rich is imported only where a bar is drawn.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +37,9 @@ _PATIENCE = 1.0
 """Seconds of waiting for a lock before it is reported."""
 
 _OTHER = "another process"
+
+_NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP}
+"""What file systems without locks, such as NFS without its lock service, answer. ENOSYS is filelock's own business."""
 
 
 def log_stderr(text: str) -> None:
@@ -83,6 +88,9 @@ def write_atomic(path: Path, data: bytes, *, sync_folder: bool = True) -> None:
 class Lock:
     """An exclusive lock between processes; the lock file names its holder while it is held.
 
+    On a file system without locks, the existence of ``<path>.held`` is the lock; that of a dead process of this machine
+    is replaced.
+
     Args:
         path: the lock file; it stays after release.
         reentrant: this process may acquire it again while it holds it.
@@ -91,7 +99,7 @@ class Lock:
     def __init__(self, path: Path, *, reentrant: bool = False) -> None:
         self.path = path
         self._reentrant = reentrant
-        self._lock = FileLock(path, is_singleton=reentrant)
+        self._lock: FileLock | SoftFileLock = FileLock(path, is_singleton=reentrant)
 
     def try_acquire(self, timeout: float = 0.0) -> bool:
         """Acquire the lock within ``timeout`` seconds; return whether that succeeded.
@@ -100,9 +108,15 @@ class Lock:
             OSError: the lock file cannot be written.
         """
         try:
-            self._lock.acquire(timeout=timeout)
+            with warnings.catch_warnings(action="ignore"):  # of filelock, where it finds no flock
+                self._lock.acquire(timeout=timeout)
         except Timeout:
             return False
+        except OSError as error:
+            if error.errno not in _NO_FLOCK or isinstance(self._lock, SoftFileLock):
+                raise
+            self._lock = SoftFileLock(self._held, is_singleton=self._reentrant)
+            return self.try_acquire(timeout)
         self._sign(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         return True
 
@@ -129,9 +143,12 @@ class Lock:
     def holder(self) -> str:
         """Return the lock's holder: ``process 12 on host since 2026-01-31 12:00:00``, else ``another process``."""
         try:
-            return self.path.read_text(encoding="utf-8").strip() or _OTHER
+            file = self._held if self._held.exists() else self.path
+            text = file.read_text(encoding="utf-8").strip()
         except (OSError, ValueError):
             return _OTHER
+        pid, *more = text.splitlines() or [""]
+        return f"process {pid} on {more[0]}" if more and pid.isdigit() else text or _OTHER
 
     def release(self) -> None:
         """Release the lock."""
@@ -139,7 +156,13 @@ class Lock:
             self._sign("")
         self._lock.release()
 
+    @property
+    def _held(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.held")
+
     def _sign(self, text: str) -> None:
+        if isinstance(self._lock, SoftFileLock):  # whose file says who holds it, for others to see whether it lives
+            return
         with suppress(OSError):  # on a full disk the lock holds all the same, its holder is not named
             self.path.write_text(text, encoding="utf-8")
 

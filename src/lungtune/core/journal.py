@@ -31,12 +31,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     """Return the events of a journal; a torn last line is skipped.
 
     Raises:
-        StudyError: a line before the last is not a JSON object.
+        StudyError: a line before the last is not a JSON object, or the file can't be read.
     """
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise StudyError(f"{path} must be a file that can be read, but: {error.strerror}.") from error
     lines = raw.split(b"\n")
     events = []
     for number, line in enumerate(lines, start=1):
@@ -62,7 +64,10 @@ def _is_event(line: bytes) -> bool:
 
 
 class Journal:
-    """Appends events durably. One process writes a journal; any number read it."""
+    """Appends events durably. One process writes a journal; any number read it.
+
+    A second writer is noticed: the file has then another length than this one left it with.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open ``path`` for appending; a torn last line is moved to ``<path>.torn``."""
@@ -70,6 +75,7 @@ class Journal:
         self.healed = self._heal()
         self._lock = threading.Lock()
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._size = os.fstat(self._fd).st_size
         fsync_folder(path.parent)
 
     def _heal(self) -> int:
@@ -94,17 +100,17 @@ class Journal:
         """Write one event; when this returns it survives a power cut.
 
         Raises:
-            MachineError: the disk is full or the file cannot be written; nothing half-written stays.
+            MachineError: the disk is full, or the file cannot be written, was renamed or removed; nothing half-written
+                stays.
+            StudyError: another process wrote to it; nothing is written.
         """
         entry = {"event": event, "time": round(time.time(), 3), **_plain(fields)}
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         with self._lock:
             before: int | None = None
             try:
-                state = os.fstat(self._fd)
-                if not state.st_nlink:
-                    raise OSError(errno.ENOENT, "the file was removed while it was in use")
-                before = state.st_size
+                before = os.fstat(self._fd).st_size
+                self._check(before)
                 written = os.write(self._fd, line)
                 if written != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -115,6 +121,7 @@ class Journal:
                 raise MachineError(
                     f"{self.path} could not be written ({error.strerror}). What it holds is whole: {remedy} and go on."
                 ) from error
+            self._size = before + len(line)
         return entry
 
     def _cut(self, size: int | None) -> None:
@@ -123,6 +130,34 @@ class Journal:
             with suppress(OSError):
                 os.ftruncate(self._fd, size)
 
+    def _check(self, size: int) -> None:
+        if not self.in_place:
+            raise MachineError(
+                f"{self.path} was renamed or removed while this process wrote to it. What it holds is whole: "
+                f"go on under the name that its folder has now."
+            )
+        if size != self._size:
+            raise StudyError(
+                f"another process writes to {self.path} too, so this one stops. Nothing that it holds is lost; "
+                f"see that one process runs the study."
+            )
+
+    @property
+    def in_place(self) -> bool:
+        """True if the path is still that of the open file."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+        except OSError:
+            return False
+
+    def touch(self) -> None:
+        """Set the file's time of modification to now."""
+        with self._lock, suppress(OSError):
+            if self._fd >= 0:
+                os.utime(self._fd)
+
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        with self._lock:
+            os.close(self._fd)
+            self._fd = -1

@@ -235,6 +235,8 @@ class History:
         self.target = 0
         self.engine: str | None = None
         """Engine of the last run, see ``search.preparation``; None in journals that do not say."""
+        self.versions: dict[str, str] = {}
+        """Versions {package: version} of the last run."""
         self.baselines: dict[str, dict[str, float]] = {}
         self.order: list[tuple[int, Report]] = []
         """Every report in order of arrival, as (trial number, report); a scheduler's state is rebuilt from it."""
@@ -256,8 +258,10 @@ class History:
         if kind == "study":
             self.study = migration.study(event)
             self.target = event["space"]["trials"]
+            self.versions = dict(event.get("versions") or {})
         elif kind == "open":
             self.engine = event.get("engine", self.engine)
+            self.versions = dict(event.get("versions") or self.versions)
         elif kind == "target":
             self.target = event["trials"]
         elif kind == "baselines":

@@ -333,6 +333,7 @@ def load(
     *,
     test: bool = False,
     bank: SyntheticBank | None = None,
+    expected: str | None = None,
 ) -> Dataset:
     """Open fields of training and validation cases; decodes them first if they are not in the pixel cache.
 
@@ -343,10 +344,11 @@ def load(
         size: side of images, volumes and masks in pixels.
         test: also decode and open the test part.
         bank: also decode and open these synthetic images.
+        expected: hash of the split that a file must hold; None: any.
 
     Raises:
-        DataError: the audit has problems, the manifest is damaged, the data lack a field (see `missing`), an image or a
-            mask is missing or changed, or the bank belongs to another training fold.
+        DataError: the audit has problems, the manifest is damaged or another one, the data lack a field (see
+            `missing`), an image or a mask is missing or changed, or the bank belongs to another training fold.
         ValueError: two fields have the same name.
     """
     fields = tuple(dict.fromkeys(fields))
@@ -357,7 +359,7 @@ def load(
     elif isinstance(data, Manifest):
         manifest, checked = data, None
     else:
-        manifest, saved = Manifest.read(Path(data))
+        manifest, saved = Manifest.read(Path(data), expected)
         checked = Audit.from_dict(saved) if saved else None
     if checked is None:
         cases = index_source(manifest.source)

@@ -222,21 +222,22 @@ class Manifest:
         write_atomic(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
 
     @classmethod
-    def load(cls, path: Path) -> Manifest:
-        """Read and verify a saved manifest.
-
-        Raises:
-            DataError: see `read`.
-        """
-        return cls.read(path)[0]
+    def load(cls, path: Path, expected: str | None = None) -> Manifest:
+        """Read and verify a saved manifest. Arguments and errors: see `read`."""
+        return cls.read(path, expected)[0]
 
     @classmethod
-    def read(cls, path: Path) -> tuple[Manifest, dict[str, Any] | None]:
+    def read(cls, path: Path, expected: str | None = None) -> tuple[Manifest, dict[str, Any] | None]:
         """Read a saved manifest and the audit saved with it.
 
+        Args:
+            path: the file.
+            expected: hash of the split that a study began with, from its journal; None: any split.
+
         Raises:
-            DataError: no such file, not a manifest, or its content does not match its hash.
+            DataError: no such file, not a manifest, its content does not match its hash, or it is another split.
         """
+        back = " Put the study's own file back from a copy, or begin a new study." if expected else ""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["schema"] != SCHEMA:
@@ -259,13 +260,21 @@ class Manifest:
             )
             claimed, audit = content["hash"], content.get("audit")
         except FileNotFoundError:
-            raise DataError(f"The split manifest {path} does not exist.") from None
+            raise DataError(f"The split manifest {path} does not exist.{back}") from None
+        except OSError as error:
+            raise DataError(f"{path} must be a file that can be read, but: {error.strerror}.{back}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             why = f"{type(error).__name__}: {error}"
-            raise DataError(f"{path} must be a split manifest, but it is not: {why}.") from error
+            raise DataError(f"{path} must be a split manifest, but it is not: {why}.{back}") from error
         if claimed != manifest.hash:
             raise DataError(
                 f"{path} must not be edited, but its content has hash {manifest.hash[:12]} not {str(claimed)[:12]}."
+                f"{back}"
+            )
+        if expected is not None and not manifest.matches(expected):
+            raise DataError(
+                f"{path} must be the split that the study began with ({expected[:12]}), but is another one "
+                f"({manifest.hash[:12]}): scores on it can't be compared with the study's.{back}"
             )
         return manifest, audit
 

@@ -29,6 +29,7 @@ from lungtune.core.synonyms import meant
 from lungtune.core.transfer import blocking
 from lungtune.core.trial import CLONE, History, State, Trial
 from lungtune.errors import CheckpointError, SpaceError, StudyError
+from lungtune.search import study_data
 
 WAIT = 15.0
 """Seconds that a request waits for the search that holds the study."""
@@ -96,12 +97,14 @@ def plan(study: Study, number: int, settings: Mapping[str, Any], from_scratch: b
     Raises:
         StudyError: there is no such trial, an equal one exists, or there is no checkpoint to go on from.
         SpaceError: a parameter is unknown or does not take the value, or nothing changes.
+        DataError: the study's split is missing, damaged, or not the one that it began with.
     """
     history = study.history()
     if number not in history.trials:
         known = f"its trials are 0 to {len(history.trials) - 1}" if history.trials else "it has none yet"
         raise StudyError(f"the study '{study.name}' has no trial {number}; {known}.")
     trial = history.trials[number]
+    study_data.check_split(study, history)
     space = SearchSpace.from_dict(history.study["space"])
     family = catalog.family(space.configuration(trial.params).family, space.objective.task)
     changes = _changes(trial, settings, space, family, history)

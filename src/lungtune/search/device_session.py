@@ -75,7 +75,7 @@ def open_session(folder: Path, threads: int, slots: int = 0) -> DeviceSession:
     sessions = Sessions(
         space,
         lambda name: catalog.family(name, space.objective.task),
-        lambda fields, size: study_data.load(study.split_path, fields, size, bank=bank),
+        lambda fields, size: study_data.reload(study, history, fields, size, bank=bank),
         slots=max(1, space.slots),
     )
     name, base = space.bases[0]

@@ -94,7 +94,12 @@ def _search(prepared: Prepared, options: Options, console: Console, startup: Sta
     opening.devices(options.hosts, options.gpus, console)
     began, stopped, unsaved = time.monotonic(), "", ""
     tracker = Tracker(study.folder)
-    study.append("open", engine=preparation.engine(options, space), **environment.process())
+    changed = environment.changed(history.versions)
+    if changed:
+        note = f"note: other versions than in the last run: {changed}. Scores may differ slightly from earlier ones."
+        console.print(note, highlight=False, soft_wrap=True)
+    about = {**environment.process(), "versions": environment.versions()}
+    study.append("open", engine=preparation.engine(options, space), **about)
     # MLflow takes seconds to import: start it with the first report, not while the devices start.
     controller.watchers.append(lambda entry: tracker.start() if entry["event"] in ("report", "end") else None)
     try:

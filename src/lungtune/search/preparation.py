@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -160,7 +161,7 @@ def new(
     )
     imbalance.check(space, inspection.manifest.classes, inspection.manifest.class_counts("train"))
     resolved = replace(space, trials=options.trials or space.trials)
-    with study.claimed():  # reserve the name: a bank may take hours
+    with study.claimed(None if options.study else space.name):  # reserve the name: a bank may take hours
         bank = bank_provision.bank(space, inspection, options.bank, profile, console)
         data = study_data.load(inspection, family.fields, base.image_size, bank=bank)
         inspection.save(study.split_path)
@@ -168,7 +169,8 @@ def new(
             bank_provision.copy_contact_sheet(bank, study)
         study.begin(resolved, data=_described(data, bank), seed=seed, about=environment.describe())
     begun(study)
-    _note_baselines(study, resolved, data)
+    with _released_on_error(study):
+        _note_baselines(study, resolved, data)
     for remark in family.task(task).remarks(data):
         console.print(f"[yellow]note:[/yellow] {escape(remark)}", highlight=False, soft_wrap=True)
     return Prepared(study, resolved, data)
@@ -190,8 +192,23 @@ def resumed(
     if options.settings:
         raise StudyError("a resumed study keeps its settings; leave --set out, or begin a new study with it.")
     study = Study.open(options.study)
+    study_data.check_split(study, study.history())
     begun(study)
     study.acquire()
+    with _released_on_error(study):
+        return _reopened(study, options, console, likely)
+
+
+@contextmanager
+def _released_on_error(study: Study) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        study.release()
+        raise
+
+
+def _reopened(study: Study, options: Options, console: Console, likely: Callable[[SearchSpace], None]) -> Prepared:
     if study.healed:
         console.print(f"healed: the journal's last line was cut short ({study.healed} bytes put aside).")
     history = study.history()
@@ -208,7 +225,7 @@ def resumed(
     bank = study_data.reopen_bank(history)
     likely(space)
     family, base = families[0]
-    data = study_data.load(study.split_path, family.fields, base.image_size, bank=bank)
+    data = study_data.reload(study, history, family.fields, base.image_size, bank=bank)
     if not history.baselines:
         _note_baselines(study, space, data)
     if options.trials is not None and options.trials != history.target:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lungtune.core.fields import Field
+from lungtune.core.study import Study
 from lungtune.core.trial import History
 
 if TYPE_CHECKING:
@@ -98,11 +99,11 @@ def missing(inspection: Inspection, fields: Sequence[Field], who: str, scored: S
     return dataset.missing(inspection, fields, who, scored)
 
 
-def load(split: Inspection | Path, fields: Sequence[Field], size: int, *, bank: SyntheticBank | None) -> Dataset:
+def load(split: Inspection, fields: Sequence[Field], size: int, *, bank: SyntheticBank | None) -> Dataset:
     """Load fields of a split's training and validation cases.
 
     Args:
-        split: an inspection, or the file of a stored split manifest.
+        split: an inspection.
         fields: to load.
         size: side of the images in pixels.
         bank: synthetic images to load; None for none.
@@ -113,6 +114,41 @@ def load(split: Inspection | Path, fields: Sequence[Field], size: int, *, bank: 
     from lungtune.data import dataset
 
     return dataset.load(split, fields, size, bank=bank)
+
+
+def reload(
+    study: Study, history: History, fields: Sequence[Field], size: int, *, bank: SyntheticBank | None
+) -> Dataset:
+    """Load fields of a study's training and validation cases, from the split that it stored.
+
+    Args:
+        study: begun.
+        history: of the study.
+        fields, size, bank: as in :func:`load`.
+
+    Raises:
+        DataError: the split is missing, damaged or not the one that the study began with; or see :func:`load`.
+    """
+    from lungtune.data import dataset
+
+    return dataset.load(study.split_path, fields, size, bank=bank, expected=split_hash(history))
+
+
+def split_hash(history: History) -> str | None:
+    """Return the hash of the split that a study began with; None in journals that do not say."""
+    found = history.study.get("data", {}).get("hash")
+    return str(found) if found else None
+
+
+def check_split(study: Study, history: History) -> None:
+    """Check that a study's stored split is the one it began with.
+
+    Raises:
+        DataError: it is missing, damaged, or another one.
+    """
+    from lungtune.data.manifest import Manifest
+
+    Manifest.load(study.split_path, split_hash(history))
 
 
 def reopen_bank(history: History) -> SyntheticBank | None:

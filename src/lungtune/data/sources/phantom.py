@@ -303,11 +303,13 @@ def _render(recipe: Recipe, part: Path) -> None:
     total = recipe.n + recipe.test
     rows: list[dict[str, str | int]] = []
     line = f"Rendering {total} phantoms, once, into {part.parent}"
-    with progress("Rendering phantoms", total, line=line) as update:
-        with closing(_results(list(_tasks(recipe, part)))) as results:
-            for done in results:
-                rows.extend(done)
-                update(len(rows))
+    with (
+        progress("Rendering phantoms", total, line=line) as update,
+        closing(_results(list(_tasks(recipe, part)))) as results,
+    ):
+        for done in results:
+            rows.extend(done)
+            update(len(rows))
     with (part / "table.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, (*_FIELDS, *_LISTED) if recipe.several else _FIELDS)
         writer.writeheader()
