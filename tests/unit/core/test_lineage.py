@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungtune.core.lineage import Segment, cut
+from lungtune.core.resource import TOLERANCE
 from lungtune.core.trial import History, Objective
 
 OBJECTIVE = Objective("m")
@@ -151,7 +152,7 @@ def test_a_cut_lineage_ends_where_it_is_cut(lengths, at):
     whole[-1] = Segment({"n": len(lengths) - 1}, len(lengths) - 1)
     left = cut(tuple(whole), at)
     assert [segment.seed for segment in left] == list(range(len(left)))
-    assert (left[-1].until == at) if left else at <= 1e-6
+    assert abs(left[-1].until - at) <= TOLERANCE if left else at <= TOLERANCE
     untils = [segment.until for segment in left]
     assert untils == sorted(untils)
     assert cut(left, at) == left
