@@ -88,7 +88,7 @@ def judged(cases: pd.DataFrame, links: Links, masks: pd.DataFrame | None) -> Inv
         inventory.guesses += _same_number(cases, links)
     if not inventory.patients and cases["patient_id"].notna().any():
         known, count = int(cases["patient_id"].notna().sum()), int(cases["patient_id"].nunique())
-        inventory.patients = f"of {known:,} of {len(cases):,} cases, {count:,} patients"
+        inventory.patients = f"{count:,} patients; {known:,} of {len(cases):,} cases have a patient id"
     meaning = mask_meaning(cases, masks) if masks is not None else ""
     if meaning:
         inventory.masks = f"{inventory.masks}; {meaning}" if inventory.masks else meaning
