@@ -24,6 +24,9 @@ from lungtune.data.splits import MIN_VALIDATION, Links, kind_of, link, make_mani
 if TYPE_CHECKING:
     import pandas as pd
 
+_CHOOSING = frozenset({"nih", "chexpert", "mimic_cxr", "padchest", "vindr"})
+"""Sources whose option `labels` chooses among the published labels."""
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -261,7 +264,17 @@ def _problems(
         lacking = [name for name in classes if not counts[name] and name not in empty]
         if lacking:
             problems.append(f"The {part} part must have cases of every class, but it has none of {named(lacking)}.")
-    return [*problems, *_one_sided(manifest, "train", "Every label must occur in the training part")]
+    one_sided = _one_sided(manifest, "train", "Every label must occur in the training part")
+    return [*problems, *(f"{sentence}{_others(cases, manifest)}" for sentence in one_sided)]
+
+
+def _others(cases: pd.DataFrame, manifest: Manifest) -> str:
+    """Return the option that leaves out the labels that training lacks; empty for sources without it, or none left."""
+    if not set(cases["source"]) <= _CHOOSING:
+        return ""
+    counts = _part(manifest, "train").get("labels", {})
+    kept = [name for name, each in counts.items() if each["positive"] and each["negative"]]
+    return f" Add ',labels={'|'.join(kept)}' to the data source to use only the others." if kept else ""
 
 
 def _mixed(cases: pd.DataFrame, facts: pd.DataFrame) -> list[str]:

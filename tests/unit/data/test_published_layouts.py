@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from lungtune.core.fields import UNCERTAIN
+from lungtune.data.dataset import inspect
 from lungtune.data.sources import index_source
 from lungtune.data.sources._labelled import CHEXPERT
 from lungtune.data.sources._published import identifier
@@ -133,6 +134,19 @@ def test_unlisted_images_are_counted_once(tmp_path):
     left = index_source(f"nih:{root}").attrs["inventory"].left
     assert left[f"not in {TABLE}"] == {".png": 1}
     assert "not used by this source" not in left
+
+
+def test_labels_that_training_lacks_are_left_out_by_option(tmp_path):
+    labels = ("Hernia", "No Finding", "Mass")
+    rows = "".join(f"{k:08d}_000.png,{labels[k % 3]},0,{k},50,M,PA\n" for k in range(60))
+    root = nih(tmp_path, rows)
+    for k in range(6, 60):
+        film(root / f"images_001/images/{k:08d}_000.png", k)
+    for name in ("train_val_list.txt", "test_list.txt"):
+        (root / name).unlink()
+    (problem,) = inspect(f"nih:{root}").audit.problems
+    assert "Add ',labels=mass|hernia' to the data source to use only the others." in problem
+    assert inspect(f"nih:{root},labels=mass|hernia").audit.problems == ()
 
 
 def test_a_place_that_is_not_the_data_set_is_named(tmp_path):
