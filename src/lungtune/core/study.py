@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lungtune.core import journal, migration, paths
-from lungtune.core.io import Lock
+from lungtune.core.io import Lock, private_folder
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History
 from lungtune.errors import StudyError, did_you_mean
@@ -137,7 +137,7 @@ class Study:
             StudyError: the folder is not writable.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
         except OSError as error:
             raise StudyError(f"{self.folder} must be writable, but: {error.strerror}.") from error
         lock = Lock(self._lock_path)
