@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -90,7 +91,7 @@ def test_local_ray_is_reached_by_its_user_alone(training, fault):
             assert tries[kind].returncode == 1, said
             assert "refused: " in said[kind], said
             assert "InvalidAuthToken" in said[kind] or "token" in said[kind], said
-    training.signal(15)
+    training.signal(signal.SIGTERM)
     left = training.end()
     check(training.folder, left=left, code=3, finished=False)
     assert gone(children)
@@ -112,18 +113,18 @@ def test_files_of_a_search_are_closed_to_other_users(training, fault):
         assert "PermissionError" in as_nobody("open(sys.argv[1])", f"/proc/{raylet}/environ")
         assert training.folder.stat().st_mode & 0o077 == 0
         assert "PermissionError" in as_nobody("open(sys.argv[1])", str(training.folder / "journal.jsonl"))
-    training.signal(9)
+    training.signal(signal.SIGKILL)
     training.end()
     assert session.exists(), "nobody was left to delete it"
     os.utime(session.parents[1], (time.time() - 3600,) * 2)
     with fault("a killed search left Ray's files", "the next search deletes them, and its own at its end"):
-        training.env["SECONDS"] = "0"
-        training.start("--budget", "1s")
+        training.start()
         training.wait_for("host", 1)
         assert not session.parents[1].exists()
         [raylet] = training.children("raylet")
         words = psutil.Process(raylet).cmdline()
         own = Path(next(word for word in words if word.startswith("--temp_dir=")).partition("=")[2]).parent
         assert own.is_dir()
-        training.end()
+        training.signal(signal.SIGTERM)
+        check(training.folder, left=training.end(), code=3, finished=False)
         assert not own.exists()
