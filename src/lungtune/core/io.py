@@ -56,6 +56,23 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def private_folder(folder: Path) -> None:
+    """Create a folder, and its parents, if missing.
+
+    A new folder is closed to others, and to its group unless the umask lets a group write (002, 007).
+
+    Raises:
+        OSError: it cannot be created, or is a file.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir():
+        return
+    folder.mkdir(mode=0o770, exist_ok=True)
+    mode = folder.stat().st_mode
+    if not mode & 0o020:
+        folder.chmod(mode & 0o7700)
+
+
 def write_atomic(path: Path, data: bytes, *, sync_folder: bool = True) -> None:
     """Replace a file's content; a reader, or a power cut, finds the old or the new file whole.
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lungtune.core import environment, journal, migration, paths
-from lungtune.core.io import Lock, log_stderr
+from lungtune.core.io import Lock, log_stderr, private_folder
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History
 from lungtune.errors import StudyError, did_you_mean
@@ -201,7 +201,7 @@ class Study:
         """
         try:
             existed = self.folder.exists()
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
             there = frozenset(os.listdir(self.folder)) if existed else None
             lock = Lock(self._lock_path)
             if not lock.try_acquire():

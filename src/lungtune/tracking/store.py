@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lungtune.core import paths
-from lungtune.core.io import waiting
+from lungtune.core.io import private_folder, waiting
 from lungtune.errors import StudyError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def log_file(uri: str) -> Path:
     """Return the log file of the store's server."""
     database = sqlite_path(uri)
     folder = database.parent if database else state_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     return folder / "server.log"
 
 
@@ -114,7 +114,7 @@ def prepare(uri: str) -> None:
     if path is None:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         with waiting(path.with_name(path.name + ".lock"), f"prepares the store {path}"):
             if not path.exists() or path.stat().st_size == 0:
                 _build(path)

@@ -221,3 +221,30 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, total, unit, shown):
     assert "Training, loss 1" in written
     assert shown in written
     assert "Computing features" in written, "work within work has a bar of its own"
+
+
+@pytest.mark.parametrize(
+    ("umask", "mode"), [(0o022, 0o700), (0o027, 0o700), (0o077, 0o700), (0o002, 0o770), (0o007, 0o770)]
+)
+def test_private_folder_is_closed_unless_the_umask_shares_it(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        io.private_folder(tmp_path / "above" / "folder")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "above" / "folder").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "above").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_private_folder_keeps_the_mode_of_an_existing_one(tmp_path):
+    tmp_path.chmod(0o2775)
+    io.private_folder(tmp_path)
+    assert tmp_path.stat().st_mode & 0o7777 == 0o2775
+    io.private_folder(tmp_path / "study")
+    assert (tmp_path / "study").stat().st_mode & 0o2000, "the group of the folder above is inherited"
+
+
+def test_private_folder_in_place_of_a_file_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="file"):
+        io.private_folder(tmp_path / "file")

@@ -32,13 +32,14 @@ def start() -> None:
     """
     address = os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False, "configure_logging": False}
+    own = {} if address else _local()  # raises the user's mistakes
     try:
         if address:
             ray.init(address=address, **quiet)
         else:
             _own_token()
             with _few_processes(), private.on_loopback() as loopback:
-                ray.init(address="local", **_local(), **loopback, **quiet)
+                ray.init(address="local", **own, **loopback, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray could not be started"
         raise StudyError(f"{where}: {' '.join(str(error).split())[:300]}. The study is kept: resume it.") from error

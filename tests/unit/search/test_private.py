@@ -1,0 +1,96 @@
+"""`ray_hosts.private`: the folder of a local Ray."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lungtune.errors import StudyError
+from lungtune.search.backends.ray_hosts import private
+
+HOLD = """
+import sys
+from lungtune.search.backends.ray_hosts import private
+print(private.folder(), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch, tmp_path_factory):
+    """A short folder of temporary files."""
+    short = Path(os.path.realpath("/tmp")) / f"lt{os.getpid()}"
+    short.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(short))
+    yield short
+    private.clean()
+    shutil.rmtree(short)
+
+
+def age(folder: Path) -> None:
+    os.utime(folder, (time.time() - 3600,) * 2)
+
+
+def test_folder_is_inside_one_of_the_users_alone(place):
+    folder = private.folder()
+    assert folder.parent.parent == place
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+    private.clean()
+    assert not folder.parent.exists()
+
+
+def test_folders_of_killed_processes_are_deleted_and_of_live_ones_kept(place):
+    other = subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    held = Path(other.stdout.readline().strip()).parent
+    age(held)
+    private.folder()
+    assert held.exists(), "its process lives"
+    other.kill()
+    other.communicate()
+    age(held)
+    private.folder()
+    assert not held.exists()
+
+
+def test_young_folders_are_kept(place):
+    (place / "lungtune-new").mkdir()
+    private.folder()
+    assert (place / "lungtune-new").exists()
+    age(place / "lungtune-new")
+    private.folder()
+    assert not (place / "lungtune-new").exists()
+
+
+def test_linked_folders_are_not_followed(place, tmp_path):
+    (tmp_path / "mine").write_text("")
+    (place / "lungtune-link").symlink_to(tmp_path)
+    os.utime(place / "lungtune-link", (0, 0), follow_symlinks=False)
+    private.folder()
+    assert (tmp_path / "mine").exists()
+    (place / "lungtune-link").unlink()
+
+
+def test_long_folder_of_temporary_files_is_left_for_tmp(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_TMPDIR")
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    assert private.folder().parent.parent == Path("/tmp")
+
+
+def test_long_ray_tmpdir_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("x" * 60)))
+    with pytest.raises(StudyError, match=r"RAY_TMPDIR must have at most \d\d characters"):
+        private.folder()
+
+
+def test_missing_ray_tmpdir_is_refused(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/lt-none")
+    with pytest.raises(StudyError, match="must be writable for Ray, but: No such file.*RAY_TMPDIR moves it"):
+        private.folder()
