@@ -77,9 +77,9 @@ def test_signal_while_ray_starts(search, fault):
         assert gone(children, 60), "processes of Ray are left"
 
 
-def command(home: Path, *words: str, **options: object) -> subprocess.Popen[str]:
+def command(home: Path, *words: str, cache: Path | None = None, **options: object) -> subprocess.Popen[str]:
     """Begin the real command."""
-    env = {**os.environ, "LUNGTUNE_HOME": str(home), "LUNGTUNE_CACHE": str(home / "cache"), "COLUMNS": "200"}
+    env = {**os.environ, "LUNGTUNE_HOME": str(home), "LUNGTUNE_CACHE": str(cache or home / "cache"), "COLUMNS": "200"}
     files = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | options
     return subprocess.Popen([sys.executable, "-m", "lungtune", *words], env=env, text=True, **files)  # type: ignore[call-overload,no-any-return]
 
