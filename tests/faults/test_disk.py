@@ -83,6 +83,7 @@ def test_full_disk_loses_no_trial(search, fault, tmp_path, disk):
         check_decisions(drive.folder, tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_full_disk_of_mlflow_stops_nothing(search, fault, furnish, disk):
     with fault("the disk of MLflow's store fills up", "the search ends with exit code 0; a later sync delivers"):
         subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)

@@ -103,7 +103,7 @@ SEARCH = ("search", "--space", "clip_head", "--profile", "demo", "--trials", "2"
 def test_stop_while_a_bank_is_drawn(tmp_path, fault, how):
     result = "the generator ends as well" if how == "SIGKILL" else "exit code 3, no process and no study is left"
     with fault(f"{how} while a bank is made", result):
-        words = [*SEARCH, "--data", "phantom,n=240,test=60", "--set", "synthetic_ratio=[0.5, 8]"]
+        words = [*SEARCH, "--data", "phantom,n=240,test=60", "--set", "synthetic_ratio=[0.5, 5]"]
         words += ["--budget", "45s"] if how == "budget" else []
         process = command(tmp_path, *words)
         until(process, "are drawn first")
