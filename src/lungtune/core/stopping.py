@@ -99,8 +99,8 @@ class Stops:
 
     def hold(self) -> None:
         """Install the handlers again: libraries such as Ray replace them when they start in the main thread."""
-        for number in self._before:
-            if signal.getsignal(number) != self._signalled:
+        if threading.current_thread() is threading.main_thread():
+            for number in self._before:
                 signal.signal(number, self._signalled)
 
     def _take(self, number: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ class Tracker:
             lock.release()
 
     def _follow(self) -> None:
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tracebacks of errors that are handled
         client = store.client(self.uri)
         failures = 0
         while True:

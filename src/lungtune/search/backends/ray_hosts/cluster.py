@@ -19,6 +19,9 @@ from lungtune.search.backends.ray_hosts import private
 for _name in ("ray", "ray._private.authentication"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # the journal has the same messages
 
+# Ray's own handler of SIGTERM prints a stack trace and aborts the process after three seconds
+os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+
 _AGENT = "get_dashboard_dependency_error"  # what it returns makes Ray's agent small
 _MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 _own: list[str] = []  # the variables with the token of this process's local Ray
