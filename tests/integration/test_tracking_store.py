@@ -19,7 +19,7 @@ import pytest
 
 from lungtune.core.journal import Journal
 from lungtune.errors import StudyError
-from lungtune.tracking import Tracker, store, sync
+from lungtune.tracking import Tracker, location, store, sync
 from tests.integration import tracking_study
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -64,7 +64,7 @@ def check_whole(uri, trials=16, seed=0):
 
 def dump(uri):
     """Everything in the store that must not change when events are sent again."""
-    with sqlite3.connect(store.sqlite_path(uri)) as db:
+    with sqlite3.connect(location.sqlite_path(uri)) as db:
         queries = (
             "select run_uuid, key, value, timestamp, step from metrics",
             "select run_uuid, key, value from params",
@@ -184,15 +184,26 @@ def test_of_two_runs_for_one_trial_one_stays(uri, study):
 
 
 def test_changed_parameter_is_skipped(uri, study):
-    events = list(tracking_study.script(4))
-    tracking_study.write(study, events)
+    tracking_study.write(study, tracking_study.script(4))
     assert Tracker(study, uri).start().stop(60)
-    (study / "journal.jsonl").unlink()
-    changed = [(kind, {**f, "params": {**f["params"], "lr": 9.0}} if kind == "trial" else f) for kind, f in events]
-    tracking_study.write(study, changed)
+    journal = study / "journal.jsonl"
+    journal.write_text(re.sub(r'("params":{[^}]*"lr":)[^,]*', r"\g<1>9.0", journal.read_text()))
     delivery = sync(study, uri)
     assert (bool(delivery), delivery.refused) == (True, 4)
     assert runs(uri)[1]["0"].data.params["lr"] == "0.0005"
+
+
+def test_runs_of_a_rewritten_journal_are_made_again(uri, study):
+    tracking_study.write(study, tracking_study.script(6))
+    assert Tracker(study, uri).start().stop(60)
+    (study / "journal.jsonl").unlink()
+    events = list(tracking_study.script(4))
+    changed = [(kind, {**f, "params": {**f["params"], "lr": 9.0}} if kind == "trial" else f) for kind, f in events]
+    tracking_study.write(study, changed)
+    delivery = sync(study, uri)
+    assert (bool(delivery), delivery.refused) == (True, 0)
+    _, logged = check_whole(uri, 4)
+    assert logged["0"].data.params["lr"] == "9"
 
 
 def test_a_second_tracker_waits_for_the_first(uri, study):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -119,6 +120,11 @@ class Trial:
     ended_at: float = 0.0
     """Unix time of its end; 0 until then."""
 
+    _best: tuple[list[Report], int, Objective, Report | None] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+    """Of the last :meth:`best`: reports, how many were compared, objective, result."""
+
     def __post_init__(self) -> None:
         self.stretches = self.stretches or [Stretch((Segment(self.params, self.seed),))]
 
@@ -208,12 +214,17 @@ class Trial:
         Reports from before a perturbation count.
         """
         best: Report | None = None
-        for report in self.reports:
+        begin, whole = 0, math.isinf(up_to)
+        if whole and self._best is not None and self._best[0] is self.reports and self._best[2] == objective:
+            _, begin, _, best = self._best  # reports are only added
+        for report in self.reports[begin:]:
             value = report.metrics.get(objective.metric, math.nan)
             if report.fidelity > up_to or math.isnan(value):
                 continue
             if best is None or objective.better(value, best.metrics[objective.metric]):
                 best = report
+        if whole:
+            self._best = self.reports, len(self.reports), objective, best
         return best
 
     def score(self, objective: Objective, up_to: float = math.inf) -> float:
@@ -244,13 +255,18 @@ class History:
         """(``report`` or ``end``, trial number) in order of arrival, and (``stop``, 0) where a driver left."""
         self.requests: dict[str, int] = {}
         """Trials that users asked for, by the request's id, see ``search.cloning``."""
+        self.clones = 0
+        """Number of trials that users added."""
+        self._objective: tuple[dict[str, Any], Objective] | None = None
         for event in events:
             self.apply(event)
 
     @property
     def objective(self) -> Objective:
         """The study's objective."""
-        return Objective.from_dict(self.study["space"]["objective"])
+        if self._objective is None or self._objective[0] is not self.study:
+            self._objective = self.study, Objective.from_dict(self.study["space"]["objective"])
+        return self._objective[1]
 
     def apply(self, event: Mapping[str, Any]) -> None:
         """Apply one journal event; unknown kinds are ignored."""
@@ -278,9 +294,10 @@ class History:
             )
             if known["origin"] == CLONE:
                 self.target += 1
+                self.clones += 1
                 self.requests[event.get("request", "")] = event["trial"]
         elif kind == "report":
-            metrics = {name: float(value) for name, value in event["metrics"].items()}
+            metrics = {sys.intern(name): float(value) for name, value in event["metrics"].items()}
             trial = self.trials[event["trial"]]
             values = event["fidelity"], event["samples"], metrics, event["checkpoint"], event["time"]
             report = Report(*values, segment=trial.segment)
@@ -322,12 +339,18 @@ class History:
         """Trials in one of ``states``, by number."""
         return [trial for _, trial in sorted(self.trials.items()) if trial.state in states]
 
+    def rank(self, trial: Trial) -> tuple[float, int] | None:
+        """Return what trials are ranked by, lowest first; None for one that is running, failed or a duplicate, or has
+        no score."""
+        if trial.state not in (State.COMPLETE, State.PRUNED, State.PAUSED) or trial.duplicate_of is not None:
+            return None
+        value = trial.value(self.objective)
+        return None if math.isnan(value) else (-self.objective.sign * value, trial.number)
+
     def ranked(self) -> list[Trial]:
         """Finished and paused trials that have a score, best first; duplicates of a trial are left out."""
-        finished = self.of(State.COMPLETE, State.PRUNED, State.PAUSED)
-        scored = [t for t in finished if t.duplicate_of is None and not math.isnan(t.value(self.objective))]
-        sign = -1 if self.objective.mode == "max" else 1
-        return sorted(scored, key=lambda trial: (sign * trial.value(self.objective), trial.number))
+        ranks = sorted(rank for trial in self.trials.values() if (rank := self.rank(trial)) is not None)
+        return [self.trials[number] for _, number in ranks]
 
     def counted_for_savings(self) -> list[Trial]:
         """Trials that ended at full fidelity or by the scheduler, over which savings of early stopping are counted.

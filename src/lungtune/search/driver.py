@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lungtune import summary
+from lungtune import summary, tracking
 from lungtune.core import devices, environment, machine, stopping
 from lungtune.core.io import stage
 from lungtune.core.space import SearchSpace
@@ -21,9 +21,11 @@ from lungtune.search.backend import Backend, Startup
 from lungtune.search.controller import TrialController
 from lungtune.search.preparation import Options, Prepared
 from lungtune.search.ui import live, opening, result_text, stopped_text
-from lungtune.tracking import Tracker
 
 __all__ = ["Options", "run"]
+
+UNTRACKED = "The search runs all the same; lungtune ui --sync STUDY delivers it later."
+"""Follows a note that MLflow takes nothing."""
 
 DELIVERY = 60.0
 """Seconds that a finished search waits for MLflow."""
@@ -45,11 +47,17 @@ def run(options: Options, console: Console) -> int:
         made.max_workers = options.hosts
         return made
 
+    def begin(space: SearchSpace) -> None:
+        trouble = tracking.problem()
+        if trouble:
+            console.print(f"note: {trouble} {UNTRACKED}", highlight=False, markup=False, soft_wrap=True)
+        startup.begin(space)
+
     begun: list[Study] = []
     with stopping.stoppable() as stops, Startup(backend) as startup:
         stops.limit(options.budget)
         try:
-            prepared = preparation.prepare(options, console, startup.begin, begun.append)
+            prepared = preparation.prepare(options, console, begin, begun.append)
             study = prepared.study
             try:
                 return _search(prepared, options, console, startup, stops)
@@ -93,7 +101,7 @@ def _search(prepared: Prepared, options: Options, console: Console, startup: Sta
     opening.show(study, space, history, console)
     opening.devices(options.hosts, options.gpus, console)
     began, stopped, unsaved = time.monotonic(), "", ""
-    tracker = Tracker(study.folder)
+    tracker = tracking.Tracker(study.folder)
     changed = environment.changed(history.versions)
     if changed:
         note = f"note: other versions than in the last run: {changed}. Scores may differ slightly from earlier ones."

@@ -1,6 +1,6 @@
 """Saved view of MLflow's runs page: a study's trials, best first, with the columns and charts that compare them.
 
-MLflow keeps saved views as tags of the experiment; ``?viewStateShareKey=<study>`` in the page's address opens one.
+MLflow keeps saved views as tags of the experiment; ``?viewStateShareKey=<key>`` in the page's address opens one.
 The format is that of MLflow 3.17's "Share" button. Versions without this format show their usual page.
 """
 
@@ -30,15 +30,20 @@ def tag(history: History) -> tuple[str, str]:
     while True:
         value = json.dumps(_state(history, params), separators=(",", ":"))
         if len(value.encode()) <= MAX_TAG or not params:
-            return f"{TAG}{history.study['name']}", value
+            return f"{TAG}{key(history.study['name'], history.study['id'])}", value
         params = params[: len(params) // 2]
 
 
-def address(server: str, experiment_id: str, study: str, *, charts: bool = False) -> str:
-    """Return the address of a study's view on an MLflow server."""
+def key(name: str, study_id: str) -> str:
+    """Return the key of a study's view: studies of several homes may have one name."""
+    return f"{name}-{study_id[:8]}"
+
+
+def address(server: str, experiment_id: str, view: str, *, charts: bool = False) -> str:
+    """Return the address of a view on an MLflow server."""
     mode = "&compareRunsMode=CHART" if charts else ""
     page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs"
-    return f"{page}?viewStateShareKey={quote(study)}&workflowType=machine_learning{mode}"
+    return f"{page}?viewStateShareKey={quote(view)}&workflowType=machine_learning{mode}"
 
 
 def _state(history: History, params: list[str]) -> dict[str, Any]:
@@ -49,7 +54,7 @@ def _state(history: History, params: list[str]) -> dict[str, Any]:
     columns = ["tags.`state`", "tags.`reason`"]
     columns += [f"metrics.`{name}`" for name in scores] + [f"params.`{name}`" for name in params]
     return {
-        "searchFilter": f"tags.`lungtune.kind` = 'trial' and tags.`study` = '{history.study['name']}'",
+        "searchFilter": f"tags.`lungtune.kind` = 'trial' and tags.`lungtune.study_id` = '{history.study['id']}'",
         "orderByKey": f"metrics.`{best}`",
         "orderByAsc": history.objective.mode == "min",
         "selectedColumns": columns,

@@ -5,6 +5,7 @@ The same journal always gives the same runs, points, times and steps, so sending
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 from collections.abc import Mapping
@@ -56,6 +57,20 @@ class RunView:
     files: dict[str, str] = field(default_factory=dict)
     events: int = 0
     """Number of journal events that this run accounts for; each event counts for one run."""
+    forgotten: int = 0
+    """Number of points before those in ``points``: delivered, and no longer held."""
+    seen: dict[tuple[int, int], set[str]] = field(default_factory=dict)
+    """Metrics by (step, segment)."""
+
+    @property
+    def total(self) -> int:
+        """Number of points so far."""
+        return self.forgotten + len(self.points)
+
+    def forget(self, count: int) -> None:
+        """Let go of the first ``count`` points."""
+        del self.points[: max(0, count - self.forgotten)]
+        self.forgotten = max(self.forgotten, count)
 
 
 class Projection:
@@ -63,12 +78,32 @@ class Projection:
 
     def __init__(self) -> None:
         self.history = History()
-        self.runs: dict[str, RunView] = {}
+        self.changed: dict[str, None] = {}
+        """Keys of the runs that changed since they were taken out of it, the parent first."""
         self.ignored = 0
         self.study_id = ""
+        self.driver: tuple[int, str] = 0, ""
+        """Process id and host of the last driver that the journal names."""
+        self._runs: dict[str, RunView] = {}
         self._summary: dict[str, Any] = {}
         self._driven = False
-        self._seen: set[tuple[str, str, int, int]] = set()
+        self._noted = True
+        self._time = self._best_at = 0
+        self._ranks: list[tuple[float, int]] = []
+        """Heap of the ranks of trials when they paused or ended; those that no longer hold are removed when met."""
+
+    def events(self, key: str) -> int:
+        """Return the number of events of a run."""
+        return self._runs[key].events
+
+    @property
+    def runs(self) -> dict[str, RunView]:
+        """All runs by key, the parent first."""
+        if not self._noted:  # once for all events since the last look: it ranks all trials
+            self._noted = True
+            note = run_markdown.study(self.history, self._summary)
+            self._runs[STUDY].tags["mlflow.note.content"] = note
+        return self._runs
 
     @property
     def ready(self) -> bool:
@@ -94,7 +129,7 @@ class Projection:
         if (kind == "study") == self.ready:  # a second beginning, or anything before the first
             self.ignored += 1
             return
-        time = limits.millis(event["time"])
+        self._time = time = limits.millis(event["time"])
         if kind == "study":
             self._begin(event, time)
         elif kind in ("trial", "start", "report", "perturb", "pause", "lost", "end"):
@@ -129,19 +164,20 @@ class Projection:
         run.files["space.yaml"] = str(space.get("text") or "")
         run.files["settings.json"] = json.dumps(dict(event), indent=1, ensure_ascii=False, default=str)
         run.events = 1
-        self.runs[STUDY] = run
+        self._runs[STUDY] = run
+        self.changed[STUDY] = None
 
     def _study_event(self, kind: str, event: Mapping[str, Any], time: int) -> None:
-        run = self.runs[STUDY]
+        run = self._runs[STUDY]
         self.history.apply(event)
         run.events += 1
         if kind == "open":
-            self._driven = True
+            self._driven, self.driver = True, (int(event.get("pid") or 0), str(event.get("host") or ""))
             if "reason" in run.tags:
                 run.tags["reason"] = event.get("why") or "-"  # why the last driver left is no longer true
             self._state(run, State.RUNNING.value, "RUNNING", None)
             for trial in self.history.of(State.RUNNING, State.PAUSED):
-                self._state(self.runs[str(trial.number)], trial.state.value, STATUS[trial.state], None)
+                self._state(self._runs[str(trial.number)], trial.state.value, STATUS[trial.state], None)
         elif kind == "baselines":
             for group, values in self.history.baselines.items():
                 shown = {f"baseline_{group}_{key}": limits.rounded(float(value)) for key, value in values.items()}
@@ -157,9 +193,18 @@ class Projection:
             run.tags["trials"] = str(self.history.target)
         self._note()
 
+    def abandon(self, why: str) -> None:
+        """Set unfinished runs to waiting: no driver is there, though the journal does not say that it left."""
+        run = self._runs[STUDY]
+        if run.status == "RUNNING":
+            self._driven = False
+            run.tags.update(limits.tags({"reason": why}))
+            self._settle(self._time)
+            self._note()
+
     def _settle(self, time: int) -> None:
         """Set unfinished runs to waiting, because the driver has left or is about to."""
-        run = self.runs[STUDY]
+        run = self._runs[STUDY]
         left = self.history.of(State.RUNNING, State.PAUSED)
         ended = len(self.history.trials) - len(left)
         if ended == len(self.history.trials) and (ended >= self.history.target or self._summary):
@@ -167,21 +212,27 @@ class Projection:
         elif not self._driven:
             self._state(run, PAUSED, "SCHEDULED", None)
             for trial in left:
-                self._state(self.runs[str(trial.number)], PAUSED, "SCHEDULED", None)
+                self._state(self._runs[str(trial.number)], PAUSED, "SCHEDULED", None)
 
     def _trial_event(self, kind: str, event: Mapping[str, Any], time: int) -> None:
         number = int(event["trial"])
         if (kind == "trial") == (number in self.history.trials):
             raise ValueError("a trial begins once, before its other events")
+        if kind == "end" and self.history.trials[number].state not in (State.RUNNING, State.PAUSED):
+            raise ValueError("a trial ends once")
         numbers = {k: v for k, v in (event.get("metrics") or {}).items() if limits.is_number(v)}
         self.history.apply({**event, "metrics": numbers})
         trial = self.history.trials[number]
         if kind == "trial":
             self._open(trial, time)
             if trial.origin == CLONE:
-                self.runs[STUDY].tags["trials"] = str(self.history.target)
-        run = self.runs[str(number)]
+                self._runs[STUDY].tags["trials"] = str(self.history.target)
+                self.changed[STUDY] = None
+        run = self._runs[str(number)]
         run.events += 1
+        self.changed[run.key] = None
+        if kind in ("pause", "end") and (rank := self.history.rank(trial)) is not None:
+            heapq.heappush(self._ranks, rank)
         if kind == "start":
             attempt = int(event.get("attempt") or 1)
             run.tags.update({"attempts": str(attempt)} if attempt > 1 else {})
@@ -219,7 +270,7 @@ class Projection:
         title = limits.clip(f"trial {trial.number:03d} · {family}", limits.RUN_NAME)
         if trial.donor is not None:
             tags["donor"] = f"trial {trial.donor.trial:03d} at {trial.donor.fidelity:g} passes"
-        self.runs[str(trial.number)] = RunView(str(trial.number), title, time, limits.tags(tags), params)
+        self._runs[str(trial.number)] = RunView(str(trial.number), title, time, limits.tags(tags), params)
 
     def _perturb(self, run: RunView, trial: Trial, event: Mapping[str, Any], time: int) -> None:
         """Add what a perturbation changed as tags, because MLflow's parameters stay those of the trial's beginning."""
@@ -235,7 +286,7 @@ class Projection:
 
     def _end(self, run: RunView, trial: Trial, time: int) -> None:
         run.tags.update(limits.tags({"reason": trial.reason, "duplicate_of": trial.duplicate_of}))
-        self._state(run, trial.state.value, STATUS[trial.state], time)
+        self._state(run, trial.state.value, STATUS[trial.state], max(time, run.start))  # a clock may have been set back
         best = trial.best(self.history.objective)
         if best is not None and trial.state is not State.FAIL:
             of_class = tuple(f"_{name}" for name in self.history.study["data"].get("classes", ()))
@@ -250,33 +301,44 @@ class Projection:
 
     def _progress(self, trial: Trial, time: int) -> None:
         """The parent's own points: the best score whenever it changes, and the start's score."""
-        run, history, objective = self.runs[STUDY], self.history, self.history.objective
+        run, objective = self._runs[STUDY], self.history.objective
         if trial.origin == "start" and trial.state is not State.FAIL:
             self._add(
                 run, {f"baseline_start_{objective.metric}": limits.rounded(trial.as_begun().value(objective))}, time, 0
             )
-        ranked = history.ranked()
-        if ranked and run.tags.get("best_trial") != str(ranked[0].number):
-            run.tags["best_trial"] = str(ranked[0].number)
-            best = limits.rounded(ranked[0].value(objective))
-            run.points.append(Point(limits.name(f"best_{objective.metric}"), best, time, 0))
+        best = self._best()
+        if best is not None and run.tags.get("best_trial") != str(best.number):
+            run.tags["best_trial"] = str(best.number)
+            self._best_at = max(time, self._best_at + 1)  # of equal steps MLflow shows the latest
+            value = limits.rounded(best.value(objective))
+            run.points.append(Point(limits.name(f"best_{objective.metric}"), value, self._best_at, 0))
+
+    def _best(self) -> Trial | None:
+        """Return the first of ``history.ranked()``, without ranking all trials."""
+        while self._ranks:
+            trial = self.history.trials[self._ranks[0][1]]
+            if self.history.rank(trial) == self._ranks[0]:
+                return trial
+            heapq.heappop(self._ranks)
+        return None
 
     def _note(self) -> None:
-        self.runs[STUDY].tags["mlflow.note.content"] = run_markdown.study(self.history, self._summary)
+        self._noted = False
+        self.changed[STUDY] = None
 
     def _add(self, run: RunView, values: Mapping[str, Any], time: int, step: int, segment: int = 0) -> None:
         """Append points; of a report repeated after a crash (same trial, segment and step) the first stays."""
         finite, odd = limits.metrics(values)
         for key, value in finite.items():
-            if (run.key, key, step, segment) not in self._seen:
-                self._seen.add((run.key, key, step, segment))
+            if key not in run.seen.setdefault((step, segment), set()):
+                run.seen[step, segment].add(key)
                 run.points.append(Point(key, value, time, step))
         if odd:
             run.tags["nonfinite"] = limits.clip(f"{', '.join(odd)} at {step} samples", limits.TAG)
 
-    @staticmethod
-    def _state(run: RunView, state: str, status: str, end: int | None) -> None:
+    def _state(self, run: RunView, state: str, status: str, end: int | None) -> None:
         run.tags["state"], run.status, run.end = state, status, end
+        self.changed[run.key] = None
 
 
 def data_name(data: Mapping[str, Any]) -> str:

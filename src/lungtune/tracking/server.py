@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib import metadata
 
 from lungtune.errors import StudyError
-from lungtune.tracking import mlflow_views, server_app, store
+from lungtune.tracking import location, mlflow_views, server_app, store
 
 HOST = "127.0.0.1"
 PORT = 5000
@@ -42,7 +42,7 @@ def free_port(wanted: int | None) -> int:
 
 def command(uri: str, port: int) -> list[str]:
     """Return the server's command line: one worker, local only, files next to the database."""
-    files = store.artifact_location(uri) or ""
+    files = location.artifact_location(uri) or ""
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", uri, "--default-artifact-root", files, "--artifacts-destination", files),
@@ -73,7 +73,7 @@ def serve(uri: str, port: int | None, say: Callable[[str], None]) -> int:
         StudyError: the port is taken, or the store is of another MLflow version.
     """
     port = free_port(port)
-    url, log = f"http://{HOST}:{port}", store.log_file(uri)
+    url, log = f"http://{HOST}:{port}", location.log_file(uri)
     say(f"starting MLflow at {url} ...")
     store.settle_environment()
     store.prepare(uri)
@@ -99,9 +99,9 @@ def serve(uri: str, port: int | None, say: Callable[[str], None]) -> int:
 
 
 def pages(uri: str, url: str) -> list[str]:
-    """Return one line per study in the store: its name and the address of its view."""
-    experiments = server_app.studies(store.client(uri))
-    return [f"  {name}: {mlflow_views.address(url, experiment, name)}" for name, experiment in experiments]
+    """Return one line per study in the store: its name, with its id where several have it, and its view's address."""
+    studies = server_app.studies(store.client(uri))
+    return [f"  {study.title}: {mlflow_views.address(url, study.experiment, study.view)}" for study in studies]
 
 
 def _interrupt(*_: object) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lungtune.core import paths
 from lungtune.tracking import mlflow_views, store
@@ -91,30 +92,67 @@ def redirecting(html: bytes, page: str) -> bytes:
 def first_page(uri: str) -> str:
     """Return the address, from ``/`` on, of the newest study's runs; of the list of experiments where there is none."""
     try:
-        experiments = studies(_client(uri))
+        found = studies(_client(uri))
     except Exception:  # MLflow's own page then reports the store's error
         return "/#/experiments"
-    if not experiments:
+    if not found:
         return "/#/experiments"
-    name, experiment = max(experiments, key=lambda one: _changed(one[0]))
-    return mlflow_views.address("", experiment, name)
+    newest = max(found, key=_changed)
+    return mlflow_views.address("", newest.experiment, newest.view)
 
 
-def studies(client: MlflowClient) -> list[tuple[str, str]]:
-    """Return the name and the experiment of every study in the store, by name."""
-    return sorted(
-        (key.removeprefix(mlflow_views.TAG), experiment.experiment_id)
-        for experiment in client.search_experiments()
-        for key in experiment.tags
-        if key.startswith(mlflow_views.TAG)
-    )
+class Logged(NamedTuple):
+    """A study in the store.
+
+    Attributes:
+        name: of the study.
+        id: of the study.
+        title: the name, with the id's beginning where several studies have it.
+        experiment: id of its experiment.
+        view: key of its saved view.
+        began: unix time of its beginning.
+    """
+
+    name: str
+    id: str
+    title: str
+    experiment: str
+    view: str
+    began: float
 
 
-def _changed(study: str) -> float:
+def studies(client: MlflowClient) -> list[Logged]:
+    """Return every study in the store, by name, then by its beginning."""
+    experiments = {each.experiment_id: each.tags for each in client.search_experiments()}
+    runs: list[Any] = []
+    token = None
+    while experiments:
+        page = client.search_runs(list(experiments), "tags.`lungtune.kind` = 'study'", page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            break
+    names = Counter(run.data.tags.get("study", "") for run in runs)
+    found = []
+    for run in runs:
+        experiment, tags = run.info.experiment_id, run.data.tags
+        name, study_id = tags.get("study", ""), tags.get("lungtune.study_id", "")
+        title = name if names[name] == 1 else f"{name} ({study_id[:8]})"
+        key = mlflow_views.key(name, study_id)
+        view = key if mlflow_views.TAG + key in experiments[experiment] else name  # 0.1 named views by the study alone
+        found.append(Logged(name, study_id, title, experiment, view, run.info.start_time / 1000))
+    return sorted(found, key=lambda study: (study.name, study.began, study.id))
+
+
+def _changed(study: Logged) -> float:
+    """Return the unix time of a study's last event where it is in this home, else of its beginning."""
+    path = paths.studies() / study.name / "journal.jsonl"
     try:
-        return (paths.home() / "studies" / study / "journal.jsonl").stat().st_mtime
-    except OSError:
-        return 0.0
+        with open(path, "rb") as file:
+            own = json.loads(file.readline())["id"] == study.id
+        return path.stat().st_mtime if own else study.began
+    except (OSError, ValueError, KeyError, TypeError):
+        return study.began
 
 
 @functools.cache

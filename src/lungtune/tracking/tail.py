@@ -1,4 +1,4 @@
-"""Incremental reader of a journal; returns complete lines only."""
+"""Incremental reader of a journal; returns complete lines only, and notices when what it read was changed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 4 << 20
+MARK = 64
+"""Bytes before the offset that must stay the same."""
+
+
+class Rewritten(Exception):
+    """The journal was cut or replaced: what was read of it is no longer there."""
 
 
 class Tail:
@@ -15,14 +21,21 @@ class Tail:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.offset = 0
+        self._mark = b""
         self.lines = 0
         """Whole lines read so far, blank and damaged ones included."""
 
     def read(self) -> list[dict[str, Any]]:
-        """Return the next events (at most some megabytes of them); none when nothing was added."""
+        """Return the next events (at most some megabytes of them); none when nothing was added.
+
+        Raises:
+            Rewritten: begin again with a new reader.
+        """
         try:
             with open(self.path, "rb") as file:
-                file.seek(self.offset)
+                file.seek(self.offset - len(self._mark))
+                if file.read(len(self._mark)) != self._mark:
+                    raise Rewritten
                 block = file.read(CHUNK)
                 while block and b"\n" not in block and (more := file.read(CHUNK)):
                     block += more
@@ -30,6 +43,7 @@ class Tail:
             return []
         end = block.rfind(b"\n") + 1
         self.offset += end
+        self._mark = (self._mark + block[:end])[-MARK:]
         events = []
         for line in block[:end].split(b"\n")[:-1]:
             self.lines += 1

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lungtune.tracking import limits, mlflow_views, store
+from lungtune.tracking import limits, location, mlflow_views
 from lungtune.tracking.projection import STUDY, Projection, RunView
+from lungtune.tracking.store import Unreachable
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
@@ -32,8 +33,8 @@ REFUSED = (
 """MLflow's codes of permanent errors; everything else (down, hung, locked, 5xx) is tried again later."""
 
 
-class Unreachable(Exception):
-    """The store can't be reached now; try again later."""
+class Forgotten(Exception):
+    """A run must be sent from its beginning, which the projection no longer holds: read the journal again."""
 
 
 @dataclass
@@ -48,6 +49,19 @@ class Sent:
     status: str = ""
     files: dict[str, int] = field(default_factory=dict)
 
+    @classmethod
+    def read(cls, value: Any, run_id: str, view: RunView) -> Sent:
+        """Return what a cursor says of a run; where it is of another run, or can't be true, that nothing was sent."""
+        try:
+            sent = cls(**{key: value[key] for key in cls.__dataclass_fields__})
+            numbers = (sent.events, sent.points, sent.tags, *sent.files.values())
+            kinds = {type(number) for number in numbers} == {int} and type(sent.params) is bool
+            if kinds and sent.id == run_id and 0 <= sent.events <= view.events and 0 <= sent.points <= view.total:
+                return sent
+        except (KeyError, TypeError, AttributeError):
+            pass
+        return cls(run_id)
+
 
 class Writer:
     """Delivers a projection. Not thread-safe: one thread uses it."""
@@ -59,6 +73,8 @@ class Writer:
         self.sent: dict[str, Sent] = {}
         self.refused: dict[str, str] = {}
         """Errors of refused items, by item; reported to the user, never raised."""
+        self._places: list[str] = []
+        """Experiments of this name; a second one is there after the first was restored from MLflow's trash."""
         self.troubled = False
         """True if a request got no answer: runs may be duplicated until the next :meth:`attach`."""
         self._doubtful = False
@@ -67,40 +83,66 @@ class Writer:
         """Find the experiment and the study's runs; ``known`` is an earlier cursor or empty.
 
         A run known to the cursor continues from there; one identified by its tags alone is sent everything again; of
-        several runs for one trial (a request that was answered after its sender had died) one stays.
+        several runs for one trial (a request that was answered after its sender had died) one stays. A run that holds
+        what the journal does not, as after the journal was cut, is deleted (to MLflow's trash) and made again.
+
+        Args:
+            projection: of the whole journal.
+            known: as :meth:`cursor` returns it.
 
         Raises:
-            Unreachable: the store can't be reached.
+            Unreachable: the store can't be reached, or refuses.
         """
-        self.experiment_id = self._experiment(projection, str(known.get("experiment_id", "")))
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.experiment_id = self._experiment(projection, str(known.get("experiment_id", "")))
+            runs = self._search(projection.study_id)
+        except MlflowException as error:
+            raise Unreachable(str(error)) from error
         name, value = mlflow_views.tag(projection.history)
         self._try("saved view", lambda: self.client.set_experiment_tag(self.experiment_id, name, value))
-        runs: dict[str, list[str]] = {}
-        for run in self._search(projection.study_id):
+        logged: dict[str, list[Run]] = {}
+        for run in runs:
             tags = run.data.tags
             key = STUDY if tags.get("lungtune.kind") == "study" else tags.get("lungtune.trial", "")
-            runs.setdefault(key, []).append(run.info.run_id)
-        remembered = {key: Sent(**value) for key, value in known.get("runs", {}).items()}
+            logged.setdefault(key, []).append(run)
+        remembered = known.get("runs")
+        remembered = remembered if isinstance(remembered, dict) else {}
         self.sent = {}
-        for key, ids in runs.items():
-            old = remembered.get(key)
-            self.sent[key] = old if old and old.id in ids else Sent(min(ids))
-            for extra in set(ids) - {self.sent[key].id}:
+        views = projection.runs
+        for key, found in logged.items():
+            here = [run for run in found if run.info.experiment_id == self.experiment_id]
+            sound = [run.info.run_id for run in here if key in views and _fits(run, views[key])]
+            if sound:
+                old = remembered.get(key)
+                last = str(old.get("id")) if isinstance(old, dict) else ""
+                kept = last if last in sound else min(sound)
+                self.sent[key] = Sent.read(old, kept, views[key])
+                sound.remove(kept)
+            for extra in {run.info.run_id for run in found} - {sent.id for sent in self.sent.values()}:
                 self._try(key, functools.partial(self.client.delete_run, extra))
         self._doubtful = False
+        projection.changed = dict.fromkeys(views)
 
     def deliver(self, projection: Projection) -> None:
         """Send everything the store lacks.
 
         Raises:
             Unreachable: the store can't be reached; what was sent so far is remembered.
+            Forgotten: attach again with a projection of the whole journal.
         """
         if self._doubtful:
             self.attach(projection, self.cursor())
-        for key, view in projection.runs.items():
-            for _ in range(2):  # a run deleted by hand is recreated, once
-                if self._deliver(projection, key, view):
-                    break
+        runs = projection.runs
+        while keys := list(projection.changed):
+            for key in keys:
+                for _ in range(2):  # a run deleted by hand is recreated, once
+                    if self._deliver(projection, key, runs[key]):
+                        break
+                else:
+                    raise Unreachable(f"the run '{runs[key].name}' is deleted again and again")
+                projection.changed.pop(key, None)
 
     def cursor(self) -> dict[str, Any]:
         """Return the cursor with which :meth:`attach` continues from here."""
@@ -140,13 +182,18 @@ class Writer:
     def _deliver(self, projection: Projection, key: str, view: RunView) -> bool:
         if key not in self.sent:
             self._create(projection, view)
+            if key == STUDY:  # its trials name it
+                projection.changed |= dict.fromkeys(projection.runs)
         sent, wanted = self.sent[key], self._tags(view)
-        events, points, tags = view.events, len(view.points), _digest(wanted)
+        if sent.points < view.forgotten:
+            raise Forgotten
+        events, points, tags = view.events, view.total, _digest(wanted)
         if (sent.events, sent.points, sent.tags, sent.status) == (events, points, tags, view.status) and sent.params:
+            view.forget(points)
             return True
         new_tags = wanted if sent.tags != tags else {}
         new_params = {} if sent.params else view.params
-        if not self._batch(sent, view, view.points[sent.points : points], new_params, new_tags):
+        if not self._batch(sent, view, view.points[sent.points - view.forgotten :], new_params, new_tags):
             del self.sent[key]
             return False
         sent.points, sent.params, sent.tags = points, True, tags
@@ -155,6 +202,7 @@ class Writer:
         for name, text in view.files.items():
             self.put_file(key, name, text.encode())
         sent.events = events
+        view.forget(points)
         return True
 
     def _create(self, projection: Projection, view: RunView) -> None:
@@ -231,16 +279,18 @@ class Writer:
         quoted = name.replace("'", "_")
         text = f"tags.`lungtune.experiment` = '{quoted}'"
         ours = self._reach(lambda: self.client.search_experiments(ViewType.ACTIVE_ONLY, filter_string=text))
-        ids = [experiment.experiment_id for experiment in ours]
+        self._places = ids = [experiment.experiment_id for experiment in ours]
         if ids:
             return known if known in ids else min(ids)
         tags = {"lungtune.experiment": quoted, "mlflow.experimentKind": "custom_model_development"}
-        location = store.artifact_location(self.uri)
+        files = location.artifact_location(self.uri)
         for number in range(1, 100):
             candidate = name if number == 1 else f"{name} ({number})"  # the plain name may lie in MLflow's trash
             try:
-                return self._reach(functools.partial(self.client.create_experiment, candidate, location, tags))
-            except MlflowException:
+                return self._reach(functools.partial(self.client.create_experiment, candidate, files, tags))
+            except MlflowException as error:
+                if error.error_code == "PERMISSION_DENIED":
+                    raise
                 held = self._reach(functools.partial(self.client.get_experiment_by_name, candidate))
                 if held is not None and held.lifecycle_stage == "active":
                     return held.experiment_id
@@ -248,7 +298,7 @@ class Writer:
 
     def _search(self, study_id: str) -> list[Run]:
         text, token, runs = f"tags.`lungtune.study_id` = '{study_id}'", None, []
-        search, where = self.client.search_runs, [self.experiment_id]
+        search, where = self.client.search_runs, sorted({self.experiment_id, *self._places})
         while True:
             page = self._reach(functools.partial(search, where, text, max_results=500, page_token=token))
             runs += page
@@ -279,9 +329,23 @@ class Writer:
                 raise
             self.troubled = True
             raise Unreachable(str(error)) from error
-        except OSError as error:  # what requests raises is an OSError too
+        except Unreachable:
+            raise
+        except Exception as error:  # requests, SQLAlchemy, a client library of a plugin: none of them ends the tracker
             self.troubled = True
-            raise Unreachable(str(error)) from error
+            raise Unreachable(str(error) or type(error).__name__) from error
+
+
+def _fits(run: Run, view: RunView) -> bool:
+    """True if a logged run began with its trial, and its newest points are in the journal."""
+    if run.info.start_time != view.start:
+        return False
+    if view.forgotten:  # sent by this writer
+        return True
+    points = {(point.key, point.time, point.step) for point in view.points}
+    keys = {point.key for point in view.points}  # others are the user's own
+    metrics = getattr(run.data, "_metric_objs", ())
+    return all((each.key, each.timestamp, each.step) in points for each in metrics if each.key in keys)
 
 
 def _digest(tags: dict[str, str]) -> int:

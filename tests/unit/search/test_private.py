@@ -92,5 +92,5 @@ def test_long_ray_tmpdir_is_refused(monkeypatch, tmp_path):
 
 def test_missing_ray_tmpdir_is_refused(monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/lt-none")
-    with pytest.raises(StudyError, match="must be writable for Ray, but: No such file.*RAY_TMPDIR moves it"):
+    with pytest.raises(StudyError, match=r"must be writable for Ray, but: No such file.*RAY_TMPDIR moves it"):
         private.folder()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lungtune import optuna_study
 from lungtune.core.trial import History
 from lungtune.tasks.classification.figures import confusion_png, roc_png
-from lungtune.tracking import charts, limits, mlflow_views, run_markdown, store
+from lungtune.tracking import charts, limits, location, mlflow_views, run_markdown
 from lungtune.tracking.projection import STUDY, Projection, data_name
 from lungtune.tracking.tail import Tail
 from tests.integration import tracking_study
@@ -182,7 +182,7 @@ def test_saved_view_of_a_wide_space_fits_in_a_tag():
     kind, study = tracking_study.head()
     study["space"]["axes"] = {f"parameter_{i:04d}": "{}" for i in range(3000)}
     name, value = mlflow_views.tag(History([{"event": kind, "time": 1, **study}]))
-    assert name == "mlflow.sharedViewState.clip_lora-1"
+    assert name == "mlflow.sharedViewState.clip_lora-1-55555555"
     assert len(value) <= 20_000
     assert json.loads(value)["orderByKey"] == "metrics.`best_macro_f1`"
 
@@ -227,13 +227,13 @@ def test_the_tail_reads_whole_lines_only(tmp_path):
 def test_store_location_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
-    uri = store.tracking_uri()
+    uri = location.tracking_uri()
     assert uri == f"sqlite:///{tmp_path}/mlflow/state/mlflow.db"
-    assert store.artifact_location(uri) == f"file://{tmp_path}/mlflow/state/artifacts"
+    assert location.artifact_location(uri) == f"file://{tmp_path}/mlflow/state/artifacts"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
-    assert store.tracking_uri() == "http://there:5000"
-    assert store.artifact_location("http://there:5000") is None
-    assert store.without_password("postgresql://me:secret@db/x") == "postgresql://***@db/x"
+    assert location.tracking_uri() == "http://there:5000"
+    assert location.artifact_location("http://there:5000") is None
+    assert location.without_password("postgresql://me:secret@db/x") == "postgresql://***@db/x"
 
 
 def test_figures_are_png_files():
