@@ -66,7 +66,7 @@ def artifact_location(uri: str) -> str | None:
 
 def sqlite_path(uri: str) -> Path | None:
     """Return the file of an SQLite URI, ``None`` for anything else."""
-    return Path(uri.removeprefix("sqlite:///")).expanduser().absolute() if uri.startswith("sqlite:///") else None
+    return paths.expanded(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
 
 
 def log_file(uri: str) -> Path:
