@@ -88,11 +88,6 @@ def parse_source(spec: str) -> tuple[str, Path | None, dict[str, str]]:
         key = next(key for key, _ in pieces if sum(key == other for other, _ in pieces) > 1)
         raise DataError(f"Each option of a data source must be given once, but '{key}' is given twice in {spec!r}.")
     name, _, path = rest.partition(":")
-    if name.strip() not in names() and ("/" in name or name.strip() in ("~", ".", "..") or Path(name).exists()):
-        raise DataError(
-            f"a data source must be SOURCE:PATH, but got '{spec}'. Did you mean 'folder:{spec}'? "
-            f"Known: {', '.join(names())}."
-        )
     module(name.strip())
     return name.strip(), paths.expanded(path.strip()) if path.strip() else None, options
 
