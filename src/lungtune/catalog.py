@@ -227,11 +227,17 @@ def has_demo(names: str) -> bool:
 
 def _split(names: str) -> list[str]:
     """Split ``a,b,c`` at the commas; an existing file whose name has a comma is one name."""
-    return [names] if Path(names).expanduser().is_file() else [name.strip() for name in names.split(",")]
+    return [names] if paths.expanded(names).is_file() else [name.strip() for name in names.split(",")]
 
 
 def _file(name_or_file: str) -> Path:
-    path = spaces().get(name_or_file) or Path(name_or_file).expanduser()
+    path = spaces().get(name_or_file) or paths.expanded(name_or_file)
+    if not path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
+        near = (
+            {str(path.with_name(each.name)) for each in path.parent.glob("*.y*ml")} if path.parent.is_dir() else set()
+        )
+        state = "is no file" if path.exists() else "does not exist"
+        raise SpaceError(f"--space: {path} {state}.{did_you_mean(str(path), near)}")
     if not path.is_file():
         raise SpaceError(
             f"--space must name a shipped space or a YAML file, but got '{name_or_file}'."

@@ -6,21 +6,30 @@ Exit codes: 0 done; 1 an error of ours; 2 a user's mistake; 3 stopped, and can g
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from lungtune.core import machine, stopping, streams, yamlfile
+from lungtune.core import machine, paths, space_index, stopping, streams, yamlfile
+from lungtune.core.params import MOST
+from lungtune.core.text import complain
 from lungtune.errors import STOPPED, LungtuneError, MachineError, SpaceError, UserError, did_you_mean
 
 _TABLES = (".csv", ".csv.gz", ".tsv", ".xlsx")
+
+_OF_PATHS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ELOOP, errno.ENAMETOOLONG),
+)
+"""Errors of a path that the user chose."""
 
 
 class Command(TyperCommand):
@@ -39,11 +48,16 @@ class Command(TyperCommand):
         """
         ctx.allow_extra_args = True  # named below
         try:
+            *_, given = self.make_parser(ctx).parse_args(list(args))
             rest = super().parse_args(ctx, args)
         except typer.TyperException as error:
             raise UserError(self._sentence(error)) from error
         if rest:
-            raise UserError(self._unknown(rest[0]))
+            raise UserError(self._left_over(rest[0], ctx.params))
+        for param in given:
+            if param.param_type_name == "option" and not param.multiple and given.count(param) > 1:
+                times = given.count(param)
+                raise UserError(f"{param.opts[0]} must be given once, but is given {times} times ({param.help}).")
         return rest
 
     def _sentence(self, error: typer.TyperException) -> str:
@@ -55,6 +69,16 @@ class Command(TyperCommand):
         name = param.opts[0] if param.opts[0].startswith("-") else param.metavar
         problem = error.message or "must be given, but is missing"
         return f"{name} {problem}{'' if problem.endswith(('.', '?')) else '.'}"
+
+    def _left_over(self, word: str, given: Mapping[str, Any]) -> str:
+        """Return the sentence on a word that belongs to no flag, beside the values that are given."""
+        if word.startswith("-"):
+            return self._unknown(word)
+        if given.get("set_"):
+            return f"--set takes KEY=VALUE in one word, so '{word}' is one too many; quote values with spaces."
+        if given.get("resume"):
+            return f"there is no argument '{word}'. Did you mean '--study {word}'?"
+        return self._unknown(word)
 
     def _unknown(self, word: str) -> str:
         flags = [flag for param in self.params for flag in param.opts if flag.startswith("--")]
@@ -74,8 +98,10 @@ class Group(TyperGroup):
             return super().parse_args(ctx, args or ["--help"])
         except typer.TyperException as error:
             word = str(getattr(error, "option_name", ""))
+            owners = [name for name, command in self.commands.items() if any(word in p.opts for p in command.params)]
+            hint = f" Write it after the command: lungtune {owners[0]} {word} ..." if owners else ""
             raise UserError(
-                f"there is no flag '{word}' before a command.{did_you_mean(word, self.commands)}"
+                f"there is no flag '{word}' before a command.{hint or did_you_mean(word, self.commands)}"
             ) from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
@@ -84,6 +110,8 @@ class Group(TyperGroup):
         Raises:
             UserError: there is none of that name.
         """
+        if args[0] not in self.commands and args[0] in space_index.files():
+            raise UserError(f"there is no command '{args[0]}'. Did you mean 'search --space {args[0]}'?")
         if args[0] not in self.commands:
             raise UserError(f"there is no command '{args[0]}'.{did_you_mean(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
@@ -104,7 +132,7 @@ def written(word: str, flags: Sequence[str]) -> str:
 
     if word.startswith("-"):
         return ""
-    path, known = Path(word).expanduser(), sources.names()
+    path, known = paths.expanded(word), sources.names()
     if "--space" in flags and (word in catalog.spaces() or path.suffix in (".yaml", ".yml")):
         return f" Write --space {shlex.quote(word)}."
     if "--data" not in flags:
@@ -128,17 +156,20 @@ def argument(metavar: str, text: str, **more: Any) -> Any:
 
 
 def whole(text: str) -> int:
-    """Read a whole number."""
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"must be a whole number, but got '{text}'") from None
+    """Read a whole number >= 0: a seed, a trial's number."""
+    return _number(text, 0, 2**31 - 1)
 
 
 def positive(text: str) -> int:
-    """Read a whole number >= 1."""
-    if not str(text).isdigit() or int(text) < 1:
-        raise typer.BadParameter(f"must be a whole number >= 1, but got '{text}'")
+    """Read a whole number >= 1: a count."""
+    return _number(text, 1, MOST)
+
+
+def _number(text: str, least: int, most: int) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,40}", str(text)) or int(text) < least:
+        raise typer.BadParameter(f"must be a whole number >= {least}, but got '{text}'")
+    if int(text) > most:
+        raise typer.BadParameter(f"must be a whole number <= {most}, but got '{text}'")
     return int(text)
 
 
@@ -147,6 +178,13 @@ def one_gpu(text: str) -> str:
     if "," in text:
         raise typer.BadParameter(f"must name one GPU, but got '{text}'; only a search uses several")
     return text
+
+
+def path(text: str) -> Path:
+    """Read a path; ``~`` is the home folder."""
+    if not str(text).strip():
+        raise typer.BadParameter("must name a path, but is empty")
+    return paths.expanded(text)
 
 
 def duration(text: str) -> float:
@@ -165,13 +203,15 @@ def settings(pairs: Sequence[str] | None) -> dict[str, Any]:
     """Read ``--set`` pairs: ``key=value``, the value as in a space file.
 
     Raises:
-        SpaceError: a pair has no ``=``, or its value is not readable.
+        SpaceError: a pair has no ``=``, its value is not readable, or a key is given twice.
     """
     chosen: dict[str, Any] = {}
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise SpaceError(f"--set takes KEY=VALUE, but got '{pair}'.")
+        if key in chosen:
+            raise SpaceError(f"--set {key} must be given once, but is given twice; keep one.")
         chosen[key] = yamlfile.parse(value, f"--set {key}")
     return chosen
 
@@ -195,28 +235,31 @@ def _code(main: Callable[[], int | None], quiet: bool) -> int:
     """Run ``main``, print the sentence of an error, return the exit code; ``quiet``: no sentence on a stop."""
     try:
         code = main() or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except typer.Exit as left:
         code = left.exit_code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         code = 2
     except MachineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         code = STOPPED
     except LungtuneError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         code = 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        print(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
-        code = STOPPED if machine.kind(error) else 1
+        what = error.strerror or str(error)
+        complain(f"error: {f'{os.fsdecode(error.filename)}: ' if error.filename else ''}{what}.")
+        code = STOPPED if machine.kind(error) else 2 if error.filename and error.errno in _OF_PATHS else 1
     except stopping.Stopped as stop:
         if not quiet:
-            print(f"stopped ({stop.reason}). Give the same command again to go on.", file=sys.stderr)
+            complain(f"stopped ({stop.reason}). Give the same command again to go on.")
         code = STOPPED
     except KeyboardInterrupt:
-        print("stopped.", file=sys.stderr)
+        complain("stopped.")
         code = 130
     return code

@@ -26,10 +26,23 @@ def load(path: Path) -> tuple[SearchSpace, recipe.Provenance]:
         SpaceError: there is no such file, it has mistakes (all are named), or it is not a recipe.
     """
     if not path.is_file():
-        near = {other.name for other in path.parent.glob("*.yaml")} if path.parent.is_dir() else set()
-        raise SpaceError(f"there is no recipe {path}.{did_you_mean(path.name, near)}")
+        raise SpaceError(_no_recipe(path))
     space = catalog.space(str(path))
     return space, recipe.provenance(space, path)
+
+
+def _no_recipe(path: Path) -> str:
+    if path.exists():
+        return f"a recipe must be a YAML file, but {path} is none; write recipes with lungtune export."
+    if str(path) in Study.names():
+        return f"{path} is a study; write a recipe of it first: lungtune export --study {path}"
+    own = paths.home() / "recipes"
+    for folder in (path.parent, own):
+        if (folder / path.with_suffix(".yaml").name).is_file():
+            return f"there is no recipe {path}. Did you mean '{folder / path.with_suffix('.yaml').name}'?"
+    near = [each for folder in {path.parent, own} if folder.is_dir() for each in sorted(folder.glob("[!.]*.yaml"))]
+    hint = did_you_mean(str(path), map(str, near)) if len(near) <= 20 else ""
+    return f"there is no recipe {path}.{hint or ' Write recipes with lungtune export.'}"
 
 
 def ledger_of(path: Path, origin: recipe.Provenance) -> Ledger:

@@ -134,14 +134,14 @@ def test_from_scratch_is_a_choice(home, door):
             "'learning_rate' is not a parameter of clip_lora. Did you mean 'lr'",
         ),
         (["mini", 0, "--set", "lr=7"], "lr <= 1 must hold, but got 7"),
-        (["mini", 0, "--set", "lr=[0.1, 0.2]"], "lr must be of type float"),
+        (["mini", 0, "--set", "lr=[0.1, 0.2]"], "lr must be a number"),
         (["mini", 0, "--set", "image_size=32"], "image_size is a setting of the base, which all trials"),
         (["mini", 0, "--set", "lr=0.001"], "but lr=0.001 changes nothing"),
         (["mini", 0, "--set", "momentum=0.5"], "but momentum=0.5 changes nothing"),
         (["mini", 0], "a clone must differ from trial 0, but nothing changes nothing"),
         (["mini", 0, "--set", "class_weighting=[0.3, 0.7]"], "must have a weight for each of 6 classes"),
         (["mini", 0, "--set", "synthetic_ratio=1"], "needs synthetic images, but the study has no bank"),
-        (["mini", "x", "--set", "lr=0.1"], "NUMBER must be a whole number, but got 'x'."),
+        (["mini", "x", "--set", "lr=0.1"], "NUMBER must be a whole number >= 0, but got 'x'."),
     ],
 )
 def test_a_mistake_is_one_sentence_and_begins_nothing(home, door, words, sentence):

@@ -140,7 +140,7 @@ def test_segments_are_in_the_fingerprint(recipe, before, after):
         ("until: 1.0", "until: 0.5", "until must be a number of passes > 0.5"),
         ("until: 1.0", "until: 0.7", "until must be one of the recipe's reports before 1.5"),
         ("until: 1.0", "until: 1.5", "until must be one of the recipe's reports before 1.5"),
-        ("seed: 3, until", "seed: x, until", "seed must be a whole number, but got 'x'"),
+        ("seed: 3, until", "seed: x, until", "seed must be a whole number from 0 to 2\\^32 - 1, but got 'x'"),
         ("seed: 3, until", "sed: 3, until", "'sed' is not a key of a segment"),
     ],
 )

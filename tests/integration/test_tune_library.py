@@ -209,7 +209,7 @@ def test_trial_that_cannot_be_set_up_fails_alone(home: Path, head: type[tune.Tra
     assert "hidden" in str(results.errors[0])
     assert max(result.metrics.get("fidelity", 0.0) for result in results) == 3.0
     odd = fit(home, head, {**CONFIG, "lr": Path("fast"), "seed": 0}, packed(slots=2))
-    assert "lr must be of type float" in str(odd.errors[0])
+    assert "lr must be a number" in str(odd.errors[0])
     unknown = fit(home, head, {"learning_rate": 1e-3}, packed(slots=2))
     assert "Did you mean 'lr'" in str(unknown.errors[0])
 

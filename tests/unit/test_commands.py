@@ -52,7 +52,7 @@ def left(monkeypatch, capsys):
         ),
         ("search --trials 0", "--trials must be a whole number >= 1, but got '0'."),
         ("search --trials -3", "--trials must be a whole number >= 1, but got '-3'."),
-        ("search --seed x", "--seed must be a whole number, but got 'x'."),
+        ("search --seed x", "--seed must be a whole number >= 0, but got 'x'."),
         ("search --budget 5", "--budget must be a time such as 90s, 30m, 2h or 1d, but got '5'."),
         ("search --trials", "Option '--trials' requires an argument."),
         ("export", "--study must be given, but is missing."),

@@ -23,6 +23,7 @@ def clone(
     (a rank does not), else it begins from scratch. A running search takes it in and trains it next; a study that
     nobody runs gets it as its next trial.
     """
+    from lungtune.core.text import say
     from lungtune.search.cloning import clone
 
     done = clone(study, number, cli.settings(set_), from_scratch)
@@ -33,10 +34,10 @@ def clone(
         how += f" ({done.plan.why})"
     what = f"trial {number} with {changed}, {how}"
     if done.number is None:
-        print(f"asked for {what}. The search that holds '{study}' has not answered; it takes it in when it goes on.")
+        say(f"asked for {what}. The search that holds '{study}' has not answered; it takes it in when it goes on.")
         return
-    print(f"trial {done.number}: {what}.")
+    say(f"trial {done.number}: {what}.")
     if done.running:
-        print("the running search trains it next.")
+        say("the running search trains it next.")
     else:
-        print(f"run it:\n  lungtune search --resume --study {study}")
+        say(f"run it:\n  lungtune search --resume --study {study}")

@@ -14,10 +14,17 @@ def export(
     top: Annotated[
         int | None, cli.option("--top", "K", "write the K best trials (default 1)", parser=cli.positive)
     ] = None,
-    out: Annotated[Path | None, cli.option("--out", "DIR", "folder of the recipes (default: recipes/)")] = None,
+    out: Annotated[
+        Path | None, cli.option("--out", "DIR", "folder of the recipes (default: recipes/)", parser=cli.path)
+    ] = None,
     optuna: Annotated[
         Path | None,
-        cli.option("--optuna", "FILE", "write all trials for Optuna instead: x.db (SQLite), x.log or x.journal"),
+        cli.option(
+            "--optuna",
+            "FILE",
+            "write all trials for Optuna instead: x.db (SQLite), x.log or x.journal",
+            parser=cli.path,
+        ),
     ] = None,
 ) -> None:
     """Write a study's best trials as recipes: YAML files to read, retrain or hand on.
@@ -32,19 +39,21 @@ def export(
             raise StudyError("--optuna writes all trials to one file; leave --top and --out out.")
         _for_optuna(study, optuna)
         return
+    from lungtune.core.text import say
     from lungtune.export import export, following
 
     top = top or 1
     written = export(study, top, out)
-    print(*written, sep="\n")
+    say("\n".join(map(str, written)))
     if len(written) < top:
-        print(f"{len(written)} written: no more trials of the study have a score.")
-    print("next:", "\n      ".join(following(study, written[0])))
+        say(f"{len(written)} written: no more trials of the study have a score.")
+    say("next: " + "\n      ".join(following(study, written[0])))
 
 
 def _for_optuna(study: str, path: Path) -> None:
     from lungtune import optuna_export
+    from lungtune.core.text import say
 
     count = optuna_export.export(study, path)
-    print(f"{path}: the study '{study}', {count} trials")
-    print(f"next: optuna-dashboard {optuna_export.url(path)}")
+    say(f"{path}: the study '{study}', {count} trials")
+    say(f"next: optuna-dashboard {optuna_export.url(path)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lungtune import cli
+from lungtune.core.text import say
 from lungtune.errors import SpaceError
 
 
@@ -17,7 +18,9 @@ def pretrain(
             "tiny_clip, tiny_resnet, tiny_vit, tiny_convnext, tiny_conformer, tiny_diffusion or demo_generator",
         ),
     ],
-    out: Annotated[Path | None, cli.option("--out", "DIR", "folder to write (default: the shipped one)")] = None,
+    out: Annotated[
+        Path | None, cli.option("--out", "DIR", "folder to write (default: the shipped one)", parser=cli.path)
+    ] = None,
     seed: Annotated[int, cli.option("--seed", "N", "of weights, order and phantoms (default 0)", parser=cli.whole)] = 0,
     patients: Annotated[
         int | None, cli.option("--patients", "N", "fewer or more patients than the recipe's", parser=cli.positive)
@@ -48,7 +51,7 @@ def pretrain(
             raise SpaceError("demo_generator is trained in one way: it takes --out only.")
         from lungtune.synthesize import ship
 
-        print(f"Wrote {ship(out)}.")
+        say(f"Wrote {ship(out)}.")
         return
     import torch
 
@@ -57,4 +60,4 @@ def pretrain(
     torch.set_num_threads(threads)
     folder = pretrain(base, out, seed=seed, patients=patients, passes=passes)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    print(f"Wrote {folder} ({size / 1e6:.2f} MB).")
+    say(f"Wrote {folder} ({size / 1e6:.2f} MB).")

@@ -10,7 +10,7 @@ from lungtune.core import devices
 
 
 def retrain(
-    recipe: Annotated[Path, cli.argument("RECIPE.yaml", "what lungtune export wrote")],
+    recipe: Annotated[Path, cli.argument("RECIPE.yaml", "what lungtune export wrote", parser=cli.path)],
     seeds: Annotated[
         int, cli.option("--seeds", "N", "train N seeds; report mean and deviation", parser=cli.positive)
     ] = 1,
@@ -22,8 +22,12 @@ def retrain(
         str | None, cli.option("--compare", "NAME=A,B,...", "does this parameter help, and at which value?")
     ] = None,
     data: Annotated[str | None, cli.option("--data", "SOURCE[:PATH]", "the same data, lying elsewhere")] = None,
-    bank: Annotated[Path | None, cli.option("--bank", "DIR", "the same synthetic images, lying elsewhere")] = None,
-    out: Annotated[Path | None, cli.option("--out", "DIR", "folder of weights and report (default: models/)")] = None,
+    bank: Annotated[
+        Path | None, cli.option("--bank", "DIR", "the same synthetic images, lying elsewhere", parser=cli.path)
+    ] = None,
+    out: Annotated[
+        Path | None, cli.option("--out", "DIR", "folder of weights and report (default: models/)", parser=cli.path)
+    ] = None,
     gpus: Annotated[
         str | None, cli.option("--gpus", "N", "train on this GPU, by nvidia-smi's number", parser=cli.one_gpu)
     ] = None,
@@ -41,8 +45,9 @@ def retrain(
     is left out).
     """
     devices.choose_gpus(gpus)
+    from lungtune.core.text import say
     from lungtune.retrain import retrain
 
     done = retrain(recipe, seeds, test, out, blackout=not no_blackout, data=data, compare=compare, bank=bank)
-    print(done.text)
-    print(f"report:  {done.folder / 'report.md'}\nweights: {done.weights}")
+    say(done.text)
+    say(f"report:  {done.folder / 'report.md'}\nweights: {done.weights}")

@@ -47,7 +47,7 @@ def search(
     ] = None,
     set_: _Set = None,
     bank: Annotated[
-        Path | None, cli.option("--bank", "DIR", "synthetic images, where synthetic_ratio is searched")
+        Path | None, cli.option("--bank", "DIR", "synthetic images, where synthetic_ratio is searched", parser=cli.path)
     ] = None,
     engine: Annotated[
         str | None,
@@ -72,8 +72,7 @@ def search(
     if checked:
         return check(space, data, profile, trials, set_, hosts, gpus)
     settings = cli.settings(set_)
-    from rich.console import Console
-
+    from lungtune.core import terminal
     from lungtune.search import driver
 
     options = driver.Options(
@@ -91,7 +90,7 @@ def search(
         gpus=gpus,
         settings=settings,
     )
-    return driver.run(options, Console())
+    return driver.run(options, terminal.console())
 
 
 def check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from lungtune.errors import SpaceError
 
 
 def synthesize(
-    recipe: Annotated[Path | None, cli.argument("RECIPE.yaml", "what lungtune export wrote")] = None,
+    recipe: Annotated[Path | None, cli.argument("RECIPE.yaml", "what lungtune export wrote", parser=cli.path)] = None,
     per_class: Annotated[
         str, cli.option("--per-class", "N", "images of each class, or A=N,B=M,... (default 100)")
     ] = "100",
@@ -27,7 +28,9 @@ def synthesize(
         int, cli.option("--seed", "N", "without a recipe: seed of the split (default 0)", parser=cli.whole)
     ] = 0,
     set_: Annotated[list[str] | None, cli.option("--set", "KEY=VALUE", "without a recipe: one setting")] = None,
-    out: Annotated[Path | None, cli.option("--out", "DIR", "folder of the bank (default: one in banks/)")] = None,
+    out: Annotated[
+        Path | None, cli.option("--out", "DIR", "folder of the bank (default: one in banks/)", parser=cli.path)
+    ] = None,
     gpus: Annotated[
         str | None, cli.option("--gpus", "N", "train on this GPU, by nvidia-smi's number", parser=cli.one_gpu)
     ] = None,
@@ -44,11 +47,12 @@ def synthesize(
     lungtune search --space clip_lora --set synthetic_ratio=[0,0.5,1] --bank DIR
     """
     devices.choose_gpus(gpus)
+    from lungtune.core.text import say
     from lungtune.synthesize import synthesize
 
     named = [name.strip() for name in classes.split(",")] if classes else None
     settings = cli.settings(set_)
-    print(synthesize(recipe, counts(per_class), named, data, profile, seed, out, settings))
+    say(str(synthesize(recipe, counts(per_class), named, data, profile, seed, out, settings)))
 
 
 def counts(text: str) -> int | dict[str, int]:
@@ -57,10 +61,10 @@ def counts(text: str) -> int | dict[str, int]:
     Raises:
         SpaceError: a number is missing.
     """
-    numbers: dict[str, int] = {}
-    for pair in text.split(","):
-        name, equals, number = pair.rpartition("=")
-        if not number.strip().isdigit() or (not equals and "," in text):
-            raise SpaceError(f"--per-class takes a whole number, or CLASS=NUMBER,..., but got '{text}'.")
-        numbers[name.strip()] = int(number)
-    return numbers.get("", 0) if "" in numbers else numbers
+    pairs = [pair.rpartition("=") for pair in text.split(",")]
+    numbers = {name.strip(): number.strip() for name, _, number in pairs}
+    named = all(equals and name.strip() for name, equals, _ in pairs) or (len(pairs) == 1 and not pairs[0][1])
+    if not named or len(numbers) < len(pairs) or not all(re.fullmatch("[0-9]{1,7}", each) for each in numbers.values()):
+        raise SpaceError(f"--per-class takes a whole number, or CLASS=NUMBER,..., but got '{text}'.")
+    counted = {name: int(number) for name, number in numbers.items()}
+    return counted.get("", 0) if "" in counted else counted

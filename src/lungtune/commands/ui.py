@@ -23,14 +23,15 @@ def ui(
     """
     from lungtune import tracking
     from lungtune.core.study import Study
+    from lungtune.core.text import say
     from lungtune.tracking import location, server
 
     uri = location.tracking_uri()
     if sync:
         delivery = tracking.sync(Study.open(sync).folder)
-        print(delivery.sentence or f"MLflow holds all of '{sync}': {delivery.uri}")
+        say(delivery.sentence or f"MLflow holds all of '{sync}': {delivery.uri}")
         return 0 if delivery else 1
     if location.is_remote(uri):
-        print(f"MLflow is served at {location.without_password(uri)} (MLFLOW_TRACKING_URI).")
+        say(f"MLflow is served at {location.without_password(uri)} (MLFLOW_TRACKING_URI).")
         return 0
     return server.serve(uri, port, lambda line: print(line, flush=True))

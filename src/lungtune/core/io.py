@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from filelock import FileLock, SoftFileLock, Timeout
 
+from lungtune.core.text import complain
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,7 +46,7 @@ _NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP}
 
 def log_stderr(text: str) -> None:
     """Print one line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    complain(text)
 
 
 def fsync_folder(folder: Path) -> None:
@@ -326,13 +328,14 @@ def _shown(what: str, total: float | None, unit: str, line: str | None, lines: i
             log_stderr(line or f"{what}{amount} ...")
         yield _plain_lines(what, total, unit, lines)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from lungtune.core.terminal import console
+
     stages = _local.stages
-    outer, stages.console = stages.console, stages.console or Console(stderr=True)
+    outer, stages.console = stages.console, stages.console or console(stderr=True)
     count = TextColumn(f"{{task.completed:.1f}}/{{task.total:g}} {unit}") if unit else MofNCompleteColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), count, TimeRemainingColumn())
     with Progress(*columns, console=stages.console, transient=True) as bar:
         task = bar.add_task(what, total=total)
 

@@ -15,6 +15,13 @@ from lungtune.errors import SpaceError, did_you_mean
 
 KEY = "lungtune"
 
+MOST = 1_000_000
+"""Largest count that a user may set: trials, slots, images of a class."""
+
+
+_HUGE = 2.0**63
+"""No parameter is that large; ranges between larger numbers overflow."""
+
 
 @dataclass(frozen=True)
 class Notation:
@@ -97,19 +104,22 @@ class ParamSpec:
             raise SpaceError(f"{self.name}: {error}") from error
 
     def _coerce(self, value: Any) -> Any:
-        wrong = SpaceError(f"{self.name} must be of type {self.type.__name__}, but got {value!r}.")
+        kind = {int: "a whole number", float: "a number", str: "text"}.get(self.type)
+        wrong = SpaceError(f"{self.name} must be {kind}, but got {value!r}.")
         if self.type is bool:
             if isinstance(value, bool):
                 return value
             raise SpaceError(f"{self.name} must be true or false, but got {value!r}.")
         if isinstance(value, bool):
             raise wrong
-        if self.type is float and isinstance(value, (int, float)):
-            if not math.isfinite(value):
-                raise SpaceError(f"{self.name} must be finite, but got {value!r}.")
-            return float(value)
-        if self.type is int and isinstance(value, (int, float)) and float(value).is_integer():
-            return int(value)
+        if self.type in (int, float) and isinstance(value, (int, float)):
+            if not -_HUGE < value < _HUGE:
+                limit = "" if isinstance(value, int) or math.isfinite(value) else "finite and "
+                raise SpaceError(f"{self.name} must be {limit}between -2^63 and 2^63, but got {value!r}.")
+            if self.type is float:
+                return float(value)
+            if float(value).is_integer():
+                return int(value)
         if self.type is str and isinstance(value, (str, int, float)):
             return str(value)
         raise wrong

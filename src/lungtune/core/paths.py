@@ -28,17 +28,31 @@ OWN = ("trainables", "tasks", "search_spaces")
 """Subfolders of a user's own folders (:func:`own_folders`)."""
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path, as a user wrote it, with a leading ``~`` or ``~user`` replaced by that home folder.
+
+    Raises:
+        SpaceError: there is no such home folder, or the path holds a NUL character.
+    """
+    if "\0" in str(path):
+        raise SpaceError(f"a path must not hold NUL characters, but got {str(path)!r}.")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise SpaceError(f"there is no home folder for '{path}'; write the path out.") from error
+
+
 def home() -> Path:
     """Return the folder that holds ``studies/`` and ``mlflow/state/``.
 
     ``LUNGTUNE_HOME``, else the checkout if lungtune runs from one, else the working folder.
     """
-    return Path(os.environ.get("LUNGTUNE_HOME") or ROOT or Path.cwd()).expanduser().resolve()
+    return expanded(os.environ.get("LUNGTUNE_HOME") or ROOT or Path.cwd()).resolve()
 
 
 def cache() -> Path:
     """Return the folder of what can be rebuilt: pixels, phantoms (``LUNGTUNE_CACHE``, default: the user's cache)."""
-    return Path(os.environ.get("LUNGTUNE_CACHE") or platformdirs.user_cache_dir("lungtune")).expanduser().resolve()
+    return expanded(os.environ.get("LUNGTUNE_CACHE") or platformdirs.user_cache_dir("lungtune")).resolve()
 
 
 def studies() -> Path:
@@ -56,7 +70,7 @@ def own_folders() -> list[Path]:
         SpaceError: ``LUNGTUNE_PATH`` names something that is no folder, or a folder that holds none of these.
     """
     words = [each for each in os.environ.get("LUNGTUNE_PATH", "").split(os.pathsep) if each]
-    named = [Path(each).expanduser().resolve() for each in words]
+    named = [expanded(each).resolve() for each in words]
     for word, folder in zip(words, named, strict=True):
         if not folder.is_dir():
             raise SpaceError(f"LUNGTUNE_PATH must name folders, but '{word}' is none. Make it, or mend LUNGTUNE_PATH.")

@@ -19,6 +19,8 @@ from lungtune.core import params as parameters
 from lungtune.core import synthetic
 from lungtune.core.family import Family
 from lungtune.core.lineage import Segment
+from lungtune.core.params import MOST
+from lungtune.core.resource import LONGEST
 from lungtune.core.space import SearchSpace
 from lungtune.core.yamlfile import Document
 from lungtune.errors import SpaceError
@@ -128,11 +130,14 @@ def provenance(space: SearchSpace, path: Path) -> Provenance:
         if key not in block or isinstance(block[key], bool) or not isinstance(block[key], kind):
             state = f"is {block[key]!r}" if key in block else "is missing"
             raise SpaceError(f"{path}: provenance.{key} {state}; write recipes with lungtune export.")
+    for key, least, most in (("split_seed", 0, 2**32 - 1), ("trial", 0, MOST), ("fidelity", 0, LONGEST)):
+        if not least <= block[key] <= most:
+            raise SpaceError(f"{path}: provenance.{key} must be from {least} to {most}, but is {block[key]!r}.")
     if space.seed is None:
         raise SpaceError(f"{path}: 'seed:' is missing; write recipes with lungtune export.")
     value = block["score"].get("value")
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise SpaceError(f"{path}: provenance.score.value must be a number, but got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
+        raise SpaceError(f"{path}: provenance.score.value must be a finite number, but got {value!r}.")
     fidelity = float(block["fidelity"])
     if not any(math.isclose(fidelity, level, rel_tol=1e-6) for level in space.fidelity.reports):
         levels = ", ".join(f"{level:g}" for level in space.fidelity.reports)

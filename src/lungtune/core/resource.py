@@ -15,6 +15,9 @@ TOLERANCE = 1e-6
 
 MAX_REPORTS = 1000
 
+LONGEST = 1_000_000
+"""Bound of all fields of a fidelity."""
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -61,8 +64,8 @@ class Fidelity:
         for key, value in values.items():
             if key not in names:
                 raise SpaceError(f"'{key}' is not a field of fidelity.{did_you_mean(key, names)}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise SpaceError(f"fidelity.{key} must be a number, but got {value!r}.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LONGEST:
+                raise SpaceError(f"fidelity.{key} must be a number < {LONGEST:,}, but got {value!r}.")
         return cls(**{key: float(value) for key, value in values.items()})
 
     @property

@@ -16,7 +16,7 @@ from optuna.distributions import (
 )
 
 from lungtune.core.lineage import Segment
-from lungtune.core.params import acting
+from lungtune.core.params import MOST, acting
 from lungtune.core.resource import Fidelity
 from lungtune.core.scheduler import SchedulerConfig
 from lungtune.core.trial import Objective
@@ -24,10 +24,24 @@ from lungtune.errors import SpaceError
 
 SAMPLERS = ("tpe", "random", "gp", "cmaes", "nsga2")
 COUNTS = {"trials": 1, "slots": 0, "max_slots": 1}
-"""Whole numbers of a space, and the least value of each."""
+"""Whole numbers of a space, and the least value of each; the largest is ``params.MOST``."""
 
 SPACE = "space"
 """Name of the axis of a search over several spaces that selects the space of a trial's configuration."""
+
+
+def check_count(key: str, value: Any) -> int:
+    """Return the value of one of ``COUNTS``.
+
+    Raises:
+        SpaceError: it is no whole number, too small or too large.
+    """
+    least = COUNTS[key]
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise SpaceError(f"{key} must be a whole number >= {least}, but got {value!r}.")
+    if value > MOST:
+        raise SpaceError(f"{key} must be a whole number <= {MOST}, but got {value!r}.")
+    return value
 
 
 @dataclass(frozen=True)

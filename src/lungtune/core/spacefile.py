@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Collection, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from lungtune.core.contract import ContractError
 from lungtune.core.family import Family
 from lungtune.core.lineage import Segment
 from lungtune.core.params import ParamSpec
-from lungtune.core.resource import Fidelity
+from lungtune.core.resource import LONGEST, Fidelity
 from lungtune.core.scheduler import Scheduler, SchedulerConfig
-from lungtune.core.space import COUNTS, SAMPLERS, SearchSpace
+from lungtune.core.space import COUNTS, SAMPLERS, SearchSpace, check_count
 from lungtune.core.synonyms import meant
 from lungtune.core.transfer import blocking
 from lungtune.core.yamlfile import Block
@@ -51,6 +51,9 @@ _PLAIN = {"sampler": "tpe", "trials": 24, "slots": 0, "max_slots": 16, "why": ""
 _PROFILE_KEYS = {"why", *_KEYS} - {"summary", "family", "profiles", "data", "seed", "segments", "provenance"}
 _SEGMENT_KEYS = ("params", "seed", "until")
 _RANGE_KEYS = {"low", "high", "log", "step"}
+
+
+_SEED = "a whole number from 0 to 2^32 - 1"
 
 
 class UnknownSettingError(SpaceError):
@@ -233,9 +236,11 @@ def _resolve(
             reader.problem(lines["sampler"], f"sampler must be known, but got '{layer['sampler']}'.{hint}")
         if "objective" in layer:
             objective = reader.tried(lines["objective"], family.objective, layer["objective"]) or objective
-        for key, least in COUNTS.items():
-            if key in layer and not plain[key] >= least:
-                reader.problem(lines[key], f"{key} >= {least} must hold, but got {plain[key]}.")
+        for key in COUNTS:
+            if key in layer:
+                reader.tried(lines[key], check_count, key, plain[key])
+    if "seed" in block and not _is_seed(block["seed"]):
+        reader.problem(block.lines["seed"], f"seed must be {_SEED}, but got {block['seed']!r}.")
     resolved = reader.tried(fidelity_line, Fidelity.of, fidelity)
     segments = _segments(reader, block, family, fixed, axes)
     reader.raise_if_any()
@@ -262,6 +267,10 @@ def _resolve(
         text=reader.path.read_text(encoding="utf-8"),
         inert=parameters.inert(family.Base, family.Params),
     )
+
+
+def _is_seed(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32
 
 
 def _point(
@@ -303,9 +312,9 @@ def _segments(
         reader.keys(entry, _SEGMENT_KEYS, "key of a segment")
         chosen = _point(reader, specs, entry.get("params", Block()), line, "segments")
         seed, until = entry.get("seed"), entry.get("until")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            reader.problem(line, f"segments: seed must be a whole number, but got {seed!r}.")
-        elif isinstance(until, bool) or not isinstance(until, (int, float)) or not begin < until < math.inf:
+        if not _is_seed(seed):
+            reader.problem(line, f"segments: seed must be {_SEED}, but got {seed!r}.")
+        elif isinstance(until, bool) or not isinstance(until, (int, float)) or not begin < until < LONGEST:
             reader.problem(line, f"segments: until must be a number of passes > {begin:g}, but got {until!r}.")
         else:
             begin = float(until)
@@ -333,7 +342,12 @@ def axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
             raise SpaceError(f"{spec.name}: a list must hold at least two different choices, but got {value!r}.")
         return CategoricalDistribution(choices)
     if not isinstance(value, Mapping):
-        return spec.check(value)
+        try:
+            return spec.check(value)
+        except SpaceError as error:
+            if not isinstance(value, str) or spec.type not in (int, float):
+                raise
+            raise SpaceError(f"{error} Several values are written [A, B], a range {{low: A, high: B}}.") from error
     unknown = [key for key in value if key not in _RANGE_KEYS]
     if unknown or "low" not in value or "high" not in value:
         wrong = f" '{unknown[0]}' is not one of its keys.{did_you_mean(unknown[0], _RANGE_KEYS)}" if unknown else ""
@@ -344,13 +358,31 @@ def axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
     if not low < high:
         raise SpaceError(f"{spec.name}: low < high must hold, but got low={low:g}, high={high:g}; swap them.")
     log, step = value.get("log", False), value.get("step")
-    if not isinstance(log, bool) or (step is not None and not isinstance(step, (int, float))):
-        raise SpaceError(f"{spec.name}: log must be true or false and step a number, but got {log!r}, {step!r}.")
+    if not isinstance(log, bool):
+        raise SpaceError(f"{spec.name}: log must be true or false, but got {log!r}.")
     if log and (low <= 0 or step is not None):
         raise SpaceError(f"{spec.name}: a log range needs low > 0 and no step, but got low={low:g}, step={step}.")
+    if step is not None:
+        step = _step(spec, step, low, high)
     if spec.type is int:
         return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
     return FloatDistribution(float(low), float(high), log=log, step=step)
+
+
+def _step(spec: ParamSpec, step: Any, low: float, high: float) -> float:
+    """Return the step of a range, of which ``high - low`` is a multiple."""
+    number = isinstance(step, (int, float)) and not isinstance(step, bool)
+    if not number or not 0 < step <= high - low or (spec.type is int and not float(step).is_integer()):
+        kind = "a whole number" if spec.type is int else "a number"
+        raise SpaceError(f"{spec.name}: step must be {kind} > 0 and <= high - low, but got {step!r}.")
+    width, size = Decimal(str(high)) - Decimal(str(low)), Decimal(str(step))
+    if width % size:
+        last = float(Decimal(str(high)) - width % size)
+        raise SpaceError(
+            f"{spec.name}: high - low must be a multiple of step, but got low={low:g}, high={high:g}, step={step:g}; "
+            f"the last step ends at high: {last:g}."
+        )
+    return float(step)
 
 
 def base_axis(spec: ParamSpec, value: Any) -> BaseDistribution | Any:
@@ -429,8 +461,8 @@ def apply(
     if key == "scheduler" or key.startswith("scheduler."):
         entry = value if key == "scheduler" else {key.removeprefix("scheduler."): value}
         return dataclasses.replace(space, scheduler=space.scheduler.changed(entry, scheduler))
-    if key in COUNTS and isinstance(value, int) and value >= COUNTS[key]:
-        changed: dict[str, Any] = {key: value}
+    if key in COUNTS:
+        changed: dict[str, Any] = {key: check_count(key, value)}
         return dataclasses.replace(space, **changed)
     if key == "sampler" and value in SAMPLERS:
         return dataclasses.replace(space, sampler=value)
@@ -439,8 +471,6 @@ def apply(
     known = {*param_specs, *base_specs, *COUNTS, "sampler", "objective", "scheduler"}
     groups = {"fidelity": Fidelity, "scheduler": scheduler(space.scheduler.name).Settings}
     known |= {f"{name}.{f.name}" for name, kind in groups.items() for f in dataclasses.fields(kind)}
-    if key in COUNTS:
-        raise SpaceError(f"{key} must be a whole number >= {COUNTS[key]}, but got {value!r}.")
     if key == "sampler":
         raise SpaceError(f"{key} must be known.{did_you_mean(str(value), SAMPLERS)}")
     raise UnknownSettingError(f"'{key}' can't be set.{meant(key, known)}")

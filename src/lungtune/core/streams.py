@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import select
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,18 @@ class _Raw(io.FileIO):
 
 
 def keep_going() -> None:
-    """Replace the process's own stdout and stderr by streams that drop what can't be written."""
+    """Replace the process's own stdout and stderr by streams that drop what can't be written, and can write any text.
+
+    Closed ones are opened on nothing: a file that is opened while descriptor 1 or 2 is free gets it, and would be
+    written to by whatever prints.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
     for name in _own():
         before = getattr(sys, name)
         before.flush()
@@ -30,7 +42,7 @@ def keep_going() -> None:
         stream = io.TextIOWrapper(
             io.BufferedWriter(raw),
             encoding=before.encoding,
-            errors=before.errors,
+            errors="backslashreplace",  # an undecodable file name, a letter that the terminal's encoding lacks
             line_buffering=before.line_buffering,
             write_through=before.write_through,
         )

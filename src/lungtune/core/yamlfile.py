@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ruamel.yaml.tag import Tag
 
 from lungtune.errors import SpaceError
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 250_000
 MAX_DEPTH = 64
 """Deepest nesting of mappings and lists that is read."""
 
@@ -69,7 +70,7 @@ class _Constructor(SafeConstructor):
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except ValueError as error:  # a number of thousands of digits
+        except ValueError as error:  # such as a number of thousands of digits
             raise MarkedYAMLError(problem=str(error).partition(";")[0], problem_mark=node.start_mark) from error
 
     def construct_block(self, node: MappingNode) -> Block:
@@ -115,18 +116,23 @@ def load(path: Path) -> Block:
     """Read a YAML file whose top level is a mapping.
 
     Raises:
-        SpaceError: the file is missing, too large, not UTF-8, not YAML, or not a mapping.
+        SpaceError: the file is missing, no regular file, too large, not UTF-8, empty, not YAML, or not a mapping.
     """
     try:
-        raw = path.read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+            raise SpaceError(f"{path}: must be a file, but is none.")
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise SpaceError(f"{path}: cannot be read ({error.strerror}).") from error
     if len(raw) > MAX_BYTES:
-        raise SpaceError(f"{path}: must be at most {MAX_BYTES} bytes, but has {len(raw)}.")
+        raise SpaceError(f"{path}: must have at most {MAX_BYTES} bytes, but has more.")
     try:
-        block = parse(raw.decode("utf-8"), str(path))
+        block = parse(raw.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
-        raise SpaceError(f"{path}: must be UTF-8 text, but byte {error.start} is not.") from error
+        raise SpaceError(f"{path}: must be UTF-8 text, but byte {error.start} is not; save it as UTF-8.") from error
+    if block is None:
+        raise SpaceError(f"{path}: the top level must be a mapping (key: value), but the file is empty.")
     if not isinstance(block, Block):
         raise SpaceError(f"{path}: the top level must be a mapping (key: value), but is {type(block).__name__}.")
     return block

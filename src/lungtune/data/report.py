@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from lungtune.core import paths as places
+from lungtune.core import terminal
 from lungtune.core.cache import ensure_writable
 from lungtune.core.io import write_atomic
 from lungtune.data.audit import Audit
@@ -23,6 +23,8 @@ from lungtune.data.readers.base import UnreadableImageError, read
 from lungtune.data.sources._files import named
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lungtune.data.dataset import Inspection
 
 
@@ -76,7 +78,7 @@ def check(
         content |= {"odd_sheet": str(odd) if odd else None, "near_sheet": str(near) if near else None}
         print(json.dumps(content, ensure_ascii=False, indent=1))
     else:
-        console = Console(highlight=False, soft_wrap=True)
+        console = terminal.console(soft_wrap=True)
         show(inspection.audit, inspection.manifest.hash, console)
         if odd:
             console.print(Text(f"The odd images are drawn in {odd}"))
@@ -144,7 +146,7 @@ def sources() -> int:
     """Print the data sources and their options."""
     from lungtune.data.sources import COMMON_OPTIONS, module, names
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console(soft_wrap=True)
     for name in names():
         console.print(Text.assemble((name, "bold"), f"  {module(name).SUMMARY}"))
         for option, meaning in getattr(module(name), "OPTIONS", {}).items():

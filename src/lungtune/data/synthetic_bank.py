@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lungtune.core import paths
 from lungtune.core.io import fsync_folder, waiting, write_atomic
 from lungtune.data.manifest import Manifest
 from lungtune.errors import DataError
@@ -162,7 +163,7 @@ class SyntheticBank:
         Raises:
             DataError: the folder is not a bank, its description is damaged, or a newer version wrote it.
         """
-        folder = Path(folder).expanduser().absolute()
+        folder = paths.expanded(folder).absolute()
         file = folder / DESCRIPTION
         if not file.is_file():
             what = "has no bank.json" if folder.is_dir() else "does not exist"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lungtune.core import paths
 from lungtune.errors import WeightsError, did_you_mean
 from lungtune.models import hub
 from lungtune.models.hub import shipped as shipped
@@ -44,10 +45,10 @@ def find(model: str, weights: str, *, fetch: bool) -> Weights:
         WeightsError: they are unavailable; the message explains how to get them.
     """
     home = shipped(weights)
-    for folder in (home, Path(weights).expanduser()):
+    for folder in (home, paths.expanded(weights)):
         if folder.is_dir():
             return _folder(folder)
-    file = Path(weights).expanduser()
+    file = paths.expanded(weights)
     if hub.is_path(weights) and not file.is_file():
         raise WeightsError(f"weights must name a folder with {_CONFIG} and weights, but {weights} does not exist.")
     return _named(model, weights, file if file.is_file() else None, fetch=fetch)
@@ -97,7 +98,7 @@ def _cached(config: dict[str, Any]) -> Path | None:
     """Return the file of a tag if a cache on this machine holds it."""
     cached = hub.cached(_candidates(config))
     if cached is None and not config.get("hf_hub") and config.get("url"):
-        path = Path("~/.cache/clip").expanduser() / Path(config["url"]).name
+        path = Path(os.path.expanduser("~/.cache/clip")) / Path(config["url"]).name
         return path if path.is_file() else None
     return cached
 

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from lungtune.core import paths
 from lungtune.errors import SpaceError, WeightsError
 from lungtune.models import hub
 
@@ -42,7 +43,7 @@ def find(weights: str, *, fetch: bool) -> Path:
     Raises:
         WeightsError: it is unavailable or incomplete; the message gives a remedy.
     """
-    for folder in (hub.shipped(weights), Path(weights).expanduser()):
+    for folder in (hub.shipped(weights), paths.expanded(weights)):
         if folder.is_dir():
             return _whole(folder)
     if weights.startswith((".", "~", "/")) or weights.count("/") > 1 or weights.endswith("/"):

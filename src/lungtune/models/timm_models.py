@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lungtune.core import paths
 from lungtune.core.io import log_stderr
 from lungtune.errors import SpaceError, WeightsError, did_you_mean
 from lungtune.models import hub
@@ -81,7 +82,7 @@ def find(model: str, weights: str, *, fetch: bool) -> Weights:
     Raises:
         WeightsError: they are unavailable; the message explains how to get them.
     """
-    file = Path(weights).expanduser()
+    file = paths.expanded(weights)
     if weights == "random":
         return Weights(model, None, {}, _config_of(model, None), "random numbers: nothing is pretrained")
     for folder in (hub.shipped(weights), file):

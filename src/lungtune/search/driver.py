@@ -129,7 +129,7 @@ def _search(prepared: Prepared, options: Options, console: Console, startup: Sta
     with stage("Delivering the rest to MLflow"):
         delivery = tracker.stop(timeout=STOPPED_DELIVERY if stopped else DELIVERY)
     if not delivery:
-        console.print(f"note: {delivery.sentence}", highlight=False, soft_wrap=True)
+        opening.note(delivery.sentence, console)
     if not controller.finished or unsaved:
         if stopped == stopping.SPENT:
             stopped_text.note_no_progress(controller.history, study, console)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
 
 from lungtune import catalog
 from lungtune.core import environment, imbalance, synthetic
@@ -172,7 +171,7 @@ def new(
     with _released_on_error(study):
         _note_baselines(study, resolved, data)
     for remark in family.task(task).remarks(data):
-        console.print(f"[yellow]note:[/yellow] {escape(remark)}", highlight=False, soft_wrap=True)
+        opening.note(remark, console)
     return Prepared(study, resolved, data)
 
 
@@ -269,7 +268,7 @@ def _inspected(source: str, seed: int, cases: pd.DataFrame | None, size: int | N
     """
     inspection = study_data.inspect(source, seed, cases, size)
     for warning in inspection.audit.warnings:
-        console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
+        opening.note(warning, console)
     if inspection.audit.problems:
         raise DataError("the data can't be searched on as it is: " + " ".join(inspection.audit.problems))
     return inspection

@@ -6,7 +6,6 @@ Interrupted calls are resumable: training from its checkpoints, sampling from th
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from lungtune import catalog
 from lungtune.core import environment, paths
 from lungtune.core import params as parameters
-from lungtune.core.io import progress, waiting, write_atomic
+from lungtune.core.io import log_stderr, progress, waiting, write_atomic
 from lungtune.data.synthetic_bank import DESCRIPTION, SyntheticBank
 from lungtune.errors import DataError
 from lungtune.report import contact_sheet
@@ -75,7 +74,7 @@ def synthesize(
     work.mkdir(parents=True, exist_ok=True)
     with waiting(work / ".lock", f"draws with this generator ({work})"):
         for entry in bank.drop_damaged():
-            print(f"{entry.file} is damaged and is regenerated", file=sys.stderr, flush=True)
+            log_stderr(f"{entry.file} is damaged and is regenerated")
         if bank.missing(plan.wanted):
             _make(plan, bank, work)
     return bank.folder

@@ -6,14 +6,13 @@ import dataclasses
 import hashlib
 import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lungtune import catalog, reopen
-from lungtune.core import environment, paths, recipe
+from lungtune.core import environment, io, paths, recipe
 from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.data.synthetic_bank import SyntheticBank
@@ -110,9 +109,9 @@ def plan(
     if split.audit.problems:
         raise DataError("the data can't be trained on as it is: " + " ".join(split.audit.problems))
     for guess in split.audit.unconfirmed:
-        print(f"note: {guess}", file=sys.stderr, flush=True)
+        io.log_stderr(f"note: {guess}")
     plan = plan_default(split, per_class, classes, profile or catalog.default_profile(DEFAULT, data), out, settings)
-    print(f"no recipe was named: the bank is generated with {plan.origin.name}", file=sys.stderr, flush=True)
+    io.log_stderr(f"no recipe was named: the bank is generated with {plan.origin.name}")
     return plan
 
 

@@ -54,7 +54,7 @@ def sqlite_path(uri: str) -> Path | None:
             name = sqlalchemy.make_url(uri).database
         except sqlalchemy.exc.ArgumentError:
             return None
-    return Path(name).expanduser().absolute() if name and name != ":memory:" else None
+    return paths.expanded(name).absolute() if name and name != ":memory:" else None
 
 
 def dialect(uri: str) -> str:

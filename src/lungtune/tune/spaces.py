@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from lungtune import catalog
-from lungtune.core import paths
+from lungtune.core import paths, terminal
 from lungtune.core.space import SearchSpace
 from lungtune.core.transfer import transferable
 from lungtune.search import preparation, study_data
@@ -53,7 +51,7 @@ def trainable(
         settings=settings,
         bank=Path(bank) if bank is not None else None,
     )
-    prepared = preparation.prepare(options, Console(stderr=True), lambda space: None)
+    prepared = preparation.prepare(options, terminal.console(stderr=True), lambda space: None)
     prepared.study.release()
     return subclass(prepared.space.name, prepared.study.folder, paths.own_folders())
 

@@ -99,7 +99,11 @@ FAMILIES = {
         r"must be declared by lungtune\.core\.params\.param, but 'width' is not",
     ),
     "default": (WIDTH, "    width: int = param(40, low=1, high=8)\n", r"width <= 8 must hold, but got 40"),
-    "default type": (WIDTH, "    width: int = param('4', low=1, high=8)\n", r"width must be of type int, but got '4'"),
+    "default type": (
+        WIDTH,
+        "    width: int = param('4', low=1, high=8)\n",
+        r"width must be a whole number, but got '4'",
+    ),
     "choice": (WIDTH, "    kind: str = param('a', choices=('b', 'c'))\n", r"kind must be one of b, c, but got 'a'"),
     "low over high": (WIDTH, "    width: int = param(4, low=8, high=1)\n", r"must have low <= high"),
     "type": (WIDTH, "    width: tuple = param((4,))\n", r"width must be int, float, bool or str, but is tuple"),

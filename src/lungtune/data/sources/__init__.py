@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from lungtune.core import paths
 from lungtune.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def parse_source(spec: str) -> tuple[str, Path | None, dict[str, str]]:
         raise DataError(f"Each option of a data source must be given once, but '{key}' is given twice in {spec!r}.")
     name, _, path = rest.partition(":")
     module(name.strip())
-    return name.strip(), Path(path.strip()).expanduser() if path.strip() else None, options
+    return name.strip(), paths.expanded(path.strip()) if path.strip() else None, options
 
 
 def _unfinished(text: str, key: re.Match[str], end: int) -> bool:
@@ -112,7 +113,7 @@ def absolute(spec: str) -> str:
     source = module(name)
     for key in getattr(source, "PATHS", ()):
         if options.get(key):
-            options[key] = str(Path(options[key]).expanduser().resolve())
+            options[key] = str(paths.expanded(options[key]).resolve())
     tail = "".join(f",{key}={value}" for key, value in options.items())
     return f"{name}:{getattr(source, 'located', Path.resolve)(path)}{tail}" if path else f"{name}{tail}"
 

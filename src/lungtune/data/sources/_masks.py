@@ -6,6 +6,7 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lungtune.core import paths
 from lungtune.data.inventory import Inventory
 from lungtune.data.sources import _names
 from lungtune.data.sources._files import images, require_folder, unwrap
@@ -31,7 +32,7 @@ def add_masks(
     """
     if "masks" not in options:
         return
-    folder = require_folder(Path(options["masks"]).expanduser(), "masks", option=True)
+    folder = require_folder(paths.expanded(options["masks"]), "masks", option=True)
     wanted = [(row, Path(row["path"]).relative_to(root)) for row in rows]
     for base in dict.fromkeys((folder, folder / root.name, unwrap(folder))):
         held = _by_stem(base) if base.is_dir() else {}

@@ -113,7 +113,7 @@ def _find(stem: str, root: str | None) -> Path:
         DataError: `root` does not hold it, or it cannot be fetched.
     """
     if root is not None:
-        folder = require_folder(Path(root).expanduser(), "root", option=True)
+        folder = require_folder(paths.expanded(root), "root", option=True)
         if not (folder / f"{stem}.npz").is_file():
             raise DataError(f"root must hold {stem}.npz, but {folder} does not.")
         return folder / f"{stem}.npz"

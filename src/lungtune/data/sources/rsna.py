@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lungtune.core import paths
 from lungtune.data.sources._files import elsewhere, images, named, nested, require_file, require_folder
 from lungtune.errors import DataError
 
@@ -60,7 +61,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
             f"{elsewhere(top, 'rsna', _fits)}"
         )
     labels = _labels(root, which)
-    patients = _patients(Path(options["nih"]).expanduser()) if "nih" in options else {}
+    patients = _patients(paths.expanded(options["nih"])) if "nih" in options else {}
     files = {file.stem: file for file in images(root / _IMAGES)}
     missing = sorted(set(labels) - set(files))
     if missing:

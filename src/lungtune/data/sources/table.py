@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lungtune.core import paths as places
 from lungtune.core.fields import UNCERTAIN
 from lungtune.data import metadata
 from lungtune.data.inventory import Guess, Inventory
@@ -64,7 +65,7 @@ def index(path: Path | None, options: dict[str, str]) -> pd.DataFrame:
     from lungtune.data.cases import label_name, table
 
     file = require_file(path, "table", "FILE.csv")
-    root = require_folder(Path(options["images"]).expanduser(), "images", option=True) if "images" in options else None
+    root = require_folder(places.expanded(options["images"]), "images", option=True) if "images" in options else None
     content = _tables.read(file)
     lists = _columns.find(content, _one(options), "labels") if "separator" in options else None
     labels = (lists,) if lists else _listed("labels", options, content)

@@ -7,11 +7,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from lungtune import catalog
-from lungtune.core import devices
+from lungtune.core import devices, terminal
 from lungtune.core import params as parameters
 from lungtune.core.space import SearchSpace
 from lungtune.errors import SpaceError
@@ -37,21 +37,25 @@ def check(
         raise SpaceError(f"--check needs --space; shipped are {', '.join(catalog.spaces())}.")
     devices.choose_gpus(gpus)
     space = catalog.space(name, profile or catalog.default_profile(name, data), settings)
-    console = Console()
-    console.print(f"[bold]{space.name}[/bold] ({space.profile}): {space.summary}", highlight=False)
+    console = terminal.console()
+
+    def out(*parts: str | tuple[str, str]) -> None:
+        console.print(Text.assemble(*parts), soft_wrap=True)
+
+    out((space.name, "bold"), f" ({space.profile}): {space.summary}")
     if space.why:
-        console.print(space.why, highlight=False)
+        out(space.why)
     objective = f"{space.objective.metric}, {'higher' if space.objective.mode == 'max' else 'lower'} is better"
-    console.print(f"family {space.family}; objective {objective}; sampler {space.sampler}", highlight=False)
+    out(f"family {space.family}; objective {objective}; sampler {space.sampler}")
     for member in space.members or (space,):
         _parameters(member, console)
     for line in _start_points(space, trials or space.trials):
-        console.print(line, highlight=False)
+        out(line)
     for note in space.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
+        out(("note:", "yellow"), f" {note}")
     console.print(live.plan(space, trials or space.trials))
     opening.devices(hosts, gpus, console)
-    console.print("Data and weights are looked at when a search starts: lungtune data check --data ...")
+    out("Data and weights are looked at when a search starts: lungtune data check --data ...")
     return 0
 
 
@@ -82,7 +86,7 @@ def _parameters(space: SearchSpace, console: Console) -> None:
         table.add_row(field, shown, spec.help + (f" [{spec.unit}]" if spec.unit else ""), style="" if axis else "dim")
     console.print(table)
     base = ", ".join(f"{key}={value}" for key, value in space.base.items() if key not in searched)
-    console.print(f"base: {base}", highlight=False)
+    console.print(f"base: {base}", soft_wrap=True)
 
 
 def _axis(axis: BaseDistribution) -> str:

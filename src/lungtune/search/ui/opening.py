@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from lungtune.core import devices as machine
 from lungtune.core.space import SearchSpace
@@ -19,19 +19,24 @@ def profile(space: SearchSpace, console: Console) -> None:
     base = ", ".join(f"{key} {value}" for key, value in space.base.items())
     why = (space.why if space.profile != "full" else "") or base or "several bases"
     line = f"space {space.name}, profile {space.profile}: {why}"
-    console.print(escape(line), highlight=False, soft_wrap=True)
+    console.print(Text(line), soft_wrap=True)
+
+
+def note(text: str, console: Console) -> None:
+    """Print a note."""
+    console.print(Text.assemble(("note:", "yellow"), f" {text}"), soft_wrap=True)
 
 
 def show(study: Study, space: SearchSpace, history: History, console: Console) -> None:
     """Print the study's folder, its data and the plan."""
     about = history.study["data"]
-    console.print(f"[bold]study {study.name}[/bold]  {escape(str(study.folder))}", highlight=False, soft_wrap=True)
+    console.print(Text.assemble((f"study {study.name}", "bold"), f"  {study.folder}"), soft_wrap=True)
     classes = ", ".join(about["classes"])
     counts = f"{about['counts']['train']:,} training and {about['counts']['validation']:,} validation cases"
-    line = escape(f"data {about['source']}: {counts} of {classes}; split {about['hash'][:12]}")
-    console.print(line, highlight=False, soft_wrap=True)
-    for note in space.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
+    line = f"data {about['source']}: {counts} of {classes}; split {about['hash'][:12]}"
+    console.print(Text(line), soft_wrap=True)
+    for each in space.notes:
+        note(each, console)
     console.print(live.plan(space, history.target, about["counts"]["train"]))
 
 
@@ -42,7 +47,7 @@ def devices(hosts: int | None, gpus: str | None, console: Console) -> None:
         hosts: ``--hosts``.
         gpus: ``--gpus``.
     """
-    console.print(escape(f"devices: {_devices(hosts, gpus)}"), highlight=False, soft_wrap=True)
+    console.print(Text(f"devices: {_devices(hosts, gpus)}"), soft_wrap=True)
 
 
 def _devices(hosts: int | None, gpus: str | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from lungtune import catalog
 from lungtune.core import comparison, paths
@@ -41,8 +41,8 @@ def _baselines(groups: Mapping[str, Any], metric: str) -> list[str]:
 def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: Console, seconds: float) -> None:
     """Print the result and the next commands."""
 
-    def out(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
+    def out(*parts: str | tuple[str, str]) -> None:
+        console.print(Text.assemble(*parts), soft_wrap=True)
 
     metric, best, start = result["objective"]["metric"], result["best"], result["baselines"]["start"]
     named, unit = {"RUNNING": "unfinished"}, result.get("unit", "patients")
@@ -58,7 +58,7 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
         out("no trial has ended with a score yet.")
         return
     chosen = ", ".join(f"{name}={live.short(best['params'][name])}" for name in space.searched(best["params"]))
-    out(f"[bold]best: trial {best['trial']}[/bold] at {best['fidelity']:.3g} passes: {chosen}")
+    out((f"best: trial {best['trial']}", "bold"), f" at {best['fidelity']:.3g} passes: {chosen}")
     out(f"  validation {metric} {best['value']:.4f}{_interval(best['interval'])} (95 % interval over {unit})")
     if best["corrected"]:
         expected = best["corrected"]
@@ -85,10 +85,10 @@ def show(study: Study, space: SearchSpace, result: Mapping[str, Any], console: C
     for line in task.summary_lines(best["scores"], result["baselines"]):
         out(f"  {line}")
     if best["collapsed"]:
-        out(f"  [bold]{escape(best['collapsed'])}[/bold]")
+        out("  ", (best["collapsed"], "bold"))
     if result["leaderboard"]:
-        out(f"[bold]leaderboard[/bold], best trial of each space; 95 % intervals over {unit}:")
-        out(escape(leaderboard.text(result["leaderboard"])))
+        out(("leaderboard", "bold"), f", best trial of each space; 95 % intervals over {unit}:")
+        out(leaderboard.text(result["leaderboard"]))
     out("next:")
     out(f"  lungtune export --study {study.name}")
     recipe = paths.home() / "recipes" / f"{study.name}-1.yaml"

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from lungtune.core import journal
 from lungtune.core.stopping import SPENT
 from lungtune.core.study import Study
 from lungtune.core.trial import History, State
-from lungtune.search.ui import standing
+from lungtune.search.ui import opening, standing
 
 
 def show(name: str | None, why: str, console: Console, history: History | None = None) -> None:
@@ -26,13 +26,13 @@ def show(name: str | None, why: str, console: Console, history: History | None =
         history: of the study, to tell what is left of it.
     """
     longer = ", with a longer --budget" if why == SPENT and history is None else ""  # no trial has trained
-    why = escape(why.rstrip("."))
+    why = why.rstrip(".")
     if name is None:
         text = f"stopped ({why}) before the study began; nothing of it was kept. Begin again{longer}:\n  {_command()}"
     else:
         left = f": {_left(history)}" if history is not None and _left(history) else ""
         text = f"stopped ({why}){left}. Go on{longer} with:\n  lungtune search --resume --study {name}"
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(Text(text), soft_wrap=True)
 
 
 def note_no_progress(history: History, study: Study, console: Console) -> None:
@@ -50,11 +50,10 @@ def note_no_progress(history: History, study: Study, console: Console) -> None:
         what = f"a report takes longer than the {standing.minutes(run[-1]['time'] - starts[0])} of training"
     else:
         what = "no trial had begun to train"
-    console.print(
-        f"note: no trial reached a report in this run ({what}), and trials go on from their last report: a run of the "
+    opening.note(
+        f"no trial reached a report in this run ({what}), and trials go on from their last report: a run of the "
         "same length would end at the same point. Take a longer --budget.",
-        highlight=False,
-        soft_wrap=True,
+        console,
     )
 
 
