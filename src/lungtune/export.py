@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lungtune import catalog, summary
-from lungtune.core import comparison, paths, recipe, synthetic
+from lungtune import catalog, reopen, summary
+from lungtune.core import comparison, ledger, paths, recipe, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.io import stage, write_atomic
 from lungtune.core.space import SearchSpace
@@ -85,11 +85,22 @@ class StudyPredictions:
         self.study = study
         self.history = history
         manifest = Manifest.load(study.split_path, history.study["data"].get("hash"))
+        self.manifest = manifest
         self.patients = manifest.parts["validation"].group
         self.unit = manifest.unit
         """Units of intervals: patients or images."""
         self.source = manifest.source
         """The data source with an absolute path."""
+
+    @property
+    def opened(self) -> str:
+        """How often the test part is known to have been opened."""
+        try:
+            known = reopen.openings(self.manifest)
+        except StudyError as error:
+            return f"content of the test part; {error}"
+        last = f", last {known[-1].who}" if known else ""
+        return f"content of the test part; opened {len(known)} times before this export{last}"
 
     def of(self, trial: Trial) -> Predictions | None:
         """Return the predictions of the trial's best report, None when they are lost."""
@@ -160,6 +171,11 @@ def _text(kept: StudyPredictions, trial: Trial, rank: int, honest: Interval | No
         "samples": (report.samples, "cases trained on, counted with repetition"),
         "split": (about["data"]["hash"], "hash of the split manifest; retraining refuses other data"),
         "split_seed": about["seed"],
+        "question": (
+            ledger.question(kept.study.first()),
+            "how the study began; one question opens the test set once",
+        ),
+        "test_part": (kept.manifest.locked.key, kept.opened),
         "classes": list(about["data"]["classes"]),
         **({"bank": (dict(bank), "synthetic images; retraining refuses others")} if bank else {}),
         "score": (score.to_dict(), f"validation {metric}, 95 % bootstrap interval over {kept.unit}"),

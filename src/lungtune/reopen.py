@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lungtune import catalog
-from lungtune.core import io, paths, recipe
-from lungtune.core.ledger import Ledger
+from lungtune.core import io, ledger, paths, recipe
+from lungtune.core.ledger import Asker, Ledger, Opening
+from lungtune.core.locked_part import LockedPart
 from lungtune.core.space import SearchSpace
 from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError, StudyError, did_you_mean
@@ -46,17 +47,85 @@ def _no_recipe(path: Path) -> str:
 
 
 def ledger_of(path: Path, origin: recipe.Provenance) -> Ledger:
-    """Return the study's ledger, or one next to the recipe if the study is not on this machine.
+    """Return the ledger of a recipe's test set, before its content is known.
+
+    Its own file is the study's, or one next to the recipe if the study is not on this machine. The ledgers of all
+    studies here count, as those of version 0.1 were kept nowhere else.
 
     Raises:
         StudyError: a study of that name is here, but its journal can't be read.
     """
-    fallback = path.resolve().parent / "ledger.jsonl"
-    if origin.study in Study.names():
-        study = Study(paths.studies() / origin.study)
-        if study.history().study.get("id") == origin.study_id:
-            return Ledger(study.ledger_path, origin.study_id, origin.study, also=[fallback])
-    return Ledger(fallback, origin.study_id, origin.study)
+    near = path.resolve().parent / "ledger.jsonl"
+    study = Study.of_id(origin.study_id, origin.study)
+    question = origin.question or (ledger.question(study.first()) if study else "")
+    asker = Asker(origin.study_id, origin.study, question)
+    return _ledger(asker, study.ledger_path if study else near, [near])
+
+
+def _ledger(asker: Asker, own: Path, also: Sequence[Path] = ()) -> Ledger:
+    """Return the ledger of a study, all files but those beside the data."""
+    others = sorted(paths.studies().glob("*/ledger.jsonl"))
+    home, cache = paths.home() / ledger.NAME, paths.cache() / ledger.NAME
+    return Ledger(own, asker, home, [cache], [*also, *others], part_of)
+
+
+def part_of(study_id: str) -> LockedPart | None:
+    """Return the test part of a study, by its id; None if the study or its split is not here."""
+    from lungtune.data.manifest import Manifest
+
+    for name in Study.names():
+        study = Study(paths.studies() / name)
+        if study.first().get("id") == study_id:
+            try:
+                return Manifest.load(study.split_path).locked
+            except DataError:
+                continue
+    return None
+
+
+def locate(book: Ledger, manifest: Manifest) -> None:
+    """Tell a ledger the test part, and the files that hold its openings besides: those beside the data.
+
+    The openings of generated images are recorded in the home alone: other images cost nothing. Nothing is written
+    beside data in the cache or in the package.
+    """
+    from lungtune.data import sources
+
+    book.part = manifest.locked
+    folder = sources.folder(manifest.source)
+    if folder is None:
+        book.also, book.copies = [*book.also, *book.copies], ()
+    elif not any(folder.is_relative_to(other) for other in (paths.cache(), paths.PACKAGE)):
+        mine, there = ledger.beside(folder)
+        book.copies, book.also = [*book.copies, mine], [*book.also, *there]
+
+
+def openings(manifest: Manifest) -> list[Opening]:
+    """Return the known openings of a split's test part, or of one that shares at least half of its images.
+
+    Raises:
+        StudyError: a ledger can't be read.
+    """
+    book = _ledger(Asker("", ""), paths.home() / ledger.NAME)
+    locate(book, manifest)
+    return [each for each in book.openings() if each.part and manifest.locked.same(each.part)]
+
+
+def journal_opening(origin: recipe.Provenance, opening: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+    """Write an opening into the journal of the recipe's study, for tracking, if the study is here and nobody holds it.
+
+    Args:
+        origin: of the recipe.
+        opening: ``Opening.to_dict()``, and ``file`` and ``recipe``.
+        scores: on the test part.
+    """
+    with suppress(StudyError):
+        study = Study.of_id(origin.study_id, origin.study)
+        if study is not None and study.try_acquire():
+            try:
+                study.append("test", **opening, metrics=dict(scores))
+            finally:
+                study.release()
 
 
 def inspect(space: SearchSpace, origin: recipe.Provenance, source: str | None, test: bool) -> Inspection:
@@ -91,9 +160,9 @@ def _stored_split(origin: recipe.Provenance) -> Manifest | None:
     """Return the split that the recipe's study stored; None if the study is not here or stored another one."""
     from lungtune.data.manifest import Manifest
 
-    if origin.study not in Study.names():
+    study = Study.of_id(origin.study_id, origin.study)
+    if study is None:
         return None
-    study = Study(paths.studies() / origin.study)
     try:
         stored = Manifest.load(study.split_path)
     except DataError:

@@ -11,9 +11,10 @@ from typing import Any
 
 from lungtune import catalog
 from lungtune.core import paths
-from lungtune.core.io import stage, write_atomic
+from lungtune.core.io import log_stderr, stage, write_atomic
 from lungtune.errors import StudyError
-from lungtune.reopen import inspect, ledger_of, load, owned
+from lungtune.reopen import inspect, journal_opening, ledger_of, load, locate, owned
+from lungtune.report import retrain_report
 from lungtune.retraining import runs
 from lungtune.retraining.frame import Options, Retraining
 
@@ -90,6 +91,9 @@ def retrain(
             held.enter_context(ledger.hold(one.mark))
         with stage("Opening weights and data"):
             inspection = inspect(space, origin, data, test)
+            if test:
+                locate(ledger, inspection.manifest)
+                ledger.check(one.mark)
             one.check(inspection)
             held.enter_context(owned(folder))  # created only now: a refusal leaves no folder behind
             one.open(inspection, folder)
@@ -101,16 +105,20 @@ def retrain(
         if test:
             with stage("Reopening the trained models"):
                 one.before_test()
-            ledger.opened(one.mark, path.name)
+            opening = ledger.opened(one.mark, path.name)
+            log_stderr(f"{opening.sentence().capitalize()}.")
+            content["opening"] = opening.to_dict()
             with stage("Scoring on the test set"):
                 one.score(content)
         with stage("Writing the report"):
             one.write(content)
         write_atomic(folder / "recipe.yaml", path.read_bytes())
         if test:
+            retrain_report.note_opening(folder, content["opening"])
             values = {name: value["value"] for name, value in content["test"]["metrics"].items()}
             scores = {name: value for name, value in values.items() if value is not None}
             ledger.result(one.mark, path.name, scores, folder)
+            journal_opening(origin, {**content["opening"], "file": path.name, "recipe": one.mark}, scores)
         runs.forget(folder / "work")
     return RetrainReport(folder, content, one.text(content))
 

@@ -56,6 +56,8 @@ class Provenance:
         score: the searched validation score, in the recipe's objective.
         fingerprint: of the recipe as it was exported.
         bank: the synthetic images its study trained on (``path``, ``key``, ``hash``, ``counts``); None without any.
+        question: hash of how its study began, which copies of the study share (``core.ledger.question``); empty in
+            recipes of version 0.1.
     """
 
     study: str
@@ -67,6 +69,7 @@ class Provenance:
     score: float
     fingerprint: str
     bank: Mapping[str, Any] | None = None
+    question: str = ""
 
 
 def fingerprint(space: SearchSpace, fidelity: float, split: str, bank: Mapping[str, Any] | None = None) -> str:
@@ -158,7 +161,8 @@ def provenance(space: SearchSpace, path: Path) -> Provenance:
     if bank is not None and not all(isinstance(known.get(key), kind) for key, kind in wanted.items()):
         raise SpaceError(f"{path}: provenance.bank must have {', '.join(wanted)}; write recipes with lungtune export.")
     plain = {key: block[key] for key in _NEEDED if key not in ("score", "fidelity")}
-    return Provenance(fidelity=fidelity, score=float(value), bank=bank, **plain)
+    question = str(block.get("question") or "")
+    return Provenance(fidelity=fidelity, score=float(value), bank=bank, question=question, **plain)
 
 
 def _row(segment: Segment, params: Mapping[str, Any]) -> dict[str, Any]:

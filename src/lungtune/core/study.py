@@ -8,6 +8,7 @@ machines, admit nobody.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -119,6 +120,35 @@ class Study:
                 f"or choose another --study name."
             )
         return study
+
+    @classmethod
+    def of_id(cls, study_id: str, name: str = "") -> Study | None:
+        """Return the study with an id, whatever name its folder has now; None if it is not here.
+
+        Args:
+            study_id: the id.
+            name: of its folder when it began; looked at first.
+
+        Raises:
+            StudyError: the journal in the folder of that name can't be read.
+        """
+        names = cls.names()
+        for each in sorted(names, key=lambda other: other != name):
+            study = cls(paths.studies() / each)
+            if each == name:
+                study.history()
+            if study.first().get("id") == study_id:
+                return study
+        return None
+
+    def first(self) -> dict[str, Any]:
+        """Return the journal's first event as it was written; empty if there is none that can be read."""
+        try:
+            with open(self.journal_path, "rb") as file:
+                event = json.loads(file.readline())
+        except (OSError, ValueError):
+            return {}
+        return event if isinstance(event, dict) and event.get("event") == "study" else {}
 
     def history(self) -> History:
         """Replay the journal.

@@ -23,6 +23,7 @@ from typing import Any
 
 from lungtune.core.fields import UNCERTAIN
 from lungtune.core.io import write_atomic
+from lungtune.core.locked_part import LockedPart
 from lungtune.data import patients
 from lungtune.errors import DataError
 
@@ -162,6 +163,13 @@ class Manifest:
         rows = sorted(zip(train.case_id, train.label, train.group, train.sha1, strict=True), key=lambda row: row[0])
         text = json.dumps({"classes": self.classes, "train": rows}, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def locked(self) -> LockedPart:
+        """Identity of the test part: digests and labels of its images."""
+        test = self.parts["test"]
+        labels = (json.dumps(row) for row in zip(test.label, test.labels, strict=True))
+        return LockedPart.of(zip(test.sha1, labels, strict=True))
 
     def has(self, kind: str, part: str | None = None) -> bool:
         """True if any case, of all parts or of one, has a field of this kind (see `OPTIONAL`)."""

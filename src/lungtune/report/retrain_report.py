@@ -45,7 +45,8 @@ def content(
         JSON-able: ``about``'s fields; ``study``, ``study_id``, ``trial``, ``family``, ``task``, ``params``,
         ``fidelity`` (passes), ``date``; ``reproduction`` {reproduced, metric, searched, retrained, tolerance, edited,
         differences}; ``runs``; ``spread`` {mean, sd}, ``spread_others``: without the first, null for fewer than three
-        runs; ``validation``, ``test``: sections; ``test_spread``; ``effect``: of one parameter, where it was compared
+        runs; ``validation``, ``test``: sections; ``test_spread``; ``opening``: of the test part
+        (:meth:`lungtune.core.ledger.Opening.to_dict`); ``effect``: of one parameter, where it was compared
         (:meth:`lungtune.retraining.arms.Arms.content`); ``unasked``: the command that measures the effect of the
         recipe's synthetic images, where it was not measured.
     """
@@ -72,6 +73,7 @@ def content(
         "validation": validation,
         "test": None,
         "test_spread": None,
+        "opening": None,
         "effect": None,
         "unasked": "",
     }
@@ -198,7 +200,7 @@ def markdown(report: Mapping[str, Any], sections: Mapping[str, str], remarks: Se
     lines += ["The configuration was chosen on these validation cases: the score is optimistic.", ""]
     if report["test"]:
         lines += [sections["test"]]
-        lines += ["The locked test set was opened once for this study; the opening is in the ledger.", ""]
+        lines += [f"The locked test set opens once for a study: {opening_text(report)}.", ""]
     for remark in remarks:
         lines += [remark, ""]
     if report.get("effect"):
@@ -222,9 +224,28 @@ def text(report: Mapping[str, Any], sections: Mapping[str, Sequence[str]]) -> st
         lines += [f"  {note}" for note in seeds.notes(report)]
     for name in PARTS:
         lines += sections.get(name, ())
+    lines += [f"test: {opening_text(report)}"] if report.get("opening") else []
     lines += ablation_report.text(report["effect"]) if report.get("effect") else []
     lines += [f"{_UNASKED}: {report['unasked']}"] if report.get("unasked") else []
     return "\n".join(lines)
+
+
+def opening_text(report: Mapping[str, Any]) -> str:
+    """Return which opening of the test part a report's is, and who opened it before."""
+    opening = report.get("opening")
+    return str(opening["sentence"]) if opening else "the opening is in the ledger"
+
+
+def note_opening(folder: Path, opening: Mapping[str, Any]) -> None:
+    """Add an opening's sentence to the copy of the recipe in an output folder, and to the README of its weights."""
+    card = folder / "weights" / "README.md"
+    notes = {
+        folder / "recipe.yaml": "\n# Test set: {}.\n",
+        card: "\n## Test set\nScored at {}. Result: `test_report.md` of the retraining.\n",
+    }
+    for path, note in notes.items():
+        if path.exists():
+            write_atomic(path, path.read_bytes() + note.format(opening["sentence"]).encode())
 
 
 def write(folder: Path, report: Mapping[str, Any], words: str, files: Mapping[str, bytes]) -> None:

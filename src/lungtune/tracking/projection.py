@@ -189,6 +189,9 @@ class Projection:
             self._driven = False
             run.tags.update(limits.tags({"reason": event.get("why")}))
             self._settle(time)
+        elif kind == "test":
+            scores = ", ".join(f"{name} {value:.4g}" for name, value in event["metrics"].items())
+            run.tags.update(limits.tags({"test": f"{event['sentence']}; {event['file']}: {scores}"}))
         elif kind == "target":
             run.tags["trials"] = str(self.history.target)
         self._note()

@@ -118,6 +118,22 @@ def absolute(spec: str) -> str:
     return f"{name}:{getattr(source, 'located', Path.resolve)(path)}{tail}" if path else f"{name}{tail}"
 
 
+def folder(spec: str) -> Path | None:
+    """Return the folder that a source's path names or lies in; None of images that are generated, or without a path.
+
+    Raises:
+        DataError: see `parse_source`.
+    """
+    name, path, _ = parse_source(spec)
+    source = module(name)
+    if path is None or hasattr(source, "check"):
+        return None
+    found: Path = getattr(source, "located", Path.resolve)(path)
+    if not found.is_absolute():  # the name of a set
+        return None
+    return found if found.is_dir() else found.parent
+
+
 def checked(spec: str) -> bool:
     """Check the options of a source that makes its images when it is indexed; return True if it is such a source.
 
