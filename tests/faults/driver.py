@@ -41,7 +41,9 @@ def prepare(
         trials = options.trials or int(os.environ.get("TRIALS", "8"))
         seconds, slots = float(os.environ.get("SECONDS", "0.05")), int(os.environ.get("SLOTS", "0"))
         space = simulated.space(trials, faults, seconds, family="clip_lora", slots=slots)
-        study = simulated.begin(Study.new(options.study, "simulated").folder, space, options.seed or 0)
+        study = Study.new(options.study, "simulated")
+        with study.claimed(None if options.study else "simulated"):
+            simulated.begin(study.folder, space, options.seed or 0, study)
     begun(study)
     likely(space)
     validation = SimpleNamespace(patients=PATIENTS, unit="patients")

@@ -56,9 +56,9 @@ def manifest(seed: int = 0) -> Manifest:
     return Manifest(("a", "b"), parts, excluded={}, seed=seed, folds=5, fold=0, source="none", notes=())
 
 
-def begin(folder: Path, made: SearchSpace, seed: int = 0) -> Study:
-    """Begin a study in ``folder`` and hold it."""
-    study = Study(folder)
+def begin(folder: Path, made: SearchSpace, seed: int = 0, study: Study | None = None) -> Study:
+    """Begin a study in ``folder``, or this one, and hold it."""
+    study = study or Study(folder)
     study.acquire()
     split = manifest()
     split.save(study.split_path)

@@ -182,6 +182,8 @@ class Lock:
     def _sign(self, text: str) -> None:
         if isinstance(self._lock, SoftFileLock):  # whose file says who holds it, for others to see whether it lives
             return
+        if not text and not self.path.exists():  # its folder was deleted, and may be another process's by now
+            return
         with suppress(OSError):  # on a full disk the lock holds all the same, its holder is not named
             self.path.write_text(text, encoding="utf-8")
 

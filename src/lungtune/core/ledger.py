@@ -31,7 +31,7 @@ from typing import Any
 
 from lungtune.core import io, journal
 from lungtune.core.locked_part import LockedPart
-from lungtune.errors import StudyError
+from lungtune.errors import MachineError, StudyError
 
 _SHOWN = 3
 """Maximum number of an earlier result's metrics, the first of its task, in a refusal."""
@@ -276,7 +276,7 @@ class Ledger:
             except OSError as error:
                 if path in (self.path, self.home):
                     raise self._unwritable(path, error) from error
-            except StudyError:
+            except (StudyError, MachineError):
                 if path in (self.path, self.home):
                     raise
 
