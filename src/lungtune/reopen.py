@@ -92,7 +92,7 @@ def locate(book: Ledger, manifest: Manifest) -> None:
     from lungtune.data import sources
 
     book.part = manifest.locked
-    folder = sources.folder(manifest.source)
+    folder = sources.folder_of(manifest.source)
     if folder is None:
         book.also, book.copies = [*book.also, *book.copies], ()
     elif not any(folder.is_relative_to(other) for other in (paths.cache(), paths.PACKAGE)):

@@ -118,7 +118,7 @@ def absolute(spec: str) -> str:
     return f"{name}:{getattr(source, 'located', Path.resolve)(path)}{tail}" if path else f"{name}{tail}"
 
 
-def folder(spec: str) -> Path | None:
+def folder_of(spec: str) -> Path | None:
     """Return the folder that a source's path names or lies in; None of images that are generated, or without a path.
 
     Raises:
