@@ -58,7 +58,7 @@ def test_of_two_drivers_that_begin_one_name_one_wins(search, fault):
 
 def test_deleted_lock_admits_no_second_driver(search, fault):
     with fault("driver.lock deleted while trials train", "a second driver is refused: the journal names the first"):
-        first = search(TRIALS=3, SECONDS=0.3).start()
+        first = search(TRIALS=3, SECONDS=2).start()
         first.wait_for("report")
         (first.folder / "driver.lock").unlink()
         second = twin(first, search).start("--trials", "3")
@@ -66,6 +66,7 @@ def test_deleted_lock_admits_no_second_driver(search, fault):
         check(first.folder, uri=first.uri, left=first.end(), code=0)
 
 
+@pytest.mark.slow  # two starts of Ray
 def test_pid_of_a_dead_driver_may_be_used_again(search, fault):
     with fault("driver killed -9, its pid used by another process", "resume goes on"):
         drive = search(TRIALS=2).start()
@@ -82,6 +83,7 @@ def test_pid_of_a_dead_driver_may_be_used_again(search, fault):
             other.wait()
 
 
+@pytest.mark.slow  # two starts of Ray
 def test_renamed_folder_ends_the_driver_and_resumes(search, fault):
     with fault(
         "study's folder renamed while trials train", "the driver stops with a sentence; resume under the new name"
@@ -146,7 +148,9 @@ def test_another_split_is_refused(mini, door, fault, how, command):
     if how == "replaced":
         simulated.manifest().save(path)
     elif how == "edited":
-        path.write_text(text.replace('"label":["normal"', '"label":["viral"', 1))
+        content = json.loads(text)
+        content["parts"]["validation"]["group"][0] = "somebody"
+        path.write_text(json.dumps(content))
     elif how == "folder":
         path.mkdir()
     before = everything(mini.folder)
