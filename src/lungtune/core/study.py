@@ -24,7 +24,7 @@ from lungtune.core import environment, journal, migration, paths
 from lungtune.core.io import Lock, log_stderr, private_folder
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History
-from lungtune.errors import StudyError, did_you_mean
+from lungtune.errors import LungtuneError, StudyError, did_you_mean
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -317,7 +317,7 @@ class Study:
         self._left.set()
         if self._journal is not None:
             if self._driven:
-                with suppress(StudyError):
+                with suppress(LungtuneError):
                     self.append("stop", why="error", **environment.process())
             self._journal.close()
             self._journal, self._driven = None, False

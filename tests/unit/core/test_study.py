@@ -16,7 +16,7 @@ from lungtune.core import environment, io, journal, paths, study
 from lungtune.core.io import Lock
 from lungtune.core.journal import Journal
 from lungtune.core.study import Study
-from lungtune.errors import StudyError
+from lungtune.errors import MachineError, StudyError
 from tests.integration import simulated
 
 
@@ -198,7 +198,7 @@ def test_second_writer_ends_the_first():
 def test_renamed_folder_stops_its_writer_and_is_locked_under_its_new_name():
     one = begin()
     one.folder.rename(paths.studies() / "new")
-    with pytest.raises(StudyError, match=r"was renamed or removed .* resume the study under the name"):
+    with pytest.raises(MachineError, match=r"was renamed or removed .* go on under the name"):
         one.append("target", trials=6)
     assert not Study.open("new").try_acquire()
     one.discard()
