@@ -55,6 +55,7 @@ def ledger_of(path: Path, origin: recipe.Provenance) -> Ledger:
     if origin.study in Study.names():
         study = Study(paths.studies() / origin.study)
         if study.history().study.get("id") == origin.study_id:
+            study.check_links()
             return Ledger(study.ledger_path, origin.study_id, origin.study, also=[fallback])
     return Ledger(fallback, origin.study_id, origin.study)
 
