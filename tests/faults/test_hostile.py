@@ -158,8 +158,7 @@ def test_requested_clone_with_a_checkpoint_elsewhere_is_refused(study, fault, tm
 @pytest.mark.parametrize("named", LEADS_OUT)
 def test_images_outside_a_bank_are_refused(tmp_path, fault, named):
     bank = filled(tmp_path / "bank")
-    file = bank.folder / "images.jsonl"
-    file = file if file.exists() else next(bank.folder.glob("*.jsonl"))
+    [file] = bank.folder.glob("*.jsonl")
     first, *rest = file.read_text().splitlines()
     file.write_text("\n".join([json.dumps({**json.loads(first), "file": named}), *rest, ""]))
     with (
