@@ -57,6 +57,8 @@ def ledger_of(path: Path, origin: recipe.Provenance) -> Ledger:
     """
     near = path.resolve().parent / "ledger.jsonl"
     study = Study.of_id(origin.study_id, origin.study)
+    if study is not None:
+        study.check_links()
     question = origin.question or (ledger.question(study.first()) if study else "")
     asker = Asker(origin.study_id, origin.study, question)
     return _ledger(asker, study.ledger_path if study else near, [near])

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import psutil
 import pytest
 
 from lungtune.core.paths import ROOT
@@ -147,6 +148,12 @@ def check_whole(uri: str, study: Path) -> None:
         key = run.data.tags.get("lungtune.trial")
         steps = [m.step for m in client.get_metric_history(run.info.run_id, "macro_f1")] if key else []
         assert len(set(steps)) == len(steps) == reports[key]
+
+
+def test_server_listens_on_this_machine_only(running):
+    server_process = psutil.Process(running.pid)
+    sockets = [c for p in (server_process, *server_process.children(recursive=True)) for c in p.net_connections("inet")]
+    assert {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 
 
 def test_server_down_then_up_gets_every_event(running, proxy, tmp_path, request):

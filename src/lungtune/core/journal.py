@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lungtune.core import contained
 from lungtune.core.io import fsync_folder
 from lungtune.errors import MachineError, StudyError
 
@@ -31,7 +32,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     """Return the events of a journal; a torn last line is skipped.
 
     Raises:
-        StudyError: a line before the last is not a JSON object, or the file can't be read.
+        StudyError: a line before the last is not a JSON object, or names a file outside the study; or the file can't be
+            read.
     """
     try:
         raw = path.read_bytes()
@@ -51,8 +53,23 @@ def read(path: Path) -> list[dict[str, Any]]:
                 f"{path}:{number}: every line must be a JSON object with an 'event', but this one is not. "
                 f"Move the damaged line out of the file to go on without it."
             )
-        events.append(json.loads(line))
+        event = json.loads(line)
+        for checkpoint in _checkpoints(event):
+            try:
+                contained.relative(checkpoint)
+            except ValueError as error:
+                raise StudyError(
+                    f"{path}:{number}: a checkpoint {error}; lungtune writes no such line, so don't use this study."
+                ) from error
+        events.append(event)
     return events
+
+
+def _checkpoints(event: dict[str, Any]) -> list[Any]:
+    """Return the paths that an event names."""
+    donor = event.get("donor")
+    named = [event.get("checkpoint"), donor.get("checkpoint") if isinstance(donor, dict) else None]
+    return [each for each in named if each is not None]
 
 
 def _is_event(line: bytes) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lungtune.core import contained
 from lungtune.core.resource import TOLERANCE
 
 
@@ -44,8 +45,13 @@ class Donor:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Donor:
-        """Build it from the journal's ``donor`` of a ``trial`` event; further keys are ignored."""
-        return cls(data["trial"], data["fidelity"], data.get("checkpoint"))
+        """Build it from the journal's ``donor`` of a ``trial`` event; further keys are ignored.
+
+        Raises:
+            ValueError: the checkpoint is not below the study's folder.
+        """
+        checkpoint = data.get("checkpoint")
+        return cls(data["trial"], data["fidelity"], None if checkpoint is None else contained.relative(checkpoint))
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ def own_folders() -> list[Path]:
     """Return the folders that hold a user's own ``trainables/``, ``tasks/`` and ``search_spaces/``.
 
     Those of ``LUNGTUNE_PATH`` (separated as in ``PATH``), then lungtune's home and the working folder where they hold
-    one of these and are not a checkout.
+    one of these and are not a checkout. Their code is run: a working folder of another user's counts only where
+    ``LUNGTUNE_PATH`` or ``LUNGTUNE_HOME`` names it.
 
     Raises:
         SpaceError: ``LUNGTUNE_PATH`` names something that is no folder, or a folder that holds none of these.
@@ -77,8 +78,15 @@ def own_folders() -> list[Path]:
         if not _holds_own(folder):
             above = f" Did you mean '{folder.parent}'?" if folder.name in OWN else ""
             raise SpaceError(f"folders of LUNGTUNE_PATH must hold {', '.join(OWN)}, but '{word}' holds none.{above}")
-    implied = [each for each in (home(), Path.cwd()) if _holds_own(each) and not _is_checkout(each) and each != PACKAGE]
+    here = [Path.cwd()] if _is_mine(Path.cwd()) else []
+    homes = [home()] if os.environ.get("LUNGTUNE_HOME") or _is_mine(home()) else []
+    implied = [each for each in (*homes, *here) if _holds_own(each) and not _is_checkout(each) and each != PACKAGE]
     return list(dict.fromkeys([*named, *implied]))
+
+
+def _is_mine(folder: Path) -> bool:
+    """True if a folder belongs to this process's user, or to root, or if that is root (as in many containers)."""
+    return not hasattr(os, "getuid") or os.getuid() == 0 or folder.stat().st_uid in (0, os.getuid())
 
 
 def _holds_own(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lungtune.core import environment, journal, migration, paths
+from lungtune.core import contained, environment, journal, migration, paths
 from lungtune.core.io import Lock, log_stderr, private_folder
 from lungtune.core.space import SearchSpace
 from lungtune.core.trial import History
@@ -87,11 +87,12 @@ class Study:
         """Return the study ``name``.
 
         Raises:
-            StudyError: there is none, or its journal does not begin with the study.
+            StudyError: there is none, its journal does not begin with the study, or a link leads out of its folder.
         """
         study = cls(paths.studies() / name)
         if not _NAME.fullmatch(name) or not study.journal_path.is_file():
             raise StudyError(f"there is no study '{name}' in {paths.studies()}.{did_you_mean(name, cls.names())}")
+        study.check_links()
         if not study.history().study:
             raise StudyError(
                 f"the study '{name}' was interrupted before it began and holds nothing; "
@@ -149,6 +150,18 @@ class Study:
         except (OSError, ValueError):
             return {}
         return event if isinstance(event, dict) and event.get("event") == "study" else {}
+
+    def check_links(self) -> None:
+        """Check that all files of the study lie in its folder, which itself may be a link.
+
+        Raises:
+            StudyError: a link leads out of it.
+        """
+        if (link := contained.link_out(self.folder)) is not None:
+            raise StudyError(
+                f"{link} leads out of the study's folder, in which lungtune reads and writes; move what it names "
+                "there, or the whole study to where it lies, with a link to it in studies/."
+            )
 
     def history(self) -> History:
         """Replay the journal.

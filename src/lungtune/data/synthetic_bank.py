@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lungtune.core import paths
+from lungtune.core import contained, paths
 from lungtune.core.io import fsync_folder, waiting, write_atomic
 from lungtune.data.manifest import Manifest
 from lungtune.errors import DataError
@@ -180,6 +180,8 @@ class SyntheticBank:
                 f"{file} must describe a bank of synthetic images, but is damaged ({type(error).__name__}: {error}); "
                 f"put it back, or create the bank again in another folder with: {_MAKE} RECIPE"
             ) from error
+        if (link := contained.link_out(folder)) is not None:
+            raise DataError(f"{link} leads out of the bank {folder}, whose images must lie inside; copy them there.")
         return cls(folder, **{**values, "classes": tuple(values["classes"])})
 
     @classmethod
@@ -392,10 +394,11 @@ def _read_entry(folder: Path, number: int, line: bytes) -> Entry:
         entry = Entry(*(content[name] for name in names))
         if not isinstance(entry.index, int) or not all(isinstance(t, str) for t in (entry.label, entry.file)):
             raise ValueError("class, index or file can't be read")
+        contained.relative(entry.file)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{folder / _LIST}:{number}: every line must describe a synthetic image, but this one does not; delete "
-            "the line, and its image is regenerated."
+            f"{folder / _LIST}:{number}: every line must describe a synthetic image in the folder, but this one "
+            f"does not ({error}); delete the line, and its image is regenerated."
         ) from error
     return entry
 

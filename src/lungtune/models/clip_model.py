@@ -280,8 +280,18 @@ def tokenizer(base: Any) -> Any:
 
 @functools.lru_cache(maxsize=2)
 def _tokenizer(model: str, config: str) -> Any:
-    """Build a tokenizer; it parses 49,000 words, which is slower than building a small CLIP."""
-    return open_clip.get_tokenizer(model)
+    """Build a tokenizer; it parses 49,000 words, which is slower than building a small CLIP.
+
+    Raises:
+        WeightsError: it is one of transformers' that can't be loaded, or comes with code of its own, which is not run.
+    """
+    if "hf_tokenizer_name" not in (json.loads(config) or {}).get("text_cfg", {}):
+        return open_clip.get_tokenizer(model)
+    try:
+        return open_clip.get_tokenizer(model, trust_remote_code=False)  # by default it asks at the terminal
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"the tokenizer of {model} must load without code of its own, but: {reason}") from error
 
 
 def config_of(base: Any) -> dict[str, Any]:

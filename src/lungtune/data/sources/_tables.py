@@ -17,6 +17,7 @@ import csv
 import gzip
 import io
 import re
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,8 @@ from lungtune.errors import DataError
 
 SEPARATORS = (",", ";", "\t", "|")
 _SNIFFED = 200  # rows
+MAX_BYTES = 1 << 30
+"""Largest size of an unpacked table."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -95,9 +98,12 @@ def read(file: Path) -> Table:
     data = file.read_bytes()
     if data[:2] == b"\x1f\x8b":
         try:
-            data = gzip.decompress(data)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+                data = stream.read(MAX_BYTES + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{file} must be a whole gzip file, but it is not: {error}.") from error
+        if len(data) > MAX_BYTES:
+            raise DataError(f"{file} must hold at most {MAX_BYTES:,} bytes when it is unpacked, but holds more.")
     for magic, what, remedy in _OTHER:
         if data.startswith(magic):
             raise DataError(f"{file} must be a CSV file or an Excel workbook (.xlsx), but it is {what}. {remedy}")
@@ -194,6 +200,9 @@ def _workbook(file: Path, data: bytes) -> tuple[Iterable[tuple[int, list[str]]],
     import openpyxl
 
     try:
+        unpacked = sum(part.file_size for part in zipfile.ZipFile(io.BytesIO(data)).infolist())
+        if unpacked > MAX_BYTES:
+            raise ValueError(f"it holds {unpacked:,} bytes, more than {MAX_BYTES:,}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
