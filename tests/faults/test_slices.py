@@ -101,6 +101,9 @@ def test_slices_of_a_real_search_decide_as_one_go(search, fault, tmp_path, slice
             left = drive.end()
             history = check(drive.folder, left=left, code=3, finished=False)
             assert not history.of(State.FAIL)
+            why = "the time budget is spent" if by_time else "SIGTERM"
+            assert f"stopped ({why})" in left.out
+            assert f"lungtune search --resume --study {drive.name}" in left.out
         history = check(drive.folder, uri=drive.uri, left=drive.start().end(), code=0)
         assert len(drive.events("stop")) == slices + 1
         check_decisions(drive.folder, tmp_path / "again")

@@ -19,8 +19,9 @@ from lungtune.search.backends.ray_hosts import private
 for _name in ("ray", "ray._private.authentication"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)  # the journal has the same messages
 
-# Ray's own handler of SIGTERM prints a stack trace and aborts the process after three seconds
-os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+# Ray's handler of SIGTERM in its core prints a stack trace, and aborts the process three seconds later. The variable of
+# the same name is read when Ray is imported, which may have been before.
+ray._private.ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER = True
 
 _AGENT = "get_dashboard_dependency_error"  # what it returns makes Ray's agent small
 _MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
