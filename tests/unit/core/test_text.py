@@ -44,13 +44,14 @@ def test_message_goes_to_stderr(capsys):
 def test_console_prints_text_as_it_is(capsys, monkeypatch, of):
     monkeypatch.setenv("COLUMNS", "100")
     table = Table("a")
-    table.add_row(of(HOSTILE))
+    table.add_row(HOSTILE)
     console = terminal.console()
     console.print(of(HOSTILE))
     console.print(table)
     out = capsys.readouterr().out
     assert out.count(SHOWN) == 2
-    assert "\x1b" not in out
+    console.print(Table(title=of(HOSTILE)))
+    assert "\x1b" not in out + capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", ["0", "00", ""])
