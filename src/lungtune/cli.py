@@ -56,8 +56,8 @@ class Command(TyperCommand):
             raise UserError(self._left_over(rest[0], ctx.params))
         for param in given:
             if param.param_type_name == "option" and not param.multiple and given.count(param) > 1:
-                times = given.count(param)
-                raise UserError(f"{param.opts[0]} must be given once, but is given {times} times ({param.help}).")
+                times, help = given.count(param), getattr(param, "help", "")
+                raise UserError(f"{param.opts[0]} must be given once, but is given {times} times ({help}).")
         return rest
 
     def _sentence(self, error: typer.TyperException) -> str:

@@ -50,6 +50,24 @@ def left(monkeypatch, capsys):
             "A data source must be SOURCE:PATH, but got the path '/x/films'. Write folder:/x/films, or name the source "
             "of its data set (lungtune data sources).",
         ),
+        ("clip_lora", "there is no command 'clip_lora'. Did you mean 'search --space clip_lora'?"),
+        (
+            "--space clip_lora search",
+            "there is no flag '--space' before a command. Write it after the command: lungtune search --space ...",
+        ),
+        (
+            "search --space clip_lora --set lr 1e-4",
+            "--set takes KEY=VALUE in one word, so '1e-4' is one too many; quote values with spaces.",
+        ),
+        ("search --resume x-1", "there is no argument 'x-1'. Did you mean '--study x-1'?"),
+        (
+            "check --space a --space b",
+            "--space must be given once, but is given 2 times (a shipped space or a YAML file; several: a,b,c).",
+        ),
+        ("check --space clip_lora --set lr=1 --set lr=2", "--set lr must be given once, but is given twice; keep one."),
+        ("export --study x --out ~nobody-x", "there is no home folder for '~nobody-x'; write the path out."),
+        ("search --seed -1", "--seed must be a whole number >= 0, but got '-1'."),
+        ("search --seed 4294967296", "--seed must be a whole number <= 2147483647, but got '4294967296'."),
         ("search --trials 0", "--trials must be a whole number >= 1, but got '0'."),
         ("search --trials -3", "--trials must be a whole number >= 1, but got '-3'."),
         ("search --seed x", "--seed must be a whole number >= 0, but got 'x'."),

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 import uuid
@@ -33,6 +34,21 @@ BEAT = 3.0
 
 WATCH = 4 * BEAT
 """Seconds for which the journal of a driver on another machine is watched."""
+
+
+def _check_writable(folder: Path) -> None:
+    """Check that a folder can be written, or made; nothing stays.
+
+    Raises:
+        StudyError: it can't.
+    """
+    present = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".lungtune-", dir=present))
+    except OSError as error:
+        raise StudyError(
+            f"{folder} must be a folder that can be written, but: {error.strerror}. LUNGTUNE_HOME moves it."
+        ) from error
 
 
 class Study:
@@ -105,9 +121,11 @@ class Study:
         """Return a study that does not exist yet; without a name, ``<space>-<n>`` is chosen. Nothing is written.
 
         Raises:
-            StudyError: the name is taken or not a plain file name.
+            StudyError: the name is taken or not a plain file name, or the folder of studies can't be written.
         """
+        _check_writable(paths.studies())
         if name is None:
+            space = re.sub(r"[^A-Za-z0-9._-]", "-", space)[:60].lstrip("._-") or "study"
             number = 1
             while (paths.studies() / f"{space}-{number}").exists():
                 number += 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 from lungtune.core.text import printable
 
@@ -17,6 +18,9 @@ WIDTH = 80
 
 class _Console(Console):
     """Prints text as it is: no markup, no emoji codes, no control characters but rich's own."""
+
+    def render_str(self, text: str, **more: Any) -> Text:
+        return super().render_str(printable(text), **more)  # before it is measured
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

@@ -1,5 +1,7 @@
 """Parsing of space files."""
 
+import os
+
 import pytest
 
 from lungtune.core import yamlfile
@@ -131,3 +133,21 @@ def test_files_that_are_no_space(tmp_path, content, sentence):
 def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(SpaceError, match="cannot be read"):
         yamlfile.load(tmp_path / "none.yaml")
+
+
+def test_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(SpaceError, match="must be a file, but is none"):
+        yamlfile.load(tmp_path / "pipe.yaml")
+
+
+def test_byte_order_mark_is_not_part_of_the_first_key(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbfa: 1\n")
+    assert yamlfile.load(tmp_path / "a.yaml") == {"a": 1}
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n"])
+def test_empty_file_is_called_empty(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(SpaceError, match="the file is empty"):
+        yamlfile.load(tmp_path / "a.yaml")
