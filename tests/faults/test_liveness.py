@@ -90,6 +90,29 @@ def test_search_without_any_device_stops_and_resumes(search, fault):
         check(drive.folder, uri=drive.uri, left=drive.start().end(), code=0)
 
 
+@pytest.mark.slow
+def test_search_whose_cluster_is_lost_ends_and_resumes(search, fault, monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    limits = f"{LIMITS},workers.PROBE=2,cluster.ANSWER=5,cluster.JOIN=10"
+    with fault("a cluster (RAY_ADDRESS) is lost", "one sentence, exit code 3; resumable elsewhere"):
+        drive = search(TRIALS=6, SECONDS=0.5, LIMITS=limits)
+        monkeypatch.setenv("PYTHONPATH", drive.env["PYTHONPATH"])
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        try:
+            drive.env["RAY_ADDRESS"] = nodes.address
+            drive.start().wait_for("report", 3)
+            for processes in list(nodes.head_node.all_processes.values()):
+                processes[0].process.kill()
+            left = drive.end()
+        finally:
+            nodes.shutdown()
+        says = r"stopped \(no Ray cluster answers at RAY_ADDRESS=.*\).*Go on with:\n  lungtune search --resume"
+        check(drive.folder, left=left, code=3, says=says, finished=False)
+        del drive.env["RAY_ADDRESS"]
+        check(drive.folder, uri=drive.uri, left=drive.start().end(), code=0)
+
+
 def test_device_that_kills_its_hosts_costs_that_device_only(search, fault):
     with fault("a device whose hosts die as soon as they train", "the device rests; no trial fails"):
         drive = search(TRIALS=8, SECONDS=1, OPENINGS="ok,dies", LIMITS="devices.MAX_DEATHS=2").start()

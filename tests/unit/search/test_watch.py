@@ -149,7 +149,9 @@ def test_user_is_told_before_a_host_is_replaced() -> None:
 
 
 def test_process_that_was_never_seen_is_not_judged() -> None:
-    assert Host().live(1000, answer=False) == ""
+    host = Host()
+    assert host.live(1000, answer=False) == ""
+    assert host.watch.notice() == "waits for Ray to start its process: 1000 s"
 
 
 def test_device_rests_after_four_deaths_before_it_is_ready() -> None:

@@ -61,7 +61,7 @@ def start(init: Callable[[], object]) -> None:
             except Exception as error:  # Ray raises bare ``Exception``
                 log.debug("Ray could not be started: %s", error)
                 end()
-                ray.shutdown()  # of what is half connected
+                wait_for([in_thread(ray.shutdown)], timeout=AGAIN)  # of what is half connected
                 if tried or deadline - time.monotonic() < AGAIN:
                     raise
                 tried = True

@@ -118,7 +118,9 @@ class Watch:
         return ""
 
     def notice(self) -> str:
-        """Return what the user is told before a verdict: ``no sign of life: 20 s``; empty if all is well."""
+        """Return what the user is told before a verdict: ``does not answer: 20 s``; empty if all is well."""
+        if not self.born and self._now > NOTICE:
+            return f"waits for Ray to start its process: {self._now:.0f} s"
         if self.born and self.silent > NOTICE:
             return f"does not answer: {self.silent:.0f} s"
         still = self._now - self._alive
