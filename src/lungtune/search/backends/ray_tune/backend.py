@@ -34,7 +34,7 @@ from lungtune.search.backend import (
     TrialPerturbed,
     TrialResumed,
 )
-from lungtune.search.backends.ray_hosts import cluster
+from lungtune.search.backends.ray_hosts import cluster, local_ray
 from lungtune.search.backends.ray_hosts.workers import Worker, WorkerPool
 from lungtune.search.backends.ray_tune import inner
 from lungtune.search.backends.ray_tune.bridge import Bridge, Loop, Submitted
@@ -287,7 +287,7 @@ class _Run:
         if self._thread is not None:
             self._thread.join(_CALM)
             self.pool.close()  # a trial in training answers Tune's request to stop after its report
-            self._thread.join(_ENDING)
+            self._thread.join(_CALM if local_ray.dead() else _ENDING)  # it ends when Ray is left
 
     # Tune's thread
 
