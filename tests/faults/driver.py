@@ -2,10 +2,12 @@
 
 Real: flags, exit codes, signals, driver, controller, Ray, journal, MLflow, summary. Simulated: data and training.
 Environment of a new study: ``TRIALS``, ``SECONDS`` a report, ``FAULTS`` (kinds of ``simulated``, by commas), ``SLOTS``.
+``LIMITS``: constants of modules of ``ray_hosts`` in this run, such as ``watch.SILENT=5,devices.FIRST=1``.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -50,8 +52,18 @@ def prepare(
     return Prepared(study, space, SimpleNamespace(validation=validation))  # type: ignore[arg-type]
 
 
+def limit() -> None:
+    """Set what ``LIMITS`` says."""
+    for each in filter(None, os.environ.get("LIMITS", "").split(",")):
+        name, _, value = each.partition("=")
+        module, _, constant = name.partition(".")
+        loaded = importlib.import_module(f"lungtune.search.backends.ray_hosts.{module}")
+        setattr(loaded, constant, type(getattr(loaded, constant))(value))
+
+
 def main() -> None:
     """Run the command with simulated hosts."""
+    limit()
     engines = {folder: name for name, folder in ENGINES.items()}
     driver.preparation.prepare = prepare  # type: ignore[assignment]
     driver.backends.get = lambda folder: lambda: simulated.backend(engines[folder])  # type: ignore[assignment,return-value]

@@ -1,6 +1,10 @@
 """Host with simulated training: real Ray, real journal, real checkpoints, no waiting.
 
 A trial's ``fault`` parameter names the fault, which occurs once: its occurrence is recorded in the study's folder.
+
+``OPENINGS`` in the environment of Ray says what happens when a host opens its device: words by commas, for the first
+opening of the study, the second and so on, the last for all further ones: ``ok``, ``raise``, ``kill``, ``stuck``,
+``dies`` (in its first step).
 """
 
 from __future__ import annotations
@@ -76,8 +80,8 @@ def score(params: dict[str, Any], fidelity: float) -> float:
 class SimulatedSession:
     """Stand-in for a training session; its checkpoints are files with the report inside."""
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
+    def __init__(self, study: Study, dies: bool = False) -> None:
+        self.study, self.dies = study, dies
         self.runs: dict[int, dict[str, Any]] = {}
 
     def start(self, number: int, params: dict[str, Any], seed: int, folder: Path, known: float) -> None:
@@ -93,6 +97,8 @@ class SimulatedSession:
 
     def step(self, numbers: Collection[int]) -> list[tuple[int, Report]]:
         """One trial reports at a time, in the order of arrival."""
+        if self.dies:
+            os.kill(os.getpid(), signal.SIGKILL)
         number = next(number for number in self.runs if number in numbers)
         run = self.runs.pop(number)
         self.runs[number] = run  # the next turn is another's
@@ -126,6 +132,8 @@ class SimulatedSession:
             metrics["extra"] = np.zeros((2, 2))
         elif fault == "raise":
             raise ValueError("a mistake in the model's code")
+        elif fault == "stuck" and _first_time(folder):
+            time.sleep(3600)
         elif (fault == "kill" and _first_time(folder)) or fault == "always-kill":
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -138,6 +146,26 @@ def _first_time(folder: Path) -> bool:
     return True
 
 
+def _opening(folder: Path) -> bool:
+    """Do what ``OPENINGS`` says of this opening of a device; return True if its first step kills the process."""
+    words = os.environ.get("OPENINGS", "ok").split(",")
+    number = 0
+    while True:
+        try:
+            (folder / f"opening-{number}").touch(exist_ok=False)
+            break
+        except FileExistsError:
+            number += 1
+    word = words[min(number, len(words) - 1)]
+    if word == "raise":
+        raise RuntimeError("CUDA error: no device")
+    if word == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if word == "stuck":
+        time.sleep(3600)
+    return word == "dies"
+
+
 class SimulatedHost(PackHost):
     """The real host around a simulated session."""
 
@@ -145,10 +173,11 @@ class SimulatedHost(PackHost):
         """A simulated session needs no library."""
 
     def open_session(self) -> DeviceSession:
+        dies = _opening(self._study.folder)
         slots = SearchSpace.from_dict(self._study.history().study["space"]).slots
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES") or "none"
         about = {"node": "", "device": gpu, "slots": max(1, slots), "why": "", "rates": []}
-        return DeviceSession(SimulatedSession(self._study), about)
+        return DeviceSession(SimulatedSession(self._study, dies), about)
 
 
 class SimulatedTuneHost(SimulatedHost, TuneHost):

@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, furnish: Callable[[Path], str
     home = tmp_path_factory.mktemp("home")
     simulated_hosts = str(Path(__file__).parent)
     with shared_ray(home, furnish, HOME=str(home), PYTHONPATH=simulated_hosts) as patch:
-        patch.setattr(cluster, "devices", lambda: (1, False))
+        patch.setattr(cluster, "devices", lambda most: (1, False))
         yield home
 
 

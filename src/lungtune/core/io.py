@@ -36,7 +36,7 @@ _EVERY = 10.0
 """Seconds between two lines of progress in a pipe."""
 
 _PATIENCE = 1.0
-"""Seconds of waiting for a lock before it is reported."""
+"""Seconds of waiting for a lock before it is reported, and between two reports to the thread's listener."""
 
 _OTHER = "another process"
 
@@ -152,10 +152,12 @@ class Lock:
             stages, notice = _local.stages, f"Waiting for {self.holder()}, which {doing}"
             log_stderr(f"{notice} ...")
             before = stages.now
-            if stages.listener is not None:
-                stages.set(notice)
             try:
-                self.try_acquire(-1)
+                while True:
+                    if stages.listener is not None:
+                        stages.set(notice)  # again and again, as a sign of life
+                    if self.try_acquire(_PATIENCE):
+                        break
             finally:
                 stages.set(before)
 

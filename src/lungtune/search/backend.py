@@ -94,15 +94,21 @@ class WorkerReady:
 
 @dataclass(frozen=True)
 class WorkerUnusable:
-    """A device cannot train: its worker could not open a session, or died repeatedly before it was ready.
+    """A device cannot train: its worker could not open a session, or died repeatedly.
 
     Attributes:
         what: names the device, without the cause.
         error: the cause; a ``UserError`` if the user can correct it.
+        index: of the device.
+        others: number of devices that train, or are still opened.
+        again: seconds until this one is tried again.
     """
 
     what: str
     error: BaseException
+    index: int = 0
+    others: int = 0
+    again: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -126,8 +132,7 @@ class Backend(ABC):
 
     Life cycle: ``start`` once, ``open`` and ``close`` for each run of the tuner's loop, ``stop`` at the end. After a
     :class:`BackendError` the tuner calls ``close``, ``stop``, ``start`` and ``open`` again. The backend replaces
-    workers that die. A watchdog for workers that hang belongs in :meth:`poll`: it kills the worker and returns
-    ``TrialLost`` for each of its trials.
+    workers that die. :meth:`poll` also kills workers that hang and returns ``TrialLost`` for each of their trials.
     """
 
     title: ClassVar[str]

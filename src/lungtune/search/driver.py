@@ -172,6 +172,6 @@ def _run_trials(controller: TrialController, console: Console, startup: Startup,
         workers = startup.result()
         controller.suggest = workers.suggest or controller.suggest
         view.waiting = "starting a worker process for each device"
-        tuner.run_trials(controller, workers, tick, lambda event: view.doing(event.index, event.what))
+        tuner.run_trials(controller, workers, tick, lambda event: view.doing(event.index, event.what), view.say)
     stops.limit(None)  # the result is not cut short
     return controller.stop_reason

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lungtune.core.trial import State
-from lungtune.errors import CheckpointError, StudyError, UserError
+from lungtune.errors import CheckpointError, MachineError, StudyError, UserError
 from lungtune.search.backend import (
     Backend,
     BackendError,
@@ -43,6 +43,7 @@ def run_trials(
     backend: Backend,
     tick: Callable[[], None],
     doing: Callable[[WorkerDoing], None] = lambda event: None,
+    say: Callable[[str], None] = log.warning,
 ) -> None:
     """Run trials until the controller has no more or is stopping.
 
@@ -55,9 +56,10 @@ def run_trials(
         tick: called between events, at least every ``POLL_SECONDS`` while the backend responds: draws the view, checks
             the time budget. The place for checks of the search as a whole; they end it by ``controller.request_stop``.
         doing: called with each ``WorkerDoing``.
+        say: called with a sentence when the backend is restarted.
 
     Raises:
-        StudyError: the backend fails repeatedly without a report in between, or cannot be restarted.
+        MachineError: the backend fails repeatedly without a report in between, or cannot be restarted.
         UserError: no trial has begun, for a cause that the user can correct.
     """
     failures = 0
@@ -67,12 +69,10 @@ def run_trials(
             _run(controller, backend, tick, doing)
         except BackendError as error:
             why = _one_line(error, 300)
-            log.warning("%s failed (%s); continuing from the journal.", backend.title, why[:200])
+            say(f"{backend.title} failed ({why[:200]}); it is started again, and the search goes on from its journal")
             failures = failures + 1 if len(controller.history.order) == reports else 0
             if failures > MAX_LOST:
-                raise StudyError(
-                    f"{backend.title} fails again and again without a new report: {why}. Mend it, then resume."
-                ) from error
+                raise MachineError(f"{backend.title} fails again and again without a new report: {why}") from error
             with contextlib.suppress(Exception):
                 backend.stop()
             backend.start(controller.space)
@@ -146,10 +146,14 @@ def _handle(event: Event, controller: TrialController, backend: Backend, placed:
             if references and not controller.history.baselines:
                 controller.note("baselines", **references)
             controller.note("host", index=index, **about)
-        case WorkerUnusable(what, error):
-            if isinstance(error, UserError) and not controller.history.trials:
+        case WorkerUnusable(what, error, index, others, again):
+            why = f"{what}: {_one_line(error)[-300:]}"
+            if others:
+                controller.note("unusable", index=index, why=why, again=again)
+            elif isinstance(error, UserError) and not controller.history.trials:
                 raise error
-            controller.request_stop(f"{what}: {_one_line(error)[-300:]}")
+            else:
+                controller.request_stop(why)
 
 
 def _perturb(controller: TrialController, number: int, donor: int, params: Mapping[str, Any]) -> Assignment:

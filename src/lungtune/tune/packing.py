@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
@@ -161,10 +160,8 @@ class _Hosts:
         worker = self._workers.pop(trial_id, None)
         if worker is None or worker not in self._pool.workers:
             return
-        try:
-            ray.get(worker.handle.doing.remote(), timeout=10.0)
-        except ray.exceptions.RayError:
-            self._pool.replace(worker)
+        if not self._pool.answers(worker):
+            self._pool.replace(worker, "its process died", ())
 
     def poll(self) -> None:
         """Take in which hosts are ready.
@@ -173,7 +170,7 @@ class _Hosts:
             UserError: one cannot open the study, and the user must mend it.
         """
         for event in self._pool.poll():
-            if isinstance(event, WorkerUnusable) and isinstance(event.error, UserError):
+            if isinstance(event, WorkerUnusable) and isinstance(event.error, UserError) and not event.others:
                 raise event.error
 
     def close(self) -> None:

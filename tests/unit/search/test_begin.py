@@ -10,11 +10,13 @@ import ray
 from PIL import Image
 from rich.console import Console
 
+import simulated
 from lungtune.core.study import Study
 from lungtune.errors import DataError, SpaceError
 from lungtune.search import driver, preparation
 from lungtune.search.backend import Startup, WorkerUnusable
-from lungtune.search.backends.ray_hosts import workers
+from lungtune.search.backends.ray_hosts import devices, workers
+from lungtune.search.backends.ray_hosts.host import PackHost
 
 
 def test_masks_that_cannot_be_used_begin_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,10 +79,12 @@ def test_cause_of_a_host_that_cannot_open_is_kept(monkeypatch: pytest.MonkeyPatc
     mistake = SpaceError("image_size must be a multiple of 8 px, but got 60.")
     failed = ray.exceptions.RayTaskError("ready", "traceback", mistake)
     monkeypatch.setattr(ray, "wait", lambda objects, timeout: (objects, []))
-    monkeypatch.setattr(ray, "get", lambda opening: (_ for _ in ()).throw(failed))
-    pool = workers.WorkerPool.__new__(workers.WorkerPool)
-    pool.workers = [workers.Worker(0, 0, None, object())]
-    assert pool.poll() == [WorkerUnusable("device 0 cannot train", mistake)]
+    monkeypatch.setattr(ray, "get", lambda opening, timeout: (_ for _ in ()).throw(failed))
+    monkeypatch.setattr(workers.cluster, "devices", lambda most: (2, False))
+    monkeypatch.setattr(workers.cluster, "resources_now", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(workers.WorkerPool, "_make", lambda self, device: workers.Worker(device, None, object()))
+    pool = workers.WorkerPool(simulated.space(1), PackHost)
+    assert pool.poll() == [WorkerUnusable("device 0 cannot train", mistake, 0, others=0, again=devices.FIRST)]
     assert pool.poll() == [], "it is said once"
 
 

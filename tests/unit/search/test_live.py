@@ -186,6 +186,23 @@ def test_pipe_prints_each_occupation_once(piped):
     ]
 
 
+def test_device_that_cannot_train_is_named_with_its_next_try(piped):
+    assert piped.feed({"event": "unusable", "index": 1, "why": "device 1 cannot train: no CUDA", "again": 120.0}) == [
+        "device 1 cannot train: no CUDA; tried again in 2 min 00 s"
+    ]
+
+
+def test_said_sentence_stands_in_a_pipe_and_above_the_table(piped, space):
+    piped.view.say("Ray failed")
+    assert piped.console.file.getvalue().splitlines() == ["Ray failed"]
+    console = screen()
+    with live.View(console, history(space, trial(0, **dict.fromkeys(NAMES, 0.5))), space) as view:
+        view.doing(0, "Loading")
+        view.say("Ray failed")
+        assert "Loading" not in shown(view, console)
+    assert "Ray failed" in console.file.getvalue()
+
+
 def test_several_spaces_list_the_space_first():
     space = catalog.space("clip_lora,clip_head", "demo")
     points = [dict(point) for point in space.start]

@@ -94,10 +94,14 @@ class View:
             about = f"{entry['device']}: trains {entry['slots']} at a time ({entry['why']})"
             self._devices[entry["index"]] = f"device {entry['index']}, {about}"
             self._doing.pop(entry["index"], None)
+        if entry["event"] == "unusable":
+            again = standing.minutes(entry["again"])
+            self._devices[entry["index"]] = f"{entry['why']}; tried again in {again}"
+            self._doing.pop(entry["index"], None)
         if self._live is not None:
             self._draw()
             return
-        if entry["event"] == "host":
+        if entry["event"] in ("host", "unusable"):
             self._print(self._devices[entry["index"]])
         for line in self._plain.event(entry):
             self._print(line)
@@ -108,6 +112,12 @@ class View:
         if what:
             same = _name(what) == _name(before)
             self._doing[index] = what, since if same else time.monotonic()
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence above the table, or as a line in a pipe."""
+        self._doing.clear()
+        self._print(sentence)
+        self._draw()
 
     def tick(self) -> None:
         """Redraw at most twice a second; in a pipe, print long occupations of workers."""

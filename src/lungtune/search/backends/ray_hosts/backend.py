@@ -15,7 +15,7 @@ from lungtune.core.space import SearchSpace
 from lungtune.search.backend import Backend, BackendError, Event, Reported, TrialLost
 from lungtune.search.backends.ray_hosts import cluster
 from lungtune.search.backends.ray_hosts.host import PackHost
-from lungtune.search.backends.ray_hosts.workers import Worker, WorkerPool
+from lungtune.search.backends.ray_hosts.workers import ANSWER, Worker, WorkerPool
 from lungtune.search.controller import Assignment
 
 P = ParamSpec("P")
@@ -119,6 +119,9 @@ class RayHosts(Backend):
     def poll(self, seconds: float) -> list[Event]:
         """See ``Backend.poll``."""
         events: list[Event] = self.pool.poll()
+        for call in [call for call, (_, worker) in self._calls.items() if worker.gone]:
+            assignment, worker = self._calls.pop(call)
+            events.append(TrialLost(assignment.number, worker.gone))
         if self._calls:
             ready = ray.wait(list(self._calls), timeout=0.0 if events else seconds)[0]
             events += [self._event(call) for call in ready]
@@ -138,9 +141,11 @@ class RayHosts(Backend):
         """Return ``Reported`` with a finished call's outcome, or ``TrialLost`` if its host died."""
         assignment, worker = self._calls.pop(call)
         try:
-            outcome = ray.get(call)
+            outcome = ray.get(call, timeout=ANSWER)
         except ray.exceptions.RayError as error:
-            self.pool.replace(worker)
-            return TrialLost(assignment.number, " ".join(str(error).split())[:500])
+            why = " ".join(str(error).split())[:500]
+            self.pool.replace(worker, why)
+            return TrialLost(assignment.number, why)
+        worker.device.reported()
         self._reported[assignment.number] = assignment, worker
         return Reported(assignment.number, outcome)

@@ -19,6 +19,8 @@ from lungtune.core import io, machine, paths
 from lungtune.core.study import Study
 from lungtune.errors import TrialError
 from lungtune.search import device_session
+from lungtune.search.backends.ray_hosts import processes
+from lungtune.search.backends.ray_hosts.watch import Pulse
 from lungtune.search.device_session import DeviceSession
 
 
@@ -58,6 +60,8 @@ class PackHost:
         self._session: Any = None
         self._about: dict[str, Any] = {}
         self._doing = ""
+        self._beats = 0
+        self._unnamed = False
         self._problem: BaseException | None = None
         self._opened = threading.Event()
         self._calls: dict[Any, _Call] = {}
@@ -84,9 +88,18 @@ class PackHost:
             raise self._problem
         return self._about
 
-    def doing(self) -> str:
-        """Return the name of the current long operation other than training; empty if none."""
-        return self._doing
+    def who(self) -> processes.Identity:
+        """Return the identity of this process."""
+        return processes.identity()
+
+    def pulse(self) -> Pulse:
+        """Return the signs of life of this process; called every second."""
+        return Pulse(self._doing, self.at_work, self._beats, *processes.used())
+
+    @property
+    def at_work(self) -> bool:
+        """False while there is nothing to do: no study is named, or no report asked for."""
+        return bool(self._calls or self._leaving) if self._opened.is_set() else not self._unnamed
 
     def train(self, assignment: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
         """Train a trial to its next report; return it.
@@ -120,10 +133,12 @@ class PackHost:
 
     def _work(self) -> None:
         """Main function of the thread that owns the pack."""
-        io.listen(lambda what: setattr(self, "_doing", what))
+        io.listen(self._listen)
         try:
             self.preload()
+            self._unnamed = True
             self._named.wait()
+            self._unnamed = False
             opened = self.open_session()
             self._session, self._about = opened.sessions, dict(opened.about)
             if opened.references:
@@ -139,6 +154,10 @@ class PackHost:
         except BaseException:  # device state unknown: exit, so that callers see a dead host and trials move
             traceback.print_exc()
             os._exit(1)
+
+    def _listen(self, what: str) -> None:
+        self._doing = what
+        self._beats += 1
 
     def _turn(self) -> None:
         """Remove and add trials, then train those with a pending call by one step."""
@@ -159,6 +178,7 @@ class PackHost:
             if isinstance(due, BaseException) and _beyond_repair(due):
                 raise due
             self._answer(number, self._outcome(calls[number], due))
+        self._beats += 1
 
     def _let_go(self, number: int) -> None:
         if number in self._session.runs:

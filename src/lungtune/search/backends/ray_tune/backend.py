@@ -34,7 +34,7 @@ from lungtune.search.backend import (
     TrialPerturbed,
     TrialResumed,
 )
-from lungtune.search.backends.ray_hosts import cluster
+from lungtune.search.backends.ray_hosts import cluster, local_ray
 from lungtune.search.backends.ray_hosts.workers import Worker, WorkerPool
 from lungtune.search.backends.ray_tune import inner
 from lungtune.search.backends.ray_tune.bridge import Bridge, Loop, Submitted
@@ -81,7 +81,8 @@ class RayTune(Backend):
         if kind is not None and kind.suggests:
             self.suggest = self._suggest
         cluster.start()
-        with contextlib.suppress(ray.exceptions.RayError, ConnectionError, RuntimeError):  # fails again in ``open``
+        with contextlib.suppress(BackendError, ray.exceptions.RayError, ConnectionError, RuntimeError):
+            # a cluster that fails at once fails again in ``open``
             self._make_pool(space)
 
     def _suggest(self, space: SearchSpace, history: History, seed: int, number: int) -> Suggestion:
@@ -258,23 +259,23 @@ class _Run:
             while True:
                 if isinstance(taken, BaseException):
                     raise BackendError(str(taken) or type(taken).__name__) from taken
+                if isinstance(taken, Reported) and taken.number in self._workers:
+                    self._workers[taken.number].device.reported()
                 if isinstance(taken, TrialLost):
-                    self._lost(taken.number)
+                    self._lost(taken.number, taken.why)
                 events.append(taken)
                 taken = self._events.get_nowait()
         return events
 
-    def _lost(self, number: int) -> None:
+    def _lost(self, number: int, why: str) -> None:
         """Replace the host of a lost trial if it is dead, else free the trial's place on it."""
         worker = self._workers.get(number)
         if worker is None or worker not in self.pool.workers:
             return
-        try:
-            ray.get(worker.handle.doing.remote(), timeout=10.0)
-        except ray.exceptions.RayError:
-            self.pool.replace(worker)
-        else:
+        if self.pool.answers(worker):
             self.pool.release(number)
+        else:
+            self.pool.replace(worker, why, [other for other, on in self._workers.items() if on is worker])
 
     def close(self) -> None:
         """End Tune; trials keep their checkpoints."""
@@ -286,7 +287,7 @@ class _Run:
         if self._thread is not None:
             self._thread.join(_CALM)
             self.pool.close()  # a trial in training answers Tune's request to stop after its report
-            self._thread.join(_ENDING)
+            self._thread.join(_CALM if local_ray.dead() else _ENDING)  # it ends when Ray is left
 
     # Tune's thread
 
@@ -358,7 +359,9 @@ class _Run:
             for other, worker in list(self._workers.items()):
                 if other != number and id(worker) in counts:
                     counts[id(worker)] += 1
-            self._workers[number] = min(ready, key=lambda worker: counts[id(worker)] / max(1, worker.slots))
+            self._workers[number] = min(
+                ready, key=lambda worker: (worker.device.strikes, counts[id(worker)] / max(1, worker.slots))
+            )
         return self._workers[number].handle
 
 

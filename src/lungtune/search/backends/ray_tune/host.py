@@ -45,7 +45,13 @@ class TuneHost(PackHost):
         self._created: dict[str, threading.Event] = {}
         self._each: dict[str, threading.Lock] = {}
         self._freed = threading.Condition()
+        self._inside: set[str] = set()
         _here[""] = self
+
+    @property
+    def at_work(self) -> bool:
+        """See ``PackHost.at_work``; a trainable also reads and writes Tune's checkpoints."""
+        return bool(self._inside) or super().at_work
 
     def create(self, key: str, cls: type, named: Mapping[str, Any]) -> bool:
         """Create a trainable as soon as a slot is free.
@@ -83,15 +89,20 @@ class TuneHost(PackHost):
                 self._freed.notify_all()
         self._event(key).wait()
         with self._each.setdefault(key, threading.Lock()):
-            if not ends:
-                return getattr(self._trainables[key], method)(*args, **named)
-            trainable = self._trainables.pop(key, None)
-            if trainable is None:
-                return None
+            self._inside.add(key)
             try:
-                return trainable.stop()
+                if not ends:
+                    return getattr(self._trainables[key], method)(*args, **named)
+                trainable = self._trainables.pop(key, None)
+                if trainable is None:
+                    return None
+                try:
+                    return trainable.stop()
+                finally:
+                    self._free()
             finally:
-                self._free()
+                self._inside.discard(key)
+                self._beats += 1
 
     def _event(self, key: str) -> threading.Event:
         return self._created.setdefault(key, threading.Event())
