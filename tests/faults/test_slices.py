@@ -87,7 +87,8 @@ def test_random_slices_equal_one_go(tmp_path: Path, scheduler: str) -> None:
         assert decided(study) == straight, cuts
 
 
-@pytest.mark.parametrize("slices", [pytest.param(2, id="2"), pytest.param(8, marks=pytest.mark.slow, id="8")])
+@pytest.mark.slow
+@pytest.mark.parametrize("slices", [2, 5])
 def test_slices_of_a_real_search_decide_as_one_go(search, fault, tmp_path, slices):
     chance = random.Random(slices)
     with fault(f"{slices} slices of random length, by budget and by SIGTERM", "decisions as if undisturbed"):

@@ -62,7 +62,8 @@ def start(init: Callable[[], object]) -> None:
                 log.debug("Ray could not be started: %s", error)
                 end()
                 wait_for([in_thread(ray.shutdown)], timeout=AGAIN)  # of what is half connected
-                if tried or deadline - time.monotonic() < AGAIN:
+                leaving = not threading.main_thread().is_alive()  # Ray's processes were ended at exit
+                if tried or leaving or deadline - time.monotonic() < AGAIN:
                     raise
                 tried = True
     finally:
