@@ -24,7 +24,8 @@ def ui(
     from lungtune import tracking
     from lungtune.core.study import Study
     from lungtune.core.text import say
-    from lungtune.tracking import location, server
+    from lungtune.errors import StudyError
+    from lungtune.tracking import location, preflight, server
 
     uri = location.tracking_uri()
     if sync:
@@ -34,4 +35,7 @@ def ui(
     if location.is_remote(uri):
         say(f"MLflow is served at {location.without_password(uri)} (MLFLOW_TRACKING_URI).")
         return 0
+    problem = "" if location.sqlite_path(uri) else preflight.problem(uri)
+    if problem:
+        raise StudyError(problem)
     return server.serve(uri, port, lambda line: print(line, flush=True))
