@@ -60,11 +60,25 @@ def for_sampler(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = empty(space.objective, sampler)
     at = level(space, history)
-    for trial in history.of(*STATES):
-        record = frozen(space, trial, at)
-        if record is not None:
-            study.add_trial(record)
+    records = [record for trial in history.of(*STATES) if (record := _kept(space, trial, at)) is not None]
+    held = getattr(getattr(study._storage, "_studies", {}).get(study._study_id), "trials", None)
+    if space.sampler == "tpe" and held == []:  # Optuna copies and checks each trial that is added, every time
+        for number, record in enumerate(records):
+            record.number = record._trial_id = number
+        held.extend(records)
+    else:
+        study.add_trials(records)
     return study
+
+
+def _kept(space: SearchSpace, trial: Trial, at: float | None) -> FrozenTrial | None:
+    """Return :func:`frozen` of a trial, built again only when the trial or the level changed."""
+    version = at, space.sampler, trial.state, len(trial.reports), trial.segment
+    axes, of, record = trial.derived.get(space.name, (None, None, None))
+    if axes is not space.axes or of != version:
+        record = frozen(space, trial, at)
+        trial.derived[space.name] = space.axes, version, record
+    return record
 
 
 def level(space: SearchSpace, history: History) -> float | None:

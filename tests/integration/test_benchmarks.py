@@ -103,6 +103,22 @@ def test_bases_are_probed_at_a_tiny_size(tmp_path: Path) -> None:
     assert [name for name, *_ in found] == ["tiny_resnet", "tiny_clip"]
 
 
+def test_long_run_is_measured_at_a_tiny_size(tmp_path: Path) -> None:
+    words = ["--trials", "60", "--every", "30", "--no-mlflow", "--json", str(tmp_path / "found.json")]
+    printed = benchmark(tmp_path, "long_run.py", *words)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["trials"] for row in found["rows"]] == [30, 60]
+    assert all(row["driver_ms"] > 0 for row in found["rows"])
+    assert "opening:" in printed
+
+
+@pytest.mark.slow
+def test_long_run_delivers_to_mlflow_at_a_tiny_size(tmp_path: Path) -> None:
+    words = ["--trials", "20", "--every", "10", "--terminal", "--json", str(tmp_path / "found.json")]
+    benchmark(tmp_path, "long_run.py", *words)
+    assert json.loads((tmp_path / "found.json").read_text())["problem"] == ""
+
+
 def test_near_copies_are_measured_at_a_tiny_size(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -46,14 +46,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        if not _is_event(line):
+        event = _event(line)
+        if event is None:
             if number == len(lines):  # never ended by a newline: the write was cut short
                 break
             raise StudyError(
                 f"{path}:{number}: every line must be a JSON object with an 'event', but this one is not. "
                 f"Move the damaged line out of the file to go on without it."
             )
-        event = json.loads(line)
         for checkpoint in _checkpoints(event):
             try:
                 contained.relative(checkpoint)
@@ -72,12 +72,19 @@ def _checkpoints(event: dict[str, Any]) -> list[Any]:
     return [each for each in named if each is not None]
 
 
-def _is_event(line: bytes) -> bool:
+def last(path: Path, kind: str) -> dict[str, Any] | None:
+    """Return the last event of a kind, without reading the others; None where there is none."""
+    raw = b"\n" + path.read_bytes()
+    place = raw.rfind(b'\n{"event":"%s"' % kind.encode())
+    return _event(raw[place + 1 :].partition(b"\n")[0]) if place >= 0 else None
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
     try:
         event = json.loads(line)
     except ValueError:
-        return False
-    return isinstance(event, dict) and "event" in event
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
 
 
 class Journal:
@@ -103,7 +110,7 @@ class Journal:
             return 0
         end = raw.rfind(b"\n") + 1
         torn = raw[end:]
-        if torn and _is_event(torn):
+        if torn and _event(torn) is not None:
             with open(self.path, "ab") as file:
                 file.write(b"\n")
             return 0

@@ -120,6 +120,8 @@ class Trial:
     ended_at: float = 0.0
     """Unix time of its end; 0 until then."""
 
+    derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What other modules made of this trial and keep, by name; not copied."""
     _best: tuple[list[Report], int, Objective, Report | None] | None = field(
         default=None, init=False, repr=False, compare=False
     )
@@ -257,6 +259,11 @@ class History:
         """Trials that users asked for, by the request's id, see ``search.cloning``."""
         self.clones = 0
         """Number of trials that users added."""
+        self.starts: list[int] = []
+        """Numbers of the trials of start points."""
+        self._leader: Trial | None = None
+        self._touched: set[int] = set()
+        """Trials that reported since the last :meth:`leader`."""
         self._objective: tuple[dict[str, Any], Objective] | None = None
         for event in events:
             self.apply(event)
@@ -292,6 +299,8 @@ class History:
                 stretches=self._beginning(event),
                 suggested_at=event.get("time", 0.0),
             )
+            if known["origin"] == "start":
+                self.starts.append(event["trial"])
             if known["origin"] == CLONE:
                 self.target += 1
                 self.clones += 1
@@ -303,6 +312,7 @@ class History:
             report = Report(*values, segment=trial.segment)
             trial.reports.append(report)
             trial.lost = 0
+            self._touched.add(event["trial"])
             self.order.append((event["trial"], report))
             self.outcomes.append((kind, event["trial"]))
         elif kind == "perturb":
@@ -338,6 +348,21 @@ class History:
     def of(self, *states: State) -> list[Trial]:
         """Trials in one of ``states``, by number."""
         return [trial for _, trial in sorted(self.trials.items()) if trial.state in states]
+
+    def leader(self) -> Trial | None:
+        """Return the best trial that has not failed, running ones included; None without a score."""
+        if self._leader is not None and self._leader.state is State.FAIL:
+            self._leader, self._touched = None, set(self.trials)
+        for number in sorted(self._touched):
+            trial = self.trials[number]
+            value = trial.value(self.objective)
+            if trial.state is State.FAIL or math.isnan(value):
+                continue
+            best = math.nan if self._leader is None else self._leader.value(self.objective)
+            if self.objective.better(value, best) or (value == best and self._leader and number < self._leader.number):
+                self._leader = trial
+        self._touched.clear()
+        return self._leader
 
     def rank(self, trial: Trial) -> tuple[float, int] | None:
         """Return what trials are ranked by, lowest first; None for one that is running, failed or a duplicate, or has

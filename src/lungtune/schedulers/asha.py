@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -64,21 +64,21 @@ class Asha(Scheduler[AshaSettings]):
             return Decision.CONTINUE
         recorded = self.rungs[rung]
         ranked = self._ranked[rung, trial.origin == "random"]
-        before = [recorded[number] for _, _, number in ranked]
+        cutoff = self._cutoff(ranked, recorded) if self.settings.mode == "stop" and ranked else math.nan
         insort(ranked, (-score if self.objective.mode == "max" else score, len(recorded), trial.number))
         recorded[trial.number] = score
         if self.settings.mode == "promote":
             return Decision.PAUSE
-        continues = not before or not self.objective.better(self._cutoff(before), score)
+        continues = not self.objective.better(cutoff, score)
         return Decision.CONTINUE if continues else Decision.STOP
 
-    def _cutoff(self, scores: list[float]) -> float:
+    def _cutoff(self, ranked: Sequence[tuple[float, int, int]], scores: Mapping[int, float]) -> float:
         """Return the score that separates the best ``1 / eta`` (linear interpolation, as a percentile)."""
-        ordered = sorted(scores, reverse=self.objective.mode == "min")
-        position = (1 - 1 / self.fidelity.eta) * (len(ordered) - 1)
+        position = (1 - 1 / self.fidelity.eta) * (len(ranked) - 1)
         low = math.floor(position)
-        high = min(low + 1, len(ordered) - 1)
-        return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+        high = min(low + 1, len(ranked) - 1)
+        worse, better = (scores[ranked[len(ranked) - 1 - place][2]] for place in (low, high))
+        return worse + (better - worse) * (position - low)
 
     def promotable(self, trials: Mapping[int, Trial], last: bool = False) -> int | None:
         """Return the paused trial to resume next, from the highest rung that has one.

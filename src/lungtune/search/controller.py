@@ -87,6 +87,9 @@ class TrialController:
         self._stop_reason = ""
         self.watchers: list[Callable[[Mapping[str, Any]], object]] = []
         self._lock = threading.RLock()
+        self._begun: dict[frozenset[tuple[str, Any]], list[int]] = {}
+        """Trials by the configuration they began with, those numbered below ``_indexed``."""
+        self._indexed = 0
         self._replay()
         self.unfinished = self._to_continue()
 
@@ -199,9 +202,8 @@ class TrialController:
 
     def _new_trial(self) -> Trial:
         number = len(self.history.trials)
-        clones = sum(trial.origin == CLONE for trial in self.history.trials.values())
         # clones take no turn of the sampler
-        suggestion = self.suggest(self.space, self.history, self.seed, number - clones)
+        suggestion = self.suggest(self.space, self.history, self.seed, number - self.history.clones)
         self._write(
             "trial",
             trial=number,
@@ -218,18 +220,27 @@ class TrialController:
         """End a trial whose configuration was finished or paused before with the results in the journal."""
         if trial.reports or trial.origin == CLONE or len(trial.lineage) > 1:
             return False
-        params = self._identity(trial)
-        for other in self.history.of(State.COMPLETE, State.PRUNED, State.PAUSED):
+        for other in self._equal(trial):
             if other.segment or len(other.lineage) > 1:  # its score is not that of its parameters from scratch
                 continue
-            if self._identity(other) == params and other.duplicate_of is None:
+            if other.state in (State.COMPLETE, State.PRUNED, State.PAUSED) and other.duplicate_of is None:
                 state = State.COMPLETE if other.state is State.COMPLETE else State.PRUNED
                 self._end(trial.number, state, reason="duplicate", duplicate_of=other.number)
                 return True
         return False
 
-    def _identity(self, trial: Trial) -> dict[str, Any]:
-        return synthetic.canonicalize(self.space.acting(trial.params))
+    def _equal(self, trial: Trial) -> list[Trial]:
+        """Return the trials that began with the same configuration as ``trial``, which did itself."""
+        trials = self.history.trials
+        for number in range(self._indexed, len(trials)):
+            self._begun.setdefault(self._identity(trials[number].as_begun()), []).append(number)
+        self._indexed = len(trials)
+        return [trials[number] for number in self._begun.get(self._identity(trial), ())]
+
+    def _identity(self, trial: Trial) -> frozenset[tuple[str, Any]]:
+        acting = synthetic.canonicalize(self.space.acting(trial.params))
+        plain = (str, int, float, type(None))
+        return frozenset((key, each if isinstance(each, plain) else repr(each)) for key, each in acting.items())
 
     def _hopeless(self, trial: Trial) -> bool:
         if trial.lost <= MAX_LOST:
@@ -420,7 +431,10 @@ def _failed_in_a_row(history: History) -> tuple[int, int]:
     A stop that came of failures begins the count anew: the user has seen it, and resumed.
     """
     failed = diverged = 0
-    for kind, number in history.outcomes:
+    outcomes, trials = history.outcomes, history.trials
+    last = (n for n in reversed(range(len(outcomes))) if outcomes[n][0] == "report")
+    begin = next((n for n in last if trials[outcomes[n][1]].state is not State.FAIL), 0)
+    for kind, number in outcomes[begin:]:
         trial = history.trials[number] if kind != "stop" else None
         if trial is None:
             failed = 0 if failed >= MAX_FAILURES else failed

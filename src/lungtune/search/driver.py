@@ -50,7 +50,7 @@ def run(options: Options, console: Console) -> int:
     def begin(space: SearchSpace) -> None:
         trouble = tracking.problem()
         if trouble:
-            console.print(f"note: {trouble} {UNTRACKED}", highlight=False, markup=False, soft_wrap=True)
+            opening.note(f"{trouble} {UNTRACKED}", console)
         startup.begin(space)
 
     begun: list[Study] = []

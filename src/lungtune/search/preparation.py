@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 
 from lungtune import catalog
-from lungtune.core import environment, imbalance, synthetic
+from lungtune.core import environment, imbalance, journal, synthetic
 from lungtune.core import params as parameters
 from lungtune.core.family import Family
 from lungtune.core.fields import IMAGE
@@ -112,7 +112,9 @@ def engine(options: Options, space: SearchSpace) -> str:
             f"scheduler {space.scheduler.name} is one of Ray Tune, which needs --engine tune, but got --engine hosts; "
             "leave --engine out."
         )
-    before = Study.open(options.study).history().engine if options.resume and options.study else None
+    before = None
+    if options.resume and options.study:
+        before = (journal.last(Study.open(options.study).journal_path, "open") or {}).get("engine")
     return options.engine or ("tune" if of_tune else before or "hosts")
 
 

@@ -55,7 +55,8 @@ def suggest(space: SearchSpace, history: History, seed: int, number: int) -> Sug
         return Suggestion(params, sampled, distributions, "start", {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna_study.for_sampler(space, history, make(space, seed, number))
+        blind = space.sampler == "random" or is_random(space, number)
+        study = optuna_study.for_sampler(space, History() if blind else history, make(space, seed, number))
         asked = study.ask(dict(space.axes))
     sampled = dict(asked.params)
     keeps_state = space.sampler in ("cmaes", "nsga2")  # they keep their state in trial attributes

@@ -99,7 +99,9 @@ def _of_database(uri: str) -> str:
 
 
 def _package(module: str | None) -> str:
-    return {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}.get(str(module), str(module))
+    return {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}.get(
+        str(module), str(module)
+    )
 
 
 def _of_server(uri: str) -> str:

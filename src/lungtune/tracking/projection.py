@@ -92,6 +92,13 @@ class Projection:
         self._ranks: list[tuple[float, int]] = []
         """Heap of the ranks of trials when they paused or ended; those that no longer hold are removed when met."""
 
+    @property
+    def metrics(self) -> set[str]:
+        """Names of the metrics of all runs, as far as their points are held; others in MLflow are the user's own."""
+        metric = self.history.objective.metric
+        held = {point.key for run in self._runs.values() for point in run.points}
+        return held | {limits.name(metric), limits.name(f"best_{metric}")}
+
     def events(self, key: str) -> int:
         """Return the number of events of a run."""
         return self._runs[key].events

@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from importlib import metadata, util
@@ -44,6 +45,9 @@ def settle_environment() -> None:
 
 PATIENCE = 20.0
 """Seconds to wait for an SQLite file that another process has locked."""
+
+ROOM = 1 << 20
+"""Bytes that a new store's disk must have left."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
@@ -122,9 +126,11 @@ def _build(path: Path) -> None:
         with _hushed():
             artifacts = path.parent.joinpath("artifacts").resolve().as_uri()
             SqlAlchemyStore(location.sqlite_uri(new), artifacts).engine.dispose()
-    except SQLAlchemyError as error:
+    except SQLAlchemyError as error:  # MLflow tries on after the first error, and raises the last
+        full = shutil.disk_usage(path.parent).free < ROOM
         _remove(new)
-        raise Unreachable(f"{path} could not be made: {getattr(error, 'orig', None) or error}") from error
+        why = "the disk is full" if full else getattr(error, "orig", None) or error
+        raise Unreachable(f"{path} could not be made: {why}") from error
     os.replace(new, path)
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 4 << 20
-MARK = 64
-"""Bytes before the offset that must stay the same."""
 
 
 class Rewritten(Exception):
@@ -22,6 +20,7 @@ class Tail:
         self.path = path
         self.offset = 0
         self._mark = b""
+        """The last line read, which must stay where it is; it begins with its time."""
         self.lines = 0
         """Whole lines read so far, blank and damaged ones included."""
 
@@ -43,7 +42,8 @@ class Tail:
             return []
         end = block.rfind(b"\n") + 1
         self.offset += end
-        self._mark = (self._mark + block[:end])[-MARK:]
+        if end:
+            self._mark = block[block.rfind(b"\n", 0, end - 1) + 1 : end]
         events = []
         for line in block[:end].split(b"\n")[:-1]:
             self.lines += 1

@@ -110,10 +110,10 @@ class Writer:
         remembered = known.get("runs")
         remembered = remembered if isinstance(remembered, dict) else {}
         self.sent = {}
-        views = projection.runs
+        views, ours = projection.runs, projection.metrics
         for key, found in logged.items():
             here = [run for run in found if run.info.experiment_id == self.experiment_id]
-            sound = [run.info.run_id for run in here if key in views and _fits(run, views[key])]
+            sound = [run.info.run_id for run in here if key in views and _fits(run, views[key], ours)]
             if sound:
                 old = remembered.get(key)
                 last = str(old.get("id")) if isinstance(old, dict) else ""
@@ -336,16 +336,15 @@ class Writer:
             raise Unreachable(str(error) or type(error).__name__) from error
 
 
-def _fits(run: Run, view: RunView) -> bool:
-    """True if a logged run began with its trial, and its newest points are in the journal."""
+def _fits(run: Run, view: RunView, ours: set[str]) -> bool:
+    """True if a logged run began with its trial, and the newest points of our metrics are in the journal."""
     if run.info.start_time != view.start:
         return False
     if view.forgotten:  # sent by this writer
         return True
     points = {(point.key, point.time, point.step) for point in view.points}
-    keys = {point.key for point in view.points}  # others are the user's own
     metrics = getattr(run.data, "_metric_objs", ())
-    return all((each.key, each.timestamp, each.step) in points for each in metrics if each.key in keys)
+    return all((each.key, each.timestamp, each.step) in points for each in metrics if each.key in ours)
 
 
 def _digest(tags: dict[str, str]) -> int:

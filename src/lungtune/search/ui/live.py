@@ -27,6 +27,12 @@ AROUND = 9
 DEVICES = 4
 """Largest number of lines on devices."""
 
+REDRAW = 0.5
+"""Least seconds between two drawings of the table."""
+
+SHARE = 0.05
+"""Largest share of the time that drawing takes, which grows with the number of trials."""
+
 LASTING = 3.0
 """Seconds after which a worker's occupation is printed in a pipe; before the first trial, at once."""
 
@@ -67,7 +73,7 @@ class View:
         self._work = standing.Work(space, history)
         self._plain = PlainLines(space, history)
         self._began = time.monotonic()
-        self._drawn = 0.0
+        self._due = 0.0
         self._devices: dict[int, str] = {}
         self._doing: dict[int, tuple[str, float]] = {}
         self._said: set[str] = set()
@@ -99,7 +105,7 @@ class View:
             self._devices[entry["index"]] = f"{entry['why']}; tried again in {again}"
             self._doing.pop(entry["index"], None)
         if self._live is not None:
-            self._draw()
+            self._draw(force=entry["event"] == "host")
             return
         if entry["event"] in ("host", "unusable"):
             self._print(self._devices[entry["index"]])
@@ -122,8 +128,7 @@ class View:
     def tick(self) -> None:
         """Redraw at most twice a second; in a pipe, print long occupations of workers."""
         if self._live is not None:
-            if time.monotonic() - self._drawn > 0.5:
-                self._draw()
+            self._draw()
             return
         for line in self._news():
             if line not in self._said:
@@ -143,8 +148,9 @@ class View:
     def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def _draw(self) -> None:
-        if self._live is None:
+    def _draw(self, force: bool = False) -> None:
+        began = time.monotonic()
+        if self._live is None or (began < self._due and not force and self.console.size == self._size):
             return
         if self.console.size != self._size:  # a resized terminal rewraps the old output: clear it
             self._size = self.console.size
@@ -152,8 +158,8 @@ class View:
             self.console.clear()
             self._live = self._new_live()
             self._live.start()
-        self._drawn = time.monotonic()
         self._live.update(self.render(), refresh=True)
+        self._due = time.monotonic() + max(REDRAW, (time.monotonic() - began) / SHARE)
 
     def _headline(self) -> str:
         best = standing.best(self.space, self.history)

@@ -31,11 +31,8 @@ def count(history: History) -> str:
 def best(space: SearchSpace, history: History) -> str:
     """Return the best score so far and the baselines as text; empty before the first score."""
     objective = space.objective
-    alive = history.of(State.RUNNING, State.PAUSED, State.COMPLETE, State.PRUNED)
-    scored = [t for t in alive if not math.isnan(t.value(objective))]
-    parts, leader = [], None
-    if scored:
-        leader = (max if objective.mode == "max" else min)(scored, key=lambda trial: trial.value(objective))
+    parts, leader = [], history.leader()
+    if leader is not None:
         parts.append(f"best {leader.value(objective):.4f} (trial {leader.number})")
     start = _reference(history, leader)
     if start is not None and not math.isnan(start.value(objective)):
@@ -48,7 +45,7 @@ def best(space: SearchSpace, history: History) -> str:
 
 def _reference(history: History, leader: Trial | None) -> Trial | None:
     """Return the trial of the source configuration; of several spaces, that of the leader's space."""
-    starts = [trial for _, trial in sorted(history.trials.items()) if trial.origin == "start"]
+    starts = [history.trials[number] for number in history.starts]
     own = [t for t in starts if leader is not None and t.params.get(SPACE) == leader.params.get(SPACE)]
     return next((trial.as_begun() for trial in own or starts), None)
 

@@ -38,8 +38,13 @@ def chosen(history: History, rows: int) -> list[Trial]:
 
 def ordered(names: Sequence[str], trials: Sequence[Trial]) -> list[str]:
     """Return parameter names, those that differ between trials first."""
-    differ = {name for name in names if len({repr(t.params[name]) for t in trials if name in t.params}) > 1}
+    differ = {name for name in names if _differs([t.params[name] for t in trials if name in t.params])}
     return sorted(names, key=lambda name: name not in differ)
+
+
+def _differs(values: Sequence[object]) -> bool:
+    first = repr(values[0]) if values else ""
+    return any(repr(value) != first for value in values)
 
 
 def state(trial: Trial) -> str:
