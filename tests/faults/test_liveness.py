@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
 
 from tests.faults.checker import check
-from tests.faults.drive import Drive
+from tests.faults.drive import KINDS, Drive, below, kill
 
 ENGINES = pytest.mark.parametrize("engine", ["hosts", pytest.param("tune", marks=pytest.mark.slow)])
 LIMITS = "watch.SILENT=6,watch.SILENT_OPENING=6,watch.QUIET=8,watch.NOTICE=2"
@@ -104,6 +105,8 @@ def test_search_whose_cluster_is_lost_ends_and_resumes(search, fault, monkeypatc
             drive.start().wait_for("report", 3)
             for processes in list(nodes.head_node.all_processes.values()):
                 processes[0].process.kill()
+            for host in below(os.getpid(), KINDS["host"]):
+                kill(host)
             left = drive.end()
         finally:
             nodes.shutdown()
