@@ -57,6 +57,7 @@ def test_limited_cores_have_one_host_each(search, fault, limit, says):
         assert len(drive.events("host")) == 1
 
 
+@pytest.mark.slow
 @several_cores
 def test_nested_cgroup_with_a_quota_of_one_core_has_one_host(search, fault, quota_of_one_core):
     join = ("sh", "-c", f'echo $$ > {quota_of_one_core}/cgroup.procs; exec "$@"', "sh")
@@ -79,6 +80,7 @@ def test_hosts_limits_worker_processes(search, fault, engine):
         assert {event["index"] for event in drive.events("host")} == {0}
 
 
+@pytest.mark.slow
 def test_chosen_gpus_have_one_host_each(search, fault, tmp_path):
     (tmp_path / "pynvml.py").write_text(NVML)
     with fault("--gpus 0,2 on a machine of four GPUs", "two worker processes, each with one of these GPUs"):

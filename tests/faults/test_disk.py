@@ -66,6 +66,7 @@ def fill(folder: Path) -> Path:
     return filler
 
 
+@pytest.mark.slow
 def test_full_disk_loses_no_trial(search, fault, tmp_path, disk):
     with fault("the disk of the study fills up", "exit code 3; no trial fails; with room again, resume goes on"):
         drive = search(home=disk / "home", TRIALS=5, SECONDS=0.1).start()

@@ -56,6 +56,7 @@ def test_of_two_drivers_that_begin_one_name_one_wins(search, fault):
         assert [path.name for path in first.folder.parent.iterdir()] == ["s"]
 
 
+@pytest.mark.slow
 def test_deleted_lock_admits_no_second_driver(search, fault):
     with fault("driver.lock deleted while trials train", "a second driver is refused: the journal names the first"):
         first = search(TRIALS=3, SECONDS=2).start()

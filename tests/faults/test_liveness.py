@@ -20,7 +20,9 @@ def lost(drive: Drive) -> list[str]:
 
 
 @ENGINES
-@pytest.mark.parametrize(("kind", "name"), [("raylet", "raylet"), ("gcs", "gcs_server")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("raylet", "raylet"), pytest.param("gcs", "gcs_server", marks=pytest.mark.slow)]
+)
 def test_ray_is_started_again_when_its_process_died(search, fault, engine, kind, name):
     with fault(f"{name} killed -9 while trials train ({engine})", "said at once; Ray is started again; nothing lost"):
         drive = search(engine, TRIALS=6, SECONDS=0.2).start()
@@ -42,6 +44,7 @@ def test_stopped_host_is_replaced(search, fault, engine):
         assert lost(drive)
 
 
+@pytest.mark.slow
 @ENGINES
 def test_host_whose_step_never_returns_is_replaced(search, fault, engine):
     with fault(f"a step that never returns ({engine})", "host killed and replaced; its trials retried"):
@@ -51,6 +54,7 @@ def test_host_whose_step_never_returns_is_replaced(search, fault, engine):
         assert lost(drive)
 
 
+@pytest.mark.slow
 def test_killed_host_is_replaced(search, fault):
     with fault("host killed -9 while trials train", "host replaced; its trials retried"):
         drive = search(TRIALS=6, SECONDS=0.2).start()
@@ -65,12 +69,14 @@ def test_host_killed_while_it_opens_is_replaced(search, fault):
         check(drive.folder, uri=drive.uri, left=drive.end(), code=0, says="device 0: starts again")
 
 
+@pytest.mark.slow
 def test_host_that_is_stuck_while_it_opens_is_replaced(search, fault):
     with fault("a device stuck while it opens", "host killed and started again"):
         drive = search(TRIALS=4, OPENINGS="stuck,ok", LIMITS=LIMITS).start()
         check(drive.folder, uri=drive.uri, left=drive.end(), code=0, says=r"device 0: starts again \(no step, CPU time")
 
 
+@pytest.mark.slow
 def test_device_that_cannot_open_costs_that_device_only(search, fault):
     with fault("one of several devices cannot open", "the others train; said; tried again later"):
         drive = search(TRIALS=6, SECONDS=0.5, OPENINGS="ok,raise,raise,raise,ok", LIMITS="devices.FIRST=1").start()
@@ -81,6 +87,7 @@ def test_device_that_cannot_open_costs_that_device_only(search, fault):
         assert drive.events("unusable")
 
 
+@pytest.mark.slow
 def test_search_without_any_device_stops_and_resumes(search, fault):
     with fault("no device can open", "the search stops with a sentence, exit code 3; resumable"):
         drive = search(TRIALS=3, OPENINGS="raise").start()
@@ -116,6 +123,7 @@ def test_search_whose_cluster_is_lost_ends_and_resumes(search, fault, monkeypatc
         check(drive.folder, uri=drive.uri, left=drive.start().end(), code=0)
 
 
+@pytest.mark.slow
 def test_device_that_kills_its_hosts_costs_that_device_only(search, fault):
     with fault("a device whose hosts die as soon as they train", "the device rests; no trial fails"):
         drive = search(TRIALS=8, SECONDS=1, OPENINGS="ok,dies", LIMITS="devices.MAX_DEATHS=2").start()

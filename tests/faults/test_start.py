@@ -61,6 +61,7 @@ def test_ray_that_fails_twice_ends_the_search_cleanly(search, fault):
         check(drive.folder, uri=drive.uri, left=drive.start().end(), code=0)
 
 
+@pytest.mark.slow
 def test_ray_that_hangs_while_it_starts_ends_the_search_cleanly(search, fault):
     with fault("Ray's start hangs (its head is stopped)", "one sentence, exit code 3, no process left"):
         drive = search(TRIALS=4, LIMITS="local_ray.START=6", RAY_gcs_server_port_wait_time_s=8).start()
@@ -72,6 +73,7 @@ def test_ray_that_hangs_while_it_starts_ends_the_search_cleanly(search, fault):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("engine", ["hosts", "tune"])
 def test_search_starts_beside_sixty_busy_processes(search, fault, engine):
     with fault(

@@ -20,6 +20,7 @@ from tests.faults.drive import below, gone
 pytestmark = pytest.mark.timeout(400)
 
 
+@pytest.mark.slow
 def test_closed_terminal_stops_cleanly_and_resume_goes_on(search, fault, tmp_path):
     with fault("the terminal is closed (SIGHUP, EIO)", "exit code 3; resume goes on, decisions as if undisturbed"):
         master, terminal = os.openpty()
@@ -60,6 +61,7 @@ def test_search_without_terminal_and_readers_goes_on(search, fault):
         check(drive.folder, uri=drive.uri)
 
 
+@pytest.mark.slow
 def test_spent_budget_leaves_everything_resumable(search, fault, tmp_path):
     with fault("--budget spent", "exit code 3, within seconds; no trial is ended; resume goes on"):
         drive = search(TRIALS=4, SECONDS=0.4).start("--budget", "12s")

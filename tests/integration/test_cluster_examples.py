@@ -314,6 +314,7 @@ def short() -> Iterator[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone  # ray stop
 def test_slurm_job_searches_through_symmetric_run(tmp_path: Path, short: Path) -> None:
     """One node with a real Ray: the search joins it and ends; the same job again goes on with the finished study."""
     if not shutil.which("unshare") or subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode:
