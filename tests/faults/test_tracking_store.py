@@ -160,6 +160,26 @@ def test_locked_database_delays_and_loses_nothing(study, tmp_path, furnish, faul
         check(study, uri=uri, finished=False)
 
 
+def test_store_is_read_after_a_kill_in_a_transaction(study, tmp_path, furnish, fault):
+    with fault("a process is killed in a transaction of the store", "undone; everything is delivered"):
+        uri = furnish(tmp_path / "mlflow.db")
+        code = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("pragma cache_size = 1")  # pages go to the file before the commit
+database.execute("begin")
+database.execute("create table t (x)")
+database.executemany("insert into t values (?)", [("x" * 4000,)] * 200)
+database.execute("delete from alembic_version")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "mlflow.db")], check=False)
+        assert (tmp_path / "mlflow.db-journal").exists()
+        tracking_study.write(study, events())
+        assert Tracker(study, uri).start().stop(60)
+        check(study, uri=uri, finished=False)
+
+
 def mounted(folder: Path, *words: str) -> None:
     folder.mkdir(exist_ok=True)
     done = subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True)

@@ -103,7 +103,8 @@ def test_report_gives_reason_for_missing_mask_control(home, recipe, masks, monke
     sentence = retrain(recipe, test=True, blackout=False).content["test"]["baselines"]["lungs blacked out"]["sentence"]
     assert sentence == controls.LEFT_OUT
     assert not any(each["masks"] for each in masks)
-    (home / "studies" / "mini" / "ledger.jsonl").unlink()
+    for ledger in (home / "studies" / "mini" / "ledger.jsonl", home / "openings.jsonl"):
+        ledger.unlink()
     monkeypatch.setattr(controls, "masked", lambda inspection: False)
     part = retrain(recipe, test=True, out=home / "again").content["test"]
     assert part["baselines"]["lungs blacked out"] == {"computed": False, "sentence": controls.NO_MASKS}

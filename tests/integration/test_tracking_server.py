@@ -156,6 +156,19 @@ def test_server_listens_on_this_machine_only(running):
     assert {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 
 
+def test_first_page_leads_to_the_newest_study(running):
+    """The first test of the file: later ones add studies."""
+    url = f"http://127.0.0.1:{running.port}"
+    with urllib.request.urlopen(url) as answer:
+        page, length = answer.read().decode(), int(answer.headers["content-length"])
+    view = running.said[2].split(url)[1].strip()
+    assert f'location.replace("{view}")' in page
+    assert page.index("location.replace") < page.index("<script defer")
+    assert len(page.encode()) == length
+    with urllib.request.urlopen(f"{url}/version") as answer:
+        assert "location" not in answer.read().decode(), "all else is MLflow's"
+
+
 def test_server_down_then_up_gets_every_event(running, proxy, tmp_path, request):
     study, events = study_of(tmp_path, request)
     proxy.mode = "refuse"
@@ -239,18 +252,6 @@ def test_ui_prints_its_address_and_uses_the_port(running):
     assert f"clip_lora-1: {url}/#/experiments/" in running.said[2]
     with pytest.raises(StudyError, match=f"port {running.port} can't be used"):
         server.free_port(running.port)
-
-
-def test_first_page_leads_to_the_newest_study(running):
-    url = f"http://127.0.0.1:{running.port}"
-    with urllib.request.urlopen(url) as answer:
-        page, length = answer.read().decode(), int(answer.headers["content-length"])
-    view = running.said[2].split(url)[1].strip()
-    assert f'location.replace("{view}")' in page
-    assert page.index("location.replace") < page.index("<script defer")
-    assert len(page.encode()) == length
-    with urllib.request.urlopen(f"{url}/version") as answer:
-        assert "location" not in answer.read().decode(), "all else is MLflow's"
 
 
 def test_unanswered_start_is_reported_until_answered(monkeypatch):

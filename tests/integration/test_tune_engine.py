@@ -260,7 +260,8 @@ def test_a_mistake_is_one_sentence_at_once(
         pytest.skip("hpbandster is installed")
     monkeypatch.setattr(backends, "get", lambda name: pytest.fail("the backend was imported"))
     before = Study.names()
-    left = door("search", "--space", "clip_head", "--data", PHANTOMS, "--profile", "demo", *words)
+    space = [] if "--space" in words else ["--space", "clip_head"]
+    left = door("search", *space, "--data", PHANTOMS, "--profile", "demo", *words)
     assert (left.code, left.err.count("\n")) == (2, 1), left.err
     assert sentence in left.err
     assert Study.names() == before

@@ -102,7 +102,7 @@ def test_two_spaces_are_ranked_by_the_least_distance(tmp_path):
 
 def test_a_recipe_has_the_interval_of_its_samples(study, reported, monkeypatch):
     about = {"parts": {"validation": SimpleNamespace(group=PATIENTS)}, "source": "phantom", "unit": "patients"}
-    monkeypatch.setattr(Manifest, "load", lambda path: SimpleNamespace(**about))
+    monkeypatch.setattr(Manifest, "load", lambda *path: SimpleNamespace(**about))
     history = study.history()
     kept = export.StudyPredictions(study, history)
     interval = kept.interval(history.trials[1])

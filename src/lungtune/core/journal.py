@@ -56,7 +56,8 @@ def read(path: Path) -> list[dict[str, Any]]:
             )
         for checkpoint in _checkpoints(event):
             try:
-                contained.relative(checkpoint)
+                if checkpoint:
+                    contained.relative(checkpoint)
             except ValueError as error:
                 raise StudyError(
                     f"{path}:{number}: a checkpoint {error}; lungtune writes no such line, so don't use this study."

@@ -198,7 +198,12 @@ def _revision(path: Path, timeout: float) -> str | None:
 
 
 def connect(path: Path, *, write: bool, timeout: float = PATIENCE) -> sqlite3.Connection:
-    """Open an SQLite file that exists."""
+    """Open an SQLite file that exists.
+
+    One that a killed process left in the midst of a transaction is opened for writing where that is possible: SQLite
+    must undo the transaction before the first reading.
+    """
+    write = write or (path.with_name(f"{path.name}-journal").exists() and os.access(path, os.W_OK))
     return sqlite3.connect(f"file:{quote(str(path))}?mode={'rw' if write else 'ro'}", timeout=timeout, uri=True)
 
 

@@ -18,9 +18,10 @@ from lungtune.core.stopping import SPENT, Stopped, Stops, stoppable
 
 @pytest.fixture
 def stops() -> Iterator[Stops]:
+    before = signal.getsignal(signal.SIGTERM)
     with stoppable() as active:
         yield active
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def send(number: int) -> None:

@@ -99,11 +99,11 @@ def test_stored_split_of_other_images_is_not_kept(fresh):
 def test_recipe_of_an_old_study_keeps_its_split(fresh, tmp_path, monkeypatch):
     monkeypatch.setenv("LUNGTUNE_HOME", str(tmp_path))
     stored = regrouped(fresh.manifest)
-    folder = paths.studies() / "old"
+    folder = paths.studies() / "renamed"
     folder.mkdir(parents=True)
     origin = Provenance("old", "id", 0, 1.0, stored.hash, 0, 0.5, "")
     with pytest.raises(DataError, match="must hold the split the recipe was searched on"):
         reopen.inspect(None, origin, "phantom,n=150,test=60", False)
-    (folder / "journal.jsonl").touch()
+    (folder / "journal.jsonl").write_text('{"event": "study", "time": 0, "id": "id", "name": "old"}\n')
     stored.save(folder / "split.json")
     assert reopen.inspect(None, origin, "phantom,n=150,test=60", True).manifest.hash == stored.hash

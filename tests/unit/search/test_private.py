@@ -59,21 +59,31 @@ def test_folders_of_killed_processes_are_deleted_and_of_live_ones_kept(place):
 
 
 def test_young_folders_are_kept(place):
-    (place / "lungtune-new").mkdir()
+    left = place / "lungtune-ray-new"
+    left.mkdir()
+    (left / "lock").touch()
     private.folder()
-    assert (place / "lungtune-new").exists()
-    age(place / "lungtune-new")
+    assert left.exists()
+    age(left)
     private.folder()
-    assert not (place / "lungtune-new").exists()
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["lungtune-mine", "lungtune-ray-mine"])
+def test_folders_without_the_lock_are_kept(place, name):
+    (place / name).mkdir()
+    age(place / name)
+    private.folder()
+    assert (place / name).exists()
 
 
 def test_linked_folders_are_not_followed(place, tmp_path):
     (tmp_path / "mine").write_text("")
-    (place / "lungtune-link").symlink_to(tmp_path)
-    os.utime(place / "lungtune-link", (0, 0), follow_symlinks=False)
+    (place / "lungtune-ray-link").symlink_to(tmp_path)
+    os.utime(place / "lungtune-ray-link", (0, 0), follow_symlinks=False)
     private.folder()
     assert (tmp_path / "mine").exists()
-    (place / "lungtune-link").unlink()
+    (place / "lungtune-ray-link").unlink()
 
 
 def test_long_folder_of_temporary_files_is_left_for_tmp(monkeypatch, tmp_path):

@@ -167,6 +167,8 @@ def _header(data: bytes) -> Dataset:
         kind, frames = str(header.get("PhotometricInterpretation") or "none"), int(header.get("NumberOfFrames") or 1)
         rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
         samples, bits = int(header.get("SamplesPerPixel") or 1), int(header.get("BitsStored") or 0)
+    except pydicom.errors.InvalidDicomError as error:
+        raise UnreadableImageError("is no DICOM file: it lacks the mark DICM and a file header") from error
     except Exception as error:  # pydicom raises anything on damaged files
         raise UnreadableImageError(f"is damaged: {short(error)}") from error
     if not len(header):  # pydicom discards what it has read when a file ends inside an element

@@ -21,7 +21,7 @@ from lungtune.core.io import Lock
 from lungtune.errors import StudyError
 
 ADDRESS = "127.0.0.1"
-_PREFIX = "lungtune-"
+_PREFIX = "lungtune-ray-"
 _LONGEST = 103 - len("/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store")
 """Largest length of a Ray folder's path: a socket's path has at most 103 characters (macOS; Linux 107)."""
 
@@ -76,7 +76,7 @@ def _sweep(place: Path) -> None:
             about, lock = left.lstat(), Lock(left / "lock")
             if about.st_uid != os.getuid() or left.is_symlink() or time.time() - about.st_mtime < _YOUNG:
                 continue
-            if not (left / "lock").exists() or lock.try_acquire():
+            if (left / "lock").exists() and lock.try_acquire():
                 shutil.rmtree(left, ignore_errors=True)
                 lock.release()
 
