@@ -74,13 +74,12 @@ def test_ray_that_hangs_while_it_starts_ends_the_search_cleanly(search, fault):
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize("engine", ["hosts", "tune"])
-def test_search_starts_beside_sixty_busy_processes(search, fault, engine):
+def test_search_starts_beside_sixty_busy_processes(search, fault):
     with fault(
-        f"60 busy processes beside, for two minutes ({engine})",
+        "60 busy processes beside, for two minutes",
         "starts late, or one sentence and exit code 3; no process left or replaced",
     ):
-        drive = search(engine, TRIALS=4)
+        drive = search(TRIALS=4)
         drive.start()
         busy = "import time; end = time.monotonic() + 120\nwhile time.monotonic() < end: pass"
         while not drive.children("gcs"):  # the imports before are no part of the fault
