@@ -124,7 +124,7 @@ def several(home, *names):
         made = sampler.suggest(space, study.history(), 0, number)
         study.append("trial", trial=number, params=made.params, sampled=made.sampled, seed=number,
                      distributions=made.distributions, origin=made.origin)  # fmt: skip
-        study.append("report", trial=number, fidelity=space.fidelity.max, samples=9, checkpoint="",
+        study.append("report", trial=number, fidelity=space.fidelity.max, samples=9, checkpoint=None,
                      metrics={space.objective.metric: 0.1 * number})  # fmt: skip
         study.append("end", trial=number, state="COMPLETE", reason="", message="")
     study.release()

@@ -56,8 +56,7 @@ def read(path: Path) -> list[dict[str, Any]]:
             )
         for checkpoint in _checkpoints(event):
             try:
-                if checkpoint:
-                    contained.relative(checkpoint)
+                contained.relative(checkpoint)
             except ValueError as error:
                 raise StudyError(
                     f"{path}:{number}: a checkpoint {error}; lungtune writes no such line, so don't use this study."
