@@ -14,10 +14,9 @@ if sys.dont_write_bytecode:  # then each process a test starts would compile tor
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.pycache_prefix = str(platformdirs.user_cache_path("lungtune") / "tests-bytecode")
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # a background job of a shell; processes of tests would inherit it
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # of a shell's background job, of nohup: processes would inherit it
+        signal.signal(number, handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent / "integration"))

@@ -44,6 +44,7 @@ def refused(left, says):
     assert "Traceback" not in left.out + left.err
 
 
+@pytest.mark.slow
 def test_of_two_drivers_that_begin_one_name_one_wins(search, fault):
     with fault("two drivers begin one name at the same moment", "one wins; the other is refused and leaves no trace"):
         first = search(TRIALS=3)

@@ -10,7 +10,8 @@ from tests.faults.checker import check, check_decisions
 from tests.faults.drive import gone
 
 
-@pytest.mark.parametrize("engine", ["hosts", pytest.param("tune", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["hosts", "tune"])
 def test_killed_driver_resumes_with_the_same_decisions(search, fault, tmp_path, engine):
     with fault(f"driver killed -9 while trials train ({engine})", "resume goes on; decisions as if undisturbed"):
         drive = search(engine, TRIALS=6).start()

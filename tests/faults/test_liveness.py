@@ -19,10 +19,9 @@ def lost(drive: Drive) -> list[str]:
     return [str(each["why"]) for each in drive.events("lost")]
 
 
+@pytest.mark.slow
 @ENGINES
-@pytest.mark.parametrize(
-    ("kind", "name"), [("raylet", "raylet"), pytest.param("gcs", "gcs_server", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("kind", "name"), [("raylet", "raylet"), ("gcs", "gcs_server")])
 def test_ray_is_started_again_when_its_process_died(search, fault, engine, kind, name):
     with fault(f"{name} killed -9 while trials train ({engine})", "said at once; Ray is started again; nothing lost"):
         drive = search(engine, TRIALS=6, SECONDS=0.2).start()
@@ -63,6 +62,7 @@ def test_killed_host_is_replaced(search, fault):
         check(drive.folder, uri=drive.uri, left=drive.end(), code=0)
 
 
+@pytest.mark.slow
 def test_host_killed_while_it_opens_is_replaced(search, fault):
     with fault("host killed -9 while it opens", "started again"):
         drive = search(TRIALS=4, OPENINGS="kill,ok").start()

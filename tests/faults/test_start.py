@@ -50,6 +50,7 @@ def test_raylet_killed_while_it_starts_is_started_again(search, fault):
         check(drive.folder, uri=drive.uri, left=left, code=0)
 
 
+@pytest.mark.slow
 def test_ray_that_fails_twice_ends_the_search_cleanly(search, fault):
     with fault("Ray's start fails twice", "one sentence, exit code 3, no process left; resumable"):
         drive = search(TRIALS=4).start()

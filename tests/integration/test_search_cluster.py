@@ -12,6 +12,7 @@ from lungtune.search.backends.ray_hosts import RayHosts
 from lungtune.search.controller import TrialController
 
 simulated = pytest.importorskip("simulated")
+pytestmark = pytest.mark.slow
 TRIALS = 5
 
 

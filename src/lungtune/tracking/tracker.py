@@ -106,7 +106,8 @@ class Tracker:
 
     def state(self) -> Delivery:
         """Return the tracker's progress."""
-        undelivered = self._tail.lines - self._delivered + self._tail.behind()
+        behind = self._tail.behind()  # first: lines read meanwhile are counted twice rather than not at all
+        undelivered = behind + self._tail.lines - self._delivered
         refused = len(self._writer.refused) if self._writer else 0
         return Delivery(max(0, undelivered), location.without_password(self.uri), self._problem, refused)
 
