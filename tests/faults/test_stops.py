@@ -64,7 +64,7 @@ def test_search_without_terminal_and_readers_goes_on(search, fault):
 @pytest.mark.slow
 def test_spent_budget_leaves_everything_resumable(search, fault, tmp_path):
     with fault("--budget spent", "exit code 3, within seconds; no trial is ended; resume goes on"):
-        drive = search(TRIALS=4, SECONDS=0.4).start("--budget", "12s")
+        drive = search(TRIALS=8, SECONDS=1.5).start("--budget", "12s")
         began = time.monotonic()
         left = drive.end()
         assert time.monotonic() - began < 60

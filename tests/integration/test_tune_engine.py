@@ -49,7 +49,8 @@ def search(study: str, *settings: str, trials: int | None = 6, **options: Any) -
     out = io.StringIO()
     if not options.get("resume"):
         options = {"space": "clip_head", "data": PHANTOMS, "profile": "demo", "seed": 0} | options
-        options["settings"] = cli.settings([SHORT, "batch_size=16", *settings])
+        short = [] if any(each.startswith("fidelity=") for each in settings) else [SHORT]
+        options["settings"] = cli.settings([*short, "batch_size=16", *settings])
     asked = driver.Options(study=study, trials=trials, **options)
     return driver.run(asked, Console(file=out, width=200)), out.getvalue()
 

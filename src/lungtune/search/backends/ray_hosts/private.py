@@ -19,6 +19,7 @@ import ray
 
 from lungtune.core.io import Lock
 from lungtune.errors import StudyError
+from lungtune.search.backends.ray_hosts import processes
 
 ADDRESS = "127.0.0.1"
 _PREFIX = "lungtune-ray-"
@@ -62,9 +63,10 @@ def folder() -> Path:
 
 
 def clean() -> None:
-    """Delete the folders that :func:`folder` made; Ray must have ended."""
+    """Delete the folders that :func:`folder` made, and kill what still uses them: agents outlive a raylet that died."""
     while _held:
         made, lock = _held.pop()
+        processes.kill_users(made)
         shutil.rmtree(made, ignore_errors=True)
         lock.release()
 

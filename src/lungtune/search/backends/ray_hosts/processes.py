@@ -12,6 +12,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 Identity = tuple[str, int, str]
 """Machine, process id and start time of a process: unique where ids are used again, or equal in two containers."""
 
@@ -35,6 +37,14 @@ def kill(process: Identity) -> bool:
     with suppress(OSError):
         os.kill(pid, signal.SIGKILL)
     return True
+
+
+def kill_users(folder: Path) -> None:
+    """Kill this user's processes that name a path below a folder in their command line, but for this one."""
+    for process in psutil.process_iter(["cmdline"]):
+        if process.pid != os.getpid() and any(f"{folder}/" in word for word in process.info["cmdline"] or ()):
+            with suppress(psutil.Error):
+                process.kill()
 
 
 def used(pid: int | None = None) -> tuple[float, int]:
