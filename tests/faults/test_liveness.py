@@ -110,9 +110,10 @@ def test_search_whose_cluster_is_lost_ends_and_resumes(search, fault, monkeypatc
         try:
             drive.env["RAY_ADDRESS"] = nodes.address
             drive.start().wait_for("report", 3)
+            hosts = below(os.getpid(), KINDS["host"])  # before: the children of a dead raylet are no longer below
             for processes in list(nodes.head_node.all_processes.values()):
                 processes[0].process.kill()
-            for host in below(os.getpid(), KINDS["host"]):
+            for host in hosts:
                 kill(host)
             left = drive.end()
         finally:

@@ -24,8 +24,8 @@ TRIALS = 12
     [
         ("hosts", 1, (10, 40)),
         pytest.param("tune", 1, (10, 40), marks=pytest.mark.slow),
-        pytest.param("hosts", 10, (1, 15), marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
-        pytest.param("tune", 10, (1, 15), marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        pytest.param("hosts", 4, (1, 15), marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        pytest.param("tune", 4, (1, 15), marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
     ],
 )
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, furnish, engine, kills, lines):
