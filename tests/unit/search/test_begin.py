@@ -86,6 +86,7 @@ def test_cause_of_a_host_that_cannot_open_is_kept(monkeypatch: pytest.MonkeyPatc
     pool = workers.WorkerPool(simulated.space(1), PackHost)
     assert pool.poll() == [WorkerUnusable("device 0 cannot train", mistake, 0, others=0, again=devices.FIRST)]
     assert pool.poll() == [], "it is said once"
+    assert not ray.is_initialized(), "no Ray is started to kill a host"
 
 
 def test_a_study_that_never_began_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,6 +326,8 @@ def _kill(workers: Sequence[Worker]) -> None:
     for worker in workers:
         if worker.identity is not None:
             processes.kill(worker.identity)
+    if not ray.is_initialized():  # Ray starts a new local one for the call
+        return
     with contextlib.suppress(Exception):
         cluster.check()
         cluster.bounded(lambda: [ray.kill(worker.handle) for worker in workers], ANSWER)
