@@ -41,6 +41,7 @@ def each(drive: Drive, kind: str, number: int, most: int = 1000) -> Iterator[lis
         thread.join()
 
 
+@pytest.mark.slow
 def test_raylet_killed_while_it_starts_is_started_again(search, fault):
     with fault("raylet killed -9 while Ray starts", "started again"):
         drive = search(TRIALS=4).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -56,6 +57,21 @@ def test_folders_of_killed_processes_are_deleted_and_of_live_ones_kept(place):
     age(held)
     private.folder()
     assert not held.exists()
+
+
+def test_only_rays_processes_of_a_folder_end_with_it(place):
+    folder = private.folder()
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    words = [f"--session-dir={folder}/session_1", f"{folder}/session_1/logs", f"--session-dir={folder.parent}-mine/ray"]
+    rays, reader, other = [subprocess.Popen([*sleep, word]) for word in words]
+    try:
+        private.clean()
+        assert rays.wait(10) == -signal.SIGKILL
+        assert (reader.poll(), other.poll()) == (None, None)
+    finally:
+        for process in (rays, reader, other):
+            process.kill()
+            process.wait()
 
 
 def test_young_folders_are_kept(place):

@@ -63,10 +63,10 @@ def folder() -> Path:
 
 
 def clean() -> None:
-    """Delete the folders that :func:`folder` made, and kill what still uses them: agents outlive a raylet that died."""
+    """Delete the folders that :func:`folder` made; kill what is left of Ray in them, as agents outlive their raylet."""
     while _held:
         made, lock = _held.pop()
-        processes.kill_users(made)
+        processes.kill_of(made)
         shutil.rmtree(made, ignore_errors=True)
         lock.release()
 

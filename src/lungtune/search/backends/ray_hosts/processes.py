@@ -39,10 +39,12 @@ def kill(process: Identity) -> bool:
     return True
 
 
-def kill_users(folder: Path) -> None:
-    """Kill this user's processes that name a path below a folder in their command line, but for this one."""
-    for process in psutil.process_iter(["cmdline"]):
-        if process.pid != os.getpid() and any(f"{folder}/" in word for word in process.info["cmdline"] or ()):
+def kill_of(folder: Path) -> None:
+    """Kill this user's processes that were started with an option ``--NAME=PATH`` below a folder, as Ray's are."""
+    for process in psutil.process_iter(["cmdline", "uids"]):
+        words, uids = process.info["cmdline"] or (), process.info["uids"]
+        mine = uids is not None and uids.real == os.getuid()
+        if mine and any(word.startswith("--") and f"={folder}/" in word for word in words):
             with suppress(psutil.Error):
                 process.kill()
 

@@ -326,7 +326,7 @@ def _kill(workers: Sequence[Worker]) -> None:
     for worker in workers:
         if worker.identity is not None:
             processes.kill(worker.identity)
-    if not ray.is_initialized():  # Ray starts a new local one for the call
+    if not ray.is_initialized():  # ``ray.kill`` would start a new Ray
         return
     with contextlib.suppress(Exception):
         cluster.check()
