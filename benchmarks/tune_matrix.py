@@ -127,7 +127,7 @@ def main() -> None:
 
     from lungtune.search import backends  # noqa: F401  # sets Ray's switches
 
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     rows = []
     print(f"{'family':15} {'scheduler':10} {'trials':>6} {'errors':>6} {'passes':>7} {'seconds':>8}")
     for family in args.families.split(","):

@@ -35,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     job = json.loads(args.job.read_text())
     imported = time.perf_counter()
-    ray.init(include_dashboard=False)
+    ray.init(address="local", include_dashboard=False)
     ready = time.perf_counter()
     tuner = _tuner(job, reused=args.baseline == "ii")
     mark(job["marks"], "fit", phases={"imports": imported - STARTED, "ray.init": ready - imported})
